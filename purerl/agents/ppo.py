@@ -1,0 +1,87 @@
+"""Proximal policy optimisation, with a clipped surrogate. Schulman et al., 2017, arXiv:1707.06347."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import jax.numpy as jnp
+
+from purerl import losses, normalize
+from purerl.core import Agent, Distribution, Network, config, option
+from purerl.policies import Sample, critic, judge, policy_agent
+from purerl.updates import adam, annealed, epochs, flatten, sgd
+
+
+@config
+class PPO:
+    """Hyperparameters of `ppo`. The defaults are those that CleanRL publishes its classic-control table with,
+    but for its value clipping, which is off: it is in units of the return, and rarely helps (arXiv:2005.12729)."""
+
+    num_envs: ClassVar[int] = 4  # what the defaults are tuned for; arguments of `learner`
+    rollout_length: ClassVar[int] = 128
+
+    learning_rate: float = option(2.5e-4, "step size of Adam", low=0.0)
+    anneal_steps: float | None = option(
+        None, "environment steps over which the learning rate falls to 0; None keeps it", low=0.0, open_low=True
+    )
+    gamma: float = option(0.99, "discount", low=0.0, high=1.0)
+    gae_lambda: float = option(0.95, "λ of the advantage estimates", low=0.0, high=1.0)
+    clip: float = option(0.2, "how far the policy ratio may leave 1", low=0.0, open_low=True)
+    value_clip: float | None = option(
+        None, "how far a value may move in one update, in units of the return; None: freely", low=0.0, open_low=True
+    )
+    entropy_cost: float = option(0.01, "weight of the entropy bonus", low=0.0)
+    value_cost: float = option(0.5, "weight of the value loss ½ (V - G)²", low=0.0)
+    max_grad_norm: float = option(0.5, "gradients are clipped to this global norm", low=0.0, open_low=True)
+    num_epochs: int = option(4, "passes over each block", low=1)
+    num_minibatches: int = option(4, "gradient steps a pass; must divide num_envs x rollout_length", low=1)
+    normalize_advantage: Literal["minibatch", "batch", "none"] = option(
+        "minibatch", "standardise advantages over each minibatch, over the whole block, or not"
+    )
+    normalize_obs: bool = option(False, "standardise observations by their running moments")
+
+
+def ppo(network: Network, policy: Distribution, hp: PPO = PPO(), optimizer=adam) -> Agent:  # noqa: B008 (frozen)
+    """Proximal policy optimisation as an `Agent`.
+
+    Args:
+      network: `(policy parameters, value)` of observations, such as `networks.actor_critic(policy)`.
+      policy: the action distribution, such as `distributions.for_space(action_space)`.
+      hp: hyperparameters; floats may be tracers.
+      optimizer: `max_grad_norm -> optax.GradientTransformation` of unit learning rate.
+    """
+    optimizer = optimizer(hp.max_grad_norm)
+
+    def loss(params, s: Sample):
+        pi, value = network.apply(params, s.obs)
+        log_ratio = policy.log_prob(pi, s.action) - s.log_prob
+        minibatch = hp.normalize_advantage == "minibatch"
+        advantage = losses.standardize(s.advantage, s.valid) if minibatch else s.advantage
+        if hp.value_clip is None:
+            value_loss = losses.squared(value, s.target)
+        else:
+            value_loss = losses.clipped_value(value, s.value, s.target, hp.value_clip)
+        mean = lambda x: losses.masked_mean(x, s.valid)
+        policy_loss, value_loss = mean(losses.ppo_clip(log_ratio, advantage, hp.clip)), mean(value_loss)
+        entropy = mean(policy.entropy(pi))
+        return policy_loss + hp.value_cost * value_loss - hp.entropy_cost * entropy, {
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "approx_kl": mean(jnp.expm1(log_ratio) - log_ratio),
+            "clip_fraction": mean((jnp.abs(jnp.expm1(log_ratio)) > hp.clip).astype(jnp.float32)),
+        }
+
+    improve = epochs(sgd(loss, optimizer), hp.num_epochs, hp.num_minibatches)
+
+    def update(key, state, rollout):
+        tr = rollout.transitions
+        data = judge(critic(network, state.params), tr, hp.gamma, hp.gae_lambda)
+        if hp.normalize_advantage == "batch":
+            data = data._replace(advantage=losses.standardize(data.advantage, tr.valid))
+        learning_rate = annealed(hp.learning_rate, hp.anneal_steps, state.updates, tr.reward.size)
+        state, metrics = improve(key, state, flatten(data), learning_rate)
+        return state._replace(updates=state.updates + 1), {**metrics, "learning_rate": learning_rate}
+
+    agent = policy_agent(network, policy, optimizer, update)
+    return normalize.observations(agent) if hp.normalize_obs else agent

@@ -1,0 +1,183 @@
+"""gymnax environments as the learner wants them. (`gymnax.wrappers.purerl` is gymnax's own, unrelated module.)"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, NamedTuple
+
+import gymnax
+import jax
+import jax.numpy as jnp
+from gymnax.environments import spaces
+from gymnax.environments.environment import Environment
+
+from purerl.core import Array
+
+
+def make(env_id: str, **kwargs: Any) -> tuple[Environment, Any]:
+    """See `purerl.envs.make`."""
+    known = gymnax.registered_envs
+    if env_id not in known:
+        near = difflib.get_close_matches(env_id, known, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else "allowed are " + ", ".join(known)
+        raise ValueError(f"there is no environment {env_id!r}; {hint}")
+    try:
+        env, env_params = gymnax.make(env_id, **kwargs)
+    except OSError as error:  # urllib's errors are OSErrors
+        raise ValueError(f"{env_id} downloads its data when it is first made, and that failed: {error}") from error
+    return Cast(env), env_params
+
+
+class Wrapper(Environment):
+    """An environment that is another one but for the methods that a subclass overrides."""
+
+    def __init__(self, env: Environment):
+        self.env = env
+
+    @property
+    def default_params(self):
+        return self.env.default_params
+
+    @property
+    def name(self) -> str:
+        return self.env.name
+
+    @property
+    def num_actions(self) -> int:
+        return self.env.num_actions
+
+    def reset_env(self, key, params):
+        return self.env.reset_env(key, params)
+
+    def step_env(self, key, state, action, params):
+        return self.env.step_env(key, state, action, params)
+
+    def is_truncated(self, state, params) -> Array:
+        return self.env.is_truncated(state, params)
+
+    def is_terminated(self, state, params) -> Array:
+        return self.env.is_terminated(state, params)
+
+    def action_space(self, params=None):
+        return self.env.action_space(params)
+
+    def observation_space(self, params):
+        return self.env.observation_space(params)
+
+    def state_space(self, params):
+        return self.env.state_space(params)
+
+
+class Cast(Wrapper):
+    """Float32 rewards and observations; a Discrete observation as one-hot. Some of gymnax's are integers."""
+
+    def observation_space(self, params):
+        space = self.env.observation_space(params)
+        if hasattr(space, "n"):
+            return spaces.Box(0.0, 1.0, (space.n,), jnp.float32)
+        return spaces.Box(space.low, space.high, space.shape, jnp.float32) if hasattr(space, "low") else space
+
+    def _cast(self, obs, params):
+        space = self.env.observation_space(params)
+        if hasattr(space, "n"):
+            return jax.nn.one_hot(obs, space.n, dtype=jnp.float32)
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), obs)
+
+    def reset_env(self, key, params):
+        obs, state = self.env.reset_env(key, params)
+        return self._cast(obs, params), state
+
+    def step_env(self, key, state, action, params):
+        obs, state, reward, terminated, info = self.env.step_env(key, state, action, params)
+        return self._cast(obs, params), state, jnp.asarray(reward, jnp.float32), terminated, info
+
+
+class Timed(NamedTuple):
+    env: Any
+    time: Array  # int32: steps since the reset
+
+
+class TimeLimit(Wrapper):
+    """Truncates episodes after `max_steps` steps, if the environment itself has not ended them before."""
+
+    def __init__(self, env: Environment, max_steps: int):
+        if not isinstance(max_steps, int) or max_steps < 1:
+            raise ValueError(f"max_steps is {max_steps!r}; it must be a positive int")
+        super().__init__(env)
+        self.max_steps = max_steps
+
+    def reset_env(self, key, params):
+        obs, state = self.env.reset_env(key, params)
+        return obs, Timed(state, jnp.zeros((), jnp.int32))
+
+    def step_env(self, key, state, action, params):
+        obs, inner, reward, terminated, info = self.env.step_env(key, state.env, action, params)
+        return obs, Timed(inner, state.time + 1), reward, terminated, info
+
+    def is_truncated(self, state, params) -> Array:
+        return self.env.is_truncated(state.env, params) | (state.time >= self.max_steps)
+
+    def is_terminated(self, state, params) -> Array:
+        return self.env.is_terminated(state.env, params)
+
+
+class Sticky(NamedTuple):
+    env: Any
+    last_action: Array
+
+
+class StickyActions(Wrapper):
+    """Repeats the action that was last carried out with a probability, whatever the agent chose.
+
+    The first step of an episode obeys the agent. Reference: Machado et al., 2018, arXiv:1709.06009, section 5.
+    """
+
+    def __init__(self, env: Environment, probability: float = 0.25):
+        if not 0 <= probability <= 1:
+            raise ValueError(f"probability is {probability!r}; it must be in [0, 1]")
+        super().__init__(env)
+        self.probability = probability
+
+    def reset_env(self, key, params):
+        obs, state = self.env.reset_env(key, params)
+        space = self.env.action_space(params)
+        last = jnp.full((), -1, jnp.int32) if hasattr(space, "n") else jnp.full(space.shape, jnp.nan, jnp.float32)
+        return obs, Sticky(state, last)
+
+    def step_env(self, key, state, action, params):
+        repeat_key, key = jax.random.split(key)
+        action = jnp.asarray(action, state.last_action.dtype)
+        first = jnp.any((state.last_action == -1) if action.dtype == jnp.int32 else jnp.isnan(state.last_action))
+        repeat = jax.random.bernoulli(repeat_key, self.probability) & ~first
+        action = jnp.where(repeat, state.last_action, action)
+        obs, inner, reward, terminated, info = self.env.step_env(key, state.env, action, params)
+        return obs, Sticky(inner, action), reward, terminated, info
+
+    def is_truncated(self, state, params) -> Array:
+        return self.env.is_truncated(state.env, params)
+
+    def is_terminated(self, state, params) -> Array:
+        return self.env.is_terminated(state.env, params)
+
+
+class from_five_values(Wrapper):  # noqa: N801 (used as a function)
+    """An environment with the API of gymnax 0.x: `step_env` gives `done`, which includes its time limit.
+
+    `done` is taken apart by `max_steps`: an episode that is done at that step is truncated, before it terminated.
+    """
+
+    def __init__(self, env: Any, max_steps: int):
+        super().__init__(env)
+        self.max_steps = max_steps
+
+    def reset_env(self, key, params):
+        obs, state = self.env.reset_env(key, params)
+        return obs, Timed(state, jnp.zeros((), jnp.int32))
+
+    def step_env(self, key, state, action, params):
+        obs, inner, reward, done, info = self.env.step_env(key, state.env, action, params)
+        time = state.time + 1
+        return obs, Timed(inner, time), reward, done & (time < self.max_steps), info
+
+    def is_truncated(self, state, params) -> Array:
+        return state.time >= self.max_steps

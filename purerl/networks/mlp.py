@@ -1,0 +1,25 @@
+"""The multi-layer perceptron."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class MLP(nn.Module):
+    """Dense layers, orthogonal with gain √2. Flattens what it is given: `[B, ...]` leaves to `[B, hidden[-1]]`."""
+
+    hidden: Sequence[int] = (64, 64)
+    activation: Callable = nn.tanh
+
+    @nn.compact
+    def __call__(self, obs):
+        flat = [x.reshape(x.shape[0], -1).astype(jnp.float32) for x in jax.tree.leaves(obs)]
+        x = flat[0] if len(flat) == 1 else jnp.concatenate(flat, axis=-1)
+        for width in self.hidden:
+            x = self.activation(nn.Dense(width, kernel_init=nn.initializers.orthogonal(math.sqrt(2)))(x))
+        return x

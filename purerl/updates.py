@@ -1,0 +1,89 @@
+"""How data becomes parameters: optimisers, gradient steps, epochs of minibatches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from purerl import schedules
+from purerl.core import Array
+
+
+class Trained(NamedTuple):
+    """The state of an agent whose parameters are trained by one optimiser."""
+
+    params: Any
+    opt_state: Any
+    updates: Array  # int32 []: calls of the agent's `update` so far
+
+
+def adam(max_grad_norm) -> optax.GradientTransformation:
+    """Adam's direction (ε = 1e-5) for gradients clipped to a global norm; `sgd` multiplies by the learning rate."""
+    return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.scale_by_adam(eps=1e-5))
+
+
+def rmsprop(max_grad_norm) -> optax.GradientTransformation:
+    """RMSProp's direction (decay 0.99, ε = 1e-5) for gradients clipped to a global norm."""
+    return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.scale_by_rms(decay=0.99, eps=1e-5))
+
+
+def annealed(learning_rate, anneal_steps, updates: Array, steps_per_update: int):
+    """The learning rate, falling linearly to 0 over `anneal_steps` environment steps; constant if that is None."""
+    if anneal_steps is None:
+        return learning_rate
+    return schedules.linear(updates.astype(jnp.float32) * steps_per_update, learning_rate, 0.0, anneal_steps)
+
+
+def sgd(loss: Callable, optimizer: optax.GradientTransformation) -> Callable:
+    """One gradient step: `step(state, batch, learning_rate) -> (state, metrics)`.
+
+    Args:
+      loss: `(params, batch) -> (scalar, metrics)`.
+      optimizer: gives a direction of unit learning rate, such as `adam(max_grad_norm)`.
+    """
+    gradient = jax.grad(loss, has_aux=True)
+
+    def step(state: Trained, batch: Any, learning_rate):
+        grads, metrics = gradient(state.params, batch)
+        direction, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
+        return state._replace(params=params, opt_state=opt_state), metrics
+
+    return step
+
+
+def flatten(block: Any) -> Any:
+    """`[T, N, ...] -> [T·N, ...]`, every leaf."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), block)
+
+
+def epochs(step: Callable, num_epochs: int, num_minibatches: int) -> Callable:
+    """Passes over shuffled data in minibatches: `improve(key, state, data, learning_rate) -> (state, metrics)`.
+
+    Every epoch draws a new permutation of the rows, so each row is used exactly once an epoch.
+
+    Raises:
+      ValueError: at trace time, if `num_minibatches` does not divide the rows of `data`.
+    """
+
+    def improve(key, state, data, learning_rate):
+        rows = jax.tree.leaves(data)[0].shape[0]
+        if rows % num_minibatches:
+            raise ValueError(
+                f"num_minibatches is {num_minibatches}; it must divide num_envs x rollout_length, which is {rows}"
+            )
+        shuffle = jax.vmap(lambda key: jax.random.permutation(key, rows))
+        order = shuffle(jax.random.split(key, num_epochs)).reshape(num_epochs * num_minibatches, -1)
+
+        def minibatch(state, index):
+            rows_of = lambda x: x.at[index].get(mode="promise_in_bounds", unique_indices=True)
+            return step(state, jax.tree.map(rows_of, data), learning_rate)
+
+        state, metrics = jax.lax.scan(minibatch, state, order)
+        return state, jax.tree.map(lambda x: x.mean(axis=0), metrics)
+
+    return improve
