@@ -1,21 +1,60 @@
 """purerl: reinforcement learning in JAX where everything is a pure function."""
 
-from purerl import distributions, losses, networks, normalize, returns, schedules, statistics, updates
-from purerl.agents.a2c import A2C, a2c
-from purerl.agents.ppo import PPO, ppo
-from purerl.agents.reinforce import REINFORCE, reinforce
-from purerl.core import (
-    Agent,
-    Distribution,
-    Learner,
-    Network,
-    Reward,
-    Rollout,
-    Transition,
-    config,
-    option,
-)
-from purerl.envs import make
-from purerl.training import batch, evaluate, learner, rollout, run, shard_environments, train
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from purerl import (
+        core,
+        distributions,
+        envs,
+        losses,
+        networks,
+        normalize,
+        policies,
+        returns,
+        schedules,
+        statistics,
+        training,
+        updates,
+    )
+    from purerl.agents.a2c import A2C, a2c
+    from purerl.agents.ppo import PPO, ppo
+    from purerl.agents.reinforce import REINFORCE, reinforce
+    from purerl.core import Agent, Distribution, Learner, Network, Reward, Rollout, Transition, config, option
+    from purerl.envs import make
+    from purerl.training import batch, evaluate, learner, rollout, run, shard_environments, train
+
+# Public names and where they live. Loaded when first used, so that `purerl --help` need not wait for jax.
+_NAMES = {
+    "purerl.agents.a2c": ("A2C", "a2c"),
+    "purerl.agents.ppo": ("PPO", "ppo"),
+    "purerl.agents.reinforce": ("REINFORCE", "reinforce"),
+    "purerl.core": (
+        "Agent", "Distribution", "Learner", "Network", "Reward", "Rollout", "Transition", "config", "option",
+    ),
+    "purerl.envs": ("make",),
+    "purerl.training": ("batch", "evaluate", "learner", "rollout", "run", "shard_environments", "train"),
+}  # fmt: skip
+_MODULES = (
+    "core", "distributions", "envs", "losses", "networks", "normalize", "policies", "returns", "schedules",
+    "statistics", "training", "updates",
+)  # fmt: skip
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = sorted([*_HOME, *_MODULES])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"purerl.{name}")
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'purerl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

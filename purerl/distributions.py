@@ -88,10 +88,11 @@ def normal(low=-jnp.inf, high=jnp.inf, shape: tuple[int, ...] = (1,), free_scale
     low, high, size = _flat(low, shape), _flat(high, shape), math.prod(shape)
     if not (low < high).all():
         raise ValueError(f"normal: low must be less than high, got {low} and {high}")
-    finite = np.isfinite(low) & np.isfinite(high)
-    half = np.where(finite, high / 2 - low / 2, 1.0)
-    centre = np.where(finite, high / 2 + low / 2, np.where(np.isfinite(low), low, np.where(np.isfinite(high), high, 0)))
-    centre, half = np.float32(centre), np.float32(half)
+    # a bound that is missing stands where the other one is, or at 0
+    lowest = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high, np.float32(0)))
+    highest = np.where(np.isfinite(high), high, lowest)
+    centre = highest / 2 + lowest / 2
+    half = np.where(highest > lowest, highest / 2 - lowest / 2, np.float32(1))
 
     def act(u):
         return (centre + half * u).reshape(*u.shape[:-1], *shape)

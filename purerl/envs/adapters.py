@@ -68,6 +68,10 @@ class Wrapper(Environment):
         return self.env.state_space(params)
 
 
+# whose observations leave the bounds that gymnax 1.0.1 declares for them
+_UNDERSTATED = ("MemoryChain-bsuite", "GaussianBandit-misc")
+
+
 class Cast(Wrapper):
     """Float32 rewards and observations; a Discrete observation as one-hot. Some of gymnax's are integers."""
 
@@ -75,6 +79,8 @@ class Cast(Wrapper):
         space = self.env.observation_space(params)
         if hasattr(space, "n"):
             return spaces.Box(0.0, 1.0, (space.n,), jnp.float32)
+        if self.name in _UNDERSTATED:
+            return spaces.Box(-jnp.inf, jnp.inf, space.shape, jnp.float32)
         return spaces.Box(space.low, space.high, space.shape, jnp.float32) if hasattr(space, "low") else space
 
     def _cast(self, obs, params):

@@ -1,0 +1,211 @@
+"""The training job of the command line: plan it, compile it, run it, show it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purerl import distributions, networks, normalize, training
+from purerl.host import options, report
+from purerl.host.progress import Progress
+
+NUM_CHUNKS = 100  # points of a learning curve
+LAST_EPISODES = 100  # a run's result is the mean return of at least so many last episodes
+
+
+def set_up_jax() -> None:
+    """One XLA device a core, one thread each, and a cache of compiled programs. Call before jax is used.
+
+    The matrix products here are small: two threads on one of them are slower than one.
+    """
+    if jax.__version__.startswith("0.10."):
+        report.note(f"jax {jax.__version__} deadlocks on CPU in programs such as this one; install 0.9.2 or 0.11.2")
+    if "xla_cpu_multi_thread_eigen" not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "purerl" / "jax"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    try:
+        if jax.config.jax_num_cpu_devices < 1:
+            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    except RuntimeError:  # a user's file has used jax already: the devices are what they are
+        pass
+
+
+class Plan(NamedTuple):
+    """A job whose every argument has been checked."""
+
+    title: str
+    make: Callable[[Any], Any]  # of one run
+    grid: list[Any]  # one config a value of the sweep
+    labels: list[str]  # what is swept, one a config
+    keys: jax.Array  # [seeds]
+    num_updates: int
+    steps_per_update: int
+    devices: list[Any]
+    picture: Path
+
+
+def _grid(config: type, values: dict[str, Any]) -> tuple[list[Any], list[str]]:
+    """Every combination of the values given for float options, as configs, and what tells them apart."""
+    swept = {name: value for name, value in values.items() if isinstance(value, tuple)}
+    lists = [name for name, value in swept.items() if len(value) > 1]
+    for name in lists:
+        if None in swept[name]:
+            raise ValueError(f"--{name.replace('_', '-')}: none is structure and can not be in a list with numbers")
+    points = [dict(zip(swept, point, strict=True)) for point in itertools.product(*swept.values())]
+    grid = [config(**{**values, **point}) for point in points]
+    return grid, [", ".join(f"{name} {point[name]:g}" for name in lists) for point in points]
+
+
+def plan(
+    agent_name: str,
+    make_agent: Callable,
+    config: type,
+    values: dict[str, Any],
+    *,
+    env: str,
+    seeds: int,
+    seed: int,
+    steps: int,
+    num_envs: int,
+    rollout_length: int,
+    network: str | None,
+    hidden: tuple[int, ...],
+    activation: str,
+    shared_torso: bool,
+    squash: bool,
+    normalize_reward: bool,
+    time_limit: int | None,
+    sticky_actions: float | None,
+    devices: int | None,
+    plot: Path | None,
+) -> Plan:
+    """Check every argument and name every part; nothing is compiled.
+
+    Raises:
+      ValueError: naming the argument, what was given and what is allowed.
+    """
+    if "anneal_steps" in values and values["anneal_steps"] is None:
+        values["anneal_steps"] = (float(steps),)
+    grid, labels = _grid(config, values)
+    if steps < num_envs * rollout_length:
+        raise ValueError(
+            f"--steps is {steps}; one iteration is num_envs x rollout_length = {num_envs} x {rollout_length} = "
+            f"{num_envs * rollout_length} steps, and there must be at least one"
+        )
+    environment, env_params = options.environment(env)
+    if time_limit or sticky_actions is not None:
+        from purerl.envs import StickyActions, TimeLimit
+
+        environment = TimeLimit(environment, time_limit) if time_limit else environment
+        environment = StickyActions(environment, sticky_actions) if sticky_actions is not None else environment
+    space = environment.action_space(env_params)
+    if squash and not hasattr(space, "low"):
+        raise ValueError(f"--squash is for continuous actions; {env} has {space!r}")
+    policy = distributions.for_space(space, distributions.tanh_normal if squash else distributions.normal)
+    image = len(getattr(environment.observation_space(env_params), "shape", ())) == 3
+    torso = options.torso(network or ("minatar-cnn" if image else "mlp"), hidden, activation)
+    net = networks.actor_critic(policy, torso, shared_torso)
+
+    def make(hp):
+        reward = normalize.rewards(hp.gamma) if normalize_reward else None
+        return training.learner(environment, env_params, make_agent(net, policy, hp), num_envs, rollout_length, reward)
+
+    root = jax.random.key(seed)
+    keys = jax.vmap(partial(jax.random.fold_in, root))(jnp.arange(seeds))
+    available = jax.devices()
+    if devices is not None and devices > len(available):
+        raise ValueError(f"--devices is {devices}; there are {len(available)}")
+    used = available[: min(devices or len(available), seeds * len(grid))]
+    for hp in grid[:1]:  # shapes are the same for all of them
+        jax.eval_shape(lambda key, hp=hp: make(hp).step(make(hp).init(key)), root)
+    name = Path(agent_name.partition(":")[0]).stem + "-" + Path(env.partition(":")[0]).stem
+    title = f"{agent_name} on {env}"
+    picture = plot or report.unused(Path(f"{name}.png"))
+    if not picture.parent.is_dir():
+        raise ValueError(f"--plot is {picture}; there is no directory {picture.parent}")
+    step_size = num_envs * rollout_length
+    return Plan(title, make, grid, labels, keys, steps // step_size, step_size, used, picture)
+
+
+def last_returns(episodes: np.ndarray, returns: np.ndarray, at_least: int = LAST_EPISODES) -> np.ndarray:
+    """Mean return `[R]` of the last rows that together hold `at_least` episodes, all rows if they hold fewer.
+
+    Args:
+      episodes: finished episodes, int `[K, R]`.  returns: their mean returns, float `[K, R]`, NaN where none.
+    """
+    so_far = np.cumsum(episodes[::-1], axis=0)
+    taken = np.concatenate([np.zeros_like(so_far[:1]), so_far[:-1]]) < at_least
+    counts = np.where(taken, episodes[::-1], 0)
+    total = (counts * np.nan_to_num(returns[::-1])).sum(axis=0)
+    return np.where(counts.sum(axis=0) > 0, total / np.maximum(counts.sum(axis=0), 1), np.nan)
+
+
+class Result(NamedTuple):
+    """What a job measured; R = sweep x seeds."""
+
+    steps: np.ndarray  # [K] environment steps of each run so far
+    episodes: np.ndarray  # [K, G, S]
+    returns: np.ndarray  # [K, G, S]
+    compile_seconds: float
+    run_seconds: float
+    total_steps: int  # of all runs together
+
+
+def execute(job: Plan) -> Result:
+    """Compile and run a plan, showing progress."""
+    num_configs, num_seeds = len(job.grid), job.keys.shape[0]
+    runs = num_configs * num_seeds
+    # runs that only fill up the devices are computed and dropped
+    order = np.arange(runs + -runs % len(job.devices)) % runs
+    keys = job.keys[order % num_seeds]
+    pick = lambda *x: jnp.asarray(x, jnp.float32)[order // num_seeds] if num_configs > 1 else x[0]
+    hp = jax.tree.map(pick, *job.grid)
+    make = training.batch(job.make, job.devices if len(job.devices) > 1 else None)
+    every = max(1, job.num_updates // NUM_CHUNKS)
+    rows, iterations = [], []
+    with Progress(job.num_updates, runs * job.steps_per_update) as progress:
+        with progress.compiling():
+            begin = time.perf_counter()
+            program = training.compile_run(make, hp, keys)
+            jax.block_until_ready(program.state)
+            compile_seconds = time.perf_counter() - begin
+        begin = time.perf_counter()
+        for iteration, _, metrics in training.run(make, hp, None, job.num_updates, every, program=program):
+            row = np.asarray(metrics["episodes"])[:runs], np.asarray(metrics["episode_return"])[:runs]
+            rows.append(row)
+            iterations.append(iteration)
+            progress.update(iteration, last_returns(*map(np.stack, zip(*rows[-10:], strict=True))).mean())
+        run_seconds = time.perf_counter() - begin
+    episodes, returns = (np.stack(x).reshape(-1, num_configs, num_seeds) for x in zip(*rows, strict=True))
+    steps = np.asarray(iterations) * job.steps_per_update
+    return Result(steps, episodes, returns, compile_seconds, run_seconds, runs * job.num_updates * job.steps_per_update)
+
+
+def train(job: Plan) -> None:
+    """Run a plan, print its table and write its picture."""
+    num_configs, num_seeds = len(job.grid), job.keys.shape[0]
+    sweep = f"{num_configs} configurations x " if num_configs > 1 else ""
+    report.note(
+        f"{job.title}: {sweep}{num_seeds} seeds, {job.num_updates:,} iterations of {job.steps_per_update:,} steps = "
+        f"{job.num_updates * job.steps_per_update:,} steps each, on {len(job.devices)} {job.devices[0].platform} device"
+        + ("s" if len(job.devices) > 1 else "")
+    )
+    result = execute(job)
+    final = last_returns(
+        result.episodes.reshape(len(result.steps), -1), result.returns.reshape(len(result.steps), -1)
+    ).reshape(num_configs, num_seeds)
+    report.table(job.title, job.labels, final, result)
+    report.picture(job.picture, job.title, job.labels, final, result)
+    report.note(f"learning curve: {job.picture}")

@@ -1,0 +1,155 @@
+"""From words to functions: an agent's command with one option a hyperparameter, and the parts that it names."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import typing
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import click
+
+from purerl.host.cli import Count, Numbers, OneLine, Whole, Widths
+
+ACTIVATIONS = ("tanh", "relu", "silu", "gelu", "elu")
+
+
+def from_file(text: str) -> Any:
+    """The object that `FILE.py:name` names."""
+    path, _, name = text.rpartition(":")
+    if not Path(path).is_file():
+        raise OneLine(f"{text}: there is no file {path}")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise OneLine(f"{path} could not be imported: {type(error).__name__}: {error}") from error
+    if not hasattr(module, name):
+        names = [n for n, x in vars(module).items() if callable(x) and getattr(x, "__module__", "") == module.__name__]
+        raise OneLine(f"{path} has no {name!r}; it has {', '.join(names) or 'no functions'}")
+    return getattr(module, name)
+
+
+def agent_function(name: str) -> tuple[typing.Callable, type]:
+    """An agent's constructor `(network, policy, hp)` and the config class of its `hp`."""
+    own = ".py:" in name
+    make = from_file(name) if own else getattr(importlib.import_module(f"purerl.agents.{name}"), name)
+    try:
+        parameters = inspect.signature(make).parameters
+    except (TypeError, ValueError):
+        parameters = {}
+    hp = parameters["hp"].default if "hp" in parameters else None
+    if not {"network", "policy", "hp"} <= set(parameters) or not dataclasses.is_dataclass(hp):
+        raise OneLine(f"{name} must be a function (network, policy, hp=Config()) whose Config is a purerl.config class")
+    return make, type(hp)
+
+
+def hyperparameter_options(config: type) -> list[click.Option]:
+    """One option for every field of a config class."""
+    hints = {k: h for k, h in typing.get_type_hints(config).items() if typing.get_origin(h) is not ClassVar}
+
+    def option(field: dataclasses.Field) -> click.Option:
+        flag, hint = "--" + field.name.replace("_", "-"), hints[field.name]
+        said = field.metadata.get("doc", "")
+        extra: dict[str, Any] = {"default": field.default, "show_default": True, "help": said}
+        if hint is bool:
+            return click.Option([f"{flag}/--no-{flag[2:]}"], **extra)
+        if typing.get_origin(hint) is Literal:
+            return click.Option([flag], type=click.Choice(typing.get_args(hint)), **extra)
+        if hint is int:
+            return click.Option([flag], type=int, **extra)
+        if field.name == "anneal_steps":
+            extra["default"], extra["show_default"] = None, "--steps"
+            extra["help"] = said.replace("None keeps it", "none keeps it")
+        elif field.default is None:
+            extra["show_default"] = "none"
+        return click.Option([flag], type=Numbers(optional=hint is not float), **extra)
+
+    return [option(field) for field in dataclasses.fields(config)]
+
+
+def run_options(config: type) -> list[click.Parameter]:
+    """The options that every agent's command has."""
+    collect = {name: getattr(config, name, default) for name, default in (("num_envs", 8), ("rollout_length", 128))}
+    say = partial(click.Option, show_default=True)
+    return [
+        click.Argument(["env"], metavar="ENV"),
+        say(["--seeds"], type=Count(), default=8, help="runs with seeds of their own, trained at once"),
+        say(["--seed"], type=Whole(), default=0, help="of everything that is random"),
+        say(["--steps"], type=Count(), default="5e5", help="environment steps of each run"),
+        say(["--num-envs"], type=Count(), default=collect["num_envs"], help="environments that each run acts in"),
+        say(["--rollout-length"], type=Count(), default=collect["rollout_length"], help="steps between updates"),
+        click.Option(["--network"], help="mlp, minatar-cnn, or FILE.py:name, a function that returns a torso  "
+                     "[default: minatar-cnn for images, mlp for the rest]"),
+        say(["--hidden"], type=Widths(), default="64,64", help="widths of the mlp"),
+        say(["--activation"], type=click.Choice(ACTIVATIONS), default="tanh", help="of the mlp"),
+        say(["--shared-torso/--separate-torsos"], default=False, help="whether actor and critic share their torso"),
+        say(["--squash/--no-squash"], default=False, help="continuous actions by a tanh-normal inside the bounds"),
+        say(["--normalize-reward/--no-normalize-reward"], default=False, help="divide rewards by the deviation of "
+            "the discounted return; returns are reported as they are"),
+        click.Option(["--time-limit"], type=Count(), help="truncate episodes after so many steps"),
+        click.Option(["--sticky-actions"], type=click.FloatRange(0, 1), help="probability that an action repeats"),
+        click.Option(["--devices"], type=Count(), help="devices to split the runs over  [default: all; on a CPU, one "
+                     "a core]"),
+        click.Option(["--plot"], type=click.Path(dir_okay=False, path_type=Path), help="where the learning curve goes  "
+                     "[default: AGENT-ENV.png, numbered if there is one]"),
+    ]  # fmt: skip
+
+
+def torso(name: str, hidden: tuple[int, ...], activation: str) -> typing.Callable:
+    """The network's torso that a name stands for."""
+    import flax.linen as nn
+
+    from purerl import networks
+
+    if name == "mlp":
+        return partial(networks.MLP, hidden=hidden, activation=getattr(nn, activation))
+    if name == "minatar-cnn":
+        return networks.MinAtarCNN
+    if ".py:" in name:
+        return from_file(name)
+    raise OneLine(f"--network is {name!r}; allowed are mlp, minatar-cnn, or your own FILE.py:name")
+
+
+def environment(name: str) -> tuple[Any, Any]:
+    """The environment, and its parameters, that a name stands for."""
+    if ".py:" not in name:
+        from purerl.envs import make
+
+        return make(name)
+    made = from_file(name)()
+    return made if isinstance(made, tuple) else (made, made.default_params)
+
+
+def command(name: str) -> click.Command:
+    """The command that trains one agent."""
+    from purerl.host import jobs
+
+    jobs.set_up_jax()
+    make_agent, config = agent_function(name)
+    fields = [field.name for field in dataclasses.fields(config)]
+    own = hyperparameter_options(config)
+    shared = [p for p in run_options(config) if p.name not in fields]
+
+    def invoke(**given: Any) -> None:
+        values = {field: given.pop(field) for field in fields}
+        try:
+            jobs.train(jobs.plan(name, make_agent, config, values, **given))
+        except (ValueError, NotImplementedError) as error:
+            raise OneLine(" ".join(str(error).split())) from error
+
+    return click.Command(
+        name,
+        params=[*shared, *own],
+        callback=invoke,
+        help=inspect.getdoc(make_agent).split("\n")[0] if inspect.getdoc(make_agent) else None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
+
+

@@ -1,0 +1,237 @@
+"""Conformance checks. Each raises an AssertionError that says what is wrong and where; silence is success."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purerl import training
+from purerl.core import Agent, Reward, Transition
+
+
+def _leaves(tree: Any) -> list[tuple[str, Any]]:
+    return [(jax.tree_util.keystr(path) or "it", x) for path, x in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _plain(x: Any) -> np.ndarray:
+    is_key = jnp.issubdtype(jnp.asarray(x).dtype if not hasattr(x, "dtype") else x.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(x) if is_key else x)
+
+
+def assert_same_structure(a: Any, b: Any, what: str) -> None:
+    """Same pytree, shapes, dtypes and weak types."""
+    assert jax.tree.structure(a) == jax.tree.structure(b), f"{what}: the pytree changes its structure"
+    for (path, x), (_, y) in zip(_leaves(a), _leaves(b), strict=True):
+        x, y = jax.typeof(x), jax.typeof(y)
+        assert x == y, f"{what}: {path} is {x} and becomes {y}"
+
+
+def assert_same_bits(a: Any, b: Any, what: str) -> None:
+    """Equal in every bit; NaN equals NaN."""
+    assert jax.tree.structure(a) == jax.tree.structure(b), f"{what}: the pytrees differ in structure"
+    for (path, x), (_, y) in zip(_leaves(a), _leaves(b), strict=True):
+        x, y = _plain(x), _plain(y)
+        same = x.shape == y.shape and x.tobytes() == y.tobytes()
+        assert same, f"{what}: {path} differs" + ("" if x.shape != y.shape else f", by up to {np.max(np.abs(x - y))}")
+
+
+def assert_close(a: Any, b: Any, what: str, tolerance: float = 1e-5) -> None:
+    """Equal up to rounding, relative to the larger of 1 and the value."""
+    for (path, x), (_, y) in zip(_leaves(a), _leaves(b), strict=True):
+        x, y = _plain(x).astype(np.float64), _plain(y).astype(np.float64)
+        apart = np.abs(x - y) / np.maximum(1.0, np.abs(y))
+        apart = np.where(np.isnan(x) & np.isnan(y), 0.0, apart)
+        assert x.size == 0 or apart.max() <= tolerance, f"{what}: {path} differs by {apart.max():.2g}"
+
+
+def assert_finite(tree: Any, what: str) -> None:
+    for path, x in _leaves(tree):
+        x = _plain(x)
+        assert not np.issubdtype(x.dtype, np.floating) or np.isfinite(x).all(), f"{what}: {path} is not finite"
+
+
+class _Compilations:
+    """Counts programs compiled inside a `with` block."""
+
+    def __enter__(self) -> _Compilations:
+        self.count, self.active = 0, True
+        jax.monitoring.register_event_duration_secs_listener(self._on)
+        return self
+
+    def _on(self, event: str, *_: Any, **__: Any) -> None:
+        self.count += self.active and event == "/jax/core/compile/backend_compile_duration"
+
+    def __exit__(self, *_: Any) -> None:
+        self.active = False
+
+
+def check_agent(
+    make_agent: Callable[[Any], Agent],
+    hp: Any,
+    env: Any,
+    env_params: Any,
+    key: Any,
+    num_envs: int = 4,
+    rollout_length: int = 8,
+    reward: Callable[[Any], Reward | None] = lambda hp: None,
+    num_updates: int = 4,
+) -> None:
+    """Check that an agent keeps the contract of `Agent` in the learner.
+
+    One seed gives the same bits twice and another seed gives others; `update` keeps the state's structure;
+    everything stays finite; chunks of any length, and a run that is stopped and resumed, equal one scan bit for
+    bit; other floats and a second run compile nothing; no key is used twice; a batch of seeds equals its members;
+    `greedy` is deterministic, and `act` and `greedy` give actions of the space's shape.
+
+    Args:
+      make_agent: `hp -> Agent`.
+      hp: a `purerl.config`.
+      env, env_params: where it acts.
+      key: of all that is random here.
+      reward: `hp -> Reward`, if it learns from another reward than the environment's.
+    Raises:
+      AssertionError: saying which clause is broken, and by which leaf of the state.
+    """
+
+    def make(hp):
+        return training.learner(env, env_params, make_agent(hp), num_envs, rollout_length, reward(hp))
+
+    key, other = jax.random.split(key)
+    copy = partial(jax.tree.map, lambda x: x.copy())
+
+    # structure, before anything runs
+    hp = training._as_arrays(hp)
+    begin = jax.eval_shape(make(hp).init, key)
+    end, sums = jax.eval_shape(make(hp).step, begin)
+    assert_same_structure(begin, end, "update")
+    for path, x in _leaves(sums.metrics):
+        assert x.shape == (), f"update: metric {path} has shape {x.shape}; metrics are scalars"
+
+    # one scan, chunks of it, the shorter last one, and a resumed run
+    state, metrics = jax.jit(lambda hp, key: training.train(make(hp), key, num_updates))(hp, key)
+    assert_finite((state.agent, metrics | {"episode_return": 0.0, "episode_length": 0.0}), "training")
+    chunks = list(training.run(make, hp, key, num_updates, every=num_updates - 1))
+    assert [iteration for iteration, _, _ in chunks] == [num_updates - 1, num_updates]
+    assert_same_bits(state, chunks[-1][1], "a run in chunks against one scan")
+    changed = jax.tree.map(lambda x: x * 0.99, hp)
+    with _Compilations() as compiled:
+        *_, (_, again, _) = training.run(make, hp, key, num_updates, every=num_updates)
+        for _ in training.run(make, changed, other, 1):
+            pass
+    assert compiled.count == 0, f"a second run compiled {compiled.count} programs; floats and lengths must not"
+    assert_same_bits(state, again, "the same seed twice")
+    *_, (_, half, _) = training.run(make, hp, key, num_updates // 2)
+    *_, (iteration, resumed, _) = training.run(make, hp, None, num_updates - num_updates // 2, state=copy(half))
+    assert iteration == num_updates, f"a resumed run ends at iteration {iteration}, not {num_updates}"
+    assert_same_bits(state, resumed, "a resumed run against an uninterrupted one")
+    *_, (_, different, _) = training.run(make, hp, other, num_updates)
+    pairs = zip(_leaves(state.agent), _leaves(different.agent), strict=True)
+    assert any(_plain(x).tobytes() != _plain(y).tobytes() for (_, x), (_, y) in pairs), "two seeds give the same agent"
+
+    # a batch of seeds; later on an action may flip, and runs part for good reason
+    both = jax.random.split(key, 2)
+    batched = training.batch(make)(hp)
+    several, _ = jax.jit(lambda keys: batched.step(batched.init(keys)))(both)
+    with jax.debug_key_reuse(True):  # raises where a key is used twice
+        one, _ = jax.jit(lambda key: make(hp).step(make(hp).init(key)))(both[1])
+    assert_close(jax.tree.map(lambda x: x[1], several.agent), one.agent, "one of a batch against itself alone")
+
+    # acting
+    agent, space = make_agent(hp), env.action_space(env_params)
+    obs, _ = training.vectorized(env, env_params).reset(jax.random.split(other, num_envs))
+    memory = agent.memory(num_envs)
+    action, _, _ = agent.act(key, state.agent, memory, obs)
+    for name, a in (("act", action), ("greedy", agent.greedy(state.agent, memory, obs)[0])):
+        if hasattr(space, "shape"):
+            expected = (num_envs, *space.shape)
+            assert jnp.shape(a) == expected, f"{name}: actions have shape {jnp.shape(a)}, the space wants {expected}"
+    assert_same_bits(
+        agent.greedy(state.agent, memory, obs)[0], agent.greedy(state.agent, memory, obs)[0], "greedy, twice"
+    )
+
+
+def check_env(env: Any, env_params: Any, key: Any, num_steps: int = 50, num_envs: int = 4) -> None:
+    """Check that an environment is one that the learner can use, by random play.
+
+    Observations have the declared shape and lie in the declared space; rewards are float32 scalars; ends are bool
+    scalars; states keep their structure; the same key gives the same episode; nothing becomes NaN; the reported
+    successor of a step that did not end is the next observation.
+
+    Raises:
+      AssertionError: saying what is wrong.
+      ValueError: for the five-value step of gymnax 0.x.
+    """
+    name = getattr(env, "name", type(env).__name__)
+    environment = training.vectorized(env, env_params)
+    space, action_space = env.observation_space(env_params), env.action_space(env_params)
+    reset_key, play_key = jax.random.split(key)
+
+    def play(reset_key, play_key):
+        def step(carry, key):
+            obs, state = carry
+            keys = jax.random.split(key, (3, num_envs))
+            out = environment.step(keys[0], keys[1], state, jax.vmap(action_space.sample)(keys[2]))
+            return (out.obs, out.state), (out, obs)
+
+        begin = environment.reset(jax.random.split(reset_key, num_envs))
+        return begin, *jax.lax.scan(step, begin, jax.random.split(play_key, num_steps))
+
+    keys = jax.random.split(reset_key, num_envs)
+    begin = jax.eval_shape(environment.reset, keys)
+    actions = jax.eval_shape(jax.vmap(action_space.sample), keys)
+    out = jax.eval_shape(environment.step, keys, keys, begin[1], actions)
+    assert_same_structure(begin[0], out.obs, f"{name}: the observation of a step")
+    assert_same_structure(begin[1], out.state, f"{name}: the state of a step")
+    for field in ("terminated", "truncated"):
+        x = getattr(out, field)
+        assert x.shape == (num_envs,), f"{name}: {field} has shape {x.shape[1:]}; it must be a scalar"
+    if hasattr(space, "shape") and not hasattr(space, "spaces"):
+        shape = begin[0].shape[1:]
+        assert shape == tuple(space.shape), f"{name}: observations have shape {shape}, the space {tuple(space.shape)}"
+
+    play = jax.jit(play)
+    (_, _, (steps, obs)), (_, _, (again, _)) = play(reset_key, play_key), play(reset_key, play_key)
+    assert_same_bits(steps.reward, again.reward, f"{name}: rewards of the same key")
+    assert_same_bits(steps.next_obs, again.next_obs, f"{name}: observations of the same key")
+    assert_finite((steps.next_obs, steps.reward), name)
+    if hasattr(space, "low"):
+        low, high = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
+        seen = np.asarray(steps.next_obs, np.float64)
+        outside = (seen < low - 1e-4) | (seen > high + 1e-4)
+        assert not outside.any(), f"{name}: observation {seen[outside][:3]} lies outside of {space!r}"
+    going_on = ~np.asarray(steps.terminated | steps.truncated)[:-1]
+    for x, y in zip(jax.tree.leaves(steps.next_obs), jax.tree.leaves(obs), strict=True):
+        x, y = np.asarray(x)[:-1][going_on], np.asarray(y)[1:][going_on]
+        assert (x == y).all(), f"{name}: a step that did not end reports a successor that is not the next observation"
+
+
+def check_reward(reward: Reward, transitions: Transition, key: Any) -> None:
+    """Check that a reward keeps the contract of `Reward` on a block `[T, N, ...]`.
+
+    It gives a float32 `[T, N]` that is finite where valid; its state keeps its structure; the same input gives the
+    same output; steps that are not valid have no effect on those that are.
+
+    Raises:
+      AssertionError: saying which clause is broken.
+    """
+    init_key, apply_key = jax.random.split(key)
+    shape = transitions.reward.shape
+    state = reward.init(init_key, jax.tree.map(lambda x: x[0], transitions))
+    apply = jax.jit(reward.apply)
+    new_state, shaped, metrics = apply(apply_key, state, transitions)
+    assert_same_structure(state, new_state, "reward state")
+    assert shaped.shape == shape, f"the reward has shape {shaped.shape}; it must be {shape}"
+    assert shaped.dtype == jnp.float32, f"the reward is {shaped.dtype}; it must be float32"
+    assert np.isfinite(np.asarray(shaped)[np.asarray(transitions.valid)]).all(), "the reward is not finite"
+    for path, x in _leaves(metrics):
+        assert jnp.shape(x) == (), f"metric {path} has shape {jnp.shape(x)}; metrics are scalars"
+    assert_same_bits(shaped, apply(apply_key, state, transitions)[1], "the same input twice")
+    masked = transitions._replace(valid=transitions.valid.at[-1].set(False))
+    poisoned = masked._replace(reward=masked.reward.at[-1].set(1e6))
+    a, b = (apply(apply_key, state, block)[1][:-1] for block in (masked, poisoned))
+    assert_same_bits(a, b, "a step that is not valid changes the reward of others: it")

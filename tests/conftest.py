@@ -1,0 +1,23 @@
+"""Two XLA devices on the CPU, so that everything sharded is tested anywhere."""
+
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 2)
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def cartpole():
+    import purerl
+
+    return purerl.make("CartPole-v1")

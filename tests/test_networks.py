@@ -1,0 +1,56 @@
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from purerl import distributions
+from purerl.networks import MLP, MinAtarCNN, actor_critic
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("torso, shape", [(MLP, (4,)), (MLP, (3, 2)), (MLP, ()), (MinAtarCNN, (10, 10, 4))])
+def test_shapes_and_gains(torso, shape, shared, key):
+    policy = distributions.normal(shape=(3,))
+    network = actor_critic(policy, torso, shared)
+    obs = jax.random.normal(key, (5, *shape))
+    params = network.init(key, obs)
+    pi, value = network.apply(params, obs)
+    assert pi.shape == (5, 6) and value.shape == (5,)
+    np.testing.assert_array_equal(pi[:, 3:], 0.0)  # log deviations are free and start at 0
+    kernels = {path: x for path, x in jax.tree_util.tree_leaves_with_path(params) if x.ndim == 2}
+    gains = {}
+    for path, x in kernels.items():
+        singular = np.linalg.svd(x, compute_uv=False)
+        np.testing.assert_allclose(singular, singular[0], rtol=1e-4)
+        gains[jax.tree_util.keystr(path)] = round(float(singular[0]), 3)
+    assert sorted(set(gains.values())) == [0.01, 1.0, 1.414]
+    torsos = {name.split("'")[3] for name in gains if "MLP" in name or "CNN" in name}
+    assert len(torsos) == (1 if shared else 2)
+
+
+def test_a_shared_torso_is_trained_by_both(key):
+    policy, obs = distributions.categorical(2), jnp.ones((1, 3))
+    for shared in (True, False):
+        network = actor_critic(policy, partial(MLP, hidden=(8,)), shared)
+        params = network.init(key, obs)
+        slope = jax.grad(lambda p, n=network: n.apply(p, obs)[1].sum())(params)["params"]["MLP_0"]
+        assert (optax_norm(slope) > 0) == shared
+
+
+def optax_norm(tree):
+    return sum(jnp.sum(x**2) for x in jax.tree.leaves(tree))
+
+
+def test_mlp_takes_trees_and_its_settings(key):
+    obs = {"a": jnp.ones((2, 3)), "b": jnp.ones((2,), jnp.int32)}
+    torso = MLP(hidden=(7, 5), activation=nn.relu)
+    features = torso.apply(torso.init(key, obs), obs)
+    assert features.shape == (2, 5) and (features >= 0).all()
+
+
+def test_cnn_refuses_vectors(key):
+    with pytest.raises(ValueError, match=r"MinAtarCNN: obs has shape \(2, 4\)"):
+        MinAtarCNN().init(key, jnp.ones((2, 4)))

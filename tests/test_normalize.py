@@ -1,0 +1,89 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from purerl import normalize
+from purerl.core import Transition
+from purerl.testing import check_reward
+
+
+def block(reward, ended, truncated=None, valid=None):
+    reward = jnp.asarray(reward, jnp.float32)
+    no = jnp.zeros(reward.shape, bool)
+    valid = ~no if valid is None else jnp.asarray(valid)
+    return Transition((), (), reward, (), jnp.asarray(ended), no if truncated is None else truncated, valid)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 9), min_size=1, max_size=4))
+def test_merging_equals_two_passes_over_everything(seed, sizes):
+    rng = np.random.default_rng(seed)
+    blocks = [rng.normal(3, 2, (size, 2, 3)).astype(np.float32) for size in sizes]
+    valid = [rng.random((size, 2)) < 0.7 for size in sizes]
+    state = normalize.moments(jnp.zeros((2, 3)))
+    for x, mask in zip(blocks, valid, strict=True):
+        state = normalize.merge(state, jnp.asarray(x), jnp.asarray(mask))
+    seen = np.concatenate([x[mask] for x, mask in zip(blocks, valid, strict=True)]).astype(np.float64)
+    assert state.count == len(seen)
+    if len(seen):
+        np.testing.assert_allclose(state.mean, seen.mean(0), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(normalize.deviation(state), seen.std(0), rtol=1e-3, atol=1e-3)
+
+
+def test_a_far_mean_does_not_eat_the_variance():
+    x = 1e4 + np.random.default_rng(0).normal(size=(500, 4, 1)).astype(np.float32)
+    state = normalize.moments(jnp.zeros((4, 1)))
+    for part in np.split(x, 10):
+        state = normalize.merge(state, jnp.asarray(part), jnp.ones(part.shape[:2], bool))
+    np.testing.assert_allclose(normalize.deviation(state), x.astype(np.float64).std((0, 1)), rtol=0.02)
+
+
+def test_nothing_seen_changes_nothing_and_clip_holds():
+    state, x = normalize.moments(jnp.zeros((1, 2))), jnp.array([[3.0, -4.0]])
+    np.testing.assert_array_equal(normalize.standardize(state, x), x)
+    np.testing.assert_array_equal(normalize.standardize(state, 100 * x), [[10.0, -10.0]])
+    constant = normalize.merge(state, jnp.ones((5, 2)), jnp.ones(5, bool))
+    assert np.isfinite(normalize.standardize(constant, x)).all()
+
+
+def test_observations_may_be_a_tree():
+    obs = {"a": jnp.ones((4, 2)), "b": jnp.arange(4, dtype=jnp.int32)}
+    state = normalize.merge(normalize.moments(obs), obs, jnp.ones(4, bool))
+    assert state.mean["b"] == 1.5 and state.mean["a"].shape == (2,)
+    assert jax.tree.structure(normalize.standardize(state, obs)) == jax.tree.structure(obs)
+
+
+def test_the_six_step_example():
+    """Two episodes of rewards 1, 1, 10: the last reward counts in its own episode and not in the next."""
+    reward, ended = np.array([1, 1, 10, 1, 1, 10.0]), np.array([0, 0, 1, 0, 0, 1], bool)
+    _, returns = normalize.discounted_so_far(jnp.zeros(1), block(reward[:, None], ended[:, None]), 0.99)
+    np.testing.assert_allclose(returns[:, 0], [1, 1.99, 11.9701, 1, 1.99, 11.9701], rtol=1e-5)
+    np.testing.assert_allclose(returns[:, 0], reference.reward_returns(reward, ended, 0.99), rtol=1e-5)
+
+
+@pytest.mark.parametrize("end", ["terminated", "truncated"])
+def test_reward_scale_against_the_whole_history(end, key):
+    rng = np.random.default_rng(0)
+    reward, ended = rng.normal(1, 3, (12, 2)), rng.random((12, 2)) < 0.3
+    no = jnp.zeros((4, 2), bool)
+    scale = normalize.rewards(0.9)
+    state = scale.init(key, jax.tree.map(lambda x: x[0], block(reward, ended)))
+    for k in range(3):
+        rows = slice(4 * k, 4 * k + 4)
+        part = block(reward[rows], ended[rows])
+        if end == "truncated":
+            part = part._replace(terminated=no, truncated=part.terminated)
+        state, scaled, _ = scale.apply(key, state, part)
+        columns = zip(reward[: rows.stop].T, ended[: rows.stop].T, strict=True)
+        history = np.array([reference.reward_returns(r, e, 0.9) for r, e in columns])
+        expected = np.clip(reward[rows] / history.std(), -10, 10)
+        np.testing.assert_allclose(scaled, expected, rtol=1e-4)
+
+
+def test_reward_contract(key):
+    rng = np.random.default_rng(0)
+    check_reward(normalize.rewards(0.9), block(rng.normal(size=(6, 3)), rng.random((6, 3)) < 0.3), key)

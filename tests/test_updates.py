@@ -1,0 +1,79 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from purerl import schedules, updates
+
+
+def test_every_row_once_an_epoch_in_a_new_order(key):
+    def step(state, batch, learning_rate):
+        return state, {"rows": batch}
+
+    improve = updates.epochs(step, 3, 4)
+    seen = []
+    spy = lambda state, batch, learning_rate: (jnp.append(state[batch.shape[0] :], batch), {})
+    rows, _ = updates.epochs(spy, 3, 4)(key, jnp.zeros(36, jnp.int32), jnp.arange(12), 0.1)
+    for epoch in rows.reshape(3, 12):
+        assert sorted(epoch.tolist()) == list(range(12))
+        seen.append(tuple(epoch.tolist()))
+    assert len(set(seen)) == 3
+    assert improve(key, 0, jnp.arange(12), 0.1)[1]["rows"].shape == (3,)
+
+
+def test_shuffling_is_uniform():
+    """Where each row ends up, over many keys, is as if drawn from all places."""
+    spy = lambda state, batch, _: (jnp.append(state[1:], batch), {})
+    shuffle = lambda key: updates.epochs(spy, 1, 6)(key, jnp.zeros(6, jnp.int32), jnp.arange(6), 0.0)[0]
+    orders = np.asarray(jax.jit(jax.vmap(shuffle))(jax.random.split(jax.random.key(1), 6000)))
+    counts = np.array([[np.sum(orders[:, place] == row) for place in range(6)] for row in range(6)])
+    assert ((counts - 1000) ** 2 / 1000).sum() < 60  # chi-square, 25 degrees of freedom: p < 1e-4
+
+
+def test_batches_that_do_not_divide_are_refused(key):
+    with pytest.raises(ValueError, match="num_minibatches is 5; it must divide num_envs x rollout_length, which is 12"):
+        updates.epochs(lambda *a: a, 1, 5)(key, 0, jnp.arange(12), 0.1)
+
+
+def test_sgd_is_a_step_of_the_learning_rate_along_optax(key):
+    loss = lambda params, x: (jnp.sum(params["w"] * x) ** 2, {"x": x.sum()})
+    params, x = {"w": jnp.arange(3.0) + 1}, jnp.array([1.0, -2.0, 0.5])
+    step = updates.sgd(loss, updates.adam(0.5))
+    state = updates.Trained(params, updates.adam(0.5).init(params), jnp.zeros((), jnp.int32))
+    reference = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.01, eps=1e-5))
+    theirs, opt_state = params, reference.init(params)
+    for _ in range(3):
+        state, metrics = step(state, x, 0.01)
+        grads = jax.grad(lambda p: loss(p, x)[0])(theirs)
+        direction, opt_state = reference.update(grads, opt_state)
+        theirs = optax.apply_updates(theirs, direction)
+    np.testing.assert_allclose(state.params["w"], theirs["w"], rtol=1e-6)
+    assert metrics["x"] == -0.5
+
+
+def test_gradients_are_clipped_to_a_global_norm():
+    grads = {"a": jnp.full(3, 100.0), "b": jnp.full(4, -100.0)}
+    clip = optax.chain(optax.clip_by_global_norm(0.5))
+    clipped, _ = clip.update(grads, clip.init(grads))
+    np.testing.assert_allclose(optax.tree.norm(clipped), 0.5, rtol=1e-5)
+    for optimizer in (updates.adam(0.5), updates.rmsprop(0.5)):
+        zero = jax.tree.map(jnp.zeros_like, grads)
+        direction, _ = optimizer.update(zero, optimizer.init(zero))
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(direction))
+
+
+def test_annealing_counts_environment_steps_and_ends_at_zero():
+    rate = lambda n: float(updates.annealed(0.1, 1000.0, jnp.asarray(n), 100))
+    np.testing.assert_allclose([rate(n) for n in (0, 1, 5, 10, 20)], [0.1, 0.09, 0.05, 0.0, 0.0], atol=1e-8)
+    assert updates.annealed(0.1, None, jnp.asarray(3), 100) == 0.1
+
+
+@pytest.mark.parametrize("schedule", [schedules.linear, schedules.cosine, schedules.exponential])
+def test_schedules_start_end_and_hold(schedule):
+    values = [float(schedule(step, 2.0, 0.5, 10)) for step in (-5, 0, 5, 10, 50)]
+    np.testing.assert_allclose([values[0], values[1], values[3], values[4]], [2.0, 2.0, 0.5, 0.5], rtol=1e-6)
+    middle = {"linear": 1.25, "cosine": 1.25, "exponential": 1.0}[schedule.__name__]
+    np.testing.assert_allclose(values[2], middle, rtol=1e-6)
+    swept = jax.vmap(lambda n: schedule(5, 2.0, 0.5, n))(jnp.array([5.0, 10.0]))
+    np.testing.assert_allclose(swept, [0.5, middle], rtol=1e-6)
