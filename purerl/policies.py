@@ -71,5 +71,6 @@ def no_baseline(obs: Any) -> Array:
 def judge(value_of: Callable[[Any], Array], tr: Transition, gamma, lam) -> Sample:
     """A block `[T, N, ...]` with its advantages (`gae`) and value targets, all of them constants."""
     value, next_value = value_of(tr.obs), value_of(tr.next_obs)
-    advantage = gae(tr.reward, value, next_value, tr.terminated, tr.truncated, gamma, lam)
+    reward = jnp.where(tr.valid, tr.reward, 0.0)  # 0 times what follows an end would keep a NaN
+    advantage = gae(reward, value, next_value, tr.terminated, tr.truncated, gamma, lam)
     return Sample(tr.obs, tr.action, tr.extras, value, advantage, advantage + value, tr.valid)

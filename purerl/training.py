@@ -43,6 +43,12 @@ def _canonical(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.asarray(x).dtype), tree)
 
 
+def _types(tree: Any) -> tuple[Any, list[str]]:
+    """A pytree's structure, and the shape and dtype of every leaf in words."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return jax.tree.structure(tree), [f"{jax.tree_util.keystr(p)}{x.dtype}{list(x.shape)}" for p, x in leaves]
+
+
 def _select(ended: Array, new: Any, old: Any) -> Any:
     """`new` where an environment ended, leaves `[N, ...]`."""
     pick = lambda new, old: jnp.where(ended.reshape(-1, *[1] * (new.ndim - 1)), new, old)
@@ -72,8 +78,9 @@ def vectorized(env: Any, env_params: Any) -> Environment:
         return _canonical(env.reset(key, env_params))
 
     def checked(obs, state, reward, terminated, truncated, info, next_obs):
-        if jnp.shape(reward) != ():
-            raise ValueError(f"{name}: the reward of a step has shape {jnp.shape(reward)}; it must be a scalar, ()")
+        for what, x in (("reward", reward), ("terminated", terminated), ("truncated", truncated)):
+            if jnp.shape(x) != ():
+                raise ValueError(f"{name}: the {what} of a step has shape {jnp.shape(x)}; it must be a scalar, ()")
         flags = jnp.asarray(terminated, bool), jnp.asarray(truncated, bool)
         next_obs, obs, state = _canonical((next_obs, obs, state))
         return Step(next_obs, jnp.asarray(reward, jnp.float32), *flags, info, obs, state)
@@ -84,6 +91,10 @@ def vectorized(env: Any, env_params: Any) -> Environment:
 
     def step_and_reset(keys, reset_keys, state, action):
         out = jax.vmap(step_once)(keys, state, action)
+        for what, stepped, begun in zip(("obs", "state"), out[-2:], jax.eval_shape(jax.vmap(reset), keys), strict=True):
+            before, after = _types(begun), _types(stepped)
+            if before != after:
+                raise ValueError(f"{name}: {what} of reset_env is {before[1]}, and of step_env {after[1]}")
         ended = out.terminated | out.truncated
         begin = lambda: _select(ended, jax.vmap(reset)(reset_keys), (out.obs, out.state))
         obs, state = jax.lax.cond(ended.any(), begin, lambda: (out.obs, out.state))

@@ -1,9 +1,10 @@
-"""Two XLA devices on the CPU, so that everything sharded is tested anywhere."""
+"""Two XLA devices on the CPU, so that everything sharded is tested anywhere; compiled fast rather than to run fast."""
 
 import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+FLAGS = " --xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + FLAGS
 
 import jax
 import pytest

@@ -17,7 +17,7 @@ def test_against_the_equations(data):
     close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
     close(losses.policy_gradient(*data[:2]), -a * b)
     close(losses.squared(*data[:2]), (a - b) ** 2 / 2)
-    for x, y, ratio in zip(losses.ppo_clip(*data[:2], 0.2).flat, b.flat, np.exp(a).flat, strict=True):
+    for x, y, ratio in zip(losses.ppo_clip(*data[:2], 0.2).ravel(), b.flat, np.exp(a).flat, strict=True):
         close(x, -min(ratio * y, min(max(ratio, 0.8), 1.2) * y))
     moved = np.array([old + min(max(v - old, -0.3), 0.3) for v, old in zip(a.flat, b.flat, strict=True)])
     expected = [max((v - g) ** 2, (m - g) ** 2) / 2 for v, m, g in zip(a.flat, moved, c.flat, strict=True)]

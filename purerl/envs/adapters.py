@@ -69,7 +69,7 @@ class Wrapper(Environment):
 
 
 # whose observations leave the bounds that gymnax 1.0.1 declares for them
-_UNDERSTATED = ("MemoryChain-bsuite", "GaussianBandit-misc")
+_UNDERSTATED = ("MemoryChain-bsuite", "GaussianBandit-misc", "MetaMaze-misc")
 
 
 class Cast(Wrapper):

@@ -1,0 +1,170 @@
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnax.environments import spaces
+from gymnax.environments.environment import Environment
+from gymnax.wrappers.purerl import FlattenObservationWrapper, LogWrapper
+
+import purerl
+from purerl import training
+from purerl.envs import StickyActions, TimeLimit, adapters, from_five_values
+from purerl.testing import check_env, probes
+
+IDS = [env_id for env_id in gymnax.registered_envs if env_id != "MNISTBandit-bsuite"]
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_every_registered_environment_keeps_the_contract(env_id, key):
+    env, env_params = purerl.make(env_id)
+    check_env(env, env_params, key)
+    obs, _ = env.reset(key, env_params)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(obs))
+
+
+@pytest.mark.parametrize("env_id", adapters._UNDERSTATED)
+def test_bounds_that_we_widen_are_still_wrong_in_gymnax(env_id, key):
+    """When this fails, gymnax has mended its declaration: take the id out of `_UNDERSTATED`."""
+    with pytest.raises(AssertionError, match="lies outside of"):
+        check_env(*gymnax.make(env_id), key)
+
+
+def test_a_discrete_observation_becomes_one_hot(key):
+    env, env_params = purerl.make("FrozenLake-misc")
+    obs, _ = env.reset(key, env_params)
+    assert obs.shape == (16,) and obs.sum() == 1
+    assert env.observation_space(env_params).shape == (16,)
+
+
+def test_unknown_ids_name_near_ones():
+    with pytest.raises(ValueError, match="no environment 'CartPole'; did you mean CartPole-v1"):
+        purerl.make("CartPole")
+    with pytest.raises(ValueError, match="allowed are CartPole-v1, "):
+        purerl.make("zzz")
+
+
+def test_data_that_cannot_be_downloaded_is_a_clear_error(monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(gymnax, "make", fail)
+    with pytest.raises(ValueError, match="MNISTBandit-bsuite downloads its data .* no network"):
+        purerl.make("MNISTBandit-bsuite")
+
+
+def play(env, key, num_steps, num_envs=3, action=0):
+    environment = training.vectorized(env, env.default_params)
+
+    def step(carry, key):
+        keys = jax.random.split(key, (2, num_envs))
+        out = environment.step(*keys, carry[1], jnp.full(num_envs, action))
+        return (out.obs, out.state), out
+
+    begin = environment.reset(jax.random.split(key, num_envs))
+    return jax.jit(lambda: jax.lax.scan(step, begin, jax.random.split(key, num_steps)))()[1]
+
+
+def test_time_limit(key):
+    env, _ = probes.constant_reward(max_steps=5)
+    check_env(TimeLimit(env, 3), env.default_params, key)
+    np.testing.assert_array_equal(play(TimeLimit(env, 3), key, 7).truncated[:, 0], [0, 0, 1, 0, 0, 1, 0])
+    np.testing.assert_array_equal(play(TimeLimit(env, 99), key, 6).truncated[:, 0], [0, 0, 0, 0, 1, 0])
+    for bad in (0, 2.5):
+        with pytest.raises(ValueError, match="max_steps is"):
+            TimeLimit(env, bad)
+
+
+def test_sticky_actions(key):
+    env, _ = probes.constant_reward(max_steps=1000)
+    rewarded = probes.Probe("r", [[1.0]], lambda key: 0, lambda key, row, action: (0, action, False), 2, 1000)
+    check_env(StickyActions(env), env.default_params, key)
+    environment = training.vectorized(StickyActions(rewarded, 0.3), rewarded.default_params)
+
+    def step(state, x):
+        time, key = x
+        keys = jax.random.split(key, (2, 100))
+        out = environment.step(*keys, state, jnp.full(100, time % 2))
+        return out.state, out.reward
+
+    _, state = environment.reset(jax.random.split(key, 100))
+    xs = (jnp.arange(200), jax.random.split(key, 200))
+    done = np.asarray(jax.lax.scan(step, state, xs)[1])  # the action that was carried out
+    np.testing.assert_array_equal(done[0], 0)  # the first is the agent's own
+    repeats = np.mean(done[1:] == done[:-1])
+    # a repeat of x, or a choice that happens to be what was done last
+    assert abs(np.mean(done[1:] != (np.arange(1, 200) % 2)[:, None]) - repeats_expected(0.3)) < 0.02 and repeats > 0
+    with pytest.raises(ValueError, match="probability is 1.5"):
+        StickyActions(env, 1.5)
+
+
+def repeats_expected(p):
+    """How often the action done differs from an alternating choice: a chain on (same, different)."""
+    # done differs from the choice iff it repeats one that agreed with the choice before it
+    return p / (1 + p)
+
+
+@pytest.mark.parametrize("wrap", [LogWrapper, FlattenObservationWrapper])
+def test_wrappers_of_gymnax_reset_themselves(wrap, key):
+    env = wrap(purerl.make("CartPole-v1")[0])
+    check_env(env, env.default_params, key)
+    out = play(env, key, 60)
+    ended = np.asarray(out.terminated)
+    assert ended.any() and not np.array_equal(np.asarray(out.obs)[ended], np.asarray(out.next_obs)[ended])
+    assert (np.abs(np.asarray(out.obs)[ended]) <= 0.05).all()
+
+
+class Old(Environment):
+    """The API of gymnax 0.x: five values, and done includes the time limit."""
+
+    name = "old"
+
+    def __init__(self, full_step=True):
+        if full_step:
+            self.step = lambda *args: (jnp.zeros(1), 0, 0.0, False, {})
+
+    def reset_env(self, key, params):
+        return jnp.zeros(1), jnp.zeros((), jnp.int32)
+
+    def step_env(self, key, state, action, params):
+        return jnp.ones(1), state + 1, 1.0, state + 1 >= 4, {}
+
+    def action_space(self, params=None):
+        return spaces.Discrete(2)
+
+    def observation_space(self, params):
+        return spaces.Box(0.0, 1.0, (1,))
+
+
+class OldWrapped(Old):
+    def step(self, key, state, action, params=None):
+        return (*self.reset_env(key, params), 0.0, False, {})
+
+
+def test_five_values_get_an_error_that_names_the_adapter(key):
+    with pytest.raises(ValueError, match=r"old: step returns 5 values; .* purerl.envs.from_five_values"):
+        check_env(OldWrapped(), OldWrapped().default_params, key)
+
+
+def test_five_values_adapted(key):
+    env = from_five_values(Old(), max_steps=4)
+    out = play(env, key, 5)
+    np.testing.assert_array_equal(out.truncated[:, 0], [0, 0, 0, 1, 0])
+    assert not out.terminated.any()
+    assert play(from_five_values(Old(), max_steps=9), key, 5).terminated[3].all()
+
+
+def test_a_reward_that_is_no_scalar_is_refused(key):
+    move = lambda key, row, action: (0, jnp.ones(1), False)
+    env = probes.Probe("vector-reward", [[1.0]], lambda key: 0, move, 2, 5)
+    with pytest.raises(ValueError, match=r"vector-reward: the reward of a step has shape \(1,\); it must be a scalar"):
+        check_env(env, env.default_params, key)
+
+
+def test_actions_are_clipped_for_the_environment(key):
+    env, env_params = purerl.make("Pendulum-v1")
+    environment = training.vectorized(env, env_params)
+    keys = jax.random.split(key, 2)
+    _, state = environment.reset(keys)
+    far, edge = (environment.step(keys, keys, state, jnp.full((2, 1), a)) for a in (50.0, 2.0))
+    np.testing.assert_array_equal(far.next_obs, edge.next_obs)

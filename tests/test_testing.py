@@ -1,0 +1,131 @@
+"""The checks find what they are for: each is shown something broken."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from gymnax.environments import spaces
+
+import purerl
+from purerl import distributions, networks, normalize
+from purerl.core import Reward, Transition
+from purerl.testing import check_agent, check_env, check_reward, probes
+
+ENV, _ = probes.contextual_bandit()
+POLICY = distributions.categorical(2)
+NETWORK = networks.actor_critic(POLICY, lambda: networks.MLP((4,)))
+
+
+def broken(**replace):
+    def make(hp):
+        agent = purerl.a2c(NETWORK, POLICY, hp)
+        return agent._replace(**{name: wrap(getattr(agent, name)) for name, wrap in replace.items()})
+
+    return make
+
+
+def to_float16(update):
+    def changed(key, state, rollout):
+        state, metrics = update(key, state, rollout)
+        return state._replace(updates=state.updates.astype(jnp.float32)), metrics
+
+    return changed
+
+
+def forget_the_key(act):
+    return lambda key, state, memory, obs: (jnp.zeros(obs.shape[0], jnp.int32), memory, jnp.zeros(obs.shape[0]))
+
+
+def same_key_twice(act):
+    def twice(key, state, memory, obs):
+        action, memory, extras = act(key, state, memory, obs)
+        return action, memory, extras + 0 * jax.random.uniform(key)
+
+    return twice
+
+
+def same_start(init):
+    return lambda key, obs: init(jax.random.key(0), jnp.zeros_like(obs))
+
+
+def explode(update):
+    def changed(key, state, rollout):
+        state, metrics = update(key, state, rollout)
+        return state._replace(params=jax.tree.map(lambda x: x / 0.0, state.params)), metrics
+
+    return changed
+
+
+def vector_metric(update):
+    def changed(key, state, rollout):
+        state, metrics = update(key, state, rollout)
+        return state, {**metrics, "bad": jnp.zeros(3)}
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    "replace, message",
+    [
+        (dict(update=to_float16), r"update: .*updates is int32\[\] and becomes float32\[\]"),
+        (dict(update=explode), "training: .* is not finite"),
+        (dict(update=vector_metric), r"metric \['bad'\] has shape \(3,\); metrics are scalars"),
+        (dict(greedy=lambda greedy: lambda *a: (greedy(*a)[0][:, None], a[1])), r"greedy: actions have shape \(4, 1\)"),
+    ],
+)
+def test_check_agent_finds(replace, message, key):
+    with pytest.raises(AssertionError, match=message):
+        check_agent(broken(**replace), purerl.A2C(), ENV, ENV.default_params, key)
+
+
+def test_check_agent_finds_a_seed_that_is_overwritten(key):
+    env, _ = probes.constant_reward()
+    with pytest.raises(AssertionError, match="two seeds give the same agent"):
+        check_agent(broken(init=same_start, act=forget_the_key), purerl.A2C(), env, env.default_params, key)
+
+
+def test_check_agent_finds_a_key_that_is_used_twice(key):
+    with pytest.raises(jax.errors.KeyReuseError):
+        check_agent(broken(act=same_key_twice), purerl.A2C(), ENV, ENV.default_params, key)
+
+
+class Odd(probes.Probe):
+    def __init__(self, **replace):
+        move = lambda key, row, action: (0, 1.0, False)
+        super().__init__("odd", [[1.0]], lambda key: 0, move, 2, 5)
+        for name, value in replace.items():
+            setattr(self, name, value)
+
+
+@pytest.mark.parametrize(
+    "replace, message",
+    [
+        (dict(observation_space=lambda params: spaces.Box(0.0, 0.5, (1,))), r"odd: observation \[1. 1. 1.\] lies outside of"),
+        (dict(observation_space=lambda params: spaces.Box(0, 1, (2,))), r"observations have shape \(1,\), the space \(2,\)"),
+        (dict(is_truncated=lambda state, params: jnp.zeros(2, bool)), r"odd: the truncated of a step has shape \(2,\); it must be a scalar"),
+        (dict(_move=lambda key, row, action: (0, jnp.nan, False)), r"odd: \.reward is not finite|odd: .* is not finite"),
+        (dict(step_env=lambda key, s, a, p: (jnp.ones(1, jnp.float16), s, 1.0, False, {})), r"odd: obs of reset_env is \['float32\[4, 1\]'\], and of step_env \['float16"),
+    ],
+)
+def test_check_env_finds(replace, message, key):
+    env = Odd(**replace)
+    with pytest.raises((AssertionError, ValueError), match=message):
+        check_env(env, env.default_params, key)
+
+
+def test_check_reward_finds(key):
+    shape = (4, 2)
+    no, yes = jnp.zeros(shape, bool), jnp.ones(shape, bool)
+    tr = Transition((), (), jnp.ones(shape), (), no, no, yes)
+    good = normalize.rewards(0.9)
+    cases = {
+        r"shape \(2,\); it must be \(4, 2\)": lambda key, s, tr: (s, tr.reward[0], {}),
+        "float16; it must be float32": lambda key, s, tr: (s, tr.reward.astype(jnp.float16), {}),
+        "not finite": lambda key, s, tr: (s, tr.reward / 0, {}),
+        "reward state": lambda key, s, tr: (s.count, tr.reward, {}),
+        "metrics are scalars": lambda key, s, tr: (s, tr.reward, {"x": tr.reward}),
+        "not valid changes": lambda key, s, tr: (s, tr.reward - tr.reward.mean(), {}),
+    }
+    for message, apply in cases.items():
+        with pytest.raises(AssertionError, match=message):
+            check_reward(Reward(lambda key, tr: normalize.moments(tr.reward), apply), tr, key)
+    check_reward(good, tr, key)

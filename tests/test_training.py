@@ -1,0 +1,300 @@
+"""The loop, on environments small enough to count by hand."""
+
+import gc
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import purerl
+from purerl import training
+from purerl.core import Agent, Reward
+from purerl.testing import check_reward, probes
+from purerl.testing.checks import assert_close, assert_same_bits
+
+
+def recorder(episodic=False):
+    """An agent that always plays 0 and keeps its last block: what the learner gives it can be read off its state."""
+
+    def update(key, state, rollout):
+        tr = rollout.transitions
+        return tr, {"mean_reward": tr.reward.mean()}
+
+    act = lambda key, state, memory, obs: (jnp.zeros(obs.shape[0], jnp.int32), memory + 1, obs[:, 0])
+    greedy = lambda state, memory, obs: (jnp.zeros(obs.shape[0], jnp.int32), memory + 1)
+    memory = lambda num_envs: jnp.zeros(num_envs, jnp.int32)
+    reset = lambda memory, ended: jnp.where(ended, 0, memory)
+    return Agent(lambda key, obs: (), memory, reset, act, greedy, update, episodic)
+
+
+def blocks(env, agent, key, num_updates=1, **settings):
+    """What the agent was given, update by update."""
+    learner = purerl.learner(env, env.default_params, agent, **settings)
+    state, given = learner.init(key), []
+    for _ in range(num_updates):
+        state = state._replace(agent=())
+        state, sums = learner.step(state)
+        given.append((state, training.summarize(sums)))
+    return given
+
+
+def test_successors_are_true_and_ends_are_told_apart(key):
+    env, _ = probes.delayed_reward()
+    ((state, metrics),) = blocks(env, recorder(), key, num_envs=2, rollout_length=5)
+    tr = state.agent
+    np.testing.assert_array_equal(tr.obs[:, 0], [[1, 0], [0, 1], [1, 0], [0, 1], [1, 0]])
+    np.testing.assert_array_equal(tr.next_obs[:, 0], [[0, 1]] * 5)  # never the [1, 0] that follows a reset
+    np.testing.assert_array_equal(tr.terminated[:, 0], [0, 1, 0, 1, 0])
+    np.testing.assert_array_equal(tr.reward[:, 0], [0, 1, 0, 1, 0])
+    assert not tr.truncated.any() and tr.valid.all() and tr.valid.shape == (5, 2)
+    np.testing.assert_array_equal(tr.extras, tr.obs[..., 0])
+    assert metrics["episodes"] == 4 and metrics["episode_return"] == 1 and metrics["episode_length"] == 2
+
+
+def test_the_clock_truncates(key):
+    env, _ = probes.constant_reward(max_steps=3)
+    given = blocks(env, recorder(), key, num_updates=2, num_envs=1, rollout_length=4)
+    ends = jnp.concatenate([state.agent.truncated[:, 0] for state, _ in given])
+    np.testing.assert_array_equal(ends, [0, 0, 1, 0, 0, 1, 0, 0])
+    assert not any(state.agent.terminated.any() for state, _ in given)
+    # the second episode began in the first block: its return is whole all the same
+    assert [float(m["episode_return"]) for _, m in given] == [3.0, 3.0]
+
+
+def test_nothing_finished_is_reported_as_nothing(key):
+    env, _ = probes.constant_reward(max_steps=50)
+    ((_, metrics),) = blocks(env, recorder(), key, num_envs=2, rollout_length=4)
+    assert metrics["episodes"] == 0 and np.isnan(metrics["episode_return"]) and np.isnan(metrics["episode_length"])
+
+
+def test_both_ends_in_one_step():
+    """An episode that fails at the last step of its limit has terminated; both flags are passed on."""
+    move = lambda key, row, action: (0, 1.0, True)
+    env = probes.Probe("both", [[1.0]], lambda key: 0, move, num_actions=2, max_steps=1)
+    ((state, _),) = blocks(env, recorder(), jax.random.key(0), num_envs=1, rollout_length=2)
+    assert state.agent.terminated.all() and state.agent.truncated.all()
+
+
+def test_memory_counts_the_steps_of_an_episode(key):
+    env, _ = probes.constant_reward(max_steps=3)
+    ((state, _),) = blocks(env, recorder(), key, num_envs=2, rollout_length=5)
+    np.testing.assert_array_equal(state.position.memory, [2, 2])  # five steps, an end after the third
+
+
+def test_episodic_blocks_start_anew_and_stop_counting(key):
+    env, _ = probes.random_length(0.3)
+    given = blocks(env, recorder(True), key, num_updates=2, num_envs=64, rollout_length=6)
+    for state, metrics in given:
+        tr = state.agent
+        assert state.position == ()
+        ended = np.asarray(tr.terminated | tr.truncated)
+        for n in range(64):
+            length = int(np.argmax(ended[:, n])) + 1
+            assert ended[:, n].any()  # the block's last step truncates what has not ended
+            np.testing.assert_array_equal(tr.valid[:, n], np.arange(6) < length)
+        assert metrics["episodes"] == 64
+        np.testing.assert_allclose(metrics["episode_return"], tr.valid.sum() / 64, rtol=1e-6)
+        np.testing.assert_allclose(metrics["episode_length"], tr.valid.sum() / 64, rtol=1e-6)
+    assert (given[0][0].agent.valid != given[1][0].agent.valid).any()
+
+
+class Start(NamedTuple):
+    pass
+
+
+def random_start(num_rows=1000):
+    """An episode's observation says which start was drawn."""
+    begin = lambda key: jax.random.randint(key, (), 0, num_rows)
+    move = lambda key, row, action: (row, jax.random.uniform(key), False)
+    return probes.Probe("start", jnp.arange(num_rows, dtype=jnp.float32)[:, None], begin, move, 2, max_steps=2)
+
+
+def test_a_group_shares_its_resets_and_nothing_else(key):
+    ((state, _),) = blocks(random_start(), recorder(), key, num_envs=6, rollout_length=4, group_size=3)
+    obs, reward = state.agent.obs[..., 0], state.agent.reward
+    for t in range(4):
+        assert len(set(obs[t, :3].tolist())) == len(set(obs[t, 3:].tolist())) == 1
+        assert obs[t, 0] != obs[t, 3]
+        assert len(set(reward[t].tolist())) == 6
+    assert obs[0, 0] != obs[2, 0]  # a new start in the next episode
+
+
+def test_resets_are_uniform():
+    ((state, _),) = blocks(random_start(10), recorder(), jax.random.key(5), num_envs=50, rollout_length=40)
+    counts = np.bincount(np.asarray(state.agent.obs[::2, :, 0], int).ravel(), minlength=10)
+    assert ((counts - 100) ** 2 / 100).sum() < 35  # chi-square, 9 degrees of freedom: p < 1e-4
+
+
+def test_a_reward_changes_what_is_learned_from_and_not_what_is_reported(key):
+    env, _ = probes.delayed_reward()
+
+    def apply(key, state, tr):
+        return state + 1, 10 * tr.reward + state, {"calls": state}
+
+    tens = Reward(lambda key, tr: jnp.float32(tr.reward.shape[0]), apply)
+    given = blocks(env, recorder(), key, num_updates=2, num_envs=3, rollout_length=4, reward=tens)
+    np.testing.assert_array_equal(given[0][0].agent.reward[:, 0], [3, 13, 3, 13])
+    np.testing.assert_array_equal(given[1][0].agent.reward[:, 0], [4, 14, 4, 14])
+    assert given[1][1]["episode_return"] == 1 and given[1][1]["calls"] == 4
+    check_reward(tens, given[0][0].agent, key)
+
+
+def test_asked_info_is_kept(key, cartpole):
+    env, env_params = cartpole
+    make = lambda info: purerl.learner(env, env_params, recorder(), num_envs=2, rollout_length=3, info=info)
+    state, _ = make(("discount",)).step(make(("discount",)).init(key))
+    np.testing.assert_array_equal(state.agent.info["discount"], 1 - state.agent.terminated)
+    with pytest.raises(ValueError, match=r"info: the environment gives \['discount'\], not \['cost'\]"):
+        make(("cost",)).step(make(("cost",)).init(key))
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (dict(num_envs=0), "num_envs is 0"), (dict(num_envs=2.0), "num_envs is 2.0"),
+        (dict(rollout_length=-1), "rollout_length is -1"), (dict(group_size=3), "group_size is 3; it must divide"),
+        (dict(agent=recorder(True), episodic=False), "needs whole episodes"),
+    ],
+)  # fmt: skip
+def test_bad_settings(bad, message):
+    env, _ = probes.constant_reward()
+    with pytest.raises(ValueError, match=message):
+        purerl.learner(env, env.default_params, **{**dict(agent=recorder(), num_envs=4, rollout_length=4), **bad})
+
+
+def test_bad_counts_of_a_run(key):
+    env, _ = probes.constant_reward()
+    learner = purerl.learner(env, env.default_params, recorder(), 1, 2)
+    for num_updates, every in ((0, 1), (4, 0), (4, 3)):
+        with pytest.raises(ValueError, match="every is"):
+            purerl.train(learner, key, num_updates, every)
+    with pytest.raises(ValueError, match="must be positive"):
+        purerl.run(lambda hp: learner, (), key, 0)
+    with pytest.raises(ValueError, match="either a key"):
+        purerl.run(lambda hp: learner, (), None, 1)
+
+
+# --- a real agent ---------------------------------------------------------------------------------------------------
+
+
+def tiny(env, env_params, num_envs=4, rollout_length=8):
+    policy = purerl.distributions.for_space(env.action_space(env_params))
+    network = purerl.networks.actor_critic(policy, lambda: purerl.networks.MLP((8,)))
+    return lambda hp: purerl.learner(env, env_params, purerl.a2c(network, policy, hp), num_envs, rollout_length)
+
+
+@pytest.fixture(scope="module")
+def make(cartpole):
+    return tiny(*cartpole)
+
+
+def test_metrics_of_a_chunk_are_those_of_its_updates(make, key):
+    hp = purerl.A2C()
+    _, one = jax.jit(lambda: purerl.train(make(hp), key, 12))()
+    _, four = jax.jit(lambda: purerl.train(make(hp), key, 12, every=4))()
+    assert four["episodes"].shape == (3,)
+    np.testing.assert_array_equal(one["episodes"].reshape(3, 4).sum(1), four["episodes"])
+    np.testing.assert_allclose(one["entropy"].reshape(3, 4).mean(1), four["entropy"], rtol=1e-5)
+    total = np.nansum(np.asarray(one["episodes"] * one["episode_return"]).reshape(3, 4), axis=1)
+    np.testing.assert_allclose(total / four["episodes"], four["episode_return"], rtol=1e-5)
+
+
+def test_seeds_and_floats_are_one_batch(make, key):
+    """A sweep x seeds in one program, each member as if it were alone."""
+    keys = jax.random.split(key, 2)
+    hp = purerl.A2C(learning_rate=jnp.array([1e-3, 1e-2, 1e-3, 1e-2]), gamma=0.9)
+    learner = purerl.batch(make)(hp)
+    state, _ = jax.jit(lambda keys: learner.step(learner.init(keys)))(keys[jnp.array([0, 0, 1, 1])])
+    alone = jax.jit(lambda hp, key: make(hp).step(make(hp).init(key))[0])
+    for i, (rate, seed) in enumerate([(1e-3, 0), (1e-2, 0), (1e-3, 1), (1e-2, 1)]):
+        expected = alone(purerl.A2C(learning_rate=rate, gamma=0.9), keys[seed])
+        assert_close(jax.tree.map(lambda x, i=i: x[i], state.agent), expected.agent, f"member {i}")
+
+
+def test_sharded_equals_vmapped(make, key):
+    hp, keys = purerl.A2C(learning_rate=jnp.array([1e-3, 2e-3, 3e-3, 4e-3])), jax.random.split(key, 4)
+    whole, split = purerl.batch(make), purerl.batch(make, jax.devices())
+    *_, (_, a, metrics_a) = purerl.run(whole, hp, keys, 5, every=2)
+    *_, (iteration, b, metrics_b) = purerl.run(split, hp, keys, 5, every=2)
+    assert iteration == 5 and len(b.agent.updates.sharding.device_set) == 2
+    assert_close(a.agent, b.agent, "one device against two", tolerance=1e-4)
+    np.testing.assert_array_equal(metrics_a["episodes"], metrics_b["episodes"])
+
+
+def test_environments_of_one_agent_over_devices(cartpole, key):
+    """A data-parallel update is the update: the mean over all environments, not a sum, nor one device's mean."""
+    make = tiny(*cartpole, num_envs=8)
+    hp = purerl.A2C(max_grad_norm=1e6)  # a sum would show
+    start = make(hp).init(key)
+    *_, (_, one, _) = purerl.run(make, hp, None, 1, state=jax.tree.map(lambda x: x.copy(), start))
+    split = training.shard_environments(start, jax.devices())
+    assert len(split.position.obs.sharding.device_set) == 2
+    *_, (_, two, _) = purerl.run(make, hp, None, 1, state=split)
+    assert_close(one.agent.params, two.agent.params, "one device against two", tolerance=1e-5)
+    with pytest.raises(ValueError, match="must divide num_envs"):
+        training.shard_environments(tiny(*cartpole, num_envs=3)(hp).init(key), jax.devices())
+
+
+def test_run_donates_its_state(make, key):
+    states = [state for _, state, _ in purerl.run(make, purerl.A2C(), key, 3)]
+    leaf = lambda state: jax.tree.leaves(state.agent.params)[0]
+    assert leaf(states[0]).is_deleted() and leaf(states[1]).is_deleted() and not leaf(states[2]).is_deleted()
+
+
+def test_memory_does_not_grow_with_the_run(make, key):
+    """The compiled run of 1,000 updates needs what that of 10 needs."""
+    size = {}
+    for every in (10, 1000):
+        compiled = jax.jit(lambda n=every: purerl.train(make(purerl.A2C()), key, n, every=n)).lower().compile()
+        size[every] = compiled.memory_analysis().temp_size_in_bytes
+    assert size[1000] <= 1.01 * size[10]
+    before = None
+    for iteration, _, _ in purerl.run(make, purerl.A2C(), key, 40, every=5):
+        gc.collect()
+        live = sum(x.nbytes for x in jax.live_arrays())
+        before = live if iteration == 10 else before
+    assert live <= before
+
+
+def test_counters_pass_two_to_the_31(make, key):
+    """Environment steps are the caller's Python ints; what the program counts are updates."""
+    *_, (_, state, _) = purerl.run(make, purerl.A2C(), key, 1)
+    far = state._replace(iteration=jnp.int32(10**8), agent=state.agent._replace(updates=jnp.int32(10**8)))
+    hp = purerl.A2C(anneal_steps=6.4e9)
+    (iteration, _, metrics), *_ = purerl.run(make, hp, None, 1, state=far)
+    assert iteration * 4 * 8 > 2**31
+    np.testing.assert_allclose(metrics["learning_rate"], 7e-4 / 2, rtol=1e-3)
+
+
+# --- evaluation -----------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_plays_each_episode_once(key):
+    env, _ = probes.random_length(0.5)
+    out = jax.jit(lambda: purerl.evaluate(env, env.default_params, recorder(), (), key, num_episodes=2000))()
+    np.testing.assert_array_equal(out.returns, out.lengths)
+    assert out.finished.all() and abs(out.returns.mean() - 2.0) < 0.15  # a geometric length of mean 2
+
+
+def test_evaluation_is_capped_and_greedy_is_deterministic(cartpole, key):
+    env, _ = probes.constant_reward(max_steps=50)
+    out = purerl.evaluate(env, env.default_params, recorder(), (), key, num_episodes=3, max_steps=7, greedy=True)
+    np.testing.assert_array_equal(out.returns, [7.0] * 3)
+    assert not out.finished.any()
+    with pytest.raises(ValueError, match="max_steps is None"):
+        purerl.evaluate(env, (), recorder(), (), key)
+    with pytest.raises(ValueError, match="num_episodes is 0"):
+        purerl.evaluate(env, env.default_params, recorder(), (), key, num_episodes=0)
+
+
+def test_evaluating_leaves_training_alone(make, cartpole, key):
+    hp, policy = purerl.A2C(), purerl.distributions.categorical(2)
+    network = purerl.networks.actor_critic(policy, lambda: purerl.networks.MLP((8,)))
+    play = jax.jit(lambda s, k: purerl.evaluate(*cartpole, purerl.a2c(network, policy, hp), s, k, 16, greedy=True))
+    *_, (_, plain, _) = purerl.run(make, hp, key, 4)
+    for _, state, _ in purerl.run(make, hp, key, 4):
+        first, second = play(state.agent, key), play(state.agent, key)
+        np.testing.assert_array_equal(first.returns, second.returns)
+    assert_same_bits(plain, state, "training with evaluations in between")
