@@ -8,47 +8,46 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from linear import Linear
 
 import purerl
 from purerl import distributions, networks, normalize, training
 from purerl.testing import check_agent, probes
 
-small = partial(networks.MLP, hidden=(8,))
 AGENTS = {
     "ppo": (purerl.ppo, purerl.PPO(num_epochs=2, num_minibatches=2, value_clip=0.2, anneal_steps=1e3)),
-    "ppo-normalized": (purerl.ppo, purerl.PPO(num_epochs=1, normalize_advantage="batch", normalize_obs=True)),
     "a2c": (purerl.a2c, purerl.A2C(normalize_advantage=True)),
     "reinforce": (purerl.reinforce, purerl.REINFORCE()),
-    "reinforce-plain": (purerl.reinforce, purerl.REINFORCE(baseline=False, normalize_advantage=False)),
 }
 
 
-def parts(env, torso=small, box=distributions.normal):
+def parts(env, torso=None, box=distributions.normal):
+    """(network, policy): linear, or on a torso."""
     policy = distributions.for_space(env.action_space(env.default_params), box)
-    return networks.actor_critic(policy, torso), policy
+    return networks.actor_critic(policy, torso) if torso else Linear(policy.num_params), policy
 
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_contract(name, cartpole, key):
     algorithm, hp = AGENTS[name]
     network, policy = parts(cartpole[0])
-    reward = (lambda hp: normalize.rewards(hp.gamma)) if name == "ppo-normalized" else (lambda hp: None)
-    check_agent(lambda hp: algorithm(network, policy, hp), hp, *cartpole, key, reward=reward)
+    check_agent(lambda hp: algorithm(network, policy, hp), hp, *cartpole, key)
 
 
-def test_contract_continuous(key):
+def test_contract_continuous_and_normalized(key):
     env, env_params = purerl.make("Pendulum-v1")
     network, policy = parts(env, box=distributions.tanh_normal)
-    hp = purerl.PPO(num_epochs=1, num_minibatches=2)
-    check_agent(lambda hp: purerl.ppo(network, policy, hp), hp, env, env_params, key)
+    hp = purerl.PPO(num_epochs=1, num_minibatches=1, normalize_advantage="batch", normalize_obs=True)
+    reward = lambda hp: normalize.rewards(hp.gamma)
+    check_agent(lambda hp: purerl.ppo(network, policy, hp), hp, env, env_params, key, reward=reward)
 
 
 # --- known values ---------------------------------------------------------------------------------------------------
 
 FAST = {
     "ppo": (purerl.ppo, dict(learning_rate=3e-3, gamma=0.9, entropy_cost=0.0, max_grad_norm=10.0)),
-    "a2c": (purerl.a2c, dict(learning_rate=3e-3, gamma=0.9, gae_lambda=0.9, max_grad_norm=10.0)),
-    "reinforce": (purerl.reinforce, dict(learning_rate=1e-2, gamma=0.9, max_grad_norm=10.0, entropy_cost=0.0)),
+    "a2c": (purerl.a2c, dict(learning_rate=1e-2, gamma=0.9, gae_lambda=0.9, max_grad_norm=10.0)),
+    "reinforce": (purerl.reinforce, dict(learning_rate=3e-2, gamma=0.9, max_grad_norm=10.0, entropy_cost=0.0)),
 }
 CONFIGS = {"ppo": purerl.PPO, "a2c": purerl.A2C, "reinforce": purerl.REINFORCE}
 
@@ -78,7 +77,7 @@ def test_values_are_the_known_ones(name, probe):
 @pytest.mark.parametrize("name", FAST)
 def test_policies_find_the_rewarded_action(name, probe):
     env, _ = getattr(probes, probe)()
-    policy, pi, _, metrics = trained(name, env, num_updates=300, learning_rate=1e-2)
+    policy, pi, _, metrics = trained(name, env, num_updates=300, learning_rate=3e-2)
     best = jnp.array([0, 1]) if probe == "contextual_bandit" else jnp.array([1])
     np.testing.assert_array_equal(policy.mode(pi), best)
     assert metrics["episode_return"][-1] > 0.95
@@ -87,21 +86,20 @@ def test_policies_find_the_rewarded_action(name, probe):
 # --- each equation of PPO, A2C and REINFORCE in one update ----------------------------------------------------------
 
 
-def one_update(algorithm, hp, env, key, num_envs=4, rollout_length=8, network=None):
+def one_update(algorithm, hp, env, key, num_envs=4, rollout_length=8):
     net, policy = parts(env)
     agent = algorithm(net, policy, hp, optimizer=lambda max_grad_norm: optax.scale(1.0))
     learner = purerl.learner(env, env.default_params, agent, num_envs, rollout_length)
-    state = learner.init(key)
-    return net, policy, state, *learner.step(state)
+    return jax.jit(lambda key: learner.step(learner.init(key)))(key)
 
 
 def test_a_first_step_of_ppo_has_ratio_one_and_the_gradient_of_a2c(cartpole, key):
     env = cartpole[0]
     common = dict(learning_rate=1e-3, gae_lambda=0.9, entropy_cost=0.01)
-    _, _, _, ppo, sums = one_update(
+    ppo, sums = one_update(
         purerl.ppo, purerl.PPO(num_epochs=1, num_minibatches=1, normalize_advantage="none", **common), env, key
     )
-    _, _, _, a2c, _ = one_update(purerl.a2c, purerl.A2C(**common), env, key)
+    a2c, _ = one_update(purerl.a2c, purerl.A2C(**common), env, key)
     assert abs(sums.metrics["approx_kl"]) < 1e-6 and sums.metrics["clip_fraction"] == 0
     for x, y in zip(jax.tree.leaves(ppo.agent.params), jax.tree.leaves(a2c.agent.params), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-7)
@@ -109,7 +107,7 @@ def test_a_first_step_of_ppo_has_ratio_one_and_the_gradient_of_a2c(cartpole, key
 
 def test_without_a_learning_rate_the_ratio_stays_one(cartpole, key):
     hp = purerl.PPO(learning_rate=0.0, num_epochs=3, num_minibatches=2)
-    *_, sums = one_update(purerl.ppo, hp, cartpole[0], key)
+    _, sums = one_update(purerl.ppo, hp, cartpole[0], key)
     assert abs(sums.metrics["approx_kl"]) < 1e-6 and sums.metrics["clip_fraction"] == 0
 
 
@@ -154,7 +152,8 @@ def test_steps_that_are_not_valid_have_no_effect(key):
         tr = training.first_episodes(data.transitions)
         poison = lambda x, bad, valid=tr.valid: jnp.where(valid.reshape(*valid.shape, *[1] * (x.ndim - 2)), x, bad)
         bad = tr._replace(obs=poison(tr.obs, 1e3), reward=poison(tr.reward, jnp.nan), extras=poison(tr.extras, 9.0))
-        a, b = (agent.update(key, state, data._replace(transitions=x))[0] for x in (tr, bad))
+        update = jax.jit(lambda tr: agent.update(key, state, data._replace(transitions=tr))[0])
+        a, b = update(tr), update(bad)
         for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
             np.testing.assert_array_equal(x, y)
 
@@ -165,7 +164,7 @@ def test_every_hyperparameter_changes_the_result(name, key):
     algorithm, config = FAST[name][0], CONFIGS[name]
     base = config(anneal_steps=500.0, learning_rate=0.03, max_grad_norm=0.05)
     if name == "ppo":
-        base = dataclasses.replace(base, value_clip=1e-3)
+        base = dataclasses.replace(base, value_clip=0.2)
     other = {bool: lambda x: not x, float: lambda x: 0.7 * x + 0.01, int: lambda x: 2 * x if x < 4 else x // 2}
     other[str] = lambda x: "batch"
     network, policy = parts(env)
@@ -223,7 +222,7 @@ def test_the_meta_gradient_on_a_bandit_is_the_analytic_one(key):
     assert abs(slope) > 1e-3
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["ppo"])
 def test_a_whole_run_can_be_differentiated(name, cartpole, key):
     network, policy = parts(cartpole[0])
 

@@ -28,7 +28,7 @@ def in_float64(function, *args):
         return np.asarray(function(*(jnp.asarray(x) if isinstance(x, np.ndarray) else x for x in args)))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(blocks())
 def test_against_the_equations(block):
     reward, value, next_value, terminated, truncated, gamma, lam = block
@@ -36,7 +36,7 @@ def test_against_the_equations(block):
     close(in_float64(gae, *block), reference.gae(*block))
     arguments = reward, next_value, terminated, truncated, gamma
     close(in_float64(lambda_returns, *arguments, lam), reference.lambda_returns(*arguments, lam))
-    for n in (1, 3, 100):
+    for n in (1, 3):
         close(in_float64(n_step, *arguments, n), reference.n_step(*arguments, n))
 
 

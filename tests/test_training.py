@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from linear import Linear
 
 import purerl
 from purerl import training
@@ -181,7 +182,7 @@ def test_bad_counts_of_a_run(key):
 
 def tiny(env, env_params, num_envs=4, rollout_length=8):
     policy = purerl.distributions.for_space(env.action_space(env_params))
-    network = purerl.networks.actor_critic(policy, lambda: purerl.networks.MLP((8,)))
+    network = Linear(policy.num_params)
     return lambda hp: purerl.learner(env, env_params, purerl.a2c(network, policy, hp), num_envs, rollout_length)
 
 
@@ -291,7 +292,7 @@ def test_evaluation_is_capped_and_greedy_is_deterministic(cartpole, key):
 
 def test_evaluating_leaves_training_alone(make, cartpole, key):
     hp, policy = purerl.A2C(), purerl.distributions.categorical(2)
-    network = purerl.networks.actor_critic(policy, lambda: purerl.networks.MLP((8,)))
+    network = Linear(2)
     play = jax.jit(lambda s, k: purerl.evaluate(*cartpole, purerl.a2c(network, policy, hp), s, k, 16, greedy=True))
     *_, (_, plain, _) = purerl.run(make, hp, key, 4)
     for _, state, _ in purerl.run(make, hp, key, 4):

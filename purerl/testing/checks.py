@@ -86,7 +86,7 @@ def check_agent(
     One seed gives the same bits twice and another seed gives others; `update` keeps the state's structure;
     everything stays finite; chunks of any length, and a run that is stopped and resumed, equal one scan bit for
     bit; other floats and a second run compile nothing; no key is used twice; a batch of seeds equals its members;
-    `greedy` is deterministic, and `act` and `greedy` give actions of the space's shape.
+    `act` and `greedy` give actions of the space's shape.
 
     Args:
       make_agent: `hp -> Agent`.
@@ -111,6 +111,16 @@ def check_agent(
     assert_same_structure(begin, end, "update")
     for path, x in _leaves(sums.metrics):
         assert x.shape == (), f"update: metric {path} has shape {x.shape}; metrics are scalars"
+    with jax.debug_key_reuse(True):  # tracing raises where a key is used twice
+        jax.jit(lambda key: make(hp).step(make(hp).init(key))).trace(key)
+    agent, space = make_agent(hp), env.action_space(env_params)
+    obs = jax.eval_shape(training.vectorized(env, env_params).reset, jax.random.split(key, num_envs))[0]
+    acted = jax.eval_shape(lambda key, s, obs: agent.act(key, s, agent.memory(num_envs), obs)[0], key, begin.agent, obs)
+    greedy = jax.eval_shape(lambda s, obs: agent.greedy(s, agent.memory(num_envs), obs)[0], begin.agent, obs)
+    assert_same_structure(acted, greedy, "greedy against act: the action")
+    if hasattr(space, "shape"):
+        expected = (num_envs, *space.shape)
+        assert acted.shape == expected, f"act: actions have shape {acted.shape}, the space wants {expected}"
 
     # one scan, chunks of it, the shorter last one, and a resumed run
     state, metrics = jax.jit(lambda hp, key: training.train(make(hp), key, num_updates))(hp, key)
@@ -137,22 +147,8 @@ def check_agent(
     both = jax.random.split(key, 2)
     batched = training.batch(make)(hp)
     several, _ = jax.jit(lambda keys: batched.step(batched.init(keys)))(both)
-    with jax.debug_key_reuse(True):  # raises where a key is used twice
-        one, _ = jax.jit(lambda key: make(hp).step(make(hp).init(key)))(both[1])
+    *_, (_, one, _) = training.run(make, hp, both[1], 1)
     assert_close(jax.tree.map(lambda x: x[1], several.agent), one.agent, "one of a batch against itself alone")
-
-    # acting
-    agent, space = make_agent(hp), env.action_space(env_params)
-    obs, _ = training.vectorized(env, env_params).reset(jax.random.split(other, num_envs))
-    memory = agent.memory(num_envs)
-    action, _, _ = agent.act(key, state.agent, memory, obs)
-    for name, a in (("act", action), ("greedy", agent.greedy(state.agent, memory, obs)[0])):
-        if hasattr(space, "shape"):
-            expected = (num_envs, *space.shape)
-            assert jnp.shape(a) == expected, f"{name}: actions have shape {jnp.shape(a)}, the space wants {expected}"
-    assert_same_bits(
-        agent.greedy(state.agent, memory, obs)[0], agent.greedy(state.agent, memory, obs)[0], "greedy, twice"
-    )
 
 
 def check_env(env: Any, env_params: Any, key: Any, num_steps: int = 50, num_envs: int = 4) -> None:
