@@ -37,9 +37,9 @@ def gae(reward, value, next_value, terminated, truncated, gamma, lam) -> Array:
       ValueError: at trace time, if shapes differ.
     Reference: Schulman et al., 2016, arXiv:1506.02438, eq. 16.
 
-    >>> yes, no = jnp.ones(1, bool), jnp.zeros(1, bool)
-    >>> [gae(jnp.ones(1), jnp.zeros(1), jnp.ones(1), *ends, 0.9, 0.95).round(2).tolist() for ends in [(no, yes), (yes, no)]]
-    [[1.899999976158142], [1.0]]
+    >>> one, zero, yes, no = jnp.ones(1), jnp.zeros(1), jnp.ones(1, bool), jnp.zeros(1, bool)
+    >>> round(gae(one, zero, one, no, yes, 0.9, 0.95).item(), 3), gae(one, zero, one, yes, no, 0.9, 0.95).item()
+    (1.9, 1.0)
     """
     check_shapes("gae", reward=reward, value=value, next_value=next_value, terminated=terminated, truncated=truncated)
     delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value

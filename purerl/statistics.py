@@ -73,6 +73,26 @@ def interval(
     return float(low), float(high)
 
 
+def last_returns(episodes, returns, at_least: int = 100) -> np.ndarray:
+    """A run's result: mean return of the last rows that together hold `at_least` episodes, or of all rows.
+
+    Args:
+      episodes: how many episodes finished, int `[K]` or `[K, runs]`.
+      returns: their mean returns, float of the same shape, NaN where none finished.
+      at_least: how many episodes to go back for.
+    Returns:
+      float `[]` or `[runs]`; NaN where no episode finished at all.
+
+    >>> float(last_returns([60, 0, 60, 60], [1.0, np.nan, 2.0, 4.0]))
+    3.0
+    """
+    episodes, returns = np.asarray(episodes)[::-1], np.asarray(returns, np.float64)[::-1]
+    so_far = np.cumsum(episodes, axis=0) - episodes
+    counts = np.where(so_far < at_least, episodes, 0)
+    total = (counts * np.where(counts > 0, returns, 0.0)).sum(axis=0)
+    return np.where(counts.sum(axis=0) > 0, total / np.maximum(counts.sum(axis=0), 1), np.nan)
+
+
 def probability_of_improvement(x, y) -> float:
     """P(X > Y): how likely a run of X beats a run of Y on a task, ties counted half, averaged over tasks.
 

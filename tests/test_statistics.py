@@ -60,3 +60,12 @@ def test_probability_of_improvement_is_mann_whitney():
     assert statistics.probability_of_improvement(x, x) == 0.5
     with pytest.raises(ValueError, match="tasks"):
         statistics.probability_of_improvement(x, y[:, 0])
+
+
+def test_result_is_over_the_last_hundred_episodes():
+    episodes = np.array([[50, 90], [60, 0], [30, 30], [20, 5]])
+    returns = np.array([[1.0, 2.0], [10.0, np.nan], [20.0, 3.0], [30.0, 4.0]])
+    first = (60 * 10 + 30 * 20 + 20 * 30) / 110
+    second = (90 * 2 + 30 * 3 + 5 * 4) / 125
+    np.testing.assert_allclose(statistics.last_returns(episodes, returns), [first, second])
+    assert np.isnan(statistics.last_returns(np.zeros((2, 1)), np.full((2, 1), np.nan))).all()

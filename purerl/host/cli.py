@@ -100,6 +100,8 @@ class Train(click.Group):
 
 
 class OrderedCommands(click.Group):
+    """Lists its commands in the order in which they are written."""
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
@@ -138,6 +140,10 @@ def main(arguments: list[str] | None = None) -> None:
         code = purerl_command.main(arguments, prog_name="purerl", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "")
+        code = 2
+    except click.NoSuchOption as error:
+        page = f"; `{error.ctx.command_path} --help` lists them" if error.ctx else ""
+        click.echo(f"purerl: error: {error.format_message()}{page}", err=True)
         code = 2
     except click.ClickException as error:
         click.echo(f"purerl: error: {error.format_message()}", err=True)

@@ -14,12 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purerl import distributions, networks, normalize, training
+from purerl import distributions, networks, normalize, statistics, training
 from purerl.host import options, report
 from purerl.host.progress import Progress
 
 NUM_CHUNKS = 100  # points of a learning curve
-LAST_EPISODES = 100  # a run's result is the mean return of at least so many last episodes
 
 
 def set_up_jax() -> None:
@@ -139,19 +138,6 @@ def plan(
     return Plan(title, make, grid, labels, keys, steps // step_size, step_size, used, picture)
 
 
-def last_returns(episodes: np.ndarray, returns: np.ndarray, at_least: int = LAST_EPISODES) -> np.ndarray:
-    """Mean return `[R]` of the last rows that together hold `at_least` episodes, all rows if they hold fewer.
-
-    Args:
-      episodes: finished episodes, int `[K, R]`.  returns: their mean returns, float `[K, R]`, NaN where none.
-    """
-    so_far = np.cumsum(episodes[::-1], axis=0)
-    taken = np.concatenate([np.zeros_like(so_far[:1]), so_far[:-1]]) < at_least
-    counts = np.where(taken, episodes[::-1], 0)
-    total = (counts * np.nan_to_num(returns[::-1])).sum(axis=0)
-    return np.where(counts.sum(axis=0) > 0, total / np.maximum(counts.sum(axis=0), 1), np.nan)
-
-
 class Result(NamedTuple):
     """What a job measured; R = sweep x seeds."""
 
@@ -186,7 +172,7 @@ def execute(job: Plan) -> Result:
             row = np.asarray(metrics["episodes"])[:runs], np.asarray(metrics["episode_return"])[:runs]
             rows.append(row)
             iterations.append(iteration)
-            progress.update(iteration, last_returns(*map(np.stack, zip(*rows[-10:], strict=True))).mean())
+            progress.update(iteration, statistics.last_returns(*map(np.stack, zip(*rows[-10:], strict=True))).mean())
         run_seconds = time.perf_counter() - begin
     episodes, returns = (np.stack(x).reshape(-1, num_configs, num_seeds) for x in zip(*rows, strict=True))
     steps = np.asarray(iterations) * job.steps_per_update
@@ -203,7 +189,7 @@ def train(job: Plan) -> None:
         + ("s" if len(job.devices) > 1 else "")
     )
     result = execute(job)
-    final = last_returns(
+    final = statistics.last_returns(
         result.episodes.reshape(len(result.steps), -1), result.returns.reshape(len(result.steps), -1)
     ).reshape(num_configs, num_seeds)
     report.table(job.title, job.labels, final, result)

@@ -50,6 +50,7 @@ def assert_close(a: Any, b: Any, what: str, tolerance: float = 1e-5) -> None:
 
 
 def assert_finite(tree: Any, what: str) -> None:
+    """No NaN and no infinity in any float leaf."""
     for path, x in _leaves(tree):
         x = _plain(x)
         assert not np.issubdtype(x.dtype, np.floating) or np.isfinite(x).all(), f"{what}: {path} is not finite"

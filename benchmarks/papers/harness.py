@@ -1,0 +1,168 @@
+"""Published numbers against ours: run what is missing, one JSON file a seed, and judge."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import purerl
+from purerl import distributions, networks, statistics, training
+from purerl.host.progress import Progress
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number that somebody printed: mean, deviation over runs and number of runs, where they are given."""
+
+    mean: float
+    source: str
+    std: float | None = None
+    runs: int | None = None
+    low_is_expected: bool = False  # a negative control: to do better is to fail
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table of reproductions."""
+
+    key: str
+    env: str
+    agent: Callable
+    hp: Any
+    num_envs: int
+    rollout_length: int
+    num_updates: int
+    published: Published
+    protocol: str  # what is measured
+    differs: str = "-"  # from the published protocol
+    frames: int | None = None  # stop counting at so many steps inside of episodes, where blocks hold others too
+    sweep: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+def learner_of(entry: Entry) -> Callable[[Any], Any]:
+    """The entry's `hp -> Learner`: tanh 64-64, actor and critic apart."""
+    env, env_params = purerl.make(entry.env)
+    policy = distributions.for_space(env.action_space(env_params))
+    network = networks.actor_critic(policy)
+    return lambda hp: purerl.learner(
+        env, env_params, entry.agent(network, policy, hp), entry.num_envs, entry.rollout_length
+    )
+
+
+def measure(entry: Entry, hp: Any, keys: Any, title: str) -> dict[str, np.ndarray]:
+    """Train one run a key, all at once: episodes, returns and lengths of every update, `[K, R]`."""
+    runs = keys.shape[0]
+    devices = jax.devices()
+    order = np.arange(runs + -runs % len(devices)) % runs
+    hp = jax.tree.map(lambda x: jnp.asarray(x)[order] if jnp.ndim(x) else x, hp)
+    make = training.batch(learner_of(entry), devices if len(devices) > 1 else None)
+    rows: list[tuple] = []
+    names = ("episodes", "episode_return", "episode_length")
+    with Progress(entry.num_updates, runs * entry.num_envs * entry.rollout_length) as progress:
+        progress.console.print(title, highlight=False)
+        with progress.compiling():
+            program = training.compile_run(make, hp, keys[order])
+        for iteration, _, metrics in training.run(make, hp, None, entry.num_updates, program=program):
+            rows.append(tuple(np.asarray(metrics[name])[:runs] for name in names))
+            if iteration % 10 == 0 or iteration == entry.num_updates:
+                recent = [np.stack(x) for x in zip(*rows[-20:], strict=True)]
+                progress.update(iteration, float(np.nanmean(statistics.last_returns(recent[0], recent[1]))))
+    return dict(zip(names, (np.stack(x) for x in zip(*rows, strict=True)), strict=True))
+
+
+def result(entry: Entry, episodes: np.ndarray, returns: np.ndarray, lengths: np.ndarray) -> float:
+    """One run's number: the mean return of the last whole updates that together hold 100 episodes."""
+    if entry.frames is not None:
+        frames = np.cumsum(episodes * np.nan_to_num(lengths))
+        stop = int(np.searchsorted(frames, entry.frames)) + 1
+        if frames[-1] < entry.frames:
+            raise ValueError(f"{entry.key}: {entry.num_updates} updates hold {frames[-1]:.0f} of {entry.frames} steps")
+        episodes, returns = episodes[:stop], returns[:stop]
+    return float(statistics.last_returns(episodes, returns))
+
+
+def folder(entry: Entry, value: float | None = None) -> Path:
+    """Where an entry's results lie; those of a sweep have a folder for every value."""
+    return RESULTS / entry.key / ("" if value is None else f"{value:g}")
+
+
+def run(entry: Entry, num_seeds: int) -> None:
+    """Train every seed (of every value of a sweep) that has no file yet, in one program."""
+    (name, values), *_ = [*entry.sweep.items(), (None, (None,))]
+    missing = [
+        (value, seed)
+        for value in values
+        for seed in range(num_seeds)
+        if not (folder(entry, value) / f"{seed}.json").exists()
+    ]
+    if not missing:
+        return
+    hp = entry.hp
+    if name is not None:
+        hp = type(hp)(**{**vars(hp), name: jnp.array([value for value, _ in missing])})
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))(jnp.array([seed for _, seed in missing]))
+    data = measure(entry, hp, keys, f"{entry.key}: {len(missing)} runs")
+    for index, (value, seed) in enumerate(missing):
+        episodes, returns, lengths = (data[n][:, index] for n in ("episodes", "episode_return", "episode_length"))
+        parts = np.array_split(np.arange(entry.num_updates), 50)
+        curve = [statistics.last_returns(episodes[p], returns[p], at_least=10**9) for p in parts]
+        record = {
+            "key": entry.key,
+            "seed": seed,
+            **({name: value} if name else {}),
+            "value": round(result(entry, episodes, returns, lengths), 4),
+            "steps": entry.num_updates * entry.num_envs * entry.rollout_length,
+            "curve": [None if math.isnan(x) else round(float(x), 2) for x in curve],
+            "hyperparameters": {k: v for k, v in vars(entry.hp).items()} | ({name: value} if name else {}),
+            "versions": {p: version(p) for p in ("purerl", "jax", "jaxlib", "gymnax", "numpy")},
+            "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}, {platform.machine()}",
+        }
+        path = folder(entry, value) / f"{seed}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half_written = path.with_suffix(".part")
+        half_written.write_text(json.dumps(record, indent=1) + "\n")
+        half_written.rename(path)
+
+
+def scores(entry: Entry, value: float | None = None) -> np.ndarray:
+    """The numbers of all seeds that have been run."""
+    paths = sorted(folder(entry, value).glob("*.json"), key=lambda path: int(path.stem))
+    return np.array([json.loads(path.read_text())["value"] for path in paths])
+
+
+def verdict(ours: np.ndarray, published: Published) -> str:
+    """Reproduced where |difference| ≤ 2 √(s₁²/k₁ + s₂²/k₂), or better; s₂ = 0 where none was published."""
+    difference = ours.mean() - published.mean
+    spread = ours.var(ddof=1) / len(ours) + (published.std or 0.0) ** 2 / (published.runs or 1)
+    if abs(difference) <= 2 * math.sqrt(spread):
+        return "reproduced"
+    if published.low_is_expected:
+        return "**does not fail as published**"
+    return "better" if difference > 0 else f"**not reached** ({difference:+.1f})"
+
+
+def row(entry: Entry) -> str:
+    """One line of the table, in Markdown."""
+    ours, published = scores(entry), entry.published
+    if len(ours) < 2:
+        return f"| {entry.key} | {published.mean:g} | not run | | | | |"
+    low, high = statistics.interval(ours, statistics.mean)
+    printed = f"{published.mean:g}" + (f" ± {published.std:g}" if published.std is not None else "")
+    printed += f" ({published.runs} runs)" if published.runs else ""
+    return (
+        f"| {entry.key} | {printed}, {published.source} | {ours.mean():.2f} [{low:.2f}, {high:.2f}] | {len(ours)} "
+        f"| {verdict(ours, published)} | {entry.protocol} | {entry.differs} |"
+    )

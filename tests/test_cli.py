@@ -1,0 +1,177 @@
+"""The command line, as a process: what is printed, the exit code, and what is imported."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import purerl
+from purerl.host import cli, jobs, report
+from purerl.host.progress import Progress
+
+SCRIPT = Path(sys.executable).with_name("purerl")
+
+
+def purerl_process(*arguments, cwd, blocked=""):
+    """Run `purerl`; importing a module of `blocked` is an error."""
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked.split()!r})); from purerl.host.cli import main; main()"
+    environ = {**os.environ, "COLUMNS": "120", "XDG_CACHE_HOME": str(cwd / "cache")}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environ, timeout=300)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    "arguments, code, said",
+    [
+        (["--help"], 0, "train"),
+        (["--version"], 0, purerl.__version__),
+        (["train", "--help"], 0, "reinforce"),
+        ([], 2, "Commands"),
+        (["nosuch"], 2, "purerl: error: No such command 'nosuch'."),
+        (["train", "nosuch", "CartPole-v1"], 2, "no agent 'nosuch'; allowed are a2c, ppo, reinforce, or your own FILE"),
+        (["--nosuch"], 2, "purerl: error: No such option '--nosuch'."),
+    ],
+)
+def test_answers_without_jax(arguments, code, said, tmp_path):
+    out = purerl_process(*arguments, cwd=tmp_path, blocked="jax numpy flax gymnax matplotlib")
+    assert out.returncode == code and said in out.stdout + out.stderr, out.stderr
+    assert "Traceback" not in out.stderr
+
+
+BAD = [
+    (["CartPole"], "there is no environment 'CartPole'; did you mean CartPole-v1"),
+    (["CartPole-v1", "--foo", "1"], "No such option '--foo'"),
+    (["CartPole-v1", "--clip", "-1"], "PPO.clip is -1.0; it must be a number > 0"),
+    (["CartPole-v1", "--clip", "many"], "'many' is not a number"),
+    (["CartPole-v1", "--num-epochs", "0"], "PPO.num_epochs is 0; it must be an integer >= 1"),
+    (["CartPole-v1", "--normalize-advantage", "all"], "'all' is not one of 'minibatch', 'batch', 'none'"),
+    (["CartPole-v1", "--num-minibatches", "3"], "num_minibatches is 3; it must divide num_envs x rollout_length, which"),
+    (["CartPole-v1", "--num-envs", "0"], "'0' is not a positive whole number"),
+    (["CartPole-v1", "--seeds", "-2"], "'-2' is not a positive whole number"),
+    (["CartPole-v1", "--steps", "511"], "--steps is 511; one iteration is num_envs x rollout_length = 4 x 128 = 512"),
+    (["CartPole-v1", "--steps", "1e400"], "'1e400' is not a positive whole number"),
+    (["CartPole-v1", "--squash"], "--squash is for continuous actions; CartPole-v1 has Discrete(2"),
+    (["CartPole-v1", "--network", "big"], "--network is 'big'; allowed are mlp, minatar-cnn, or your own FILE.py:name"),
+    (["CartPole-v1", "--network", "minatar-cnn"], "MinAtarCNN: obs has shape (4, 4)"),
+    (["CartPole-v1", "--value-clip", "none,0.2"], "--value-clip: none is structure"),
+    (["CartPole-v1", "--devices", "99"], "--devices is 99; there are"),
+    (["CartPole-v1", "--plot", "no/such/place.png"], "there is no directory"),
+    (["missing.py:f"], "missing.py:f: there is no file missing.py"),
+    (["own.py:nothing"], "own.py has no 'nothing'; it has"),
+    ([], "Missing argument 'ENV'"),
+]
+
+
+@pytest.mark.parametrize("arguments, said", BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_bad_input_is_one_line_and_exit_code_2(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.setattr(jobs, "execute", lambda *_: pytest.fail("it began to run"))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "ppo", *arguments])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.count("\n") == 1 and error.startswith("purerl: error: ") and said in error, error
+    assert list(tmp_path.glob("*.png")) == []
+
+
+OWN = """
+import functools
+import flax.linen as nn
+import purerl
+from purerl import networks
+from purerl.testing import probes
+
+@purerl.config
+class Mine:
+    rate: float = purerl.option(0.05, "a rate", low=0.0)
+    num_minibatches: int = purerl.option(2, "parts", low=1)
+
+def mine(network, policy, hp=Mine()):
+    return purerl.ppo(network, policy, purerl.PPO(learning_rate=hp.rate, num_minibatches=hp.num_minibatches))
+
+def only_continuous(network, policy, hp=Mine()):
+    if policy.num_free == 0:
+        raise ValueError("only_continuous needs a Box action space, this environment has a Discrete one")
+
+def not_an_agent(x):
+    return x
+
+def bandit():
+    return probes.contextual_bandit()[0]
+
+def torso():
+    return networks.MLP(hidden=(4,), activation=nn.relu)
+"""
+
+
+def test_own_files_train_and_the_picture_is_written(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    arguments = ["own.py:mine", "own.py:bandit", "--network", "own.py:torso", "--steps", "2e4", "--seeds", "3"]
+    out = purerl_process("train", *arguments, "--rate", "0.0,0.05", "--num-envs", "8", cwd=tmp_path)
+    assert out.returncode == 0, out.stderr
+    rows = [line for line in out.stdout.split("\n") if "rate 0" in line]
+    assert len(rows) == 2
+    returns = [float(row.split("│")[2]) for row in rows]
+    assert abs(returns[0]) < 0.2 and returns[1] > 0.9  # one does not learn, the other does
+    assert "2 configurations x 3 seeds" in out.stderr and "compiling" in out.stderr and "iteration" in out.stderr
+    pictures = list(tmp_path.glob("*.png"))
+    assert [p.name for p in pictures] == ["own-own.png"] and pictures[0].stat().st_size > 10_000
+    before = pictures[0].read_bytes()
+    out = purerl_process("train", *arguments, "--num-envs", "8", cwd=tmp_path)
+    assert out.returncode == 0 and "own-own-2.png" in out.stderr
+    assert pictures[0].read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "agent, said",
+    [
+        ("own.py:only_continuous", "only_continuous needs a Box action space"),
+        ("own.py:not_an_agent", "must be a function (network, policy, hp=Config())"),
+        ("own.py:absent", "own.py has no 'absent'; it has"),
+    ],
+)
+def test_own_agents_that_do_not_fit(agent, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", agent, "CartPole-v1"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and said in error
+
+
+@pytest.mark.parametrize("agent", ["ppo", "a2c", "reinforce"])
+def test_every_field_of_a_config_is_a_documented_option(agent):
+    import dataclasses
+
+    config = {"ppo": purerl.PPO, "a2c": purerl.A2C, "reinforce": purerl.REINFORCE}[agent]
+    page = CliRunner().invoke(cli.purerl_command, ["train", agent, "--help"], terminal_width=200).output
+    for field in dataclasses.fields(config):
+        assert f"--{field.name.replace('_', '-')}" in page and field.metadata["doc"].split(";")[0][:30] in page
+
+
+def test_a_path_that_is_taken_gets_a_number(tmp_path):
+    path = tmp_path / "a.png"
+    assert report.unused(path) == path
+    path.touch()
+    (tmp_path / "a-2.png").touch()
+    assert report.unused(path) == tmp_path / "a-3.png"
+
+
+def test_progress_on_a_terminal_and_off_it():
+    from rich.console import Console
+
+    for terminal in (True, False):
+        console = Console(record=True, force_terminal=terminal, width=120, file=open(os.devnull, "w"))  # noqa: SIM115
+        with Progress(10, 100, console) as progress:
+            with progress.compiling():
+                pass
+            for iteration in range(1, 11):
+                progress.update(iteration, 7.0)
+        text = console.export_text()
+        assert "compiling" in text if not terminal else True
+        assert "10/10" in text and "steps/s" in text and "return 7.0" in text

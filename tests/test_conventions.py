@@ -1,0 +1,143 @@
+"""What holds for the whole tree: import directions, light imports, docstrings, banned words, no hosts."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import purerl
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "purerl"
+FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "purerl.")]
+HEAVY = ["gymnax", "matplotlib", "pandas", "seaborn", "rich", "click", "scipy.stats", "IPython"]
+
+
+def layer(path):
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Modules of the package that a file imports, at its top or inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "purerl":
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}".split(".")[1]
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("purerl."))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    forbidden = {
+        "core": set(PACKAGE_NAMES) - {"core"},
+        "agents": {"training", "envs", "host", "testing"},
+        "training": {"agents", "envs", "host", "testing"},
+        "testing": {"agents", "host"},
+        "envs": {"agents", "training", "host", "testing"},
+        "host": set(),
+        "__init__": {"host", "testing"},
+    }.get(layer(path), {"agents", "training", "envs", "host", "testing"})
+    assert not forbidden & set(imports(path))
+
+
+PACKAGE_NAMES = {layer(path) for path in FILES} - {"__init__"}
+
+
+@pytest.mark.smoke
+def test_imports_are_light():
+    """gymnax alone takes seconds to import: it must wait until an environment is made."""
+    names = [n for n in purerl.__all__]
+    code = f"import purerl, sys; [getattr(purerl, n) for n in {names}]; print([m for m in {HEAVY} if m in sys.modules])"
+    # what jax, flax and optax load anyway is not ours
+    base = f"import jax, flax.linen, optax, sys; print([m for m in {HEAVY} if m in sys.modules])"
+    loaded, given = (subprocess.run([sys.executable, "-c", c], capture_output=True, text=True) for c in (code, base))
+    assert set(eval(loaded.stdout)) <= set(eval(given.stdout)), loaded.stdout + loaded.stderr
+
+
+def test_every_public_name_is_there_and_typed():
+    for name in purerl.__all__:
+        assert getattr(purerl, name) is not None and name in dir(purerl)
+    block = next(n for n in ast.parse((PACKAGE / "__init__.py").read_text()).body if isinstance(n, ast.If))
+    typed = {alias.name for node in block.body for alias in node.names}
+    assert typed == set(purerl.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        purerl.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_public_functions_say_what_they_do(name):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    for key, value in vars(module).items():
+        own = getattr(value, "__module__", None) == name and not key.startswith("_")
+        if own and (inspect.isfunction(value) or inspect.isclass(value)):
+            assert value.__doc__, f"{name}.{key} has no docstring"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_run(name):
+    module = importlib.import_module(name)
+    import jax
+    import jax.numpy as jnp
+
+    for test in doctest.DocTestFinder(exclude_empty=True).find(module, globs={**vars(module), "jnp": jnp, "jax": jax}):
+        runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+        runner.run(test)
+        assert runner.failures == 0, test.name
+
+
+BANNED = {
+    r"\bdone\b": "there are terminated and truncated",
+    r"PRNGKey\(|random\.key\(\d": "no literal keys inside the package",
+    r"\.squeeze\(\)": "a squeeze needs an axis",
+    r"config\[": "hyperparameters are fields",
+    r"\brng\b": "keys are keys",
+    r"\bpmap\b|\bpmean\b|axis_name": "devices come from outside",
+}
+
+
+def code_of(path):
+    """A file without its strings and comments."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = ""
+    return ast.unparse(tree)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_banned_words(path):
+    code = code_of(path)
+    for pattern, why in BANNED.items():
+        allowed = (pattern == r"\bdone\b" and path.name in ("adapters.py",)) or path.name in ("training.py",)
+        if pattern == r"\brng\b":
+            allowed = path.name == "statistics.py"
+        assert allowed or not re.search(pattern, code), f"{path.name}: {why}"
+
+
+def tracked():
+    out = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    names = out.stdout.split("\n") if out.returncode == 0 else []
+    return [ROOT / n for n in names if n and (ROOT / n).is_file() and not n.endswith(".png")]
+
+
+def test_no_registry_host_and_no_path_of_a_machine_is_committed():
+    bad = re.compile("|".join(["index" + "-url", "find" + "-links", r"https?://[^ ]*/" + "simple", r"/(ro" + r"ot|ho" + r"me)/\w"]))
+    for path in tracked():
+        found = bad.search(path.read_text(encoding="utf-8", errors="ignore"))
+        assert not found, f"{path}: {found}"
+
+
+def test_agents_fit_on_two_screens():
+    for path in (PACKAGE / "agents").glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 120, path
