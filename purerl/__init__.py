@@ -43,7 +43,7 @@ _MODULES = (
     "statistics", "training", "updates",
 )  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
-__all__ = sorted([*_HOME, *_MODULES])  # noqa: PLE0605
+__all__ = sorted([*_HOME, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

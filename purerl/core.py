@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, dataclass_trans
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 Array = jax.Array
 Key = jax.Array  # typed: jax.random.key(seed). First argument, consumed.
@@ -104,7 +105,7 @@ class Learner(NamedTuple):
     step: Callable[[Any], tuple[Any, Any]]
 
 
-def option(default: Any, doc: str, low: float | None = None, high: float | None = None, open_low: bool = False):
+def option(default: Any, doc: str, low: float | None = None, high: float | None = None, open_low: bool = False) -> Any:
     """A field of a `@config` class: its default, what it means, and the closed range it must lie in.
 
     `open_low` leaves `low` itself out of the range.
@@ -141,7 +142,7 @@ def _checked(name: str, field: dataclasses.Field, hint: Any, value: Any) -> Any:
 
     if value is None and _admits_none(hint):
         return value
-    if isinstance(value, jax.core.Tracer) or type(value) is object:  # traced, or a pytree's placeholder
+    if isinstance(value, Tracer) or type(value) is object:  # traced, or a pytree's placeholder
         return value
     if _is_float(hint):
         if isinstance(value, bool | str) or np.asarray(value).dtype.kind not in "fiu":
@@ -163,7 +164,7 @@ def _checked(name: str, field: dataclasses.Field, hint: Any, value: Any) -> Any:
     return value
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(option, dataclasses.field))
+@dataclass_transform(frozen_default=True)
 def config(cls):
     """Make a class of hyperparameters: a frozen dataclass that is a pytree.
 

@@ -119,7 +119,8 @@ def normal(low=-jnp.inf, high=jnp.inf, shape: tuple[int, ...] = (1,), free_scale
 def tanh_normal(low, high, shape: tuple[int, ...] = (1,), free_scale: bool = True) -> Distribution:
     """A diagonal normal squashed into a bounded Box, with its density in the action's own units.
 
-        a = centre + half · tanh(u),   u = μ + σ ε,   log π(a) = log N(u; μ, σ) - log half - 2 (log 2 - u - log(1 + e^{-2u}))
+        a = centre + half · tanh(u),   u = μ + σ ε
+        log π(a) = log N(u; μ, σ) - log half - 2 (log 2 - u - log(1 + e^{-2u}))
 
     The entropy has no closed form; it is integrated by a 32-point Gauss-Hermite rule. The mode is the image of
     μ, as is customary (the density's own maximum can lie at a bound). KL is the normals': a bijection keeps it.

@@ -34,7 +34,7 @@ def merge(state: Moments, x: Any, valid: Array) -> Moments:
     size = valid.sum(dtype=jnp.float32)
     count = state.count + size
 
-    def join(mean, m2, x):
+    def join(mean: Array, m2: Array, x: Array):
         mask = valid.reshape(*valid.shape, *[1] * mean.ndim)
         axes = tuple(range(valid.ndim))
         x = jnp.where(mask, x.astype(jnp.float32), 0.0)
@@ -51,7 +51,11 @@ def merge(state: Moments, x: Any, valid: Array) -> Moments:
 
 def deviation(state: Moments) -> Any:
     """Population deviation, with x's structure; 1 before anything was seen, so that dividing changes nothing."""
-    return jax.tree.map(lambda m2: jnp.sqrt(jnp.where(state.count > 0, m2 / jnp.maximum(state.count, 1), 1.0)), state.m2)
+
+    def root(m2: Array) -> Array:
+        return jnp.sqrt(jnp.where(state.count > 0, m2 / jnp.maximum(state.count, 1), 1.0))
+
+    return jax.tree.map(root, state.m2)
 
 
 def standardize(state: Moments, x: Any, clip: float = 10.0) -> Any:
@@ -100,11 +104,13 @@ class RewardScale(NamedTuple):
 def discounted_so_far(start: Array, transitions: Transition, gamma) -> tuple[Array, Array]:
     """Gₜ = γ Gₜ₋₁ + rₜ within each episode: the value to carry on `[N]`, and G of every step `[T, N]`."""
 
-    def step(before, tr):
-        now = jnp.where(tr.valid, gamma * before + tr.reward, 0.0)
-        return jnp.where(tr.terminated | tr.truncated, 0.0, now), now
+    def step(before: Array, now: tuple[Array, Array, Array]):
+        reward, ended, valid = now
+        so_far: Array = jax.lax.select(valid, gamma * before + reward, jnp.zeros_like(before))
+        return jax.lax.select(ended, jnp.zeros_like(so_far), so_far), so_far
 
-    return jax.lax.scan(step, start, transitions._replace(obs=(), action=(), next_obs=(), extras=(), info=()))
+    ended = transitions.terminated | transitions.truncated
+    return jax.lax.scan(step, start, (transitions.reward, ended, transitions.valid))
 
 
 def rewards(gamma, clip: float = 10.0) -> Reward:

@@ -6,13 +6,15 @@ bootstrap, either of `terminated` and `truncated` stops the sum, and the last st
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from purerl.core import Array, check_shapes
 
 
-def _backward(x: tuple[Array, Array], last: Array) -> Array:
+def _backward(x: Any, last: Array) -> Array:
     """yₜ = aₜ + bₜ yₜ₊₁ with y_T = last, for x = (a, b)."""
 
     def step(y, ab):

@@ -15,7 +15,6 @@ from jax.sharding import PartitionSpec as P
 from purerl.core import Agent, Array, Key, Learner, Reward, Rollout, Transition
 from purerl.distributions import clip_to_space
 
-
 # --- environments ---------------------------------------------------------------------------------------------------
 
 
@@ -165,14 +164,12 @@ def rollout(
             raise ValueError(f"info: the environment gives {sorted(out.info)}, not {missing}")
         kept = {name: out.info[name] for name in info}
         memory = agent.reset(memory, out.terminated | out.truncated)
-        transition = Transition(
-            obs, action, out.reward, out.next_obs, out.terminated, out.truncated, (), extras, kept if info else ()
-        )
+        ends, valid = (out.terminated, out.truncated), jnp.ones(num_envs, bool)
+        transition = Transition(obs, action, out.reward, out.next_obs, *ends, valid, extras, kept if info else ())
         return (out.state, out.obs, memory), transition
 
     carry = (position.env, position.obs, position.memory)
     (env_state, obs, memory), transitions = jax.lax.scan(step, carry, jax.random.split(key, length))
-    transitions = transitions._replace(valid=jnp.ones((length, num_envs), bool))
     return position._replace(env=env_state, obs=obs, memory=memory), Rollout(transitions, position.memory)
 
 
@@ -219,10 +216,11 @@ def _finished(position: Position, tr: Transition) -> tuple[Array, Array, Array, 
     reward = jnp.where(tr.valid, tr.reward, 0.0)
     length = tr.valid.astype(jnp.int32)
     any_end = finished[0]
-    split = lambda x, before: (
-        jnp.where(any_end, before, 0).sum() + jnp.where(finished, x, 0).sum(),
-        jnp.where(any_end, 0, before) + jnp.where(finished, 0, x).sum(0),
-    )
+
+    def split(x: Array, before: Array) -> tuple[Array, Array]:
+        complete = jnp.where(any_end, before, 0).sum() + jnp.where(finished, x, 0).sum()
+        return complete, jnp.where(any_end, 0, before) + jnp.where(finished, 0, x).sum(0)
+
     returns, open_return = split(reward, position.episode_return)
     lengths, open_length = split(length, position.episode_length)
     return ended.sum(dtype=jnp.int32), returns, lengths.astype(jnp.float32), open_return, open_length
@@ -342,9 +340,7 @@ def train(learner: Learner, key: Key, num_updates: int, every: int = 1) -> tuple
     """
     if every < 1 or num_updates < 1 or num_updates % every:
         raise ValueError(f"every is {every}; it must be positive and divide num_updates, which is {num_updates}")
-    return jax.lax.scan(
-        lambda state, _: advance(learner, state, every), learner.init(key), length=num_updates // every
-    )
+    return jax.lax.scan(lambda state, _: advance(learner, state, every), learner.init(key), length=num_updates // every)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -444,9 +440,7 @@ def batch(make: Callable[[Any], Learner], devices: Sequence[Any] | None = None) 
             return function
         mesh = Mesh(np.array(devices), ("runs",))
         specs = jax.tree.map(lambda x: P("runs") if jnp.ndim(x) else P(), hp)
-        return jax.shard_map(
-            function, mesh=mesh, in_specs=(specs, P("runs")), out_specs=P("runs"), check_vma=False
-        )
+        return jax.shard_map(function, mesh=mesh, in_specs=(specs, P("runs")), out_specs=P("runs"), check_vma=False)
 
     def make_batch(hp):
         init = jax.vmap(lambda hp, key: make(hp).init(key), (axes(hp), 0))

@@ -6,8 +6,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 FLAGS = " --xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + FLAGS
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 2)
 

@@ -15,5 +15,3 @@ class Linear(NamedTuple):
     def apply(self, params, obs):
         obs = jnp.concatenate([obs, jnp.ones((obs.shape[0], 1))], axis=1)
         return obs @ params["pi"], obs @ params["value"]
-
-

@@ -47,7 +47,10 @@ def test_contract_continuous_and_normalized(key):
 FAST = {
     "ppo": (purerl.ppo, dict(learning_rate=3e-3, gamma=0.9, entropy_cost=0.0, max_grad_norm=10.0)),
     "a2c": (purerl.a2c, dict(learning_rate=1e-2, gamma=0.9, gae_lambda=0.9, max_grad_norm=10.0)),
-    "reinforce": (purerl.reinforce, dict(learning_rate=3e-2, gamma=0.9, max_grad_norm=10.0, entropy_cost=0.0)),
+    "reinforce": (
+        purerl.reinforce,
+        dict(learning_rate=3e-2, gamma=0.9, max_grad_norm=10.0, entropy_cost=0.0),
+    ),
 }
 CONFIGS = {"ppo": purerl.PPO, "a2c": purerl.A2C, "reinforce": purerl.REINFORCE}
 
@@ -97,7 +100,10 @@ def test_a_first_step_of_ppo_has_ratio_one_and_the_gradient_of_a2c(cartpole, key
     env = cartpole[0]
     common = dict(learning_rate=1e-3, gae_lambda=0.9, entropy_cost=0.01)
     ppo, sums = one_update(
-        purerl.ppo, purerl.PPO(num_epochs=1, num_minibatches=1, normalize_advantage="none", **common), env, key
+        purerl.ppo,
+        purerl.PPO(num_epochs=1, num_minibatches=1, normalize_advantage="none", **common),
+        env,
+        key,
     )
     a2c, _ = one_update(purerl.a2c, purerl.A2C(**common), env, key)
     assert abs(sums.metrics["approx_kl"]) < 1e-6 and sums.metrics["clip_fraction"] == 0
@@ -115,7 +121,12 @@ def test_reinforce_is_the_score_times_the_return(key):
     """One update against the estimator written out over episodes."""
     env, _ = probes.random_length(0.4)
     hp = purerl.REINFORCE(
-        learning_rate=1.0, gamma=0.9, baseline=False, normalize_advantage=False, value_cost=0.0, max_grad_norm=1e9
+        learning_rate=1.0,
+        gamma=0.9,
+        baseline=False,
+        normalize_advantage=False,
+        value_cost=0.0,
+        max_grad_norm=1e9,
     )
     net, policy = parts(env)
     agent = purerl.reinforce(net, policy, hp, optimizer=lambda max_grad_norm: optax.scale(1.0))
@@ -143,7 +154,10 @@ def test_reinforce_is_the_score_times_the_return(key):
 
 def test_steps_that_are_not_valid_have_no_effect(key):
     env, _ = probes.random_length(0.4)
-    for algorithm, hp in ((purerl.ppo, purerl.PPO(num_minibatches=1)), (purerl.reinforce, purerl.REINFORCE())):
+    for algorithm, hp in (
+        (purerl.ppo, purerl.PPO(num_minibatches=1)),
+        (purerl.reinforce, purerl.REINFORCE()),
+    ):
         agent = algorithm(*parts(env), hp)
         environment = training.vectorized(env, env.default_params)
         position = training.start(environment, agent, jax.random.split(key, 6))
@@ -165,7 +179,11 @@ def test_every_hyperparameter_changes_the_result(name, key):
     base = config(anneal_steps=500.0, learning_rate=0.03, max_grad_norm=0.05)
     if name == "ppo":
         base = dataclasses.replace(base, value_clip=0.2)
-    other = {bool: lambda x: not x, float: lambda x: 0.7 * x + 0.01, int: lambda x: 2 * x if x < 4 else x // 2}
+    other = {
+        bool: lambda x: not x,
+        float: lambda x: 0.7 * x + 0.01,
+        int: lambda x: 2 * x if x < 4 else x // 2,
+    }
     other[str] = lambda x: "batch"
     network, policy = parts(env)
     make = lambda hp: purerl.learner(env, env.default_params, algorithm(network, policy, hp), 4, 8)
@@ -195,9 +213,7 @@ def test_the_meta_gradient_on_a_bandit_is_the_analytic_one(key):
 
     class Table:
         init = staticmethod(lambda key, obs: jnp.array([0.3, -0.2, 0.1]))
-        apply = staticmethod(
-            lambda params, obs: (jnp.broadcast_to(params, (obs.shape[0], 3)), jnp.zeros(obs.shape[0]))
-        )
+        apply = staticmethod(lambda params, obs: (jnp.broadcast_to(params, (obs.shape[0], 3)), jnp.zeros(obs.shape[0])))
 
     def agent(hp):
         return purerl.reinforce(Table, policy, hp, optimizer=lambda max_grad_norm: optax.scale(1.0))

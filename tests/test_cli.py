@@ -17,7 +17,9 @@ SCRIPT = Path(sys.executable).with_name("purerl")
 
 def purerl_process(*arguments, cwd, blocked=""):
     """Run `purerl`; importing a module of `blocked` is an error."""
-    code = f"import sys; sys.modules.update(dict.fromkeys({blocked.split()!r})); from purerl.host.cli import main; main()"
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked.split()!r})); from purerl.host.cli import main; main()"
+    )
     environ = {**os.environ, "COLUMNS": "120", "XDG_CACHE_HOME": str(cwd / "cache")}
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environ, timeout=300)
@@ -32,7 +34,11 @@ def purerl_process(*arguments, cwd, blocked=""):
         (["train", "--help"], 0, "reinforce"),
         ([], 2, "Commands"),
         (["nosuch"], 2, "purerl: error: No such command 'nosuch'."),
-        (["train", "nosuch", "CartPole-v1"], 2, "no agent 'nosuch'; allowed are a2c, ppo, reinforce, or your own FILE"),
+        (
+            ["train", "nosuch", "CartPole-v1"],
+            2,
+            "no agent 'nosuch'; allowed are a2c, ppo, reinforce, or your own FILE",
+        ),
         (["--nosuch"], 2, "purerl: error: No such option '--nosuch'."),
     ],
 )
@@ -49,13 +55,22 @@ BAD = [
     (["CartPole-v1", "--clip", "many"], "'many' is not a number"),
     (["CartPole-v1", "--num-epochs", "0"], "PPO.num_epochs is 0; it must be an integer >= 1"),
     (["CartPole-v1", "--normalize-advantage", "all"], "'all' is not one of 'minibatch', 'batch', 'none'"),
-    (["CartPole-v1", "--num-minibatches", "3"], "num_minibatches is 3; it must divide num_envs x rollout_length, which"),
+    (
+        ["CartPole-v1", "--num-minibatches", "3"],
+        "num_minibatches is 3; it must divide num_envs x rollout_length, which",
+    ),
     (["CartPole-v1", "--num-envs", "0"], "'0' is not a positive whole number"),
     (["CartPole-v1", "--seeds", "-2"], "'-2' is not a positive whole number"),
-    (["CartPole-v1", "--steps", "511"], "--steps is 511; one iteration is num_envs x rollout_length = 4 x 128 = 512"),
+    (
+        ["CartPole-v1", "--steps", "511"],
+        "--steps is 511; one iteration is num_envs x rollout_length = 4 x 128 = 512",
+    ),
     (["CartPole-v1", "--steps", "1e400"], "'1e400' is not a positive whole number"),
     (["CartPole-v1", "--squash"], "--squash is for continuous actions; CartPole-v1 has Discrete(2"),
-    (["CartPole-v1", "--network", "big"], "--network is 'big'; allowed are mlp, minatar-cnn, or your own FILE.py:name"),
+    (
+        ["CartPole-v1", "--network", "big"],
+        "--network is 'big'; allowed are mlp, minatar-cnn, or your own FILE.py:name",
+    ),
     (["CartPole-v1", "--network", "minatar-cnn"], "MinAtarCNN: obs has shape (4, 4)"),
     (["CartPole-v1", "--value-clip", "none,0.2"], "--value-clip: none is structure"),
     (["CartPole-v1", "--devices", "99"], "--devices is 99; there are"),
@@ -111,7 +126,16 @@ def torso():
 
 def test_own_files_train_and_the_picture_is_written(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
-    arguments = ["own.py:mine", "own.py:bandit", "--network", "own.py:torso", "--steps", "2e4", "--seeds", "3"]
+    arguments = [
+        "own.py:mine",
+        "own.py:bandit",
+        "--network",
+        "own.py:torso",
+        "--steps",
+        "2e4",
+        "--seeds",
+        "3",
+    ]
     out = purerl_process("train", *arguments, "--rate", "0.0,0.05", "--num-envs", "8", cwd=tmp_path)
     assert out.returncode == 0, out.stderr
     rows = [line for line in out.stdout.split("\n") if "rate 0" in line]

@@ -132,7 +132,16 @@ def tracked():
 
 
 def test_no_registry_host_and_no_path_of_a_machine_is_committed():
-    bad = re.compile("|".join(["index" + "-url", "find" + "-links", r"https?://[^ ]*/" + "simple", r"/(ro" + r"ot|ho" + r"me)/\w"]))
+    bad = re.compile(
+        "|".join(
+            [
+                "index" + "-url",
+                "find" + "-links",
+                r"https?://[^ ]*/" + "simple",
+                r"/(ro" + r"ot|ho" + r"me)/\w",
+            ]
+        )
+    )
     for path in tracked():
         found = bad.search(path.read_text(encoding="utf-8", errors="ignore"))
         assert not found, f"{path}: {found}"

@@ -26,7 +26,7 @@ def test_every_registered_environment_keeps_the_contract(env_id, key):
 @pytest.mark.parametrize("env_id", adapters._UNDERSTATED)
 def test_bounds_that_we_widen_are_still_wrong_in_gymnax(env_id, key):
     """When this fails, gymnax has mended its declaration: take the id out of `_UNDERSTATED`."""
-    with pytest.raises(AssertionError, match="lies outside of"):
+    with pytest.raises(AssertionError, match=r"lies outside of"):
         check_env(*gymnax.make(env_id), key)
 
 
@@ -38,9 +38,9 @@ def test_a_discrete_observation_becomes_one_hot(key):
 
 
 def test_unknown_ids_name_near_ones():
-    with pytest.raises(ValueError, match="no environment 'CartPole'; did you mean CartPole-v1"):
+    with pytest.raises(ValueError, match=r"no environment 'CartPole'; did you mean CartPole-v1"):
         purerl.make("CartPole")
-    with pytest.raises(ValueError, match="allowed are CartPole-v1, "):
+    with pytest.raises(ValueError, match=r"allowed are CartPole-v1, "):
         purerl.make("zzz")
 
 
@@ -49,7 +49,7 @@ def test_data_that_cannot_be_downloaded_is_a_clear_error(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(gymnax, "make", fail)
-    with pytest.raises(ValueError, match="MNISTBandit-bsuite downloads its data .* no network"):
+    with pytest.raises(ValueError, match=r"MNISTBandit-bsuite downloads its data .* no network"):
         purerl.make("MNISTBandit-bsuite")
 
 
@@ -71,7 +71,7 @@ def test_time_limit(key):
     np.testing.assert_array_equal(play(TimeLimit(env, 3), key, 7).truncated[:, 0], [0, 0, 1, 0, 0, 1, 0])
     np.testing.assert_array_equal(play(TimeLimit(env, 99), key, 6).truncated[:, 0], [0, 0, 0, 0, 1, 0])
     for bad in (0, 2.5):
-        with pytest.raises(ValueError, match="max_steps is"):
+        with pytest.raises(ValueError, match=r"max_steps is"):
             TimeLimit(env, bad)
 
 
@@ -94,7 +94,7 @@ def test_sticky_actions(key):
     repeats = np.mean(done[1:] == done[:-1])
     # a repeat of x, or a choice that happens to be what was done last
     assert abs(np.mean(done[1:] != (np.arange(1, 200) % 2)[:, None]) - repeats_expected(0.3)) < 0.02 and repeats > 0
-    with pytest.raises(ValueError, match="probability is 1.5"):
+    with pytest.raises(ValueError, match=r"probability is 1.5"):
         StickyActions(env, 1.5)
 
 

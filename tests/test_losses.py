@@ -13,7 +13,7 @@ def data():
 
 
 def test_against_the_equations(data):
-    a, b, c, d = (np.asarray(x, np.float64) for x in data)
+    a, b, c, _d = (np.asarray(x, np.float64) for x in data)
     close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
     close(losses.policy_gradient(*data[:2]), -a * b)
     close(losses.squared(*data[:2]), (a - b) ** 2 / 2)

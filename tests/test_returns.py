@@ -31,7 +31,7 @@ def in_float64(function, *args):
 @settings(deadline=None, max_examples=15)
 @given(blocks())
 def test_against_the_equations(block):
-    reward, value, next_value, terminated, truncated, gamma, lam = block
+    reward, _value, next_value, terminated, truncated, gamma, lam = block
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
     close(in_float64(gae, *block), reference.gae(*block))
     arguments = reward, next_value, terminated, truncated, gamma
@@ -72,7 +72,12 @@ def test_an_episode_end_separates(block):
         ends[end] = ends[end].at[2].set(True)
         whole = gae(reward, value, next_value, **ends, gamma=0.9, lam=0.8)
         parts = [
-            gae(*(x[s] for x in (reward, value, next_value)), **{k: x[s] for k, x in ends.items()}, gamma=0.9, lam=0.8)
+            gae(
+                *(x[s] for x in (reward, value, next_value)),
+                **{k: x[s] for k, x in ends.items()},
+                gamma=0.9,
+                lam=0.8,
+            )
             for s in (slice(0, 3), slice(3, 6))
         ]
         np.testing.assert_allclose(whole, jnp.concatenate(parts), atol=1e-6)

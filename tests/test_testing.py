@@ -33,7 +33,11 @@ def to_float16(update):
 
 
 def forget_the_key(act):
-    return lambda key, state, memory, obs: (jnp.zeros(obs.shape[0], jnp.int32), memory, jnp.zeros(obs.shape[0]))
+    return lambda key, state, memory, obs: (
+        jnp.zeros(obs.shape[0], jnp.int32),
+        memory,
+        jnp.zeros(obs.shape[0]),
+    )
 
 
 def same_key_twice(act):
@@ -70,7 +74,10 @@ def vector_metric(update):
         (dict(update=to_float16), r"update: .*updates is int32\[\] and becomes float32\[\]"),
         (dict(update=explode), "training: .* is not finite"),
         (dict(update=vector_metric), r"metric \['bad'\] has shape \(3,\); metrics are scalars"),
-        (dict(greedy=lambda greedy: lambda *a: (greedy(*a)[0][:, None], a[1])), r"greedy against act: .* is int32\[4\] and becomes int32\[4,1\]"),
+        (
+            dict(greedy=lambda greedy: lambda *a: (greedy(*a)[0][:, None], a[1])),
+            r"greedy against act: .* is int32\[4\] and becomes int32\[4,1\]",
+        ),
     ],
 )
 def test_check_agent_finds(replace, message, key):
@@ -100,11 +107,26 @@ class Odd(probes.Probe):
 @pytest.mark.parametrize(
     "replace, message",
     [
-        (dict(observation_space=lambda params: spaces.Box(0.0, 0.5, (1,))), r"odd: observation \[1. 1. 1.\] lies outside of"),
-        (dict(observation_space=lambda params: spaces.Box(0, 1, (2,))), r"observations have shape \(1,\), the space \(2,\)"),
-        (dict(is_truncated=lambda state, params: jnp.zeros(2, bool)), r"odd: the truncated of a step has shape \(2,\); it must be a scalar"),
-        (dict(_move=lambda key, row, action: (0, jnp.nan, False)), r"odd: \.reward is not finite|odd: .* is not finite"),
-        (dict(step_env=lambda key, s, a, p: (jnp.ones(1, jnp.float16), s, 1.0, False, {})), r"odd: obs of reset_env is \['float32\[4, 1\]'\], and of step_env \['float16"),
+        (
+            dict(observation_space=lambda params: spaces.Box(0.0, 0.5, (1,))),
+            r"odd: observation \[1. 1. 1.\] lies outside of",
+        ),
+        (
+            dict(observation_space=lambda params: spaces.Box(0, 1, (2,))),
+            r"observations have shape \(1,\), the space \(2,\)",
+        ),
+        (
+            dict(is_truncated=lambda state, params: jnp.zeros(2, bool)),
+            r"odd: the truncated of a step has shape \(2,\); it must be a scalar",
+        ),
+        (
+            dict(_move=lambda key, row, action: (0, jnp.nan, False)),
+            r"odd: \.reward is not finite|odd: .* is not finite",
+        ),
+        (
+            dict(step_env=lambda key, s, a, p: (jnp.ones(1, jnp.float16), s, 1.0, False, {})),
+            r"odd: obs of reset_env is \['float32\[4, 1\]'\], and of step_env \['float16",
+        ),
     ],
 )
 def test_check_env_finds(replace, message, key):

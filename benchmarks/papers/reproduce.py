@@ -19,7 +19,7 @@ from purerl import statistics
 from purerl.host import jobs
 
 CLEANRL = "[CleanRL](https://docs.cleanrl.dev/rl-algorithms/ppo/#experiment-results)"
-LAST_100 = "mean return of the last 100 training episodes (the last whole updates that hold them), mean over seeds"
+LAST_100 = "mean return of the last 100 training episodes in whole updates, mean over seeds"
 BOOTSTRAP = "we bootstrap at time limits, CleanRL does not"
 
 
@@ -90,13 +90,13 @@ def report(here: Path) -> str:
         "# Reproductions",
         "",
         "Written by `python benchmarks/papers/reproduce.py --report` from the JSON files under `results/`, one a seed.",
-        "Ours: mean over seeds and its 95 % bootstrap interval. Reproduced: |difference| ≤ 2 √(s₁²/k₁ + s₂²/k₂).",
+        "Ours: mean over seeds, 95 % bootstrap interval. Reproduced: |difference| ≤ 2 √(s₁²/k₁ + s₂²/k₂).",
         "",
         "| key | published | ours | seeds | verdict | measured | what differs |",
         "|---|---|---|---|---|---|---|",
         *[harness.row(entry) for entry in ENTRIES],
         "",
-        "MountainCar is a negative control: plain PPO does not solve it in 500k steps, so solving it would be an error.",
+        "MountainCar is a negative control: plain PPO does not solve it in 500k steps; solving it would be an error.",
         "",
         "## Entropy cost of PPO on CartPole-v1",
         "",
@@ -143,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = {entry.key: entry for entry in [*ENTRIES, ENTROPY]}
     parser.add_argument("keys", nargs="*", metavar="KEY", help="one of " + ", ".join(known) + " [default: all]")
-    parser.add_argument("--seeds", type=int, default=10, help="seeds of each entry (the sweep: at most 8) [default: 10]")
+    parser.add_argument("--seeds", type=int, default=10, help="seeds of each entry, the sweep at most 8 [10]")
     parser.add_argument("--report", action="store_true", help="only write RESULTS.md from what is there")
     arguments = parser.parse_args()
     unknown = [key for key in arguments.keys if key not in known]

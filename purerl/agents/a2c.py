@@ -19,7 +19,10 @@ class A2C:
 
     learning_rate: float = option(7e-4, "step size of RMSProp", low=0.0)
     anneal_steps: float | None = option(
-        None, "environment steps over which the learning rate falls to 0; None keeps it", low=0.0, open_low=True
+        None,
+        "environment steps over which the learning rate falls to 0; None keeps it",
+        low=0.0,
+        open_low=True,
     )
     gamma: float = option(0.99, "discount", low=0.0, high=1.0)
     gae_lambda: float = option(1.0, "λ of the advantage estimates", low=0.0, high=1.0)

@@ -22,13 +22,19 @@ class PPO:
 
     learning_rate: float = option(2.5e-4, "step size of Adam", low=0.0)
     anneal_steps: float | None = option(
-        None, "environment steps over which the learning rate falls to 0; None keeps it", low=0.0, open_low=True
+        None,
+        "environment steps over which the learning rate falls to 0; None keeps it",
+        low=0.0,
+        open_low=True,
     )
     gamma: float = option(0.99, "discount", low=0.0, high=1.0)
     gae_lambda: float = option(0.95, "λ of the advantage estimates", low=0.0, high=1.0)
     clip: float = option(0.2, "how far the policy ratio may leave 1", low=0.0, open_low=True)
     value_clip: float | None = option(
-        None, "how far a value may move in one update, in units of the return; None: freely", low=0.0, open_low=True
+        None,
+        "how far a value may move in one update, in units of the return; None: freely",
+        low=0.0,
+        open_low=True,
     )
     entropy_cost: float = option(0.01, "weight of the entropy bonus", low=0.0)
     value_cost: float = option(0.5, "weight of the value loss ½ (V - G)²", low=0.0)

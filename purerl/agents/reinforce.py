@@ -19,7 +19,10 @@ class REINFORCE:
 
     learning_rate: float = option(1e-3, "step size of Adam", low=0.0)
     anneal_steps: float | None = option(
-        None, "environment steps over which the learning rate falls to 0; None keeps it", low=0.0, open_low=True
+        None,
+        "environment steps over which the learning rate falls to 0; None keeps it",
+        low=0.0,
+        open_low=True,
     )
     gamma: float = option(0.99, "discount", low=0.0, high=1.0)
     baseline: bool = option(True, "subtract a learned V(s), which also values what follows a time limit")
@@ -48,7 +51,10 @@ def reinforce(network: Network, policy: Distribution, hp: REINFORCE = REINFORCE(
         mean = lambda x: losses.masked_mean(x, s.valid)
         policy_loss = mean(losses.policy_gradient(policy.log_prob(pi, s.action), s.advantage))
         entropy = mean(policy.entropy(pi))
-        total, metrics = policy_loss - hp.entropy_cost * entropy, {"policy_loss": policy_loss, "entropy": entropy}
+        total, metrics = (
+            policy_loss - hp.entropy_cost * entropy,
+            {"policy_loss": policy_loss, "entropy": entropy},
+        )
         if hp.baseline:
             metrics["value_loss"] = mean(losses.squared(value, s.target))
             total += hp.value_cost * metrics["value_loss"]

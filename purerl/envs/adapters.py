@@ -150,14 +150,14 @@ class StickyActions(Wrapper):
         last = jnp.full((), -1, jnp.int32) if hasattr(space, "n") else jnp.full(space.shape, jnp.nan, jnp.float32)
         return obs, Sticky(state, last)
 
-    def step_env(self, key, state, action, params):
+    def step_env(self, key, state: Sticky, action, params):
         repeat_key, key = jax.random.split(key)
-        action = jnp.asarray(action, state.last_action.dtype)
-        first = jnp.any((state.last_action == -1) if action.dtype == jnp.int32 else jnp.isnan(state.last_action))
+        chosen = jnp.asarray(action, state.last_action.dtype)
+        first = jnp.any((state.last_action == -1) if chosen.dtype == jnp.int32 else jnp.isnan(state.last_action))
         repeat = jax.random.bernoulli(repeat_key, self.probability) & ~first
-        action = jnp.where(repeat, state.last_action, action)
-        obs, inner, reward, terminated, info = self.env.step_env(key, state.env, action, params)
-        return obs, Sticky(inner, action), reward, terminated, info
+        carried_out: Array = jnp.where(repeat, state.last_action, chosen)
+        obs, inner, reward, terminated, info = self.env.step_env(key, state.env, carried_out, params)
+        return obs, Sticky(inner, carried_out), reward, terminated, info
 
     def is_truncated(self, state, params) -> Array:
         return self.env.is_truncated(state.env, params)
@@ -166,7 +166,7 @@ class StickyActions(Wrapper):
         return self.env.is_terminated(state.env, params)
 
 
-class from_five_values(Wrapper):  # noqa: N801 (used as a function)
+class from_five_values(Wrapper):
     """An environment with the API of gymnax 0.x: `step_env` gives `done`, which includes its time limit.
 
     `done` is taken apart by `max_steps`: an episode that is done at that step is truncated, before it terminated.

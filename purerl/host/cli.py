@@ -113,7 +113,11 @@ def purerl_command() -> None:
 
 
 @purerl_command.command(
-    cls=Train, name="train", subcommand_metavar="AGENT ENV [OPTIONS]", no_args_is_help=True, add_help_option=True
+    cls=Train,
+    name="train",
+    subcommand_metavar="AGENT ENV [OPTIONS]",
+    no_args_is_help=True,
+    add_help_option=True,
 )
 def train() -> None:
     """Train an agent in an environment: many seeds, and sweeps, in one compiled program.

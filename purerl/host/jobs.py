@@ -30,12 +30,12 @@ def set_up_jax() -> None:
         report.note(f"jax {jax.__version__} deadlocks on CPU in programs such as this one; install 0.9.2 or 0.11.2")
     if "xla_cpu_multi_thread_eigen" not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "purerl" / "jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     try:
-        if jax.config.jax_num_cpu_devices < 1:
+        if jax.config.jax_num_cpu_devices < 1:  # pyright: ignore[reportAttributeAccessIssue]
             jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     except RuntimeError:  # a user's file has used jax already: the devices are what they are
         pass
@@ -172,7 +172,8 @@ def execute(job: Plan) -> Result:
             row = np.asarray(metrics["episodes"])[:runs], np.asarray(metrics["episode_return"])[:runs]
             rows.append(row)
             iterations.append(iteration)
-            progress.update(iteration, statistics.last_returns(*map(np.stack, zip(*rows[-10:], strict=True))).mean())
+            recent = [np.stack(x) for x in zip(*rows[-10:], strict=True)]
+            progress.update(iteration, float(statistics.last_returns(recent[0], recent[1]).mean()))
         run_seconds = time.perf_counter() - begin
     episodes, returns = (np.stack(x).reshape(-1, num_configs, num_seeds) for x in zip(*rows, strict=True))
     steps = np.asarray(iterations) * job.steps_per_update

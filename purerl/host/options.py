@@ -148,8 +148,6 @@ def command(name: str) -> click.Command:
         name,
         params=[*shared, *own],
         callback=invoke,
-        help=inspect.getdoc(make_agent).split("\n")[0] if inspect.getdoc(make_agent) else None,
+        help=(inspect.getdoc(make_agent) or "").split("\n")[0],
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     )
-
-

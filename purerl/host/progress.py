@@ -69,5 +69,6 @@ class Progress:
         if not self.console.is_terminal and iteration * LINES // self.num_updates > self.printed:
             self.printed = iteration * LINES // self.num_updates
             left = seconds * (self.num_updates / iteration - 1)
-            text = f"iteration {iteration}/{self.num_updates}  return {result:.1f}  {short(speed)} steps/s  {left:.0f} s left"
+            pace = f"{short(speed)} steps/s  {left:.0f} s left"
+            text = f"iteration {iteration}/{self.num_updates}  return {result:.1f}  {pace}"
             self.console.print(text, highlight=False, soft_wrap=True)

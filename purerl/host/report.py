@@ -27,7 +27,13 @@ def table(title: str, labels: list[str], final: np.ndarray, result: Any) -> None
     """Print returns `final [G, S]`, one row a configuration, and what the run cost."""
     grid = Table(title=title, title_justify="left", caption_justify="left")
     swept = len(labels) > 1
-    for name in [*(["configuration"] if swept else []), "mean return", "IQM", "95 % interval", "seeds from .. to"]:
+    for name in [
+        *(["configuration"] if swept else []),
+        "mean return",
+        "IQM",
+        "95 % interval",
+        "seeds from .. to",
+    ]:
         grid.add_column(name, justify="left" if name == "configuration" else "right")
     for label, scores in zip(labels, final, strict=True):
         known = scores[~np.isnan(scores)]

@@ -61,7 +61,13 @@ class Probe(Environment):
     def step_env(self, key, state, action, params):
         row, reward, terminated = self._move(key, state.row, action)
         row = jnp.asarray(row, jnp.int32)
-        return self.rows[row], ProbeState(row, state.time + 1), jnp.asarray(reward, jnp.float32), terminated, {}
+        return (
+            self.rows[row],
+            ProbeState(row, state.time + 1),
+            jnp.asarray(reward, jnp.float32),
+            terminated,
+            {},
+        )
 
     def action_space(self, params=None):
         return spaces.Discrete(self._num_actions)

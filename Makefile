@@ -1,0 +1,52 @@
+# `make demo` and `make test` do all the set-up themselves; they need Python 3.11 or later.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test smoke lint bench notebooks constraints clean
+
+demo: $(VENV)/core
+	$(BIN)/purerl train ppo CartPole-v1 --value-clip 0.2
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest -n 2
+
+smoke: $(VENV)/dev
+	$(BIN)/python -m pytest -n 2 -m smoke
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(VENV)/core
+	$(BIN)/python benchmarks/papers/reproduce.py
+
+notebooks: $(VENV)/notebooks
+	$(BIN)/python scripts/run_notebooks.py notebooks/*.ipynb
+
+# Pins what this Python resolves to today; run it once with 3.11 and once with 3.12 or later, then test.
+constraints:
+	$(PYTHON) scripts/constraints.py
+
+$(VENV)/ready:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "purerl needs Python 3.11 or later, and $(PYTHON) is $$($(PYTHON) --version); set PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/core: $(VENV)/ready pyproject.toml constraints.txt
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/ready pyproject.toml constraints.txt
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/core
+
+$(VENV)/notebooks: $(VENV)/ready pyproject.toml constraints.txt
+	$(PIP) -e '.[notebooks]'
+	@touch $@ $(VENV)/core
+
+clean:
+	rm -rf $(VENV)
