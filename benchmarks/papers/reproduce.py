@@ -52,9 +52,9 @@ ENTRIES = [
         rollout_length=500,
         num_updates=400,
         frames=200_000,
-        published=Published(483, "a single-library figure at 200k frames, without deviation"),
+        published=Published(483, "one library, 200k frames, no deviation given"),
         protocol=LAST_100 + "; frames are steps inside of episodes",
-        differs="hyperparameters are ours",
+        differs="hyperparameters",
     ),
     Entry(
         key="a2c-CartPole-v1",
@@ -64,9 +64,9 @@ ENTRIES = [
         num_envs=8,
         rollout_length=5,
         num_updates=5000,
-        published=Published(497, "a single-library figure at 200k frames, without deviation"),
+        published=Published(497, "one library, 200k frames, no deviation given"),
         protocol=LAST_100,
-        differs="hyperparameters are ours",
+        differs="hyperparameters",
     ),
 ]
 
