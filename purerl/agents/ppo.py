@@ -47,13 +47,20 @@ class PPO:
     normalize_obs: bool = option(False, "standardise observations by their running moments")
 
 
-def ppo(network: Network, policy: Distribution, hp: PPO = PPO(), optimizer=adam) -> Agent:  # noqa: B008 (frozen)
+def ppo(
+    network: Network,
+    policy: Distribution,
+    hp: PPO = PPO(),  # noqa: B008 (frozen)
+    surrogate=losses.ppo_clip,
+    optimizer=adam,
+) -> Agent:
     """Proximal policy optimisation as an `Agent`.
 
     Args:
       network: `(policy parameters, value)` of observations, such as `networks.actor_critic(policy)`.
       policy: the action distribution, such as `distributions.for_space(action_space)`.
       hp: hyperparameters; floats may be tracers.
+      surrogate: the policy's loss of `(log_ratio, advantage, clip)`, element by element.
       optimizer: `max_grad_norm -> optax.GradientTransformation` of unit learning rate.
     """
     optimizer = optimizer(hp.max_grad_norm)
@@ -68,7 +75,7 @@ def ppo(network: Network, policy: Distribution, hp: PPO = PPO(), optimizer=adam)
         else:
             value_loss = losses.clipped_value(value, s.value, s.target, hp.value_clip)
         mean = lambda x: losses.masked_mean(x, s.valid)
-        policy_loss, value_loss = mean(losses.ppo_clip(log_ratio, advantage, hp.clip)), mean(value_loss)
+        policy_loss, value_loss = mean(surrogate(log_ratio, advantage, hp.clip)), mean(value_loss)
         entropy = mean(policy.entropy(pi))
         return policy_loss + hp.value_cost * value_loss - hp.entropy_cost * entropy, {
             "policy_loss": policy_loss,
