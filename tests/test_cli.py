@@ -138,8 +138,8 @@ def test_own_files_train_and_the_picture_is_written(tmp_path):
     ]
     out = purerl_process("train", *arguments, "--rate", "0.0,0.05", "--num-envs", "8", cwd=tmp_path)
     assert out.returncode == 0, out.stderr
-    rows = [line for line in out.stdout.split("\n") if "rate 0" in line]
-    assert len(rows) == 2
+    rows = [line for line in out.stdout.split("\n") if line.startswith("│ 0")]
+    assert len(rows) == 2 and " rate " in out.stdout
     returns = [float(row.split("│")[2]) for row in rows]
     assert abs(returns[0]) < 0.2 and returns[1] > 0.9  # one does not learn, the other does
     assert "2 configurations x 3 seeds" in out.stderr and "compiling" in out.stderr and "iteration" in out.stderr

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import platform
 import time
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +23,15 @@ from purerl.host.progress import Progress
 NUM_CHUNKS = 100  # points of a learning curve
 
 
+def _processor() -> str:
+    """A name for this kind of processor: what is compiled for one must not run on another that shares the disk."""
+    try:
+        flags = next(line for line in Path("/proc/cpuinfo").read_text().split("\n") if line.startswith("flags"))
+    except (OSError, StopIteration):
+        flags = platform.platform() + platform.processor()
+    return f"{platform.machine()}-{zlib.crc32(flags.encode()):08x}"
+
+
 def set_up_jax() -> None:
     """One XLA device a core, one thread each, and a cache of compiled programs. Call before jax is used.
 
@@ -31,7 +42,7 @@ def set_up_jax() -> None:
     if "xla_cpu_multi_thread_eigen" not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
     if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "purerl" / "jax"
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "purerl" / "jax" / _processor()
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     try:
@@ -47,7 +58,8 @@ class Plan(NamedTuple):
     title: str
     make: Callable[[Any], Any]  # of one run
     grid: list[Any]  # one config a value of the sweep
-    labels: list[str]  # what is swept, one a config
+    swept: str  # the options that have several values
+    labels: list[str]  # those values, one a config
     keys: jax.Array  # [seeds]
     num_updates: int
     steps_per_update: int
@@ -55,8 +67,8 @@ class Plan(NamedTuple):
     picture: Path
 
 
-def _grid(config: type, values: dict[str, Any]) -> tuple[list[Any], list[str]]:
-    """Every combination of the values given for float options, as configs, and what tells them apart."""
+def _grid(config: type, values: dict[str, Any]) -> tuple[list[Any], str, list[str]]:
+    """Every combination of the values given for float options, as configs; what is swept, and its values."""
     swept = {name: value for name, value in values.items() if isinstance(value, tuple)}
     lists = [name for name, value in swept.items() if len(value) > 1]
     for name in lists:
@@ -64,7 +76,7 @@ def _grid(config: type, values: dict[str, Any]) -> tuple[list[Any], list[str]]:
             raise ValueError(f"--{name.replace('_', '-')}: none is structure and can not be in a list with numbers")
     points = [dict(zip(swept, point, strict=True)) for point in itertools.product(*swept.values())]
     grid = [config(**{**values, **point}) for point in points]
-    return grid, [", ".join(f"{name} {point[name]:g}" for name in lists) for point in points]
+    return grid, ", ".join(lists), [", ".join(f"{point[name]:g}" for name in lists) for point in points]
 
 
 def plan(
@@ -97,7 +109,7 @@ def plan(
     """
     if "anneal_steps" in values and values["anneal_steps"] is None:
         values["anneal_steps"] = (float(steps),)
-    grid, labels = _grid(config, values)
+    grid, swept, labels = _grid(config, values)
     if steps < num_envs * rollout_length:
         raise ValueError(
             f"--steps is {steps}; one iteration is num_envs x rollout_length = {num_envs} x {rollout_length} = "
@@ -135,7 +147,7 @@ def plan(
     if not picture.parent.is_dir():
         raise ValueError(f"--plot is {picture}; there is no directory {picture.parent}")
     step_size = num_envs * rollout_length
-    return Plan(title, make, grid, labels, keys, steps // step_size, step_size, used, picture)
+    return Plan(title, make, grid, swept, labels, keys, steps // step_size, step_size, used, picture)
 
 
 class Result(NamedTuple):
@@ -193,6 +205,6 @@ def train(job: Plan) -> None:
     final = statistics.last_returns(
         result.episodes.reshape(len(result.steps), -1), result.returns.reshape(len(result.steps), -1)
     ).reshape(num_configs, num_seeds)
-    report.table(job.title, job.labels, final, result)
-    report.picture(job.picture, job.title, job.labels, final, result)
+    report.table(job.title, job.swept, job.labels, final, result)
+    report.picture(job.picture, job.title, job.swept, job.labels, final, result)
     report.note(f"learning curve: {job.picture}")

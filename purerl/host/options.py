@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import os
 import typing
 from functools import partial
 from pathlib import Path
@@ -129,6 +130,8 @@ def environment(name: str) -> tuple[Any, Any]:
 
 def command(name: str) -> click.Command:
     """The command that trains one agent."""
+    # what XLA has to say about a program from its own cache is not for the reader of a table
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from purerl.host import jobs
 
     jobs.set_up_jax()

@@ -23,18 +23,17 @@ def unused(path: Path) -> Path:
     return next(p for p in (path, *([] if not path.exists() else numbered)) if not p.exists())
 
 
-def table(title: str, labels: list[str], final: np.ndarray, result: Any) -> None:
+def table(title: str, swept: str, labels: list[str], final: np.ndarray, result: Any) -> None:
     """Print returns `final [G, S]`, one row a configuration, and what the run cost."""
-    grid = Table(title=title, title_justify="left", caption_justify="left")
-    swept = len(labels) > 1
+    grid = Table(title=title, title_justify="left")
     for name in [
-        *(["configuration"] if swept else []),
+        *([swept] if swept else []),
         "mean return",
         "IQM",
         "95 % interval",
         "seeds from .. to",
     ]:
-        grid.add_column(name, justify="left" if name == "configuration" else "right")
+        grid.add_column(name, justify="left" if name == swept else "right")
     for label, scores in zip(labels, final, strict=True):
         known = scores[~np.isnan(scores)]
         if len(known) == 0:
@@ -44,12 +43,16 @@ def table(title: str, labels: list[str], final: np.ndarray, result: Any) -> None
             cells = [f"{known.mean():.1f}", f"{statistics.iqm(known):.1f}", f"{low:.1f} .. {high:.1f}"]
             cells.append(f"{known.min():.1f} .. {known.max():.1f}")
         grid.add_row(*([label] if swept else []), *cells)
-    grid.caption = (
-        f"return: mean of each seed's last 100 episodes or more\n"
-        f"{result.total_steps / result.run_seconds:,.0f} steps/s: {result.total_steps:,} steps of all runs "
-        f"in {result.run_seconds:.1f} s, after {result.compile_seconds:.1f} s of compiling"
+    console = Console()
+    console.print(grid)
+    pace = result.total_steps / result.run_seconds
+    console.print(
+        "return: mean of each seed's last 100 episodes or more\n"
+        f"{pace:,.0f} steps/s: {result.total_steps:,} steps of all runs in {result.run_seconds:.1f} s, "
+        f"after {result.compile_seconds:.1f} s of compiling",
+        highlight=False,
+        soft_wrap=True,
     )
-    Console().print(grid)
 
 
 def smoothed(episodes: np.ndarray, returns: np.ndarray) -> np.ndarray:
@@ -60,14 +63,14 @@ def smoothed(episodes: np.ndarray, returns: np.ndarray) -> np.ndarray:
     return filled
 
 
-def picture(path: Path, title: str, labels: list[str], final: np.ndarray, result: Any) -> None:
+def picture(path: Path, title: str, swept: str, labels: list[str], final: np.ndarray, result: Any) -> None:
     """Write the learning curve: IQM over seeds with its 95 % interval, each seed faintly behind it."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import EngFormatter
 
-    swept = len(labels) > 1
     curves = smoothed(result.episodes, result.returns)  # [K, G, S]
     figure, axes = plt.subplots(
         1, 2 if swept else 1, figsize=(11 if swept else 7, 4.2), squeeze=False, layout="constrained"
@@ -89,7 +92,7 @@ def picture(path: Path, title: str, labels: list[str], final: np.ndarray, result
     axis.set(xlabel="environment steps", ylabel="episode return", xlim=(0, result.steps[-1]))
     axis.set_title(f"{title}: IQM of {seeds} seeds, 95 % interval", fontsize=10, loc="left")
     if swept:
-        axis.legend(fontsize=8, frameon=False)
+        axis.legend(title=swept, fontsize=8, title_fontsize=8, frameon=False)
         bars = axes[0, 1]
         for index, color in enumerate(colors):
             scores = final[index][~np.isnan(final[index])]
@@ -99,8 +102,13 @@ def picture(path: Path, title: str, labels: list[str], final: np.ndarray, result
             middle = float(statistics.iqm(scores))
             bars.errorbar(index, middle, [[middle - low], [high - middle]], fmt="o", color=color, capsize=4)
             bars.plot(np.full(len(scores), index), scores, ".", color=color, alpha=0.35, zorder=0)
-        bars.set_xticks(range(len(labels)), labels, rotation=30, ha="right", fontsize=8)
+        crowded = len("".join(labels)) > 60
+        bars.set_xticks(range(len(labels)), labels, rotation=30 if crowded else 0, fontsize=8)
+        bars.set_xlabel(swept)
         bars.set_title("last 100 episodes: seeds, IQM, 95 % interval", fontsize=10, loc="left")
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if np.nanmin(curves) >= 0:
+        axis.set_ylim(bottom=0)
     for panel in axes[0]:
         panel.grid(alpha=0.25, linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
