@@ -39,7 +39,12 @@ class Environment(NamedTuple):
 
 def _canonical(tree: Any) -> Any:
     """No weak types: they would change a loop's carry after its first step."""
-    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.asarray(x).dtype), tree)
+
+    def strong(x):
+        x = jnp.asarray(x)
+        return x if jnp.issubdtype(x.dtype, jax.dtypes.extended) else jax.lax.convert_element_type(x, x.dtype)
+
+    return jax.tree.map(strong, tree)
 
 
 def _types(tree: Any) -> tuple[Any, list[str]]:
@@ -119,7 +124,7 @@ def vectorized(env: Any, env_params: Any) -> Environment:
 def group_keys(key: Key, num_envs: int, group_size: int = 1) -> Array:
     """Keys `[N]` that the `group_size` members of a group share."""
     keys = jax.random.split(key, num_envs // group_size)
-    return keys if group_size == 1 else jnp.repeat(keys, group_size, axis=0)
+    return keys if group_size == 1 else keys[jnp.arange(num_envs) // group_size]
 
 
 class Position(NamedTuple):
@@ -426,6 +431,9 @@ def batch(make: Callable[[Any], Learner], devices: Sequence[Any] | None = None) 
     Seeds, and values of any float, share one program: leaves of `hp` that are vectors go with the keys, scalars
     are shared. With `devices`, the S runs are split over them, without communication.
 
+    Raises:
+      ValueError: at trace time, if the number of devices does not divide S.
+
     >>> from purerl.core import Learner
     >>> make = lambda hp: Learner(lambda key: hp * jax.random.uniform(key), lambda state: (state, ()))
     >>> batch(make)(jnp.array([0.0, 1.0])).init(jax.random.split(jax.random.key(0), 2)).shape
@@ -442,10 +450,17 @@ def batch(make: Callable[[Any], Learner], devices: Sequence[Any] | None = None) 
         specs = jax.tree.map(lambda x: P("runs") if jnp.ndim(x) else P(), hp)
         return jax.shard_map(function, mesh=mesh, in_specs=(specs, P("runs")), out_specs=P("runs"), check_vma=False)
 
+    def check(keys):
+        if devices is not None and keys.shape[0] % len(devices):
+            raise ValueError(
+                f"{keys.shape[0]} runs; their number must be a multiple of that of devices, {len(devices)}"
+            )
+        return keys
+
     def make_batch(hp):
         init = jax.vmap(lambda hp, key: make(hp).init(key), (axes(hp), 0))
         step = jax.vmap(lambda hp, state: make(hp).step(state), (axes(hp), 0))
-        return Learner(partial(over_devices(init, hp), hp), partial(over_devices(step, hp), hp))
+        return Learner(lambda keys: over_devices(init, hp)(hp, check(keys)), partial(over_devices(step, hp), hp))
 
     return make_batch
 

@@ -222,6 +222,8 @@ def test_sharded_equals_vmapped(make, key):
     assert iteration == 5 and len(b.agent.updates.sharding.device_set) == 2
     assert_close(a.agent, b.agent, "one device against two", tolerance=1e-4)
     np.testing.assert_array_equal(metrics_a["episodes"], metrics_b["episodes"])
+    with pytest.raises(ValueError, match="3 runs; their number must be a multiple of that of devices, 2"):
+        next(purerl.run(split, purerl.A2C(), keys[:3], 1))
 
 
 def test_environments_of_one_agent_over_devices(cartpole, key):
