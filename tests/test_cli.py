@@ -145,10 +145,6 @@ def test_own_files_train_and_the_picture_is_written(tmp_path):
     assert "2 configurations x 3 seeds" in out.stderr and "compiling" in out.stderr and "iteration" in out.stderr
     pictures = list(tmp_path.glob("*.png"))
     assert [p.name for p in pictures] == ["own-own.png"] and pictures[0].stat().st_size > 10_000
-    before = pictures[0].read_bytes()
-    out = purerl_process("train", *arguments, "--num-envs", "8", cwd=tmp_path)
-    assert out.returncode == 0 and "own-own-2.png" in out.stderr
-    assert pictures[0].read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -176,6 +172,20 @@ def test_every_field_of_a_config_is_a_documented_option(agent):
     page = CliRunner().invoke(cli.purerl_command, ["train", agent, "--help"], terminal_width=200).output
     for field in dataclasses.fields(config):
         assert f"--{field.name.replace('_', '-')}" in page and field.metadata["doc"].split(";")[0][:30] in page
+
+
+def test_a_picture_is_never_overwritten(tmp_path, monkeypatch):
+    planned = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jobs, "train", planned.append)
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            cli.main(["train", "ppo", "CartPole-v1"])
+        planned[-1].picture.touch()
+    assert [job.picture.name for job in planned] == ["ppo-CartPole-v1.png", "ppo-CartPole-v1-2.png"]
+    with pytest.raises(SystemExit) as stop:  # a name that was asked for is not changed in silence
+        cli.main(["train", "ppo", "CartPole-v1", "--plot", "ppo-CartPole-v1.png"])
+    assert stop.value.code == 2 and len(planned) == 2
 
 
 def test_a_path_that_is_taken_gets_a_number(tmp_path):

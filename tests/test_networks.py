@@ -11,7 +11,7 @@ from purerl.networks import MLP, MinAtarCNN, actor_critic
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("torso, shape", [(MLP, (4,)), (MLP, (3, 2)), (MLP, ()), (MinAtarCNN, (10, 10, 4))])
+@pytest.mark.parametrize("torso, shape", [(MLP, (3, 2)), (MinAtarCNN, (10, 10, 4))])
 def test_shapes_and_gains(torso, shape, shared, key):
     policy = distributions.normal(shape=(3,))
     network = actor_critic(policy, torso, shared)

@@ -144,6 +144,8 @@ def plan(
     name = Path(agent_name.partition(":")[0]).stem + "-" + Path(env.partition(":")[0]).stem
     title = f"{agent_name} on {env}"
     picture = plot or report.unused(Path(f"{name}.png"))
+    if plot and plot.exists():
+        raise ValueError(f"--plot is {plot}, which exists; give another name, or remove it first")
     if not picture.parent.is_dir():
         raise ValueError(f"--plot is {picture}; there is no directory {picture.parent}")
     step_size = num_envs * rollout_length
