@@ -18,7 +18,7 @@ smoke: $(VENV)/dev
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/core
 	$(BIN)/python benchmarks/papers/reproduce.py

@@ -54,11 +54,15 @@ class Count(click.ParamType):
         return int(number)
 
 
-class Whole(Count):
-    """A whole number that is not negative."""
+class Seed(click.ParamType):
+    """What a key is made from."""
+
+    name = "SEED"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
-        return 0 if str(value) == "0" else super().convert(value, param, ctx)
+        if not str(value).isdecimal() or int(value) >= 2**31:
+            self.fail(f"{value!r} is not a whole number from 0 to 2147483647", param, ctx)
+        return int(value)
 
 
 class Widths(click.ParamType):

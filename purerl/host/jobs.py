@@ -23,6 +23,11 @@ from purerl.host.progress import Progress
 NUM_CHUNKS = 100  # points of a learning curve
 
 
+def _cores() -> int:
+    """Processor cores that this process may use; macOS can not say which."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _processor() -> str:
     """A name for this kind of processor: what is compiled for one must not run on another that shares the disk."""
     try:
@@ -47,7 +52,7 @@ def set_up_jax() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     try:
         if jax.config.jax_num_cpu_devices < 1:  # pyright: ignore[reportAttributeAccessIssue]
-            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+            jax.config.update("jax_num_cpu_devices", _cores())
     except RuntimeError:  # a user's file has used jax already: the devices are what they are
         pass
 
@@ -146,8 +151,10 @@ def plan(
     picture = plot or report.unused(Path(f"{name}.png"))
     if plot and plot.exists():
         raise ValueError(f"--plot is {plot}, which exists; give another name, or remove it first")
-    if not picture.parent.is_dir():
-        raise ValueError(f"--plot is {picture}; there is no directory {picture.parent}")
+    if picture.suffix not in report.PICTURES:
+        raise ValueError(f"--plot is {picture}; its ending must be one of {', '.join(report.PICTURES)}")
+    if not os.access(picture.parent, os.W_OK):
+        raise ValueError(f"--plot is {picture}; there is no directory {picture.parent} that can be written to")
     step_size = num_envs * rollout_length
     return Plan(title, make, grid, swept, labels, keys, steps // step_size, step_size, used, picture)
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import click
 
-from purerl.host.cli import Count, Numbers, OneLine, Whole, Widths
+from purerl.host.cli import Count, Numbers, OneLine, Seed, Widths
 
 ACTIVATIONS = ("tanh", "relu", "silu", "gelu", "elu")
 
@@ -82,7 +82,7 @@ def run_options(config: type) -> list[click.Parameter]:
     return [
         click.Argument(["env"], metavar="ENV"),
         say(["--seeds"], type=Count(), default=8, help="runs with seeds of their own, trained at once"),
-        say(["--seed"], type=Whole(), default=0, help="of everything that is random"),
+        say(["--seed"], type=Seed(), default=0, help="of everything that is random"),
         say(["--steps"], type=Count(), default="5e5", help="environment steps of each run"),
         say(["--num-envs"], type=Count(), default=collect["num_envs"], help="environments that each run acts in"),
         say(["--rollout-length"], type=Count(), default=collect["rollout_length"], help="steps between updates"),
@@ -114,7 +114,14 @@ def torso(name: str, hidden: tuple[int, ...], activation: str) -> typing.Callabl
     if name == "minatar-cnn":
         return networks.MinAtarCNN
     if ".py:" in name:
-        return from_file(name)
+        make = from_file(name)
+        try:
+            module = make()
+        except TypeError as error:
+            raise OneLine(f"--network is {name}; it must be a function without arguments: {error}") from error
+        if not isinstance(module, nn.Module):
+            raise OneLine(f"--network is {name}; it must be a function without arguments that returns a flax Module")
+        return make
     raise OneLine(f"--network is {name!r}; allowed are mlp, minatar-cnn, or your own FILE.py:name")
 
 
@@ -124,8 +131,15 @@ def environment(name: str) -> tuple[Any, Any]:
         from purerl.envs import make
 
         return make(name)
-    made = from_file(name)()
-    return made if isinstance(made, tuple) else (made, made.default_params)
+    try:
+        made = from_file(name)()
+        env, env_params = made if isinstance(made, tuple) else (made, made.default_params)
+        for needed in (env.action_space, env.observation_space):
+            needed(env_params)
+    except (AttributeError, TypeError, ValueError) as error:
+        wanted = "a function without arguments that returns a gymnax Environment, or (env, env_params)"
+        raise OneLine(f"{name} must be {wanted}: {error}") from error
+    return env, env_params
 
 
 def command(name: str) -> click.Command:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 
 import rich.progress
@@ -64,11 +65,12 @@ class Progress:
     def update(self, iteration: int, result: float) -> None:
         """Show that `iteration` updates are done, and the return so far."""
         seconds = time.perf_counter() - self.begin
+        shown = "-" if math.isnan(result) else f"{result:.1f}"
         speed = iteration * self.steps_per_update / max(seconds, 1e-9)
-        self.bar.update(self.task, completed=iteration, speed=short(speed), result=f"{result:.1f}")
+        self.bar.update(self.task, completed=iteration, speed=short(speed), result=shown)
         if not self.console.is_terminal and iteration * LINES // self.num_updates > self.printed:
             self.printed = iteration * LINES // self.num_updates
             left = seconds * (self.num_updates / iteration - 1)
             pace = f"{short(speed)} steps/s  {left:.0f} s left"
-            text = f"iteration {iteration}/{self.num_updates}  return {result:.1f}  {pace}"
+            text = f"iteration {iteration}/{self.num_updates}  return {shown}  {pace}"
             self.console.print(text, highlight=False, soft_wrap=True)

@@ -11,6 +11,8 @@ from rich.table import Table
 
 from purerl import statistics
 
+PICTURES = (".png", ".pdf", ".svg")
+
 
 def note(text: str) -> None:
     """One line for the person who watches."""
@@ -107,7 +109,7 @@ def picture(path: Path, title: str, swept: str, labels: list[str], final: np.nda
         bars.set_xlabel(swept)
         bars.set_title("last 100 episodes: seeds, IQM, 95 % interval", fontsize=10, loc="left")
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if np.nanmin(curves) >= 0:
+    if not (curves < 0).any():
         axis.set_ylim(bottom=0)
     for panel in axes[0]:
         panel.grid(alpha=0.25, linewidth=0.6)
