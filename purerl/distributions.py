@@ -67,6 +67,37 @@ def _normal_kl(p, q):
     return 0.5 * jnp.sum(jnp.exp(log_ratio) - 1 - log_ratio + distance, axis=-1)
 
 
+def _transformed_normal(forward, inverse, log_slope, mean_log_slope, shape, free_scale) -> Distribution:
+    """a = forward(μ + σ ε), element by element, with p = (μ, log σ).
+
+    `log_slope(u)` is log |da/du| and `mean_log_slope(μ, log σ)` its expectation. KL is the normals' own, which a
+    bijection keeps.
+    """
+    size = math.prod(shape)
+
+    def act(u):
+        return forward(u).reshape(*u.shape[:-1], *shape)
+
+    def sample(key, p):
+        mean, log_std = _split(p)
+        return act(mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype))
+
+    def log_prob(p, action):
+        mean, log_std = _split(p)
+        u = inverse(action.reshape(*action.shape[: action.ndim - len(shape)], size))
+        z = (u - mean) * jnp.exp(-log_std)
+        return -jnp.sum(0.5 * jnp.square(z) + log_std + 0.5 * _LOG_2PI + log_slope(u), axis=-1)
+
+    def entropy(p):
+        mean, log_std = _split(p)
+        return jnp.sum(log_std + 0.5 * (1 + _LOG_2PI) + mean_log_slope(mean, log_std), axis=-1)
+
+    def mode(p):
+        return act(_split(p)[0])
+
+    return Distribution(sample, log_prob, entropy, mode, _normal_kl, 2 * size, size if free_scale else 0)
+
+
 def normal(low=-jnp.inf, high=jnp.inf, shape: tuple[int, ...] = (1,), free_scale: bool = True) -> Distribution:
     """A diagonal normal in the action's own units, for a Box with any bounds.
 
@@ -85,7 +116,7 @@ def normal(low=-jnp.inf, high=jnp.inf, shape: tuple[int, ...] = (1,), free_scale
     >>> normal(-2.0, 2.0, (1,)).mode(jnp.array([0.5, 0.0])).tolist()
     [1.0]
     """
-    low, high, size = _flat(low, shape), _flat(high, shape), math.prod(shape)
+    low, high = _flat(low, shape), _flat(high, shape)
     if not (low < high).all():
         raise ValueError(f"normal: low must be less than high, got {low} and {high}")
     # a bound that is missing stands where the other one is, or at 0
@@ -94,26 +125,14 @@ def normal(low=-jnp.inf, high=jnp.inf, shape: tuple[int, ...] = (1,), free_scale
     centre = highest / 2 + lowest / 2
     half = np.where(highest > lowest, highest / 2 - lowest / 2, np.float32(1))
 
-    def act(u):
-        return (centre + half * u).reshape(*u.shape[:-1], *shape)
-
-    def sample(key, p):
-        mean, log_std = _split(p)
-        return act(mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype))
-
-    def log_prob(p, action):
-        mean, log_std = _split(p)
-        u = (action.reshape(*action.shape[: action.ndim - len(shape)], size) - centre) / half
-        z = (u - mean) * jnp.exp(-log_std)
-        return -jnp.sum(0.5 * jnp.square(z) + log_std + 0.5 * _LOG_2PI + np.log(half), axis=-1)
-
-    def entropy(p):
-        return jnp.sum(_split(p)[1] + 0.5 * (1 + _LOG_2PI) + np.log(half), axis=-1)
-
-    def mode(p):
-        return act(_split(p)[0])
-
-    return Distribution(sample, log_prob, entropy, mode, _normal_kl, 2 * size, size if free_scale else 0)
+    return _transformed_normal(
+        forward=lambda u: centre + half * u,
+        inverse=lambda action: (action - centre) / half,
+        log_slope=lambda u: np.log(half),
+        mean_log_slope=lambda mean, log_std: np.log(half),
+        shape=shape,
+        free_scale=free_scale,
+    )
 
 
 def tanh_normal(low, high, shape: tuple[int, ...] = (1,), free_scale: bool = True) -> Distribution:
@@ -138,7 +157,7 @@ def tanh_normal(low, high, shape: tuple[int, ...] = (1,), free_scale: bool = Tru
     >>> tanh_normal(-2.0, 2.0, (1,)).mode(jnp.array([100.0, 0.0])).tolist()
     [2.0]
     """
-    low, high, size = _flat(low, shape), _flat(high, shape), math.prod(shape)
+    low, high = _flat(low, shape), _flat(high, shape)
     if not (np.isfinite(low) & np.isfinite(high)).all():
         raise ValueError(f"tanh_normal: bounds must be finite, got {low} and {high}; `normal` takes any")
     if not (low < high).all():
@@ -146,33 +165,21 @@ def tanh_normal(low, high, shape: tuple[int, ...] = (1,), free_scale: bool = Tru
     centre, half = high / 2 + low / 2, high / 2 - low / 2
     largest = np.float32(1 - 2.0**-23)
 
-    def act(u):
-        return (centre + half * jnp.tanh(u)).reshape(*u.shape[:-1], *shape)
-
-    def log_slope(u):  # log |da/du|
+    def log_slope(u):
         return np.log(half) + 2 * (math.log(2) - u - jax.nn.softplus(-2 * u))
 
-    def sample(key, p):
-        mean, log_std = _split(p)
-        return act(mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype))
+    def mean_log_slope(mean, log_std):
+        u = mean + jnp.exp(log_std) * np.float32(_NODES).reshape(-1, *[1] * mean.ndim)
+        return jnp.tensordot(np.float32(_WEIGHTS), log_slope(u), axes=1)
 
-    def log_prob(p, action):
-        mean, log_std = _split(p)
-        squashed = (action.reshape(*action.shape[: action.ndim - len(shape)], size) - centre) / half
-        u = jnp.arctanh(jnp.clip(squashed, -largest, largest))
-        z = (u - mean) * jnp.exp(-log_std)
-        return -jnp.sum(0.5 * jnp.square(z) + log_std + 0.5 * _LOG_2PI + log_slope(u), axis=-1)
-
-    def entropy(p):
-        mean, log_std = _split(p)
-        u = mean[..., None] + jnp.exp(log_std)[..., None] * np.float32(_NODES)
-        slope = jnp.sum(log_slope(jnp.moveaxis(u, -1, 0)) * np.float32(_WEIGHTS).reshape(-1, *[1] * mean.ndim), axis=0)
-        return jnp.sum(log_std + 0.5 * (1 + _LOG_2PI) + slope, axis=-1)
-
-    def mode(p):
-        return act(_split(p)[0])
-
-    return Distribution(sample, log_prob, entropy, mode, _normal_kl, 2 * size, size if free_scale else 0)
+    return _transformed_normal(
+        forward=lambda u: centre + half * jnp.tanh(u),
+        inverse=lambda action: jnp.arctanh(jnp.clip((action - centre) / half, -largest, largest)),
+        log_slope=log_slope,
+        mean_log_slope=mean_log_slope,
+        shape=shape,
+        free_scale=free_scale,
+    )
 
 
 def for_space(space: Any, box=normal) -> Distribution:

@@ -166,19 +166,12 @@ class StickyActions(Wrapper):
         return self.env.is_terminated(state.env, params)
 
 
-class from_five_values(Wrapper):
+class from_five_values(TimeLimit):
     """An environment with the API of gymnax 0.x: `step_env` gives `done`, which includes its time limit.
 
-    `done` is taken apart by `max_steps`: an episode that is done at that step is truncated, before it terminated.
+    `done` is taken apart by `max_steps`, the environment's own limit: an episode that is done at that step is
+    truncated, and one that is done before it has terminated.
     """
-
-    def __init__(self, env: Any, max_steps: int):
-        super().__init__(env)
-        self.max_steps = max_steps
-
-    def reset_env(self, key, params):
-        obs, state = self.env.reset_env(key, params)
-        return obs, Timed(state, jnp.zeros((), jnp.int32))
 
     def step_env(self, key, state, action, params):
         obs, inner, reward, done, info = self.env.step_env(key, state.env, action, params)
