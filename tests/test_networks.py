@@ -51,6 +51,18 @@ def test_mlp_takes_trees_and_its_settings(key):
     assert features.shape == (2, 5) and (features >= 0).all()
 
 
+def test_cnn_is_a_convolution(key):
+    obs = jax.random.normal(key, (2, 10, 10, 4))
+    network = MinAtarCNN(channels=5, width=3)
+    params = network.init(key, obs)["params"]
+    kernel = params["Dense_0"]["kernel"].reshape(3, 3, 4, 5)
+    layout = ("NHWC", "HWIO", "NHWC")
+    x = jax.lax.conv_general_dilated(obs, kernel, (1, 1), "VALID", dimension_numbers=layout)
+    x = nn.relu(x + params["Dense_0"]["bias"]).reshape(2, -1)
+    expected = nn.relu(x @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"])
+    np.testing.assert_allclose(network.apply({"params": params}, obs), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_cnn_refuses_vectors(key):
     with pytest.raises(ValueError, match=r"MinAtarCNN: obs has shape \(2, 4\)"):
         MinAtarCNN().init(key, jnp.ones((2, 4)))
