@@ -34,7 +34,8 @@ class Environment(NamedTuple):
     """An environment as the loop uses it: vectorised over N and reset at episode ends."""
 
     reset: Callable[[Array], tuple[Any, Any]]  # keys [N] -> (obs, state)
-    step: Callable[[Array, Array, Any, Any], Step]  # (keys [N], reset_keys [N], state, action) -> Step
+    # (keys [N], reset_keys [N], state, action, reset) -> Step; `reset` takes reset_keys where an episode ended
+    step: Callable[[Array, Array, Any, Any, Callable], Step]
 
 
 def _canonical(tree: Any) -> Any:
@@ -93,19 +94,18 @@ def vectorized(env: Any, env_params: Any) -> Environment:
         obs, state, reward, terminated, info = env.step_env(key, state, clip_to_space(space, action), env_params)
         return checked(obs, state, reward, terminated, env.is_truncated(state, env_params), info, obs)
 
-    def step_and_reset(keys, reset_keys, state, action):
+    def step_and_reset(keys, reset_keys, state, action, begin):
         out = jax.vmap(step_once)(keys, state, action)
-        for what, stepped, begun in zip(("obs", "state"), out[-2:], jax.eval_shape(jax.vmap(reset), keys), strict=True):
+        for what, stepped, begun in zip(("obs", "state"), out[-2:], jax.eval_shape(begin, keys), strict=True):
             before, after = _types(begun), _types(stepped)
             if before != after:
                 raise ValueError(f"{name}: {what} of reset_env is {before[1]}, and of step_env {after[1]}")
         ended = out.terminated | out.truncated
-        begin = lambda: _select(ended, jax.vmap(reset)(reset_keys), (out.obs, out.state))
-        obs, state = jax.lax.cond(ended.any(), begin, lambda: (out.obs, out.state))
+        renew = lambda: _select(ended, begin(reset_keys), (out.obs, out.state))
+        obs, state = jax.lax.cond(ended.any(), renew, lambda: (out.obs, out.state))
         return out._replace(obs=obs, state=state)
 
-    def self_resetting(key, reset_key, state, action):
-        del reset_key
+    def self_resetting(key, state, action):
         out = env.step(key, state, clip_to_space(space, action), env_params)
         if len(out) != 6:
             raise ValueError(
@@ -115,7 +115,22 @@ def vectorized(env: Any, env_params: Any) -> Environment:
         obs, state, reward, terminated, truncated, info = out
         return checked(obs, state, reward, terminated, truncated, info, info["final_observation"])
 
-    return Environment(jax.vmap(reset), jax.vmap(self_resetting) if resets_itself(env) else step_and_reset)
+    def step_of_wrapper(keys, reset_keys, state, action, begin):
+        del reset_keys, begin
+        return jax.vmap(self_resetting)(keys, state, action)
+
+    return Environment(jax.vmap(reset), step_of_wrapper if resets_itself(env) else step_and_reset)
+
+
+def reset_from_pool(environment: Environment, key: Key, size: int) -> Callable[[Array], tuple[Any, Any]]:
+    """A stand-in for `environment.reset` that draws from `size` resets computed now, uniformly and with replacement."""
+    pool = environment.reset(jax.random.split(key, size))
+
+    def reset(keys):
+        index = jax.vmap(lambda key: jax.random.randint(key, (), 0, size))(keys)
+        return jax.tree.map(lambda x: x[index], pool)
+
+    return reset
 
 
 # --- one block ------------------------------------------------------------------------------------------------------
@@ -154,16 +169,22 @@ def rollout(
     length: int,
     group_size: int = 1,
     info: Sequence[str] = (),
+    reset: Callable | None = None,
 ) -> tuple[Position, Rollout]:
-    """Act for `length` steps: where the environments then stand, and the block `[T, N, ...]`, all of it valid."""
+    """Act for `length` steps: where the environments then stand, and the block `[T, N, ...]`, all of it valid.
+
+    Args:
+      reset: where an episode ended, begin the next one by this in place of `environment.reset`.
+    """
     num_envs = position.episode_return.shape[0]
+    begin = environment.reset if reset is None else reset
 
     def step(carry, key):
         env_state, obs, memory = carry
         act_key, env_key, reset_key = jax.random.split(key, 3)
         action, memory, extras = agent.act(act_key, agent_state, memory, obs)
         keys, reset_keys = jax.random.split(env_key, num_envs), group_keys(reset_key, num_envs, group_size)
-        out = environment.step(keys, reset_keys, env_state, action)
+        out = environment.step(keys, reset_keys, env_state, action, begin)
         missing = [name for name in info if name not in out.info]
         if missing:
             raise ValueError(f"info: the environment gives {sorted(out.info)}, not {missing}")
@@ -254,6 +275,7 @@ def learner(
     episodic: bool | None = None,
     group_size: int = 1,
     info: Sequence[str] = (),
+    reset_pool: int | None = None,
 ) -> Learner:
     """An agent learning in N copies of an environment: one `step` is one block of experience and one `update`.
 
@@ -265,11 +287,15 @@ def learner(
         environment's first end are not `valid`. None: as the agent needs.
       group_size: so many neighbouring environments share their reset keys (and nothing else).
       info: names of the leaves of the environment's info that transitions keep.
+      reset_pool: where a reset is dear, compute only so many at each block's start, and begin the block's episodes
+        from them, drawn with replacement. The bias: within one block, starts repeat more often than they should.
+        None computes a reset whenever an episode ends.
     Raises:
-      ValueError: for counts that are not positive ints, a group size that does not divide num_envs, or
-        `episodic=False` for an agent that needs whole episodes.
+      ValueError: for counts that are not positive ints, a group size that does not divide num_envs,
+        `episodic=False` for an agent that needs whole episodes, or a pool for a wrapper that resets itself.
     """
     counts = {"num_envs": num_envs, "rollout_length": rollout_length, "group_size": group_size}
+    counts |= {} if reset_pool is None else {"reset_pool": reset_pool}
     for name, count in counts.items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise ValueError(f"{name} is {count!r}; it must be a positive int")
@@ -277,6 +303,8 @@ def learner(
         raise ValueError(f"group_size is {group_size}; it must divide num_envs, which is {num_envs}")
     if agent.episodic and episodic is False:
         raise ValueError("episodic is False; this agent needs whole episodes: leave it out, or True")
+    if reset_pool is not None and resets_itself(env):
+        raise ValueError(f"reset_pool is {reset_pool}; {type(env).__name__} resets itself: leave it out")
     episodic = agent.episodic if episodic is None else episodic
     environment = vectorized(env, env_params)
 
@@ -284,7 +312,11 @@ def learner(
         if episodic:
             reset_key, key = jax.random.split(key)
             position = start(environment, agent, group_keys(reset_key, num_envs, group_size))
-        end, data = rollout(environment, agent, agent_state, position, key, rollout_length, group_size, info)
+        reset = None
+        if reset_pool is not None:
+            pool_key, key = jax.random.split(key)
+            reset = reset_from_pool(environment, pool_key, reset_pool)
+        end, data = rollout(environment, agent, agent_state, position, key, rollout_length, group_size, info, reset)
         if episodic:
             data = data._replace(transitions=first_episodes(data.transitions))
         return position, end, data
@@ -527,7 +559,7 @@ def evaluate(
         else:
             action, memory, _ = agent.act(act_key, agent_state, position.memory, position.obs)
         keys, reset_keys = jax.random.split(env_key, num_episodes), jax.random.split(reset_key, num_episodes)
-        out = environment.step(keys, reset_keys, position.env, action)
+        out = environment.step(keys, reset_keys, position.env, action, environment.reset)
         ended = out.terminated | out.truncated
         returns = position.episode_return + jnp.where(finished, 0.0, out.reward)
         lengths = position.episode_length + ~finished

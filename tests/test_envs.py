@@ -58,7 +58,7 @@ def play(env, key, num_steps, num_envs=3, action=0):
 
     def step(carry, key):
         keys = jax.random.split(key, (2, num_envs))
-        out = environment.step(*keys, carry[1], jnp.full(num_envs, action))
+        out = environment.step(*keys, carry[1], jnp.full(num_envs, action), environment.reset)
         return (out.obs, out.state), out
 
     begin = environment.reset(jax.random.split(key, num_envs))
@@ -84,7 +84,7 @@ def test_sticky_actions(key):
     def step(state, x):
         time, key = x
         keys = jax.random.split(key, (2, 100))
-        out = environment.step(*keys, state, jnp.full(100, time % 2))
+        out = environment.step(*keys, state, jnp.full(100, time % 2), environment.reset)
         return out.state, out.reward
 
     _, state = environment.reset(jax.random.split(key, 100))
@@ -166,5 +166,5 @@ def test_actions_are_clipped_for_the_environment(key):
     environment = training.vectorized(env, env_params)
     keys = jax.random.split(key, 2)
     _, state = environment.reset(keys)
-    far, edge = (environment.step(keys, keys, state, jnp.full((2, 1), a)) for a in (50.0, 2.0))
+    far, edge = (environment.step(keys, keys, state, jnp.full((2, 1), a), environment.reset) for a in (50.0, 2.0))
     np.testing.assert_array_equal(far.next_obs, edge.next_obs)

@@ -3,6 +3,7 @@
 import gc
 from typing import NamedTuple
 
+import gymnax.wrappers.purerl
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,6 +123,23 @@ def test_a_group_shares_its_resets_and_nothing_else(key):
     assert obs[0, 0] != obs[2, 0]  # a new start in the next episode
 
 
+def test_a_pool_of_resets(key):
+    """Starts come from the pool, uniformly, and the next block has another one; a group draws the same."""
+    settings = dict(num_envs=40, rollout_length=60, group_size=2, reset_pool=5)
+    given = blocks(random_start(), recorder(), key, num_updates=2, **settings)
+    pools = []
+    for state, _ in given:
+        starts = np.asarray(state.agent.obs[2::2, :, 0], int)
+        np.testing.assert_array_equal(starts[:, ::2], starts[:, 1::2])
+        values, counts = np.unique(starts[:, ::2], return_counts=True)
+        assert len(values) == 5 and ((counts - 116) ** 2 / 116).sum() < 25  # chi-square, 4 degrees: p < 1e-4
+        pools.append(set(values))
+    assert pools[0] != pools[1]
+    wrapped = gymnax.wrappers.purerl.LogWrapper(random_start())
+    with pytest.raises(ValueError, match="reset_pool is 5; LogWrapper resets itself"):
+        purerl.learner(wrapped, wrapped.default_params, recorder(), 4, 4, reset_pool=5)
+
+
 def test_resets_are_uniform():
     ((state, _),) = blocks(random_start(10), recorder(), jax.random.key(5), num_envs=50, rollout_length=40)
     counts = np.bincount(np.asarray(state.agent.obs[::2, :, 0], int).ravel(), minlength=10)
@@ -156,6 +174,7 @@ def test_asked_info_is_kept(key, cartpole):
     [
         (dict(num_envs=0), "num_envs is 0"), (dict(num_envs=2.0), "num_envs is 2.0"),
         (dict(rollout_length=-1), "rollout_length is -1"), (dict(group_size=3), "group_size is 3; it must divide"),
+        (dict(reset_pool=0), "reset_pool is 0"),
         (dict(agent=recorder(True), episodic=False), "needs whole episodes"),
     ],
 )  # fmt: skip

@@ -172,7 +172,8 @@ def check_env(env: Any, env_params: Any, key: Any, num_steps: int = 50, num_envs
         def step(carry, key):
             obs, state = carry
             keys = jax.random.split(key, (3, num_envs))
-            out = environment.step(keys[0], keys[1], state, jax.vmap(action_space.sample)(keys[2]))
+            actions = jax.vmap(action_space.sample)(keys[2])
+            out = environment.step(keys[0], keys[1], state, actions, environment.reset)
             return (out.obs, out.state), (out, obs)
 
         begin = environment.reset(jax.random.split(reset_key, num_envs))
@@ -181,7 +182,8 @@ def check_env(env: Any, env_params: Any, key: Any, num_steps: int = 50, num_envs
     keys = jax.random.split(reset_key, num_envs)
     begin = jax.eval_shape(environment.reset, keys)
     actions = jax.eval_shape(jax.vmap(action_space.sample), keys)
-    jax.eval_shape(environment.step, keys, keys, begin[1], actions)
+    step = lambda keys, state, actions: environment.step(keys, keys, state, actions, environment.reset)
+    jax.eval_shape(step, keys, begin[1], actions)
     if hasattr(space, "shape") and not hasattr(space, "spaces"):
         shape = begin[0].shape[1:]
         assert shape == tuple(space.shape), f"{name}: observations have shape {shape}, the space {tuple(space.shape)}"
