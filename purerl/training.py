@@ -122,15 +122,15 @@ def vectorized(env: Any, env_params: Any) -> Environment:
     return Environment(jax.vmap(reset), step_of_wrapper if resets_itself(env) else step_and_reset)
 
 
-def reset_from_pool(environment: Environment, key: Key, size: int) -> Callable[[Array], tuple[Any, Any]]:
-    """A stand-in for `environment.reset` that draws from `size` resets computed now, uniformly and with replacement."""
+def with_reset_pool(environment: Environment, key: Key, size: int) -> Environment:
+    """The environment with a `reset` that draws from `size` resets computed now, uniformly and with replacement."""
     pool = environment.reset(jax.random.split(key, size))
 
     def reset(keys):
         index = jax.vmap(lambda key: jax.random.randint(key, (), 0, size))(keys)
         return jax.tree.map(lambda x: x[index], pool)
 
-    return reset
+    return environment._replace(reset=reset)
 
 
 # --- one block ------------------------------------------------------------------------------------------------------
@@ -169,22 +169,16 @@ def rollout(
     length: int,
     group_size: int = 1,
     info: Sequence[str] = (),
-    reset: Callable | None = None,
 ) -> tuple[Position, Rollout]:
-    """Act for `length` steps: where the environments then stand, and the block `[T, N, ...]`, all of it valid.
-
-    Args:
-      reset: where an episode ended, begin the next one by this in place of `environment.reset`.
-    """
+    """Act for `length` steps: where the environments then stand, and the block `[T, N, ...]`, all of it valid."""
     num_envs = position.episode_return.shape[0]
-    begin = environment.reset if reset is None else reset
 
     def step(carry, key):
         env_state, obs, memory = carry
         act_key, env_key, reset_key = jax.random.split(key, 3)
         action, memory, extras = agent.act(act_key, agent_state, memory, obs)
         keys, reset_keys = jax.random.split(env_key, num_envs), group_keys(reset_key, num_envs, group_size)
-        out = environment.step(keys, reset_keys, env_state, action, begin)
+        out = environment.step(keys, reset_keys, env_state, action, environment.reset)
         missing = [name for name in info if name not in out.info]
         if missing:
             raise ValueError(f"info: the environment gives {sorted(out.info)}, not {missing}")
@@ -309,14 +303,14 @@ def learner(
     environment = vectorized(env, env_params)
 
     def block(key, agent_state, position):
-        if episodic:
-            reset_key, key = jax.random.split(key)
-            position = start(environment, agent, group_keys(reset_key, num_envs, group_size))
-        reset = None
+        world = environment
         if reset_pool is not None:
             pool_key, key = jax.random.split(key)
-            reset = reset_from_pool(environment, pool_key, reset_pool)
-        end, data = rollout(environment, agent, agent_state, position, key, rollout_length, group_size, info, reset)
+            world = with_reset_pool(environment, pool_key, reset_pool)
+        if episodic:
+            reset_key, key = jax.random.split(key)
+            position = start(world, agent, group_keys(reset_key, num_envs, group_size))
+        end, data = rollout(world, agent, agent_state, position, key, rollout_length, group_size, info)
         if episodic:
             data = data._replace(transitions=first_episodes(data.transitions))
         return position, end, data

@@ -160,13 +160,14 @@ def test_own_files_train_and_the_picture_is_written(tmp_path):
         ("own.py:only_continuous", "only_continuous needs a Box action space"),
         ("own.py:not_an_agent", "must be a function (network, policy, hp=Config())"),
         ("own.py:absent", "own.py has no 'absent'; it has"),
+        ("own.py:mine --normalize-reward", "--normalize-reward needs a discount; Mine has no gamma"),
     ],
 )
 def test_own_agents_that_do_not_fit(agent, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(OWN)
     with pytest.raises(SystemExit) as stop:
-        cli.main(["train", agent, "CartPole-v1"])
+        cli.main(["train", *agent.split(), "CartPole-v1"])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1 and said in error
 

@@ -1,7 +1,6 @@
 """The loop, on environments small enough to count by hand."""
 
 import gc
-from typing import NamedTuple
 
 import gymnax.wrappers.purerl
 import jax
@@ -102,10 +101,6 @@ def test_episodic_blocks_start_anew_and_stop_counting(key):
     assert (given[0][0].agent.valid != given[1][0].agent.valid).any()
 
 
-class Start(NamedTuple):
-    pass
-
-
 def random_start(num_rows=1000):
     """An episode's observation says which start was drawn."""
     begin = lambda key: jax.random.randint(key, (), 0, num_rows)
@@ -135,6 +130,9 @@ def test_a_pool_of_resets(key):
         assert len(values) == 5 and ((counts - 116) ** 2 / 116).sum() < 25  # chi-square, 4 degrees: p < 1e-4
         pools.append(set(values))
     assert pools[0] != pools[1]
+    # whole episodes begin from the pool too
+    ((state, _),) = blocks(random_start(), recorder(True), key, num_envs=40, rollout_length=2, reset_pool=5)
+    assert len(np.unique(state.agent.obs[0])) == 5
     wrapped = gymnax.wrappers.purerl.LogWrapper(random_start())
     with pytest.raises(ValueError, match="reset_pool is 5; LogWrapper resets itself"):
         purerl.learner(wrapped, wrapped.default_params, recorder(), 4, 4, reset_pool=5)

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import purerl
-from purerl import distributions, networks, statistics, training
-from purerl.host.progress import Progress
+from purerl import distributions, networks, statistics
+from purerl.host import jobs, report
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -62,27 +62,6 @@ def learner_of(entry: Entry) -> Callable[[Any], Any]:
     )
 
 
-def measure(entry: Entry, hp: Any, keys: Any, title: str) -> dict[str, np.ndarray]:
-    """Train one run a key, all at once: episodes, returns and lengths of every update, `[K, R]`."""
-    runs = keys.shape[0]
-    devices = jax.devices()
-    order = np.arange(runs + -runs % len(devices)) % runs
-    hp = jax.tree.map(lambda x: jnp.asarray(x)[order] if jnp.ndim(x) else x, hp)
-    make = training.batch(learner_of(entry), devices if len(devices) > 1 else None)
-    rows: list[tuple] = []
-    names = ("episodes", "episode_return", "episode_length")
-    with Progress(entry.num_updates, runs * entry.num_envs * entry.rollout_length) as progress:
-        progress.console.print(title, highlight=False)
-        with progress.compiling():
-            program = training.compile_run(make, hp, keys[order])
-        for iteration, _, metrics in training.run(make, hp, None, entry.num_updates, program=program):
-            rows.append(tuple(np.asarray(metrics[name])[:runs] for name in names))
-            if iteration % 10 == 0 or iteration == entry.num_updates:
-                recent = [np.stack(x) for x in zip(*rows[-20:], strict=True)]
-                progress.update(iteration, float(np.nanmean(statistics.last_returns(recent[0], recent[1]))))
-    return dict(zip(names, (np.stack(x) for x in zip(*rows, strict=True)), strict=True))
-
-
 def result(entry: Entry, episodes: np.ndarray, returns: np.ndarray, lengths: np.ndarray) -> float:
     """One run's number: the mean return of the last whole updates that together hold 100 episodes."""
     if entry.frames is not None:
@@ -114,7 +93,9 @@ def run(entry: Entry, num_seeds: int) -> None:
     if name is not None:
         hp = type(hp)(**{**vars(hp), name: jnp.array([value for value, _ in missing])})
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))(jnp.array([seed for _, seed in missing]))
-    data = measure(entry, hp, keys, f"{entry.key}: {len(missing)} runs")
+    report.note(f"{entry.key}: {len(missing)} runs")
+    block = entry.num_envs * entry.rollout_length
+    data = jobs.measure(learner_of(entry), hp, keys, jax.devices(), entry.num_updates, 1, block).metrics
     for index, (value, seed) in enumerate(missing):
         episodes, returns, lengths = (data[n][:, index] for n in ("episodes", "episode_return", "episode_length"))
         parts = np.array_split(np.arange(entry.num_updates), 50)

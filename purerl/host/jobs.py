@@ -120,6 +120,8 @@ def plan(
             f"--steps is {steps}; one iteration is num_envs x rollout_length = {num_envs} x {rollout_length} = "
             f"{num_envs * rollout_length} steps, and there must be at least one"
         )
+    if normalize_reward and "gamma" not in values:
+        raise ValueError(f"--normalize-reward needs a discount; {config.__name__} has no gamma")
     environment, env_params = options.environment(env)
     if time_limit or sticky_actions is not None:
         from purerl.envs import StickyActions, TimeLimit
@@ -144,8 +146,7 @@ def plan(
     if devices is not None and devices > len(available):
         raise ValueError(f"--devices is {devices}; there are {len(available)}")
     used = available[: min(devices or len(available), seeds * len(grid))]
-    for hp in grid[:1]:  # shapes are the same for all of them
-        jax.eval_shape(lambda key, hp=hp: make(hp).step(make(hp).init(key)), root)
+    jax.eval_shape(lambda key: make(grid[0]).step(make(grid[0]).init(key)), root)  # shapes are those of all
     name = Path(agent_name.partition(":")[0]).stem + "-" + Path(env.partition(":")[0]).stem
     title = f"{agent_name} on {env}"
     picture = plot or report.unused(Path(f"{name}.png"))
@@ -170,35 +171,64 @@ class Result(NamedTuple):
     total_steps: int  # of all runs together
 
 
-def execute(job: Plan) -> Result:
-    """Compile and run a plan, showing progress."""
-    num_configs, num_seeds = len(job.grid), job.keys.shape[0]
-    runs = num_configs * num_seeds
-    # runs that only fill up the devices are computed and dropped
-    order = np.arange(runs + -runs % len(job.devices)) % runs
-    keys = job.keys[order % num_seeds]
-    pick = lambda *x: jnp.asarray(x, jnp.float32)[order // num_seeds] if num_configs > 1 else x[0]
-    hp = jax.tree.map(pick, *job.grid)
-    make = training.batch(job.make, job.devices if len(job.devices) > 1 else None)
-    every = max(1, job.num_updates // NUM_CHUNKS)
+class Measured(NamedTuple):
+    """What training R runs at once gave; the rows are chunks."""
+
+    iterations: np.ndarray  # [K] updates done so far
+    metrics: dict[str, np.ndarray]  # [K, R]
+    compile_seconds: float
+    run_seconds: float
+
+
+def measure(
+    make: Callable, hp: Any, keys: jax.Array, devices: list[Any], num_updates: int, every: int, steps_per_update: int
+) -> Measured:
+    """Train one run a key over the devices, showing progress; vectors among the leaves of `hp` go with the keys.
+
+    Runs that only fill up the devices are computed and dropped.
+    """
+    runs = keys.shape[0]
+    order = np.arange(runs + -runs % len(devices)) % runs
+    hp = jax.tree.map(lambda x: jnp.asarray(x)[order] if jnp.ndim(x) else x, hp)
+    make = training.batch(make, devices if len(devices) > 1 else None)
     rows, iterations = [], []
-    with Progress(job.num_updates, runs * job.steps_per_update) as progress:
+    stride = max(1, num_updates // every // NUM_CHUNKS)  # rows between two looks at the screen
+    with Progress(num_updates, runs * steps_per_update) as progress:
         with progress.compiling():
             begin = time.perf_counter()
-            program = training.compile_run(make, hp, keys)
+            program = training.compile_run(make, hp, keys[order])
             jax.block_until_ready(program.state)
             compile_seconds = time.perf_counter() - begin
         begin = time.perf_counter()
-        for iteration, _, metrics in training.run(make, hp, None, job.num_updates, every, program=program):
-            row = np.asarray(metrics["episodes"])[:runs], np.asarray(metrics["episode_return"])[:runs]
-            rows.append(row)
+        for iteration, _, metrics in training.run(make, hp, None, num_updates, every, program=program):
+            rows.append({name: np.asarray(x)[:runs] for name, x in metrics.items()})
             iterations.append(iteration)
-            recent = [np.stack(x) for x in zip(*rows[-10:], strict=True)]
-            progress.update(iteration, float(statistics.last_returns(recent[0], recent[1]).mean()))
+            if len(rows) % stride == 0 or iteration == num_updates:
+                recent = rows[-10 * stride :]
+                episodes, returns = (np.stack([row[n] for row in recent]) for n in ("episodes", "episode_return"))
+                progress.update(iteration, float(statistics.last_returns(episodes, returns).mean()))
         run_seconds = time.perf_counter() - begin
-    episodes, returns = (np.stack(x).reshape(-1, num_configs, num_seeds) for x in zip(*rows, strict=True))
-    steps = np.asarray(iterations) * job.steps_per_update
-    return Result(steps, episodes, returns, compile_seconds, run_seconds, runs * job.num_updates * job.steps_per_update)
+    stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return Measured(np.asarray(iterations), stacked, compile_seconds, run_seconds)
+
+
+def execute(job: Plan) -> Result:
+    """Compile and run a plan."""
+    num_configs, num_seeds = len(job.grid), job.keys.shape[0]
+    runs = np.arange(num_configs * num_seeds)
+    pick = lambda *x: jnp.asarray(x, jnp.float32)[runs // num_seeds] if num_configs > 1 else x[0]
+    hp, keys = jax.tree.map(pick, *job.grid), job.keys[runs % num_seeds]
+    every = max(1, job.num_updates // NUM_CHUNKS)
+    out = measure(job.make, hp, keys, job.devices, job.num_updates, every, job.steps_per_update)
+    by_config = lambda name: out.metrics[name].reshape(-1, num_configs, num_seeds)
+    return Result(
+        steps=out.iterations * job.steps_per_update,
+        episodes=by_config("episodes"),
+        returns=by_config("episode_return"),
+        compile_seconds=out.compile_seconds,
+        run_seconds=out.run_seconds,
+        total_steps=len(runs) * job.num_updates * job.steps_per_update,
+    )
 
 
 def train(job: Plan) -> None:
