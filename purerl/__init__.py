@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         core,
         distributions,
         envs,
+        host,
         losses,
         networks,
         normalize,
@@ -39,7 +40,7 @@ _NAMES = {
     "purerl.training": ("batch", "evaluate", "learner", "rollout", "run", "shard_environments", "train"),
 }  # fmt: skip
 _MODULES = (
-    "core", "distributions", "envs", "losses", "networks", "normalize", "policies", "returns", "schedules",
+    "core", "distributions", "envs", "host", "losses", "networks", "normalize", "policies", "returns", "schedules",
     "statistics", "training", "updates",
 )  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

@@ -46,7 +46,7 @@ class Agent(NamedTuple):
     `reset(memory, ended [N]) -> memory` clears what ended episodes must not remember.
     `act(key, state, memory, obs) -> (action, memory, extras)` explores.
     `greedy(state, memory, obs) -> (action, memory)` does not: no key, deterministic.
-    `update(key, state, rollout) -> (state, metrics)`: metrics are a dict of scalars.
+    `update(key, state, rollout) -> (state, metrics)`: metrics are a dict of scalars, finite while all is well.
     `episodic`: `update` needs blocks of whole episodes (see `purerl.learner`).
     """
 

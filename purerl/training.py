@@ -257,6 +257,7 @@ class LearnerState(NamedTuple):
     agent: Any
     reward: Any
     position: Position | tuple  # () where every block starts anew
+    nonfinite: Array  # int32 []: the first update whose metrics were not all finite; 0 while there is none
 
 
 def learner(
@@ -324,7 +325,8 @@ def learner(
             _, _, data = jax.eval_shape(block, run_key, agent_state, position)
             example = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), data.transitions)
             reward_state = _canonical(reward.init(reward_key, example))
-        return LearnerState(jnp.zeros((), jnp.int32), run_key, agent_state, reward_state, () if episodic else position)
+        zero = jnp.zeros((), jnp.int32)
+        return LearnerState(zero, run_key, agent_state, reward_state, () if episodic else position, zero)
 
     def step(state):
         block_key, reward_key, update_key = jax.random.split(jax.random.fold_in(state.key, state.iteration), 3)
@@ -338,7 +340,10 @@ def learner(
         end = () if episodic else end._replace(episode_return=open_return, episode_length=open_length)
         metrics = {name: jnp.asarray(x, jnp.float32) for name, x in {**metrics, **reward_metrics}.items()}
         sums = Sums(jnp.ones((), jnp.int32), episodes, returns, lengths, metrics)
-        return LearnerState(state.iteration + 1, state.key, agent_state, reward_state, end), sums
+        iteration = state.iteration + 1
+        finite = jnp.isfinite(jnp.array(list(metrics.values()))).all()
+        nonfinite = jnp.where((state.nonfinite == 0) & ~finite, iteration, state.nonfinite)
+        return LearnerState(iteration, state.key, agent_state, reward_state, end, nonfinite), sums
 
     return Learner(init, step)
 

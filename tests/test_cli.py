@@ -1,5 +1,6 @@
 """The command line, as a process: what is printed, the exit code, and what is imported."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import purerl
-from purerl.host import cli, jobs, report
+from purerl.host import cli, jobs, report, work
 from purerl.host.progress import Progress
 
 SCRIPT = Path(sys.executable).with_name("purerl")
@@ -74,8 +75,13 @@ BAD = [
     (["CartPole-v1", "--network", "minatar-cnn"], "MinAtarCNN: obs has shape (4, 4)"),
     (["CartPole-v1", "--value-clip", "none,0.2"], "--value-clip: none is structure"),
     (["CartPole-v1", "--devices", "99"], "--devices is 99; there are"),
-    (["CartPole-v1", "--plot", "no/such/place.png"], "there is no directory"),
-    (["CartPole-v1", "--plot", "curve.doc"], "its ending must be one of .png, .pdf, .svg"),
+    (["CartPole-v1", "--stop-when", "nan"], "--stop-when is nan; it must be a finite return"),
+    (["CartPole-v1", "--chunks", "0"], "'0' is not a positive whole number"),
+    (["CartPole-v1", "--save-every", "-1"], "-1.0 is not in the range x>=0"),
+    (["CartPole-v1", "--dir", "taken"], "taken exists and is not empty; give another --dir, or remove it first"),
+    (["CartPole-v1", "--dir", "own.py"], "own.py exists and is not empty; give another --dir, or remove it first"),
+    (["CartPole-v1", "--dir", "/proc/nothing"], "/proc/nothing can not be made: No such file or directory"),
+    (["CartPole-v1", "--wandb", "x"], "--wandb needs wandb, which is not installed: pip install 'purerl[wandb]'"),
     (["CartPole-v1", "--seed", "3000000000"], "'3000000000' is not a whole number from 0 to 2147483647"),
     (["CartPole-v1", "--hidden", "64,0"], "'0' is not a positive whole number"),
     (["CartPole-v1", "--learning-rate", "1e-3,"], "'1e-3,' is not a number, nor numbers with commas between"),
@@ -92,13 +98,17 @@ BAD = [
 def test_bad_input_is_one_line_and_exit_code_2(arguments, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(OWN)
-    monkeypatch.setattr(jobs, "execute", lambda *_: pytest.fail("it began to run"))
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").write_text("mine")
+    monkeypatch.setattr(jobs, "stream", lambda *_: pytest.fail("it began to run"))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a))
     with pytest.raises(SystemExit) as stop:
         cli.main(["train", "ppo", *arguments])
     error = capsys.readouterr().err
     assert stop.value.code == 2
     assert error.count("\n") == 1 and error.startswith("purerl: error: ") and said in error, error
-    assert list(tmp_path.glob("*.png")) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["own.py", "taken"]
 
 
 OWN = """
@@ -150,8 +160,9 @@ def test_own_files_train_and_the_picture_is_written(tmp_path):
     returns = [float(row.split("│")[2]) for row in rows]
     assert abs(returns[0]) < 0.2 and returns[1] > 0.9  # one does not learn, the other does
     assert "2 configurations x 3 seeds" in out.stderr and "compiling" in out.stderr and "iteration" in out.stderr
-    pictures = list(tmp_path.glob("*.png"))
-    assert [p.name for p in pictures] == ["own-own.png"] and pictures[0].stat().st_size > 10_000
+    directory = tmp_path / "runs" / "own-own"
+    assert (directory / "curve.png").stat().st_size > 10_000
+    assert [p.read_text() for p in (directory / "code").iterdir()] == [OWN]
 
 
 @pytest.mark.parametrize(
@@ -182,18 +193,19 @@ def test_every_field_of_a_config_is_a_documented_option(agent):
         assert f"--{field.name.replace('_', '-')}" in page and field.metadata["doc"].split(";")[0][:30] in page
 
 
-def test_a_picture_is_never_overwritten(tmp_path, monkeypatch):
-    planned = []
+def test_a_run_is_never_written_over_another(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(jobs, "train", planned.append)
+    monkeypatch.setattr(work, "go", lambda *_: None)
     for _ in range(2):
         with pytest.raises(SystemExit):
             cli.main(["train", "ppo", "CartPole-v1"])
-        planned[-1].picture.touch()
-    assert [job.picture.name for job in planned] == ["ppo-CartPole-v1.png", "ppo-CartPole-v1-2.png"]
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["ppo-CartPole-v1", "ppo-CartPole-v1-2"]
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.json")}
+    capsys.readouterr()
     with pytest.raises(SystemExit) as stop:  # a name that was asked for is not changed in silence
-        cli.main(["train", "ppo", "CartPole-v1", "--plot", "ppo-CartPole-v1.png"])
-    assert stop.value.code == 2 and len(planned) == 2
+        cli.main(["train", "ppo", "CartPole-v1", "--dir", "runs/ppo-CartPole-v1"])
+    assert stop.value.code == 2 and "runs/ppo-CartPole-v1 holds another run; give another" in capsys.readouterr().err
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*.json")}
 
 
 def test_a_path_that_is_taken_gets_a_number(tmp_path):

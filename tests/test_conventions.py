@@ -45,7 +45,7 @@ def test_imports_point_one_way(path):
         "testing": {"agents", "host"},
         "envs": {"agents", "training", "host", "testing"},
         "host": set(),
-        "__init__": {"host", "testing"},
+        "__init__": {"testing"},
     }.get(layer(path), {"agents", "training", "envs", "host", "testing"})
     assert not forbidden & set(imports(path))
 
@@ -122,6 +122,8 @@ def test_banned_words(path):
         allowed = (pattern == r"\bdone\b" and path.name in ("adapters.py",)) or path.name in ("training.py",)
         if pattern == r"\brng\b":
             allowed = path.name == "statistics.py"
+        if pattern == r"config\[":
+            allowed = layer(path) == "host"  # there it is what config.json holds
         assert allowed or not re.search(pattern, code), f"{path.name}: {why}"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from purerl.host import cli, jobs
+from purerl.host import cli, work
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,7 +27,7 @@ def test_python_in_the_readme_runs():
 @pytest.mark.parametrize("command", [c for c in COMMANDS if " train " in c and "--help" not in c])
 def test_commands_of_the_readme_are_valid(command, monkeypatch):
     planned = []
-    monkeypatch.setattr(jobs, "train", planned.append)
+    monkeypatch.setattr(work, "train", lambda job, **_: planned.append(job))
     with pytest.raises(SystemExit) as stop:
         cli.main(shlex.split(command)[1:])
     assert stop.value.code == 0 and len(planned) == 1
@@ -47,7 +47,7 @@ def test_demo_command_is_valid(monkeypatch):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (arguments,) = re.findall(r"^demo:.*\n\t\S+/purerl (.*)$", makefile, re.MULTILINE)
     planned = []
-    monkeypatch.setattr(jobs, "train", planned.append)
+    monkeypatch.setattr(work, "train", lambda job, **_: planned.append(job))
     with pytest.raises(SystemExit):
         cli.main(shlex.split(arguments))
     assert planned[0].num_updates == 976 and planned[0].keys.shape == (8,)

@@ -68,6 +68,8 @@ class Wrapper(Environment):
         return self.env.state_space(params)
 
 
+DOWNLOADS = ("MNISTBandit-bsuite",)  # their data, when they are first made
+
 # whose observations leave the bounds that gymnax 1.0.1 declares for them
 _UNDERSTATED = ("MemoryChain-bsuite", "GaussianBandit-misc", "MetaMaze-misc")
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import os
 import pkgutil
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,23 @@ class OneLine(click.ClickException):
     exit_code = 2
 
 
+class Stopped(Exception):
+    """A run that was interrupted: how to go on, exit code 130."""
+
+    def __init__(self, text: str, at_once: bool = False):
+        super().__init__(text)
+        self.at_once = at_once
+
+
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+    """Turns what is wrong with an input, a file or a disk into one readable line."""
+    try:
+        yield
+    except (ValueError, NotImplementedError, OSError) as error:
+        raise OneLine(" ".join(str(error).split())) from error
+
+
 class Numbers(click.ParamType):
     """One number, or several with commas between: a sweep. `none` where the field may be absent."""
 
@@ -28,8 +48,8 @@ class Numbers(click.ParamType):
         self.optional = optional
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float | None, ...]:
-        if isinstance(value, tuple):
-            return value
+        if isinstance(value, (tuple, list)):  # of an option's default, or of a file
+            value = ",".join("none" if x is None else str(x) for x in value)
         try:
             return tuple(self._one(part.strip()) for part in str(value).split(","))
         except ValueError:
@@ -71,8 +91,8 @@ class Widths(click.ParamType):
     name = "INT,..."
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
+        if isinstance(value, (tuple, list)):
+            value = ",".join(map(str, value))
         return tuple(Count().convert(part.strip(), param, ctx) for part in str(value).split(","))
 
 
@@ -134,12 +154,124 @@ def train() -> None:
     """
 
 
-@purerl_command.command()
-def envs() -> None:
-    """List the environments that can be named."""
-    import gymnax
+def way_options(directory: str = "") -> list[click.Option]:
+    """How a job is run, none of which changes what the job is; `directory` says where a new one goes by default."""
+    where = click.Option(
+        ["--dir", "directory"],
+        type=click.Path(path_type=Path),
+        help=f"the new run's directory  [default: {directory}, numbered if there is one]",
+    )
+    return [
+        *([where] if directory else []),
+        click.Option(["--devices"], type=Count(), help="to split the runs over  [default: all; on a CPU, one a core]"),
+        click.Option(["--save-every"], type=click.FloatRange(0), default=30.0, show_default=True, metavar="SECONDS",
+                     help="between checkpoints, at the least"),
+        click.Option(["--compilation-cache/--no-compilation-cache"], default=True, show_default=True,
+                     help="keep compiled programs in the user's cache folder"),
+    ]  # fmt: skip
 
-    click.echo("\n".join(gymnax.registered_envs))
+
+def way(directory: str = "") -> Callable:
+    """Adds `way_options` to a command."""
+
+    def add(command: click.Command) -> click.Command:
+        command.params += way_options(directory)
+        return command
+
+    return add
+
+
+def prepare() -> None:
+    """Set up jax for a command that uses it."""
+    # what XLA has to say about a program from its own cache is not for the reader of a table
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from purerl.host import jobs
+
+    jobs.set_up_jax()
+
+
+RUN = click.argument("run", type=click.Path(path_type=Path))
+NEW_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@way()
+@purerl_command.command()
+@RUN
+@click.option("--steps", type=Count(), help="go on to so many steps in all  [default: as planned]")
+@click.option("--anneal-steps", type=float, help="move the horizon of the learning rate  [default: it stays]")
+def resume(run: Path, **given: Any) -> None:
+    """Go on with a run that was stopped, or train it longer."""
+    with one_line():
+        prepare()
+        from purerl.host import work
+
+        work.resume(run, **given)
+
+
+@way("RUN-repeat")
+@purerl_command.command()
+@RUN
+@click.pass_context
+def repeat(ctx: click.Context, run: Path, **given: Any) -> None:
+    """Run it again and compare the hashes; exit code 1 if they differ."""
+    with one_line():
+        prepare()
+        from purerl.host import work
+
+        ctx.exit(0 if work.repeat(run, given.pop("directory"), **given) else 1)
+
+
+@purerl_command.command()
+@RUN
+@click.option("--episodes", type=Count(), default=100, show_default=True, help="of each run, greedy and stochastic")
+@click.option("--seed", type=Seed(), default=0, show_default=True, help="of the episodes")
+@click.option("--max-steps", type=Count(), help="cut episodes there  [default: the environment's limit]")
+def evaluate(run: Path, **given: Any) -> None:
+    """Play episodes with what was learned, greedy and stochastic."""
+    with one_line():
+        prepare()
+        from purerl.host import look
+
+        look.evaluate(run, **given)
+
+
+@purerl_command.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--metric", default="episode_return", show_default=True, help="a column of metrics.csv")
+@click.option("--out", type=NEW_FILE, help=".png, .pdf or .svg  [default: plot.png, numbered if there is one]")
+def plot(runs: tuple[Path, ...], **given: Any) -> None:
+    """Draw the curves of runs, with intervals, one panel an environment."""
+    with one_line():
+        prepare()
+        from purerl.host import look
+
+        look.plot(runs, **given)
+
+
+@purerl_command.command()
+@RUN
+@click.option("--number", type=click.IntRange(0), default=0, show_default=True, help="which of the runs in it")
+@click.option("--stochastic/--greedy", default=False, help="sample actions, or take the most likely  [default: greedy]")
+@click.option("--seed", type=Seed(), default=0, show_default=True, help="of the episode")
+@click.option("--max-steps", type=Count(), default=1000, show_default=True, help="cut the episode there")
+@click.option("--out", type=NEW_FILE, help="a .gif  [default: RUN/episode.gif, numbered if there is one]")
+def render(run: Path, **given: Any) -> None:
+    """Draw an episode as a GIF."""
+    with one_line():
+        prepare()
+        from purerl.host import look
+
+        look.render(run, **given)
+
+
+@purerl_command.command(name="list")
+def list_all() -> None:
+    """List the agents, and the environments with their spaces."""
+    with one_line():
+        prepare()
+        from purerl.host import look
+
+        look.catalogue()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -158,5 +290,12 @@ def main(arguments: list[str] | None = None) -> None:
         code = 2
     except (click.Abort, KeyboardInterrupt):
         click.echo("purerl: interrupted", err=True)
+        code = 130
+    except Stopped as stopped:
+        click.echo(f"purerl: {stopped}", err=True)
+        if stopped.at_once:  # an orderly end would wait for what is being computed
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(130)
         code = 130
     sys.exit(code if isinstance(code, int) else 0)

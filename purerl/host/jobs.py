@@ -1,13 +1,16 @@
-"""The training job of the command line: plan it, compile it, run it, show it."""
+"""A job: what the words of a config stand for, and the runs that it trains, in chunks."""
 
 from __future__ import annotations
 
+import concurrent.futures
+import dataclasses
 import itertools
+import math
 import os
-import platform
+import signal
+import threading
 import time
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +18,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from purerl import distributions, networks, normalize, statistics, training
-from purerl.host import options, report
+from purerl.host import loggers, options, report, runs
 from purerl.host.progress import Progress
 
-NUM_CHUNKS = 100  # points of a learning curve
+FEWEST_CHUNKS, MOST_CHUNKS, STEPS_PER_CHUNK = 100, 1000, 200_000
 
 
 def _cores() -> int:
@@ -28,26 +33,18 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _processor() -> str:
-    """A name for this kind of processor: what is compiled for one must not run on another that shares the disk."""
-    try:
-        flags = next(line for line in Path("/proc/cpuinfo").read_text().split("\n") if line.startswith("flags"))
-    except (OSError, StopIteration):
-        flags = platform.platform() + platform.processor()
-    return f"{platform.machine()}-{zlib.crc32(flags.encode()):08x}"
-
-
 def set_up_jax() -> None:
     """One XLA device a core, one thread each, and a cache of compiled programs. Call before jax is used.
 
-    The matrix products here are small: two threads on one of them are slower than one.
+    The matrix products here are small: two threads on one of them are slower than one. What is compiled for one
+    processor must not run on another that shares the disk: each kind has a cache of its own.
     """
     if jax.__version__.startswith("0.10."):
         report.note(f"jax {jax.__version__} deadlocks on CPU in programs such as this one; install 0.9.2 or 0.11.2")
     if "xla_cpu_multi_thread_eigen" not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
     if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "purerl" / "jax" / _processor()
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "purerl" / "jax" / runs.processor()
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     try:
@@ -57,22 +54,59 @@ def set_up_jax() -> None:
         pass
 
 
+# --- from words to functions ----------------------------------------------------------------------------------------
+
+
 class Plan(NamedTuple):
     """A job whose every argument has been checked."""
 
+    config: dict[str, Any]  # complete: what stands for the job on disk
     title: str
-    make: Callable[[Any], Any]  # of one run
+    env: Any
+    env_params: Any
+    agent: Callable[[Any], Any]  # hp -> Agent
+    make: Callable[[Any], Any]  # hp -> Learner, of one run
     grid: list[Any]  # one config a value of the sweep
-    swept: str  # the options that have several values
+    swept: list[str]  # the hyperparameters that have several values
     labels: list[str]  # those values, one a config
     keys: jax.Array  # [seeds]
     num_updates: int
+    every: int  # updates a chunk
     steps_per_update: int
-    devices: list[Any]
-    picture: Path
+    files: list[str]  # of the user
+
+    @property
+    def num_runs(self) -> int:
+        """Configurations x seeds."""
+        return len(self.grid) * self.keys.shape[0]
+
+    def hp(self, iteration: int = 0) -> Any:
+        """Hyperparameters from an iteration on: leaves `[R]`, or scalars where there is one configuration."""
+        horizons = {}
+        for change in self.config["horizons"]:
+            if change["iteration"] <= iteration:
+                horizons |= {name: value for name, value in change.items() if name != "iteration"}
+        grid = [dataclasses.replace(hp, **horizons) for hp in self.grid]
+        which = np.arange(self.num_runs) // self.keys.shape[0]
+        pick = lambda *x: jnp.asarray(x, jnp.float32)[which] if len(grid) > 1 else x[0]
+        return jax.tree.map(pick, *grid)
+
+    def run_keys(self) -> jax.Array:
+        """The key of every run, `[R]`: the seeds, once for each configuration."""
+        return self.keys[np.arange(self.num_runs) % self.keys.shape[0]]
+
+    def about(self) -> dict[str, list]:
+        """What tells the runs apart: lists `[R]` of the seed's number and of every value that is swept."""
+        seeds = self.keys.shape[0]
+        values = {name: [float(getattr(hp, name)) for hp in self.grid for _ in range(seeds)] for name in self.swept}
+        return {"seed": [run % seeds for run in range(self.num_runs)], **values}
+
+    def name_of(self, run: int) -> str:
+        """A run in words."""
+        return ", ".join(f"{name} {values[run]:g}" for name, values in self.about().items())
 
 
-def _grid(config: type, values: dict[str, Any]) -> tuple[list[Any], str, list[str]]:
+def _grid(config: type, values: dict[str, Any]) -> tuple[list[Any], list[str], list[str]]:
     """Every combination of the values given for float options, as configs; what is swept, and its values."""
     swept = {name: value for name, value in values.items() if isinstance(value, tuple)}
     lists = [name for name, value in swept.items() if len(value) > 1]
@@ -81,94 +115,198 @@ def _grid(config: type, values: dict[str, Any]) -> tuple[list[Any], str, list[st
             raise ValueError(f"--{name.replace('_', '-')}: none is structure and can not be in a list with numbers")
     points = [dict(zip(swept, point, strict=True)) for point in itertools.product(*swept.values())]
     grid = [config(**{**values, **point}) for point in points]
-    return grid, ", ".join(lists), [", ".join(f"{point[name]:g}" for name in lists) for point in points]
+    return grid, lists, [", ".join(f"{point[name]:g}" for name in lists) for point in points]
 
 
-def plan(
-    agent_name: str,
-    make_agent: Callable,
-    config: type,
-    values: dict[str, Any],
-    *,
-    env: str,
-    seeds: int,
-    seed: int,
-    steps: int,
-    num_envs: int,
-    rollout_length: int,
-    network: str | None,
-    hidden: tuple[int, ...],
-    activation: str,
-    shared_torso: bool,
-    squash: bool,
-    normalize_reward: bool,
-    time_limit: int | None,
-    sticky_actions: float | None,
-    devices: int | None,
-    plot: Path | None,
-) -> Plan:
+def plan(config: dict[str, Any]) -> Plan:
     """Check every argument and name every part; nothing is compiled.
 
+    Args:
+      config: values by the names of `options.parameters`, the agent's own under "hyperparameters".
     Raises:
       ValueError: naming the argument, what was given and what is allowed.
     """
+    config = {**config, "hyperparameters": dict(config["hyperparameters"]), "horizons": config.get("horizons", [])}
+    make_agent, config_class = options.agent_function(config["agent"])
+    values, steps, seeds = config["hyperparameters"], config["steps"], config["seeds"]
+    num_envs, rollout_length = config["num_envs"], config["rollout_length"]
     if "anneal_steps" in values and values["anneal_steps"] is None:
         values["anneal_steps"] = (float(steps),)
-    grid, swept, labels = _grid(config, values)
+    grid, swept, labels = _grid(config_class, values)
     if steps < num_envs * rollout_length:
         raise ValueError(
             f"--steps is {steps}; one iteration is num_envs x rollout_length = {num_envs} x {rollout_length} = "
             f"{num_envs * rollout_length} steps, and there must be at least one"
         )
-    if normalize_reward and "gamma" not in values:
-        raise ValueError(f"--normalize-reward needs a discount; {config.__name__} has no gamma")
-    environment, env_params = options.environment(env)
-    if time_limit or sticky_actions is not None:
+    if config["normalize_reward"] and "gamma" not in values:
+        raise ValueError(f"--normalize-reward needs a discount; {config_class.__name__} has no gamma")
+    if config["stop_when"] is not None and not math.isfinite(config["stop_when"]):
+        raise ValueError(f"--stop-when is {config['stop_when']}; it must be a finite return")
+    loggers.check(config)
+    env, env_params = options.environment(config["env"])
+    if config["time_limit"] or config["sticky_actions"] is not None:
         from purerl.envs import StickyActions, TimeLimit
 
-        environment = TimeLimit(environment, time_limit) if time_limit else environment
-        environment = StickyActions(environment, sticky_actions) if sticky_actions is not None else environment
-    space = environment.action_space(env_params)
-    if squash and not hasattr(space, "low"):
-        raise ValueError(f"--squash is for continuous actions; {env} has {space!r}")
-    policy = distributions.for_space(space, distributions.tanh_normal if squash else distributions.normal)
-    image = len(getattr(environment.observation_space(env_params), "shape", ())) == 3
-    torso = options.torso(network or ("minatar-cnn" if image else "mlp"), hidden, activation)
-    net = networks.actor_critic(policy, torso, shared_torso)
+        env = TimeLimit(env, config["time_limit"]) if config["time_limit"] else env
+        env = StickyActions(env, config["sticky_actions"]) if config["sticky_actions"] is not None else env
+    space = env.action_space(env_params)
+    if config["squash"] and not hasattr(space, "low"):
+        raise ValueError(f"--squash is for continuous actions; {config['env']} has {space!r}")
+    policy = distributions.for_space(space, distributions.tanh_normal if config["squash"] else distributions.normal)
+    image = len(getattr(env.observation_space(env_params), "shape", ())) == 3
+    config["network"] = config["network"] or ("minatar-cnn" if image else "mlp")
+    torso = options.torso(config["network"], config["hidden"], config["activation"])
+    net = networks.actor_critic(policy, torso, config["shared_torso"])
+
+    def agent(hp):
+        return make_agent(net, policy, hp)
 
     def make(hp):
-        reward = normalize.rewards(hp.gamma) if normalize_reward else None
-        return training.learner(environment, env_params, make_agent(net, policy, hp), num_envs, rollout_length, reward)
+        reward = normalize.rewards(hp.gamma) if config["normalize_reward"] else None
+        return training.learner(env, env_params, agent(hp), num_envs, rollout_length, reward)
 
-    root = jax.random.key(seed)
+    root = jax.random.key(config["seed"])
     keys = jax.vmap(partial(jax.random.fold_in, root))(jnp.arange(seeds))
-    available = jax.devices()
-    if devices is not None and devices > len(available):
-        raise ValueError(f"--devices is {devices}; there are {len(available)}")
-    used = available[: min(devices or len(available), seeds * len(grid))]
     jax.eval_shape(lambda key: make(grid[0]).step(make(grid[0]).init(key)), root)  # shapes are those of all
-    name = Path(agent_name.partition(":")[0]).stem + "-" + Path(env.partition(":")[0]).stem
-    title = f"{agent_name} on {env}"
-    picture = plot or report.unused(Path(f"{name}.png"))
-    if plot and plot.exists():
-        raise ValueError(f"--plot is {plot}, which exists; give another name, or remove it first")
-    if picture.suffix not in report.PICTURES:
-        raise ValueError(f"--plot is {picture}; its ending must be one of {', '.join(report.PICTURES)}")
-    if not os.access(picture.parent, os.W_OK):
-        raise ValueError(f"--plot is {picture}; there is no directory {picture.parent} that can be written to")
     step_size = num_envs * rollout_length
-    return Plan(title, make, grid, swept, labels, keys, steps // step_size, step_size, used, picture)
+    num_updates = steps // step_size
+    chunks = config["chunks"] or min(max(seeds * len(grid) * steps // STEPS_PER_CHUNK, FEWEST_CHUNKS), MOST_CHUNKS)
+    every = config.setdefault("updates_per_chunk", None) or max(1, num_updates // chunks)
+    config["updates_per_chunk"] = every
+    words = [options.absolute(config[name]) for name in ("agent", "env", "network")]
+    config |= zip(("agent", "env", "network"), words, strict=True)
+    short = lambda name: Path(name).name if ".py:" in name else name
+    return Plan(
+        config=config,
+        title=f"{short(config['agent'])} on {short(config['env'])}",
+        env=env,
+        env_params=env_params,
+        agent=agent,
+        make=make,
+        grid=grid,
+        swept=swept,
+        labels=labels,
+        keys=keys,
+        num_updates=num_updates,
+        every=every,
+        steps_per_update=step_size,
+        files=sorted({word.rpartition(":")[0] for word in words if ".py:" in word}),
+    )
 
 
-class Result(NamedTuple):
-    """What a job measured; R = sweep x seeds."""
+def of_directory(directory: Path, same_files: bool = True) -> Plan:
+    """The plan of a run on disk.
 
-    steps: np.ndarray  # [K] environment steps of each run so far
-    episodes: np.ndarray  # [K, G, S]
-    returns: np.ndarray  # [K, G, S]
-    compile_seconds: float
-    run_seconds: float
-    total_steps: int  # of all runs together
+    Raises:
+      ValueError: if the directory holds no run or one of another version, or if a user's file that it names has
+        changed since, unless `same_files` is False, or lies in the directory itself: that might be anybody's code.
+    """
+    stored = runs.read_config(directory)
+    for name in (stored.get("agent"), stored.get("env"), stored.get("network")):
+        path = Path(str(name).rpartition(":")[0])
+        if path.suffix == ".py" and path.resolve().is_relative_to(directory.resolve()):
+            raise ValueError(f"{directory} names code of its own, {path}; it is not run")
+    made = runs.read_json(directory / runs.MANIFEST).get("made_with", {}).get("files", {}) if same_files else {}
+    for path, digest in made.items():
+        if not Path(path).is_file() or runs.digest_of(path) != digest:
+            raise ValueError(f"{path} is not what {directory} was made with; the copy in its {runs.CODE}/ is")
+    return plan(options.restore(stored))
+
+
+def usable_devices(asked: int | None, num_runs: int) -> list[Any]:
+    """The devices to split runs over: as many as were asked for, or all; never more than there are runs.
+
+    Raises:
+      ValueError: if there are fewer than were asked for.
+    """
+    available = jax.devices()
+    if asked is not None and asked > len(available):
+        raise ValueError(f"--devices is {asked}; there are {len(available)}")
+    return available[: min(asked or len(available), num_runs)]
+
+
+# --- running --------------------------------------------------------------------------------------------------------
+
+
+class Interrupts:
+    """Ctrl-C, or a scheduler's SIGTERM: the first asks to stop after the chunk, the second stops at once."""
+
+    def __init__(self, say: Callable[[str], None] = report.note):
+        self.asked, self.say = False, say
+
+    def __enter__(self) -> Interrupts:
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():
+            self.before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, *_) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self.say("finishing this chunk, then saving; Ctrl-C again stops at once")
+
+
+class Chunk(NamedTuple):
+    """What R runs have done; the state has the runs that fill up the devices behind them."""
+
+    iteration: int
+    state: Any  # on the devices, leaves [R + fill-ups, ...], valid until the next chunk
+    metrics: dict[str, np.ndarray]  # [R]
+
+
+def _wait(arrays: dict[str, jax.Array]) -> None:
+    """Until they are computed, in short sleeps: in a call that blocks, no signal would be heard."""
+    pause = 1e-4
+    for x in arrays.values():
+        while not x.is_ready():  # pyright: ignore[reportAttributeAccessIssue]
+            time.sleep(pause)
+            pause = min(1.3 * pause, 0.02)
+
+
+def _aside(function: Callable, *args: Any) -> Any:
+    """The function's result, computed in a thread beside, since compiling is a call that blocks for long."""
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    try:
+        return pool.submit(function, *args).result()  # waits for a lock, which signals interrupt
+    finally:
+        pool.shutdown(wait=False)
+
+
+def stream(
+    make: Callable,
+    hp: Any,
+    num_runs: int,
+    devices: list[Any],
+    num_updates: int,
+    every: int,
+    progress: Progress,
+    keys: jax.Array | None = None,
+    state: Any = None,
+) -> Iterator[Chunk]:
+    """Train R runs at once over the devices, from their keys or from a state `[R, ...]` of theirs.
+
+    Vectors among the leaves of `hp` go with the runs. Runs that only fill up the devices are computed and dropped.
+    """
+    order = np.arange(num_runs + -num_runs % len(devices)) % num_runs
+    hp = jax.tree.map(lambda x: jnp.asarray(x)[order] if jnp.ndim(x) else x, hp)
+    make = training.batch(make, devices if len(devices) > 1 else None)
+    if state is not None:
+        layout = NamedSharding(Mesh(np.array(devices), ("runs",)), P("runs")) if len(devices) > 1 else devices[0]
+        state = jax.device_put(jax.tree.map(lambda x: x[order], state), layout)
+    with progress.compiling():
+        program = _aside(training.compile_run, make, hp, None if keys is None else keys[order], state)
+        jax.block_until_ready(program.state)
+    del state
+    for iteration, new, metrics in training.run(make, hp, None, num_updates, every, program=program):
+        _wait(metrics)
+        # a jitted function's dicts come out sorted: what every run reports goes first
+        names = sorted(metrics, key=lambda name: (name != "episodes", not name.startswith("episode_"), name))
+        yield Chunk(iteration, new, {name: np.asarray(metrics[name])[:num_runs] for name in names})
 
 
 class Measured(NamedTuple):
@@ -183,67 +321,16 @@ class Measured(NamedTuple):
 def measure(
     make: Callable, hp: Any, keys: jax.Array, devices: list[Any], num_updates: int, every: int, steps_per_update: int
 ) -> Measured:
-    """Train one run a key over the devices, showing progress; vectors among the leaves of `hp` go with the keys.
-
-    Runs that only fill up the devices are computed and dropped.
-    """
-    runs = keys.shape[0]
-    order = np.arange(runs + -runs % len(devices)) % runs
-    hp = jax.tree.map(lambda x: jnp.asarray(x)[order] if jnp.ndim(x) else x, hp)
-    make = training.batch(make, devices if len(devices) > 1 else None)
-    rows, iterations = [], []
-    stride = max(1, num_updates // every // NUM_CHUNKS)  # rows between two looks at the screen
-    with Progress(num_updates, runs * steps_per_update) as progress:
-        with progress.compiling():
-            begin = time.perf_counter()
-            program = training.compile_run(make, hp, keys[order])
-            jax.block_until_ready(program.state)
-            compile_seconds = time.perf_counter() - begin
-        begin = time.perf_counter()
-        for iteration, _, metrics in training.run(make, hp, None, num_updates, every, program=program):
-            rows.append({name: np.asarray(x)[:runs] for name, x in metrics.items()})
-            iterations.append(iteration)
-            if len(rows) % stride == 0 or iteration == num_updates:
+    """Train one run a key from beginning to end, showing progress; see `stream`."""
+    num_runs, rows, iterations = keys.shape[0], [], []
+    stride = max(1, num_updates // every // FEWEST_CHUNKS)  # rows between two looks at the screen
+    with Progress(num_updates, num_runs * steps_per_update) as progress:
+        for chunk in stream(make, hp, num_runs, devices, num_updates, every, progress, keys):
+            rows.append(chunk.metrics)
+            iterations.append(chunk.iteration)
+            if len(rows) % stride == 0 or chunk.iteration == num_updates:
                 recent = rows[-10 * stride :]
                 episodes, returns = (np.stack([row[n] for row in recent]) for n in ("episodes", "episode_return"))
-                progress.update(iteration, float(statistics.last_returns(episodes, returns).mean()))
-        run_seconds = time.perf_counter() - begin
-    stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    return Measured(np.asarray(iterations), stacked, compile_seconds, run_seconds)
-
-
-def execute(job: Plan) -> Result:
-    """Compile and run a plan."""
-    num_configs, num_seeds = len(job.grid), job.keys.shape[0]
-    runs = np.arange(num_configs * num_seeds)
-    pick = lambda *x: jnp.asarray(x, jnp.float32)[runs // num_seeds] if num_configs > 1 else x[0]
-    hp, keys = jax.tree.map(pick, *job.grid), job.keys[runs % num_seeds]
-    every = max(1, job.num_updates // NUM_CHUNKS)
-    out = measure(job.make, hp, keys, job.devices, job.num_updates, every, job.steps_per_update)
-    by_config = lambda name: out.metrics[name].reshape(-1, num_configs, num_seeds)
-    return Result(
-        steps=out.iterations * job.steps_per_update,
-        episodes=by_config("episodes"),
-        returns=by_config("episode_return"),
-        compile_seconds=out.compile_seconds,
-        run_seconds=out.run_seconds,
-        total_steps=len(runs) * job.num_updates * job.steps_per_update,
-    )
-
-
-def train(job: Plan) -> None:
-    """Run a plan, print its table and write its picture."""
-    num_configs, num_seeds = len(job.grid), job.keys.shape[0]
-    sweep = f"{num_configs} configurations x " if num_configs > 1 else ""
-    report.note(
-        f"{job.title}: {sweep}{num_seeds} seeds, {job.num_updates:,} iterations of {job.steps_per_update:,} steps = "
-        f"{job.num_updates * job.steps_per_update:,} steps each, on {len(job.devices)} {job.devices[0].platform} device"
-        + ("s" if len(job.devices) > 1 else "")
-    )
-    result = execute(job)
-    final = statistics.last_returns(
-        result.episodes.reshape(len(result.steps), -1), result.returns.reshape(len(result.steps), -1)
-    ).reshape(num_configs, num_seeds)
-    report.table(job.title, job.swept, job.labels, final, result)
-    report.picture(job.picture, job.title, job.swept, job.labels, final, result)
-    report.note(f"learning curve: {job.picture}")
+                progress.update(chunk.iteration, float(statistics.last_returns(episodes, returns).mean()))
+        stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return Measured(np.asarray(iterations), stacked, progress.compile_seconds, progress.run_seconds)

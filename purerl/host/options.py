@@ -6,7 +6,6 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
-import os
 import typing
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import click
 
-from purerl.host.cli import Count, Numbers, OneLine, Seed, Widths
+from purerl.host.cli import Count, Numbers, OneLine, Seed, Widths, agent_names, one_line, prepare, way_options
 
 ACTIVATIONS = ("tanh", "relu", "silu", "gelu", "elu")
 
@@ -76,7 +75,7 @@ def hyperparameter_options(config: type) -> list[click.Option]:
 
 
 def run_options(config: type) -> list[click.Parameter]:
-    """The options that every agent's command has."""
+    """What every agent's command asks about a job; together with the hyperparameters, this is the job."""
     collect = {name: getattr(config, name, default) for name, default in (("num_envs", 8), ("rollout_length", 128))}
     say = partial(click.Option, show_default=True)
     return [
@@ -96,11 +95,60 @@ def run_options(config: type) -> list[click.Parameter]:
             "the discounted return; returns are reported as they are"),
         click.Option(["--time-limit"], type=Count(), help="truncate episodes after so many steps"),
         click.Option(["--sticky-actions"], type=click.FloatRange(0, 1), help="probability that an action repeats"),
-        click.Option(["--devices"], type=Count(), help="devices to split the runs over  [default: all; on a CPU, one "
-                     "a core]"),
-        click.Option(["--plot"], type=click.Path(dir_okay=False, path_type=Path), help="where the learning curve goes  "
-                     "[default: AGENT-ENV.png, numbered if there is one]"),
+        click.Option(["--stop-when"], type=float, metavar="RETURN", help="end each run when its last 100 episodes "
+                     "reach this mean return"),
+        click.Option(["--chunks"], type=Count(), help="points of the learning curve; between them a run is saved, and "
+                     "can be stopped  [default: 100, up to 1000 for long runs]"),
+        say(["--tensorboard/--no-tensorboard"], default=False, help="write TensorBoard files into the directory"),
+        click.Option(["--wandb"], metavar="PROJECT", help="log to a project of Weights & Biases"),
+        click.Option(["--mlflow"], metavar="EXPERIMENT", help="log to an experiment of MLflow"),
     ]  # fmt: skip
+
+
+def absolute(name: str) -> str:
+    """FILE.py:name with the file's whole path; any other name as it is."""
+    if ".py:" not in name:
+        return name
+    path, _, function = name.rpartition(":")
+    return f"{Path(path).resolve()}:{function}"
+
+
+def parameters(agent: str) -> tuple[list[click.Parameter], list[click.Option]]:
+    """What an agent's command asks about the job, and about the agent's hyperparameters."""
+    if agent not in agent_names() and ".py:" not in agent:
+        allowed = ", ".join(agent_names())
+        raise OneLine(f"there is no agent {agent!r}; allowed are {allowed}, or your own FILE.py:name")
+    _, config = agent_function(agent)
+    fields = [field.name for field in dataclasses.fields(config)]
+    return [p for p in run_options(config) if p.name not in fields], hyperparameter_options(config)
+
+
+def restore(stored: dict[str, Any]) -> dict[str, Any]:
+    """A config from disk, each value checked as on the command line.
+
+    Raises:
+      OneLine: for what no command line could have given.
+    """
+    stored = dict(stored)
+    agent = stored.pop("agent", None)
+    job, own = parameters(str(agent))
+    context = click.Context(click.Command("config"))
+
+    def convert(parameters: typing.Sequence[click.Parameter], given: Any) -> dict[str, Any]:
+        if not isinstance(given, dict) or given.keys() != {p.name for p in parameters}:
+            names = sorted({p.name or "" for p in parameters} ^ set(given if isinstance(given, dict) else ()))
+            raise OneLine(f"{names[0]} is missing or unknown; the run is of another version of purerl, or of {agent}")
+        return {p.name or "": p.type_cast_value(context, given[p.name]) for p in parameters}
+
+    own_values = convert(own, stored.pop("hyperparameters", None))
+    horizons, every = stored.pop("horizons", None), stored.pop("updates_per_chunk", None)
+    stored.pop("format", None)
+    sound = isinstance(horizons, list) and all(isinstance(x, dict) and "iteration" in x for x in horizons)
+    numbers = sound and all(type(value) in (int, float) for change in horizons for value in change.values())
+    if not numbers or type(every) is not int or every < 1:
+        raise OneLine("horizons or updates_per_chunk is missing or not what a run writes")
+    rest = {"horizons": horizons, "updates_per_chunk": every}
+    return {"agent": agent, **convert(job, stored), "hyperparameters": own_values, **rest}
 
 
 def torso(name: str, hidden: tuple[int, ...], activation: str) -> typing.Callable:
@@ -144,27 +192,21 @@ def environment(name: str) -> tuple[Any, Any]:
 
 def command(name: str) -> click.Command:
     """The command that trains one agent."""
-    # what XLA has to say about a program from its own cache is not for the reader of a table
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from purerl.host import jobs
+    prepare()
+    from purerl.host import jobs, work
 
-    jobs.set_up_jax()
-    make_agent, config = agent_function(name)
-    fields = [field.name for field in dataclasses.fields(config)]
-    own = hyperparameter_options(config)
-    shared = [p for p in run_options(config) if p.name not in fields]
+    job, own = parameters(name)
+    way = way_options("runs/AGENT-ENV")
 
     def invoke(**given: Any) -> None:
-        values = {field: given.pop(field) for field in fields}
-        try:
-            jobs.train(jobs.plan(name, make_agent, config, values, **given))
-        except (ValueError, NotImplementedError) as error:
-            raise OneLine(" ".join(str(error).split())) from error
+        take = lambda parameters: {p.name: given[p.name] for p in parameters}
+        with one_line():
+            work.train(jobs.plan({"agent": name, **take(job), "hyperparameters": take(own)}), **take(way))
 
     return click.Command(
         name,
-        params=[*shared, *own],
+        params=[*job, *way, *own],
         callback=invoke,
-        help=(inspect.getdoc(make_agent) or "").split("\n")[0],
+        help=(inspect.getdoc(agent_function(name)[0]) or "").split("\n")[0],
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     )

@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 
+import jax.monitoring
 import rich.progress
 from rich.console import Console
 
@@ -27,11 +28,12 @@ def short(number: float) -> str:
 class Progress:
     """Iterations, steps/s, return so far and time left; compiling is shown apart."""
 
-    def __init__(self, num_updates: int, steps_per_update: int, console: Console | None = None):
-        self.num_updates, self.steps_per_update = num_updates, steps_per_update
+    def __init__(self, num_updates: int, steps_per_update: int, console: Console | None = None, first: int = 0):
+        self.num_updates, self.steps_per_update, self.first = num_updates, steps_per_update, first
+        self.compile_seconds = self.cache_seconds = 0.0  # the latter were saved by the cache of compiled programs
         self.console = console or Console(stderr=True)
         self.begin = time.perf_counter()
-        self.printed = 0
+        self.printed = first * LINES // num_updates
         self.bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(bar_width=30),
@@ -41,10 +43,10 @@ class Progress:
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.task = self.bar.add_task("training", total=num_updates, speed="-", result="-", start=False, visible=False)
+        start = {"total": num_updates, "completed": first, "start": False, "visible": False}
+        self.task = self.bar.add_task("training", speed="-", result="-", **start)
 
     def __enter__(self) -> Progress:
-        self.bar.start()
         return self
 
     def __exit__(self, *_) -> None:
@@ -53,24 +55,54 @@ class Progress:
     @contextlib.contextmanager
     def compiling(self):
         """Shown while the program is compiled; the clock of the run starts afterwards."""
-        task = self.bar.add_task("compiling", total=None, speed="", result="")
+        self.bar.stop()
         if not self.console.is_terminal:
-            self.console.print("compiling", highlight=False)
-        yield
-        self.bar.remove_task(task)
+            self.note("compiling")
+        waiting = rich.progress.Progress(
+            rich.progress.SpinnerColumn(),
+            rich.progress.TextColumn("compiling"),
+            rich.progress.TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        waiting.add_task("")
+
+        def hear(event: str, duration_secs: float, **_: str | int):
+            if event.endswith("/compile_time_saved_sec"):
+                self.cache_seconds += duration_secs
+
+        begin = time.perf_counter()
+        jax.monitoring.register_event_duration_secs_listener(hear)
+        try:
+            with waiting:
+                yield
+        finally:
+            jax.monitoring.unregister_event_duration_listener(hear)
+        self.begin = time.perf_counter()
+        self.compile_seconds += self.begin - begin
         self.bar.update(self.task, visible=True)
         self.bar.start_task(self.task)
-        self.begin = time.perf_counter()
+        self.bar.start()
+
+    @property
+    def run_seconds(self) -> float:
+        """Since the compiling."""
+        return time.perf_counter() - self.begin
+
+    def note(self, text: str) -> None:
+        """One line for the person who watches, above the bar."""
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def update(self, iteration: int, result: float) -> None:
         """Show that `iteration` updates are done, and the return so far."""
-        seconds = time.perf_counter() - self.begin
+        seconds = self.run_seconds
         shown = "-" if math.isnan(result) else f"{result:.1f}"
-        speed = iteration * self.steps_per_update / max(seconds, 1e-9)
+        pace = (iteration - self.first) / max(seconds, 1e-9)
+        speed = pace * self.steps_per_update
         self.bar.update(self.task, completed=iteration, speed=short(speed), result=shown)
         if not self.console.is_terminal and iteration * LINES // self.num_updates > self.printed:
             self.printed = iteration * LINES // self.num_updates
-            left = seconds * (self.num_updates / iteration - 1)
-            pace = f"{short(speed)} steps/s  {left:.0f} s left"
-            text = f"iteration {iteration}/{self.num_updates}  return {shown}  {pace}"
-            self.console.print(text, highlight=False, soft_wrap=True)
+            left = (self.num_updates - iteration) / max(pace, 1e-9)
+            where = f"iteration {iteration}/{self.num_updates}"
+            self.note(f"{where}  return {shown}  {short(speed)} steps/s  {left:.0f} s left")

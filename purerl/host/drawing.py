@@ -1,0 +1,165 @@
+"""Episodes as GIFs: classic control by Gymnasium's own pictures, MinAtar's and other grids by their channels."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from purerl import training
+from purerl.host import loading
+
+CLASSIC = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0")
+MOST_FRAMES_PER_SECOND = 25
+CAPTION = 28  # pixels below the picture
+
+Draw = Callable[[Any], np.ndarray]  # state -> uint8 [height, width, 3]
+
+
+def episode(run: loading.Loaded, key: Any, max_steps: int, greedy: bool) -> tuple[list[Any], np.ndarray, int]:
+    """Play one episode: the states before each step and the last one's, the rewards, and how many steps it had."""
+    environment = training.vectorized(run.env, run.env_params)
+
+    @jax.jit
+    def play(hp, agent_state, key):
+        agent = run.agent(hp)
+        reset_key, step_key = jax.random.split(key)
+        begin = training.start(environment, agent, jax.random.split(reset_key, 1))
+
+        def step(carry, key):
+            state, obs, memory, ended = carry
+            act_key, env_key, reset_key = jax.random.split(key, 3)
+            if greedy:
+                action, memory = agent.greedy(agent_state, memory, obs)
+            else:
+                action, memory, _ = agent.act(act_key, agent_state, memory, obs)
+            keys = env_key[None], reset_key[None]
+            out = environment.step(*keys, state, action, environment.reset)
+            now = ended | out.terminated | out.truncated
+            return (out.state, out.obs, memory, now), (state, out.reward, ended)
+
+        carry = (begin.env, begin.obs, begin.memory, np.zeros(1, bool))
+        return jax.lax.scan(step, carry, jax.random.split(step_key, max_steps))[1]
+
+    states, rewards, ended = play(jax.tree.map(np.float32, run.hp), run.state.agent, key)
+    count = int((~ended).sum())
+    states = jax.device_get(jax.tree.map(lambda x: x[:count, 0], states))
+    return [jax.tree.map(lambda x: x[t], states) for t in range(count)], np.asarray(rewards)[:, 0], count
+
+
+def painter(env: Any, env_params: Any) -> tuple[Draw, int]:
+    """What draws a state of an environment, and how many steps of it make a second.
+
+    Raises:
+      ValueError: for an environment that nothing can draw, or where Gymnasium's pictures need pygame.
+    """
+    from purerl.envs.adapters import Sticky, Timed, Wrapper
+
+    inner: Any = env
+    while isinstance(inner, Wrapper):
+        inner = inner.env
+
+    def bare(state):
+        while isinstance(state, (Timed, Sticky)):
+            state = state.env
+        return state
+
+    if inner.name in CLASSIC:
+        draw, pace = _classic(inner.name, env_params)
+    elif hasattr(inner, "render"):
+        draw, pace = (lambda state: _as_image(inner.render(state, env_params))), 10
+    elif hasattr(inner, "obs_shape") and len(inner.obs_shape) == 3 and hasattr(inner, "get_obs"):
+        draw, pace = (lambda state: _channels(np.asarray(inner.get_obs(state)))), 10
+    else:
+        raise ValueError(
+            f"{inner.name} can not be drawn: it is neither classic control nor MinAtar, and has no "
+            "render(state, env_params) that returns an image [height, width, 3] or a matplotlib figure"
+        )
+    return (lambda state: draw(bare(state))), pace
+
+
+def _classic(name: str, env_params: Any) -> tuple[Draw, int]:
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # nothing is shown and nothing is heard
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    try:
+        import pygame  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ValueError(f"drawing {name} needs pygame: pip install 'purerl[render]'") from error
+    import gymnasium
+    from gymnax.visualize import vis_gym
+
+    there: Any = gymnasium.make(name, render_mode="rgb_array").unwrapped
+    there.reset()
+    vis_gym.set_gym_params(there, name, env_params)
+
+    def draw(state):
+        there.state = vis_gym.get_gym_state(state, name)
+        if name == "Pendulum-v1":
+            there.last_u = float(np.asarray(state.last_u))
+        return np.asarray(there.render())
+
+    return draw, there.metadata["render_fps"]
+
+
+def _channels(obs: np.ndarray, size: int = 400) -> np.ndarray:
+    """An observation `[H, W, C]` of zeros and ones, each channel in a colour of its own; the last one is on top."""
+    import matplotlib
+
+    colors = matplotlib.colormaps["tab10"](np.arange(obs.shape[-1]) % 10)[:, :3]
+    image = np.full((*obs.shape[:2], 3), 0.08)
+    for channel, color in enumerate(colors):
+        image = np.where(obs[..., channel, None] > 0, color, image)
+    scale = max(1, size // max(obs.shape[:2]))
+    large = np.kron((255 * image).astype(np.uint8), np.ones((scale, scale, 1), np.uint8))
+    large[::scale], large[:, ::scale] = 32, 32  # the grid's lines
+    return large
+
+
+def _as_image(drawn: Any) -> np.ndarray:
+    """An image, or a matplotlib figure (or `(figure, axis)`) as one."""
+    figure = drawn[0] if isinstance(drawn, tuple) else drawn
+    if hasattr(figure, "savefig"):
+        import matplotlib.pyplot as plt
+        from PIL import Image
+
+        file = io.BytesIO()
+        figure.savefig(file, dpi=100)
+        plt.close(figure)
+        return np.asarray(Image.open(file).convert("RGB"))
+    image = np.asarray(drawn)
+    if image.ndim != 3 or image.shape[-1] != 3:
+        raise ValueError(f"render returns an array of shape {image.shape}; it must be [height, width, 3]")
+    return image.astype(np.uint8)
+
+
+def gif(
+    path: Path, states: list[Any], rewards: np.ndarray, count: int, draw: Draw, pace: int, said: Callable[[int], Any]
+) -> None:
+    """Write frames, the step and the return so far below them; the episode takes as long as its steps do."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    stride = max(1, round(pace / MOST_FRAMES_PER_SECOND))
+    font = ImageFont.load_default(size=15)
+    so_far = np.concatenate([[0.0], np.cumsum(rewards)])
+    frames = []
+    for t in range(0, count, stride):
+        picture = Image.fromarray(draw(states[t]))
+        frame = Image.new("RGB", (picture.width, picture.height + CAPTION), "white")
+        frame.paste(picture, (0, 0))
+        text = f"step {t:,}    return {so_far[t]:,.1f}"
+        ImageDraw.Draw(frame).text((10, picture.height + 5), text, fill="#24292f", font=font)
+        frames.append(frame)
+        said(t + 1)
+    colors = frames[len(frames) // 2].quantize(64)
+    flat = [frame.quantize(palette=colors, dither=Image.Dither.NONE) for frame in frames]
+    hold = [1000 * stride // pace] * (len(flat) - 1) + [1500]
+    part = path.with_name(f".part-{path.name}")
+    flat[0].save(part, format="GIF", save_all=True, append_images=flat[1:], duration=hold, loop=0, optimize=True)
+    part.replace(path)
+    said(count)
