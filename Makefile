@@ -37,7 +37,7 @@ $(VENV)/ready:
 	@touch $@
 
 $(VENV)/core: $(VENV)/ready pyproject.toml constraints.txt
-	$(PIP) -e .
+	$(PIP) -e '.[render]'
 	@touch $@
 
 $(VENV)/dev: $(VENV)/ready pyproject.toml constraints.txt

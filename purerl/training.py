@@ -325,8 +325,9 @@ def learner(
             _, _, data = jax.eval_shape(block, run_key, agent_state, position)
             example = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), data.transitions)
             reward_state = _canonical(reward.init(reward_key, example))
-        zero = jnp.zeros((), jnp.int32)
-        return LearnerState(zero, run_key, agent_state, reward_state, () if episodic else position, zero)
+        # two zeros: a buffer that is donated must not stand in the state twice
+        iteration, nonfinite = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+        return LearnerState(iteration, run_key, agent_state, reward_state, () if episodic else position, nonfinite)
 
     def step(state):
         block_key, reward_key, update_key = jax.random.split(jax.random.fold_in(state.key, state.iteration), 3)
@@ -341,7 +342,7 @@ def learner(
         metrics = {name: jnp.asarray(x, jnp.float32) for name, x in {**metrics, **reward_metrics}.items()}
         sums = Sums(jnp.ones((), jnp.int32), episodes, returns, lengths, metrics)
         iteration = state.iteration + 1
-        finite = jnp.isfinite(jnp.array(list(metrics.values()))).all()
+        finite = jnp.array([jnp.isfinite(x).all() for x in metrics.values()]).all()
         nonfinite = jnp.where((state.nonfinite == 0) & ~finite, iteration, state.nonfinite)
         return LearnerState(iteration, state.key, agent_state, reward_state, end, nonfinite), sums
 

@@ -33,6 +33,12 @@ def test_commands_of_the_readme_are_valid(command, monkeypatch):
     assert stop.value.code == 0 and len(planned) == 1
 
 
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "/purerl " in c and " train " not in c])
+def test_other_commands_of_the_readme_parse(command):
+    name, *arguments = shlex.split(command)[1:]
+    cli.purerl_command.commands[name].make_context(name, arguments)
+
+
 def test_make_targets_and_links_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for command in COMMANDS:

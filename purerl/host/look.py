@@ -99,8 +99,8 @@ def plot(paths: tuple[Path, ...], metric: str, out: Path | None) -> None:
 
 def render(run: Path, number: int, stochastic: bool, seed: int, max_steps: int, out: Path | None) -> None:
     """Draw one episode of one run."""
-    out = report.new_file(out or report.unused(run / "episode.gif"), "--out", (".gif",))
     loaded = loading.load(run)
+    out = report.new_file(out or report.unused(run / "episode.gif"), "--out", (".gif",))
     one = loaded.one(number)
     draw, frames_per_second = drawing.painter(loaded.env, loaded.env_params)
     states, rewards, count = drawing.episode(one, evaluation_key(seed), max_steps, greedy=not stochastic)

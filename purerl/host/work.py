@@ -275,7 +275,8 @@ def resume(
             for path, wrong in damaged:
                 path.rename(path.with_name(path.name + ".damaged"))
                 report.note(f"{wrong}; going on from iteration {first} instead")
-        job = _longer(job, first, steps, anneal_steps)
+        if steps is not None or anneal_steps is not None:
+            job = _longer(job, first, steps, anneal_steps)
         used = jobs.usable_devices(devices, job.num_runs)
         differs = runs.differences(manifest["made_with"], runs.made_with(used, job.num_runs, job.files))
         if differs and first:
