@@ -1,4 +1,4 @@
-"""Run directories: what is in them, resuming, repeating, bad days. Commands run in this process unless they must die."""
+"""Run directories: what is in them, resuming, repeating, bad days. Commands run here, unless they must die."""
 
 import json
 import os
@@ -570,7 +570,10 @@ def test_directories_that_can_not_be_used(whole, tmp_path, capsys):
         (config.replace('"seeds": 3,', ""), "seeds is missing or unknown; the run is of another version of purerl"),
         (config.replace('"num_epochs": 1', '"num_epochs": "x"'), "'x' is not a valid integer"),
         (config.replace('"horizons": []', '"horizons": [3]'), "horizons or updates_per_chunk is missing or not"),
-        (config.replace('"env": "CartPole-v1"', '"env": "Acrobot-v1"'), "safetensors has no .position.env.joint_angle1: it belongs to another"),
+        (
+            config.replace('"env": "CartPole-v1"', '"env": "Acrobot-v1"'),
+            "safetensors has no .position.env.joint_angle1: it belongs to another",
+        ),
         (config.replace('"ppo"', f'"{a}/evil.py:f"'), "names code of its own, .*evil.py; it is not run"),
     ]
     (a / "evil.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w')")
@@ -630,7 +633,7 @@ def test_ctrl_c(times, tmp_path):
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
     begin = time.monotonic()
-    out, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in error, error
     assert "finishing this chunk, then saving; Ctrl-C again stops at once" in error
     if times == 1:
@@ -667,7 +670,8 @@ def test_evaluate_and_plot(whole, tmp_path, monkeypatch, capsys):
 def test_list_names_agents_and_environments(capsys):
     assert purerl_main("list") == 0
     out = capsys.readouterr().out
-    assert "reinforce" in out and re.search(r"Pendulum-v1 +│ Box\[3\] in \[-8, 8\] +│ Box\[1\] in \[-2, 2\] +│ +200", out)
+    assert "reinforce" in out
+    assert re.search(r"Pendulum-v1 +│ Box\[3\] in \[-8, 8\] +│ Box\[1\] in \[-2, 2\] +│ +200", out)
     assert re.search(r"MNISTBandit-bsuite +│ downloads its data", out)
 
 
