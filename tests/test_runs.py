@@ -328,7 +328,7 @@ def test_a_repeat_that_differs_says_where(whole, tmp_path, capsys):
 
 def test_load_for_a_notebook(whole):
     run = purerl.host.load(whole)
-    assert run.iteration == 20 and run.state.iteration.tolist() == [20] * 3 and run.config["env"] == "CartPole-v1"
+    assert run.iteration == 20 and run.state.iteration.tolist() == [20] * 3 and run.plan.config["env"] == "CartPole-v1"
     one = run.one(1)
     out = purerl.evaluate(one.env, one.env_params, one.agent(one.hp), one.state.agent, jax.random.key(0), 4)
     assert out.returns.shape == (4,) and (out.returns >= 8).all()
@@ -582,6 +582,16 @@ def test_directories_that_can_not_be_used(whole, tmp_path, capsys):
         refused(said, "resume", a)
     assert not (tmp_path / "owned").exists()
     (a / "config.json").write_text(config)
+    manifest = (a / "manifest.json").read_text()
+    for text in ("{}", '{"made_with": {}, "resumed": [], "parameters": []}'):
+        (a / "manifest.json").write_text(text)
+        for command in ("resume", "evaluate", "repeat"):
+            refused("manifest.json is not a manifest", command, a)
+    (a / "manifest.json").write_text(manifest)
+    newest = checkpoint.paths(a / "checkpoints")[0]
+    leaves, notes = checkpoint.read(newest)
+    checkpoint.save(newest, leaves, {**notes, "ended": '{"7": 1}'})
+    refused(r"a checkpoint notes runs \[7\]; there are 3", "resume", a)
     for path in checkpoint.paths(a / "checkpoints"):
         path.write_bytes(path.read_bytes()[:-10])
     refused(r"\d+.safetensors is cut off", "resume", a)

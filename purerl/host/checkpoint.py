@@ -65,9 +65,9 @@ def from_host(leaves: dict[str, np.ndarray], like: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), made)
 
 
-def digest(leaves: dict[str, np.ndarray]) -> str:
-    """A check sum over names, types and contents."""
-    total = 0
+def digest(leaves: dict[str, np.ndarray], notes: dict[str, str]) -> str:
+    """A check sum over names, types and contents, and over the notes but for itself."""
+    total = zlib.crc32(repr(sorted(item for item in notes.items() if item[0] != "digest")).encode())
     for name, x in sorted(leaves.items()):
         total = zlib.crc32(f"{name}{x.dtype}{x.shape}".encode(), total)
         total = zlib.crc32(x.reshape(-1).view(np.uint8).data, total)
@@ -96,7 +96,8 @@ def save(path: Path, leaves: dict[str, np.ndarray], notes: dict[str, str] | None
     Raises:
       OSError: with the path, where the disk is full or can not be written to.
     """
-    about = {"purerl": FORMAT, "digest": digest(leaves), **(notes or {})}
+    about = {**(notes or {}), "purerl": FORMAT}
+    about["digest"] = digest(leaves, about)
     part = path.with_name(path.name + ".part")
     try:
         safetensors.numpy.save_file(leaves, part, metadata=about)
@@ -122,7 +123,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             leaves = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
         raise Damaged(f"{path} is cut off or not a checkpoint: {error}") from error
-    if digest(leaves) != notes.get("digest"):
+    if digest(leaves, notes) != notes.get("digest"):
         raise Damaged(f"{path} is damaged: its check sum is not that of its contents")
     return leaves, notes
 

@@ -206,7 +206,7 @@ def of_directory(directory: Path, same_files: bool = True) -> Plan:
         path = Path(str(name).rpartition(":")[0])
         if path.suffix == ".py" and path.resolve().is_relative_to(directory.resolve()):
             raise ValueError(f"{directory} names code of its own, {path}; it is not run")
-    made = runs.read_json(directory / runs.MANIFEST).get("made_with", {}).get("files", {}) if same_files else {}
+    made = runs.read_manifest(directory)["made_with"]["files"] if same_files else {}
     for path, digest in made.items():
         if not Path(path).is_file() or runs.digest_of(path) != digest:
             raise ValueError(f"{path} is not what {directory} was made with; the copy in its {runs.CODE}/ is")

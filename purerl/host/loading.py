@@ -30,7 +30,7 @@ class Loaded(NamedTuple):
     ended: dict[int, int]  # the iteration at which a run reached the return that it was to stop at
     broken: dict[int, int]  # the iteration at which a run was no longer finite
     metrics: runs.Metrics
-    config: dict[str, Any]
+    plan: jobs.Plan  # the job: its labels, seeds, totals, and `plan.config`
     manifest: dict[str, Any]
 
     def one(self, run: int) -> Loaded:
@@ -59,5 +59,5 @@ def load(directory: str | Path) -> Loaded:
     iteration = int(state.iteration.max())
     return Loaded(
         job.env, job.env_params, job.agent, job.make, job.hp(iteration), state, iteration, record.ended, record.broken,
-        metrics, job.config, runs.read_json(directory / runs.MANIFEST),
+        metrics, job, runs.read_manifest(directory),
     )  # fmt: skip

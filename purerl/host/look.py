@@ -33,8 +33,8 @@ def evaluation_key(seed: int) -> Any:
 
 def evaluate(run: Path, episodes: int, seed: int, max_steps: int | None) -> None:
     """Play episodes with every run of a directory, greedy and stochastic, and print a table."""
-    loaded, job = loading.load(run), jobs.of_directory(run)
-    key, seeds = evaluation_key(seed), len(job.keys)
+    loaded = loading.load(run)
+    key, job, seeds = evaluation_key(seed), loaded.plan, len(loaded.plan.keys)
 
     def play(hp, state, key, greedy):
         agent = loaded.agent(hp)

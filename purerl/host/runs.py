@@ -80,6 +80,21 @@ def read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a run's directory.
+
+    Raises:
+      ValueError: where there is none, or something else in its place.
+    """
+    manifest = read_json(directory / MANIFEST)
+    parts = {"made_with": dict, "resumed": list, "parameters": list}
+    if not all(isinstance(manifest.get(name), kind) for name, kind in parts.items()):
+        raise ValueError(f"{directory / MANIFEST} is not a manifest: it must have {', '.join(parts)}")
+    if not {"files", "num_devices"} <= manifest["made_with"].keys():
+        raise ValueError(f"{directory / MANIFEST} is not a manifest: made_with lacks files or num_devices")
+    return manifest
+
+
 def create(directory: Path, config: dict, manifest: dict) -> None:
     """Make the directory of a new run.
 

@@ -27,9 +27,14 @@ class Record:
         self.job = job
         self.iterations = list(metrics.iterations)
         self.rows = [{n: x[k] for n, x in metrics.columns.items()} for k in range(len(self.iterations))]
-        read = lambda name: {int(run): at for run, at in json.loads(notes.get(name, "{}")).items()}
-        self.ended, self.broken = read("ended"), read("broken")
+        self.ended, self.broken = (self._noted(notes.get(name, "{}")) for name in ("ended", "broken"))
         self.kept: dict[int, dict[str, np.ndarray]] = {}  # the states of runs that have ended
+
+    def _noted(self, text: str) -> dict[int, int]:
+        noted = {int(run): int(iteration) for run, iteration in json.loads(text).items()}
+        if not all(0 <= run < self.job.num_runs for run in noted):
+            raise ValueError(f"a checkpoint notes runs {sorted(noted)}; there are {self.job.num_runs}")
+        return noted
 
     def mask(self, *excluded: dict[int, Any]) -> np.ndarray:
         """Which runs are in none of the dicts, bool `[R]`."""
@@ -184,7 +189,7 @@ def go(job: jobs.Plan, directory: Path, devices: list[Any], save_every: float, s
 
 def _finish(job: jobs.Plan, directory: Path, record: Record, leaves: dict, progress: Progress) -> None:
     """Write the hashes and the picture, and print the table."""
-    manifest = runs.read_json(directory / runs.MANIFEST)
+    manifest = runs.read_manifest(directory)
     iterations, hashes = leaves[".iteration"], runs.hashes(leaves, job.num_runs)
     manifest["parameters"] = [
         {"run": run, **{name: values[run] for name, values in job.about().items()},
@@ -264,7 +269,7 @@ def resume(
       ValueError: if there is nothing to go on from or with.
     """
     _cache(compilation_cache)
-    job, manifest = jobs.of_directory(directory), runs.read_json(directory / runs.MANIFEST)
+    job, manifest = jobs.of_directory(directory), runs.read_manifest(directory)
     with runs.locked(directory):
         found = checkpoint.newest(directory / runs.CHECKPOINTS, like(job))
         saved, first = None, 0
@@ -316,7 +321,7 @@ def repeat(directory: Path, to: Path | None, devices: int | None, save_every: fl
       ValueError: if the run has nothing yet to compare with.
     """
     _cache(compilation_cache)
-    job, before = jobs.of_directory(directory, same_files=False), runs.read_json(directory / runs.MANIFEST)
+    job, before = jobs.of_directory(directory, same_files=False), runs.read_manifest(directory)
     wanted = before["parameters"]
     if not wanted:
         raise ValueError(f"{directory} has no hashes to compare with yet: `purerl resume {directory}` first")
@@ -331,7 +336,7 @@ def repeat(directory: Path, to: Path | None, devices: int | None, save_every: fl
     with runs.locked(to):
         _announce(job, used)
         go(job, to, used, save_every)
-    found = runs.read_json(to / runs.MANIFEST)["parameters"]
+    found = runs.read_manifest(to)["parameters"]
     other = [old["run"] for old, new in zip(wanted, found, strict=True) if old["sha256"] != new["sha256"]]
     if not other:
         report.say(f"identical: the parameters of all {job.num_runs} runs have the SHA-256 that {directory} has")
