@@ -591,7 +591,7 @@ def test_directories_that_can_not_be_used(whole, tmp_path, capsys):
     newest = checkpoint.paths(a / "checkpoints")[0]
     leaves, notes = checkpoint.read(newest)
     checkpoint.save(newest, leaves, {**notes, "ended": '{"7": 1}'})
-    refused(r"a checkpoint notes runs \[7\]; there are 3", "resume", a)
+    refused(r"a checkpoint notes runs \[7\]; there are 3", "evaluate", a)
     for path in checkpoint.paths(a / "checkpoints"):
         path.write_bytes(path.read_bytes()[:-10])
     refused(r"\d+.safetensors is cut off", "resume", a)

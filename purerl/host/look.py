@@ -91,7 +91,8 @@ def plot(paths: tuple[Path, ...], metric: str, out: Path | None) -> None:
             continue
         where = job.title.rpartition(" on ")[2]
         before = panels.get(where, report.Panel(where, "", []))
-        label = lambda curve, name=name, job=job: f"{name}, {curve.label}" if job.swept else name
+        what = ", ".join(job.swept)
+        label = lambda curve, name=name, what=what: f"{name}, {what} {curve.label}" if what else name
         panels[where] = before._replace(curves=[*before.curves, *(c._replace(label=label(c)) for c in panel.curves)])
     report.picture(out, list(panels.values()), metric.replace("_", " "))
     report.note(f"plot: {out}")
