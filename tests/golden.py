@@ -1,8 +1,9 @@
-"""The first numbers of every agent from one seed, and how to renew them.
+"""The first numbers of every agent from one seed, the size of its program, and how to renew both.
 
     python tests/golden.py
 
-A difference is a change of results: renew the files, and add a line under RESULTS in CHANGELOG.md.
+A difference in numbers is a change of results: renew the files, and add a line under RESULTS in CHANGELOG.md. A program
+that has grown gets a line in CHANGELOG.md that says what for.
 """
 
 import json
@@ -14,19 +15,58 @@ FOLDER = Path(__file__).parent / "golden"
 NAMES = ("ppo", "a2c", "reinforce")
 
 
-def measure(name):
-    """Metrics of three updates on CartPole-v1."""
+PROGRAMS = Path(__file__).parent / "golden" / "programs.json"
+
+
+def learner_of(name):
+    """An agent with its default hyperparameters on CartPole-v1."""
     import purerl
 
     algorithm, config = getattr(purerl, name), getattr(purerl, name.upper())
     env, env_params = purerl.make("CartPole-v1")
     policy = purerl.distributions.for_space(env.action_space(env_params))
     network = purerl.networks.actor_critic(policy, lambda: purerl.networks.MLP((16,)))
-    learner = purerl.learner(env, env_params, algorithm(network, policy, config()), num_envs=4, rollout_length=32)
-    _, metrics = jax.jit(lambda key: purerl.train(learner, key, 3))(jax.random.key(0))
+    make = lambda hp: purerl.learner(env, env_params, algorithm(network, policy, hp), num_envs=4, rollout_length=32)
+    return make, config()
+
+
+def equations(jaxpr):
+    """The equations of a jaxpr and of all that lies inside it."""
+    return sum(1 + sum(equations(inner) for inner in _inside(eqn.params)) for eqn in jaxpr.eqns)
+
+
+def _inside(params):
+    for value in params.values():
+        for inner in value if isinstance(value, (tuple, list)) else [value]:
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield inner
+
+
+def size(name):
+    """Equations of one step of an agent's learner, environment and all."""
+    make, hp = learner_of(name)
+    state = jax.eval_shape(make(hp).init, jax.random.key(0))
+    return equations(jax.make_jaxpr(lambda hp, state: make(hp).step(state))(hp, state).jaxpr)
+
+
+def version():
+    """The versions of jax whose programs have the same size: 0.9 of 0.9.2."""
+    return ".".join(jax.__version__.split(".")[:2])
+
+
+def measure(name):
+    """Metrics of three updates."""
+    import purerl
+
+    make, hp = learner_of(name)
+    _, metrics = jax.jit(lambda key: purerl.train(make(hp), key, 3))(jax.random.key(0))
     return {key: [float(f"{x:.6g}") for x in values.tolist()] for key, values in sorted(metrics.items())}
 
 
 if __name__ == "__main__":
     for name in NAMES:
         (FOLDER / f"{name}.json").write_text(json.dumps(measure(name), indent=1) + "\n")
+    sizes = json.loads(PROGRAMS.read_text()) if PROGRAMS.exists() else {}
+    sizes[version()] = {name: size(name) for name in NAMES}
+    PROGRAMS.write_text(json.dumps(sizes, indent=1) + "\n")

@@ -1,0 +1,555 @@
+"""purerl against its peers on the same work: whole trainings in alternation, in one run, compile time apart.
+
+    pip install -e '.[peers]'
+    python benchmarks/versus.py --job ppo-cartpole --seeds 1
+    python benchmarks/versus.py --job ppo-cartpole --seeds 8 --peers rejax
+    python benchmarks/versus.py --job ppo-breakout-mlp --peers rejax
+
+Every contestant is a process of its own, with the XLA flags that it is used with, that waits while another runs. A
+round trains each of them once, from a new seed; the ratio of a round is a peer's time over purerl's. Evaluation is
+off; the curves are drawn from what was trained in the timed runs themselves. Writes results/versus/JOB-SEEDS.json and
+.png. The peers have the same environments, steps, epochs, minibatches, networks and coefficients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "versus"
+POINTS = 20  # of a learning curve
+OURS = "--xla_cpu_multi_thread_eigen=false"
+
+
+@dataclass(frozen=True)
+class Job:
+    """PPO's work: everything that costs time."""
+
+    env: str
+    num_envs: int
+    rollout_length: int
+    num_epochs: int
+    num_minibatches: int
+    torso: str
+    num_updates: int
+
+    @property
+    def block(self) -> int:
+        """Steps of one update."""
+        return self.num_envs * self.rollout_length
+
+
+JOBS = {
+    "ppo-cartpole": Job("CartPole-v1", 4, 128, 4, 4, "mlp", 200),
+    "ppo-breakout-mlp": Job("Breakout-MinAtar", 64, 128, 4, 8, "mlp", 20),
+    "ppo-breakout-cnn": Job("Breakout-MinAtar", 64, 128, 4, 8, "cnn", 10),
+}
+SHARED = {"learning_rate": 2.5e-4, "gamma": 0.99, "gae_lambda": 0.95, "max_grad_norm": 0.5}
+CLIP, ENTROPY_COST, VALUE_COST = 0.2, 0.01, 0.5
+
+Curve = list[tuple[int, float]]  # (environment steps, return)
+Contestant = Callable[[Job, int], tuple[float, Callable[[int], tuple[float, Curve]]]]
+
+
+# --- the contestants: (job, seeds) -> (seconds of compiling, seed -> (seconds of training, learning curve)) ----------
+
+
+def purerl(job: Job, seeds: int):
+    """PPO of this package, seeds over one device a core."""
+    import jax
+
+    from purerl.host import jobs
+
+    jobs.set_up_jax()
+    jax.config.update("jax_enable_compilation_cache", False)
+    import numpy as np
+
+    import purerl as package
+    from purerl import training
+
+    make, hp = program(job)
+    devices = jax.devices() if seeds % len(jax.devices()) == 0 else None
+    if seeds > 1:
+        make = package.batch(make, devices)
+    keys = lambda seed: jax.random.key(seed) if seeds == 1 else jax.random.split(jax.random.key(seed), seeds)
+    begin = time.perf_counter()
+    init = jax.jit(lambda key: make(hp).init(key))
+    compiled = training.compile_run(make, hp, state=init(keys(0)))
+    jax.block_until_ready(compiled.state.iteration)
+    compile_seconds = time.perf_counter() - begin
+
+    def train(seed):
+        begin = time.perf_counter()
+        once = training.Program(init(keys(seed)), compiled.advance)
+        every = max(1, job.num_updates // POINTS)
+        rows = [
+            (i, m["episode_return"]) for i, _, m in package.run(make, hp, None, job.num_updates, every, program=once)
+        ]
+        curve = [(i * job.block, float(np.mean(np.asarray(x)))) for i, x in rows]
+        return time.perf_counter() - begin, curve
+
+    return compile_seconds, train
+
+
+def program(job: Job, **parts: Any):
+    """`(make, hp)` of a job; `parts` replace what a profile leaves out."""
+    import purerl as package
+    from purerl import distributions, networks
+
+    env, env_params = parts.get("env") or package.make(job.env)
+    policy = parts.get("policy", lambda x: x)(distributions.for_space(env.action_space(env_params)))
+    torso = networks.MinAtarCNN if job.torso == "cnn" else networks.MLP
+    network = networks.actor_critic(policy, torso)
+    hp = package.PPO(
+        num_epochs=parts.get("num_epochs", job.num_epochs),
+        num_minibatches=job.num_minibatches,
+        clip=CLIP,
+        value_clip=CLIP,
+        entropy_cost=ENTROPY_COST,
+        value_cost=VALUE_COST,
+        **SHARED,
+    )
+    optimizer = {"optimizer": parts["optimizer"]} if "optimizer" in parts else {}
+
+    def make(hp):
+        agent = package.ppo(network, policy, hp, **optimizer)
+        return package.learner(env, env_params, agent, job.num_envs, job.rollout_length)
+
+    return make, hp
+
+
+class FiveValues:
+    """A gymnax 1.x environment with the step of gymnax 0.x, which rejax 0.1.3 expects."""
+
+    def __init__(self, env):
+        self.env = env
+
+    def __getattr__(self, name):
+        if name == "env" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.env, name)
+
+    def reset(self, key, env_params):
+        return self.env.reset(key, env_params)
+
+    def step(self, key, state, action, env_params):
+        obs, state, reward, terminated, truncated, info = self.env.step(key, state, action, env_params)
+        return obs, state, reward, terminated | truncated, info
+
+
+def rejax(job: Job, seeds: int):
+    """rejax's PPO, its seeds vmapped; a snapshot of the actor at every point is evaluated after the clock."""
+    import flax.linen as nn
+    import gymnax
+    import jax
+    import jax.numpy as jnp
+    from rejax import PPO
+    from rejax.evaluate import evaluate
+    from rejax.networks import DiscretePolicy, VNetwork
+
+    class Convolution(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.Conv(16, (3, 3), padding="VALID")(x))
+            return nn.relu(nn.Dense(128)(x.reshape(x.shape[0], -1)))
+
+    class Actor(DiscretePolicy):
+        def setup(self):
+            self.features = Convolution()
+            self.action_logits = nn.Dense(self.action_dim)
+
+    class Critic(VNetwork):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(1)(Convolution()(x)).squeeze(1)
+
+    env, env_params = gymnax.make(job.env)
+    env = FiveValues(env)
+    total = job.block * job.num_updates
+    algorithm = PPO.create(
+        env=env, env_params=env_params, num_envs=job.num_envs, num_steps=job.rollout_length,
+        num_epochs=job.num_epochs, num_minibatches=job.num_minibatches, total_timesteps=total,
+        eval_freq=total // POINTS if job.num_updates % POINTS == 0 else total, skip_initial_evaluation=True,
+        clip_eps=CLIP, ent_coef=ENTROPY_COST, vf_coef=VALUE_COST, agent_kwargs={"activation": "tanh"}, **SHARED,
+    )  # fmt: skip
+    if job.torso == "cnn":
+        kind = {"hidden_layer_sizes": (), "activation": nn.relu}
+        actions = env.action_space(env_params).n
+        algorithm = algorithm.replace(actor=Actor(actions, **kind), critic=Critic(**kind))
+    algorithm = algorithm.replace(eval_callback=lambda algorithm, state, key: state.actor_ts.params)
+    train_one = lambda key: PPO.train(algorithm, key)
+    keys = lambda seed: jax.random.key(seed) if seeds == 1 else jax.random.split(jax.random.key(seed), seeds)
+    begin = time.perf_counter()
+    compiled = jax.jit(train_one if seeds == 1 else jax.vmap(train_one)).lower(keys(0)).compile()
+    compile_seconds = time.perf_counter() - begin
+
+    @jax.jit
+    def returns(params, key):
+        act = lambda obs, key: jnp.squeeze(algorithm.actor.apply(params, obs[None], key, method="act"))
+        return evaluate.__wrapped__(act, key, env, env_params, 16, env_params.max_steps_in_episode)[1].mean()
+
+    def train(seed):
+        begin = time.perf_counter()
+        _, snapshots = jax.block_until_ready(compiled(keys(seed)))
+        seconds = time.perf_counter() - begin
+        first = snapshots if seeds == 1 else jax.tree.map(lambda x: x[0], snapshots)
+        count = jax.tree.leaves(first)[0].shape[0]
+        at = lambda k: jax.tree.map(lambda x: x[k], first)
+        curve = [((k + 1) * total // count, float(returns(at(k), jax.random.key(k)))) for k in range(count)]
+        return seconds, curve
+
+    return compile_seconds, train
+
+
+def _stable_baselines(make_model: Callable, job: Job):
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.env_util import make_vec_env
+
+    class Returns(BaseCallback):
+        def __init__(self):
+            super().__init__()
+            self.curve: Curve = []
+
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            last = [episode["r"] for episode in self.model.ep_info_buffer]
+            if last:
+                self.curve.append((self.num_timesteps, sum(last[-20:]) / len(last[-20:])))
+
+    def train(seed):
+        env = make_vec_env(job.env, n_envs=job.num_envs, seed=seed)
+        model, record = make_model(env, seed), Returns()
+        begin = time.perf_counter()
+        model.learn(job.block * job.num_updates, callback=record)
+        return time.perf_counter() - begin, record.curve[:: max(1, len(record.curve) // POINTS)]
+
+    return 0.0, train
+
+
+def _sb3_arguments(job: Job) -> dict[str, Any]:
+    shared = {name: value for name, value in SHARED.items()}
+    return {
+        "n_steps": job.rollout_length, "batch_size": job.block // job.num_minibatches, "n_epochs": job.num_epochs,
+        "clip_range": CLIP, "ent_coef": ENTROPY_COST, "vf_coef": VALUE_COST, "verbose": 0, **shared,
+    }  # fmt: skip
+
+
+def sb3(job: Job, seeds: int):
+    """Stable-Baselines3's PPO, on one thread of torch: with two it is slower at this size."""
+    import torch
+    from stable_baselines3 import PPO
+
+    torch.set_num_threads(1)
+    make_model = lambda env, seed: PPO(
+        "MlpPolicy", env, seed=seed, clip_range_vf=CLIP, device="cpu", **_sb3_arguments(job)
+    )
+    return _stable_baselines(make_model, job)
+
+
+def sbx(job: Job, seeds: int):
+    """SBX's PPO; what it compiles is compiled in a first training that is not counted."""
+    from sbx import PPO
+
+    make_model = lambda env, seed: PPO("MlpPolicy", env, seed=seed, **_sb3_arguments(job))
+    _, train = _stable_baselines(make_model, job)
+    begin = time.perf_counter()
+    short = Job(**{**vars(job), "num_updates": 2})
+    _stable_baselines(make_model, short)[1](0)
+    return time.perf_counter() - begin, train
+
+
+CONTESTANTS: dict[str, tuple[Contestant, str]] = {
+    "purerl": (purerl, OURS),
+    "rejax": (rejax, ""),
+    "rejax-1": (rejax, OURS),  # with the flags that purerl runs with
+    "sb3": (sb3, ""),
+    "sbx": (sbx, OURS),
+}
+
+
+def applies(name: str, job: Job, seeds: int) -> bool:
+    """Whether a contestant can do the same work: Stable-Baselines3 and SBX train one seed, of gymnasium's CartPole."""
+    return name not in ("sb3", "sbx") or (seeds == 1 and job.env == "CartPole-v1")
+
+
+# --- the floor, and where the rest goes -------------------------------------------------------------------------------
+
+
+def dot_flops(jaxpr: Any) -> float:
+    """Floating-point operations of the matrix products in a jaxpr, loops counted as often as they run."""
+    import math
+
+    total = 0.0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            sizes = [eqn.invars[0].aval.shape[axis] for axis in contracted]
+            total += 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(sizes)
+        times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
+        for value in eqn.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else [value]:
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    total += times * dot_flops(inner)
+    return total
+
+
+def peak_flops() -> float:
+    """Operations a second of a large float32 matrix product, on all cores."""
+    import jax
+    import jax.numpy as jnp
+
+    n = 512
+    product = jax.jit(lambda x: jax.lax.fori_loop(0, 10, lambda _, y: y @ x, x))
+    x = jax.block_until_ready(product(jnp.eye(n)))
+    best = 1e9
+    for _ in range(10):
+        begin = time.perf_counter()
+        jax.block_until_ready(product(x))
+        best = min(best, (time.perf_counter() - begin) / 10)
+    return 2 * n**3 / best
+
+
+def profile(job: Job, seeds: int, rounds: int = 7) -> dict[str, Any]:
+    """Whole programs with one part left out, in alternation: the share of time that goes with the part."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import optax
+    from gymnax.environments.environment import Environment
+
+    import purerl as package
+    from purerl import training, updates
+
+    real, real_params = package.make(job.env)
+
+    class Still(Environment):
+        """Of the real one's spaces, but nothing happens in it."""
+
+        name = "still"
+        action_space = staticmethod(lambda params=None: real.action_space(real_params))
+        observation_space = staticmethod(lambda params: real.observation_space(real_params))
+
+        def reset_env(self, key, params):
+            return jnp.ones(real.observation_space(real_params).shape), jnp.zeros(())
+
+        def step_env(self, key, state, action, params):
+            state = state + action
+            return (
+                jnp.ones(real.observation_space(real_params).shape) * state,
+                state,
+                jnp.float32(1),
+                jnp.bool_(False),
+                {},
+            )
+
+        def is_truncated(self, state, params):
+            return jnp.bool_(False)
+
+    certain = lambda policy: policy._replace(sample=lambda key, p: policy.mode(p))
+    parts: dict[str, dict[str, Any]] = {
+        "everything": {},
+        "shuffling": {},
+        "optimiser and clipping": {"optimizer": lambda max_grad_norm: optax.identity()},
+        "environment": {"env": (Still(), real_params)},
+        "sampling of actions": {"policy": certain},
+        f"{job.num_epochs - 1} of {job.num_epochs} epochs": {"num_epochs": 1},
+    }
+    runs, true_permutation = {}, updates.permutation
+    for name, part in parts.items():
+        updates.permutation = (lambda key, n: jnp.arange(n)) if name == "shuffling" else true_permutation
+        make, hp = program(job, **part)
+        key = jax.random.key(0) if seeds == 1 else jax.random.split(jax.random.key(0), seeds)
+        if seeds > 1:
+            make = package.batch(make, jax.devices() if seeds % len(jax.devices()) == 0 else None)
+        compiled = training.compile_run(make, hp, key)
+        runs[name] = [make, hp, compiled.state, compiled.advance, []]
+    updates.permutation = true_permutation
+    count = max(1, job.num_updates // 5)
+    for _ in range(rounds):
+        for run in runs.values():
+            make, hp, state, step, times = run
+            begin = time.perf_counter()
+            once = training.Program(state, step)
+            for _, run[2], metrics in package.run(make, hp, None, count, count, program=once):
+                jax.block_until_ready(metrics)
+            times.append((time.perf_counter() - begin) / count)
+    base = np.array(runs["everything"][-1][1:])
+    share = {name: float(np.median(1 - np.array(run[-1][1:]) / base)) for name, run in runs.items() if run[-1]}
+    make, hp = program(job)
+    state = jax.eval_shape(lambda: make(hp).init(jax.random.key(0)))
+    flops = seeds * dot_flops(jax.make_jaxpr(lambda state: make(hp).step(state))(state).jaxpr)
+    update, peak = float(np.median(base)), peak_flops()
+    return {
+        "seconds_per_update": update, "flops_per_update": flops, "peak_flops": peak,
+        "share_of_peak": flops / peak / update,
+        "share_of_time": {name: x for name, x in share.items() if name != "everything"},
+    }  # fmt: skip
+
+
+# --- the contest ------------------------------------------------------------------------------------------------------
+
+
+def worker(name: str, job: Job, seeds: int) -> None:
+    """A contestant's process: compiles, then trains whenever it is told a seed; answers in lines of JSON."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    say = lambda **answer: print(json.dumps(answer), file=out, flush=True)
+    compile_seconds, train = CONTESTANTS[name][0](job, seeds)
+    say(compile_seconds=compile_seconds)
+    for line in sys.stdin:
+        if line.strip() == "profile":
+            say(**profile(job, seeds))
+            continue
+        seconds, curve = train(int(line))
+        say(seconds=seconds, curve=curve)
+
+
+def start(name: str, job: str, seeds: int) -> tuple[subprocess.Popen, float]:
+    """A contestant's process once it has compiled, and how long that took."""
+    flags = CONTESTANTS[name][1]
+    environ = {**os.environ, "XLA_FLAGS": flags, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, __file__, "--worker", name, "--job", job, "--seeds", str(seeds)]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, env=environ, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+    return process, ask(process)["compile_seconds"]
+
+
+def ask(process: subprocess.Popen, line: str = "") -> dict[str, Any]:
+    """Tell a contestant something, and wait for its answer."""
+    if line:
+        print(line, file=process.stdin, flush=True)
+    answer = process.stdout.readline() if process.stdout else ""
+    if not answer:
+        raise SystemExit(f"a contestant has died: {' '.join(map(str, process.args))}")
+    return json.loads(answer)
+
+
+def contest(name: str, seeds: int, peers: list[str], rounds: int) -> dict[str, Any]:
+    """Compile everyone, train in alternation, and take purerl's profile."""
+    import numpy as np
+    from rich.progress import track
+
+    job = JOBS[name]
+    names = ["purerl", *(peer for peer in peers if applies(peer, job, seeds))]
+    processes, compiling = {}, {}
+    for who in track(names, "compiling"):
+        processes[who], compiling[who] = start(who, name, seeds)
+    times: dict[str, list[float]] = {who: [] for who in names}
+    curves: dict[str, Curve] = {}
+    for seed in track(range(rounds + 1), "rounds"):  # the first one warms up, and is not counted
+        for who in names:
+            answer = ask(processes[who], str(seed))
+            curves[who] = answer["curve"]
+            times[who] += [answer["seconds"]] if seed else []
+    report = ask(processes["purerl"], "profile")
+    for process in processes.values():
+        process.kill()
+    ours = np.array(times["purerl"])
+    packages = ("purerl", "jax", "jaxlib", "rejax", "stable_baselines3", "sbx-rl", "torch", "gymnax", "gymnasium")
+    return {
+        "job": name, "seeds": seeds, **vars(job), "steps_of_a_seed": job.block * job.num_updates,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.python_version()}",
+        "versions": {package: _version(package) for package in packages},
+        "compile_seconds": compiling, "seconds": times,
+        "ratio": {
+            who: {"median": float(np.median(x / ours)), "low": float((x / ours).min()), "high": float((x / ours).max())}
+            for who, x in ((who, np.array(times[who])) for who in names)
+        },
+        "curves": curves, "profile": report,
+    }  # fmt: skip
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except Exception:
+        return None
+
+
+def show(result: dict[str, Any]) -> Iterator[str]:
+    """The report, in lines of Markdown."""
+    import numpy as np
+
+    steps = result["steps_of_a_seed"] * result["seeds"]
+    yield f"{result['job']}, {result['seeds']} seed(s), {steps:,} steps a round, {result['machine']}"
+    yield ""
+    yield "| | steps/s | its time over purerl's, median [low, high] | compiling |"
+    yield "|---|---|---|---|"
+    for who, times in result["seconds"].items():
+        ratio, pace = result["ratio"][who], steps / np.median(times)
+        spread = f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+        yield f"| {who} | {pace:,.0f} | {spread} | {result['compile_seconds'][who]:.1f} s |"
+    report = result["profile"]
+    yield ""
+    yield (
+        f"floor: {report['flops_per_update'] / 1e6:.0f} million operations of matrix products an update; at this "
+        f"machine's {report['peak_flops'] / 1e9:.0f} GFLOP/s they are {100 * report['share_of_peak']:.0f} % of our "
+        f"{1e6 * report['seconds_per_update']:,.0f} µs"
+    )
+    yield "left out of the whole program, a part takes with it: " + ", ".join(
+        f"{name} {100 * share:.0f} %" for name, share in report["share_of_time"].items()
+    )
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Times, and beside them the learning curves of the last round."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    colors = dict(zip(result["seconds"], ("#1f6feb", "#d1590b", "#b58900", "#0d8a5f", "#8a3ffc"), strict=False))
+    for who, times in result["seconds"].items():
+        left.barh(who, result["steps_of_a_seed"] * result["seeds"] / np.median(times), color=colors[who])
+        curve = np.array(result["curves"][who])
+        right.plot(curve[:, 0], curve[:, 1], color=colors[who], label=who)
+    left.set(xlabel="environment steps a second")
+    left.invert_yaxis()
+    left.set_title(f"{result['job']}, {result['seeds']} seed(s)", loc="left", fontsize=10)
+    right.set(xlabel="environment steps", ylabel="episode return")
+    right.set_title("what they learned meanwhile", loc="left", fontsize=10)
+    right.legend(frameon=False, fontsize=8)
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25, linewidth=0.6)
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--job", choices=JOBS, required=True)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peers", default="rejax,rejax-1,sb3,sbx", help="with commas between")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        worker(given.worker, JOBS[given.job], given.seeds)
+        return
+    peers = given.peers.split(",") if given.peers else []
+    for peer in peers:
+        if peer not in CONTESTANTS:
+            parser.error(f"--peers: there is no {peer!r}; allowed are {', '.join(CONTESTANTS)}")
+    result = contest(given.job, given.seeds, peers, given.rounds)
+    print("\n".join(show(result)))
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{given.job}-{given.seeds}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    draw(result, path.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
