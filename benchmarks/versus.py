@@ -239,10 +239,9 @@ def _stable_baselines(make_model: Callable, job: Job):
 
 
 def _sb3_arguments(job: Job) -> dict[str, Any]:
-    shared = {name: value for name, value in SHARED.items()}
     return {
         "n_steps": job.rollout_length, "batch_size": job.block // job.num_minibatches, "n_epochs": job.num_epochs,
-        "clip_range": CLIP, "ent_coef": ENTROPY_COST, "vf_coef": VALUE_COST, "verbose": 0, **shared,
+        "clip_range": CLIP, "ent_coef": ENTROPY_COST, "vf_coef": VALUE_COST, "verbose": 0, **SHARED,
     }  # fmt: skip
 
 

@@ -22,34 +22,28 @@ Draw = Callable[[Any], np.ndarray]  # state -> uint8 [height, width, 3]
 
 
 def episode(run: loading.Loaded, key: Any, max_steps: int, greedy: bool) -> tuple[list[Any], np.ndarray, int]:
-    """Play one episode: the states before each step and the last one's, the rewards, and how many steps it had."""
+    """Play one episode: the state before each of its steps, the rewards, and how many steps it had."""
     environment = training.vectorized(run.env, run.env_params)
+
+    def watched(keys, reset_keys, state, action, begin):
+        return environment.step(keys, reset_keys, state, action, begin)._replace(info={"state": state})
 
     @jax.jit
     def play(hp, agent_state, key):
         agent = run.agent(hp)
+        if greedy:
+            certain = agent.greedy
+            agent = agent._replace(act=lambda key, state, memory, obs: (*certain(state, memory, obs), ()))
         reset_key, step_key = jax.random.split(key)
         begin = training.start(environment, agent, jax.random.split(reset_key, 1))
+        world = environment._replace(step=watched)
+        _, data = training.rollout(world, agent, agent_state, begin, step_key, max_steps, info=("state",))
+        return training.first_episodes(data.transitions)
 
-        def step(carry, key):
-            state, obs, memory, ended = carry
-            act_key, env_key, reset_key = jax.random.split(key, 3)
-            if greedy:
-                action, memory = agent.greedy(agent_state, memory, obs)
-            else:
-                action, memory, _ = agent.act(act_key, agent_state, memory, obs)
-            keys = env_key[None], reset_key[None]
-            out = environment.step(*keys, state, action, environment.reset)
-            now = ended | out.terminated | out.truncated
-            return (out.state, out.obs, memory, now), (state, out.reward, ended)
-
-        carry = (begin.env, begin.obs, begin.memory, np.zeros(1, bool))
-        return jax.lax.scan(step, carry, jax.random.split(step_key, max_steps))[1]
-
-    states, rewards, ended = play(jax.tree.map(np.float32, run.hp), run.state.agent, key)
-    count = int((~ended).sum())
-    states = jax.device_get(jax.tree.map(lambda x: x[:count, 0], states))
-    return [jax.tree.map(lambda x: x[t], states) for t in range(count)], np.asarray(rewards)[:, 0], count
+    tr = play(jax.tree.map(np.float32, run.hp), run.state.agent, key)
+    count = int(tr.valid.sum())
+    states = jax.device_get(jax.tree.map(lambda x: x[:count, 0], tr.info["state"]))
+    return [jax.tree.map(lambda x: x[t], states) for t in range(count)], np.asarray(tr.reward)[:count, 0], count
 
 
 def painter(env: Any, env_params: Any) -> tuple[Draw, int]:

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -171,7 +171,7 @@ def plan(config: dict[str, Any]) -> Plan:
     step_size = num_envs * rollout_length
     num_updates = steps // step_size
     chunks = config["chunks"] or min(max(seeds * len(grid) * steps // STEPS_PER_CHUNK, FEWEST_CHUNKS), MOST_CHUNKS)
-    every = config.setdefault("updates_per_chunk", None) or max(1, num_updates // chunks)
+    every = config.get("updates_per_chunk") or max(1, num_updates // chunks)
     config["updates_per_chunk"] = every
     words = [options.absolute(config[name]) for name in ("agent", "env", "network")]
     config |= zip(("agent", "env", "network"), words, strict=True)
@@ -318,19 +318,28 @@ class Measured(NamedTuple):
     run_seconds: float
 
 
+def returns_so_far(rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """The mean return of each run's last 100 episodes or more, `[R]`, from the metrics of chunks; NaN where none."""
+    episodes, returns = (np.stack([row[name] for row in rows]) for name in ("episodes", "episode_return"))
+    return statistics.last_returns(episodes, returns)
+
+
+def stride(num_updates: int, every: int) -> int:
+    """Chunks between two looks at the screen."""
+    return max(1, num_updates // every // FEWEST_CHUNKS)
+
+
 def measure(
     make: Callable, hp: Any, keys: jax.Array, devices: list[Any], num_updates: int, every: int, steps_per_update: int
 ) -> Measured:
     """Train one run a key from beginning to end, showing progress; see `stream`."""
     num_runs, rows, iterations = keys.shape[0], [], []
-    stride = max(1, num_updates // every // FEWEST_CHUNKS)  # rows between two looks at the screen
+    look = stride(num_updates, every)
     with Progress(num_updates, num_runs * steps_per_update) as progress:
         for chunk in stream(make, hp, num_runs, devices, num_updates, every, progress, keys):
             rows.append(chunk.metrics)
             iterations.append(chunk.iteration)
-            if len(rows) % stride == 0 or chunk.iteration == num_updates:
-                recent = rows[-10 * stride :]
-                episodes, returns = (np.stack([row[n] for row in recent]) for n in ("episodes", "episode_return"))
-                progress.update(chunk.iteration, float(statistics.last_returns(episodes, returns).mean()))
+            if len(rows) % look == 0 or chunk.iteration == num_updates:
+                progress.update(chunk.iteration, float(returns_so_far(rows[-10 * look :]).mean()))
         stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         return Measured(np.asarray(iterations), stacked, progress.compile_seconds, progress.run_seconds)

@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import typing
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,16 +18,23 @@ from purerl.host.cli import Count, Numbers, OneLine, Seed, Widths, agent_names, 
 ACTIVATIONS = ("tanh", "relu", "silu", "gelu", "elu")
 
 
+@cache
+def _module(path: Path, source: bytes) -> Any:
+    """A file as a module, executed once as long as its source stays, however many of its names are asked for."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def from_file(text: str) -> Any:
     """The object that `FILE.py:name` names."""
     path, _, name = text.rpartition(":")
     if not Path(path).is_file():
         raise OneLine(f"{text}: there is no file {path}")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        module = _module(Path(path).resolve(), Path(path).read_bytes())
     except Exception as error:
         raise OneLine(f"{path} could not be imported: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):

@@ -44,14 +44,6 @@ class Record:
         """What a checkpoint needs to know beside the state."""
         return {"ended": json.dumps(self.ended), "broken": json.dumps(self.broken)}
 
-    def returns(self, last: int | None = None) -> np.ndarray:
-        """The mean return of each run's last episodes, `[R]`, seen over the last so many chunks."""
-        rows = self.rows[-(last or len(self.rows)) :]
-        if not rows:
-            return np.full(self.job.num_runs, np.nan)
-        episodes, returns = (np.stack([row[name] for row in rows]) for name in ("episodes", "episode_return"))
-        return statistics.last_returns(episodes, returns, ENOUGH)
-
     def call_broken(self, iterations: np.ndarray) -> Iterator[str]:
         """Mark the runs whose iteration is not 0, and say so."""
         for run in map(int, np.flatnonzero((iterations > 0) & self.mask(self.ended, self.broken))):
@@ -69,7 +61,9 @@ class Record:
         if (goal := self.job.config["stop_when"]) is None:
             return
         enough = np.sum([row["episodes"] for row in self.rows], axis=0) >= ENOUGH
-        reached = np.flatnonzero((self.returns() >= goal) & enough & self.mask(self.ended, self.broken)).tolist()
+        reached = np.flatnonzero(
+            (jobs.returns_so_far(self.rows) >= goal) & enough & self.mask(self.ended, self.broken)
+        ).tolist()
         self.ended |= dict.fromkeys(reached, chunk.iteration)
         self.keep(reached, chunk.state)
         for run in reached:
@@ -143,7 +137,7 @@ def go(job: jobs.Plan, directory: Path, devices: list[Any], save_every: float, s
         record.keep(record.ended, state)
     alive = record.mask(record.ended, record.broken).any()
     leaves = record.leaves(state) if state is not None and (first >= job.num_updates or not alive) else {}
-    stride = max(1, job.num_updates // job.every // jobs.FEWEST_CHUNKS)  # chunks between two looks at the screen
+    look = jobs.stride(job.num_updates, job.every)
     about, names = job.about(), [job.name_of(run) for run in range(job.num_runs)]
     stands, interrupted, last_save = first, False, time.perf_counter()
     progress = Progress(job.num_updates, job.num_runs * job.steps_per_update, first=first)
@@ -164,8 +158,8 @@ def go(job: jobs.Plan, directory: Path, devices: list[Any], save_every: float, s
                 log(steps, {names[run]: row(run) for run in np.flatnonzero(live)})
                 sound = record.mask(record.ended, record.broken)
                 over = chunk.iteration == job.num_updates or not sound.any()
-                if len(record.rows) % stride == 0 or over:
-                    returns = record.returns(10 * stride)[sound]
+                if len(record.rows) % look == 0 or over:
+                    returns = jobs.returns_so_far(record.rows[-10 * look :])[sound]
                     progress.update(chunk.iteration, float(returns.mean()) if len(returns) else np.nan)
                 interrupted = interrupts.asked and not over
                 if over or interrupted or time.perf_counter() - last_save >= save_every:
@@ -242,17 +236,24 @@ def _cache(wanted: bool) -> None:
         jax.config.update("jax_enable_compilation_cache", False)
 
 
-def train(job: jobs.Plan, directory: Path | None, devices: int | None, save_every: float, compilation_cache: bool):
+def train(
+    job: jobs.Plan, directory: Path | None, devices: int | None, save_every: float, compilation_cache: bool
+) -> None:
     """Run a plan in a new directory."""
     _cache(compilation_cache)
     used = jobs.usable_devices(devices, job.num_runs)
     stem = lambda name: Path(name.rpartition(".py:")[0] or name).name
     directory = directory or report.unused(Path("runs") / f"{stem(job.config['agent'])}-{stem(job.config['env'])}")
-    made = runs.made_with(used, job.num_runs, job.files)
+    _begin(job, directory, used, save_every)
+
+
+def _begin(job: jobs.Plan, directory: Path, devices: list[Any], save_every: float) -> None:
+    """Make a new directory, and train in it from the start."""
+    made = runs.made_with(devices, job.num_runs, job.files)
     runs.create(directory, job.config, {"made_with": made, "resumed": [], "parameters": []})
     with runs.locked(directory):
-        _announce(job, used)
-        go(job, directory, used, save_every)
+        _announce(job, devices)
+        go(job, directory, devices, save_every)
 
 
 def resume(
@@ -331,13 +332,9 @@ def repeat(directory: Path, to: Path | None, devices: int | None, save_every: fl
         report.note(f"the run was made on {layout} devices, this is on {len(used)}: rounding may differ")
     job = job._replace(num_updates=max(run["iteration"] for run in wanted))
     to = to or report.unused(directory.with_name(directory.name + "-repeat"))
-    now = runs.made_with(used, job.num_runs, job.files)
-    runs.create(to, job.config, {"made_with": now, "resumed": [], "parameters": []})
-    with runs.locked(to):
-        _announce(job, used)
-        go(job, to, used, save_every)
-    found = runs.read_manifest(to)["parameters"]
-    other = [old["run"] for old, new in zip(wanted, found, strict=True) if old["sha256"] != new["sha256"]]
+    _begin(job, to, used, save_every)
+    now = runs.read_manifest(to)
+    other = [old["run"] for old, new in zip(wanted, now["parameters"], strict=True) if old["sha256"] != new["sha256"]]
     if not other:
         report.say(f"identical: the parameters of all {job.num_runs} runs have the SHA-256 that {directory} has")
         return True
@@ -348,5 +345,5 @@ def repeat(directory: Path, to: Path | None, devices: int | None, save_every: fl
         for change in before["resumed"]
         for name, (old, new) in change["differs"].items()
     ]
-    report.compared([*runs.differences(before["made_with"], now), *resumed])
+    report.compared([*runs.differences(before["made_with"], now["made_with"]), *resumed])
     return False
