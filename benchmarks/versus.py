@@ -26,9 +26,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from purerl.host import jobs
+
 RESULTS = Path(__file__).parent / "results" / "versus"
 POINTS = 20  # of a learning curve
-OURS = "--xla_cpu_multi_thread_eigen=false"
+OURS = " ".join(jobs.FLAGS)
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,6 @@ Contestant = Callable[[Job, int], tuple[float, Callable[[int], tuple[float, Curv
 def purerl(job: Job, seeds: int):
     """PPO of this package, seeds over one device a core."""
     import jax
-
-    from purerl.host import jobs
 
     jobs.set_up_jax()
     jax.config.update("jax_enable_compilation_cache", False)

@@ -52,14 +52,23 @@ def test_sgd_is_a_step_of_the_learning_rate_along_optax(key):
     assert metrics["x"] == -0.5
 
 
-def test_gradients_are_clipped_to_a_global_norm():
-    grads = {"a": jnp.full(3, 100.0), "b": jnp.full(4, -100.0)}
-    clip = optax.chain(optax.clip_by_global_norm(0.5))
-    clipped, _ = clip.update(grads, clip.init(grads))
-    np.testing.assert_allclose(optax.tree.norm(clipped), 0.5, rtol=1e-5)
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e4])
+def test_gradients_are_clipped_to_a_global_norm(size, key):
+    shapes = [(), (3,), (4, 2), (2, 3, 5)]
+    grads = [size * jax.random.normal(k, s) for k, s in zip(jax.random.split(key, 4), shapes, strict=True)]
+    clip, reference = updates.clip_by_global_norm(0.5), optax.clip_by_global_norm(0.5)
+    clipped, _ = jax.jit(clip.update)(grads, clip.init(grads))
+    expected, _ = reference.update(grads, reference.init(grads))
+    for ours, theirs in zip(clipped, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    norm = np.sqrt(sum(np.square(x, dtype=np.float64).sum() for x in clipped))
+    assert norm <= 0.5 * (1 + 1e-6) and (norm > 0.49 if size >= 1 else norm < 0.49)
+
+
+def test_optimizers_stay_finite_at_zero():
+    grads = {"a": jnp.zeros(3), "b": jnp.zeros((4, 2))}
     for optimizer in (updates.adam(0.5), updates.rmsprop(0.5)):
-        zero = jax.tree.map(jnp.zeros_like, grads)
-        direction, _ = optimizer.update(zero, optimizer.init(zero))
+        direction, _ = optimizer.update(grads, optimizer.init(grads))
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(direction))
 
 

@@ -25,6 +25,12 @@ from purerl import distributions, networks, normalize, statistics, training
 from purerl.host import loggers, options, report, runs
 from purerl.host.progress import Progress
 
+# The matrix products here are small: two threads on one of them are slower than one. A loop whose iteration touches
+# fewer bytes than the threshold, such as acting in a few environments, is compiled as one function: benchmarks/NOTES.md.
+FLAGS = (
+    "--xla_cpu_multi_thread_eigen=false",
+    "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=200000",
+)
 FEWEST_CHUNKS, MOST_CHUNKS, STEPS_PER_CHUNK = 100, 1000, 200_000
 
 
@@ -36,13 +42,13 @@ def _cores() -> int:
 def set_up_jax() -> None:
     """One XLA device a core, one thread each, and a cache of compiled programs. Call before jax is used.
 
-    The matrix products here are small: two threads on one of them are slower than one. What is compiled for one
-    processor must not run on another that shares the disk: each kind has a cache of its own.
+    The flags of `FLAGS` are added to XLA_FLAGS where it does not name them. What is compiled for one processor must
+    not run on another that shares the disk: each kind has a cache of its own.
     """
     if jax.__version__.startswith("0.10."):
         report.note(f"jax {jax.__version__} deadlocks on CPU in programs such as this one; install 0.9.2 or 0.11.2")
-    if "xla_cpu_multi_thread_eigen" not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+    given = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = " ".join([given, *(flag for flag in FLAGS if flag.split("=")[0] not in given)]).strip()
     if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "purerl" / "jax" / runs.processor()
         jax.config.update("jax_compilation_cache_dir", str(cache))
