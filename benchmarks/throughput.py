@@ -183,10 +183,8 @@ def train_rows(env: str, torso: str, num_envs: int, seeds: int, rounds: int, ste
 def train(given: argparse.Namespace) -> dict[str, Any]:
     """Training steps a second against seeds, and against environments."""
     grid = [(n, 1) for n in given.envs] + [(given.envs[0], s) for s in given.seeds if s > 1]
-    rows = [
-        train_rows(given.env, given.torso, n, s, given.rounds, given.steps) for n, s in track(grid, "training")
-    ]
-    peak = len(jax.devices()) * peak_flops()
+    rows = [train_rows(given.env, given.torso, n, s, given.rounds, given.steps) for n, s in track(grid, "training")]
+    peak = peak_flops() * (1 if jax.default_backend() == "cpu" else len(jax.devices()))
     for row in rows:
         row["share_of_peak"] = row.pop("flops_per_second") / peak
     name = f"training-{given.env}" + (f"-{given.steps:.0e}".replace("+0", "") if given.steps else "")
@@ -412,7 +410,7 @@ def main() -> None:
         part = parts.add_parser(name, help=str(function.__doc__).splitlines()[0])
         part.set_defaults(function=function)
         part.add_argument("--rounds", type=int, default=5)
-        part.add_argument("--out", type=Path, default=RESULTS, help="folder of JSON and pictures")
+        part.add_argument("--dir", type=Path, default=RESULTS, help="folder of JSON and pictures")
         if name in ("acting", "training"):
             part.add_argument("--env", default="CartPole-v1")
         if name == "acting":
@@ -431,8 +429,8 @@ def main() -> None:
     versions = {"jax": jax.__version__, "python": platform.python_version()}
     result |= {"device": machine, "date": datetime.date.today().isoformat(), "versions": versions}
     print("\n".join([result["title"], "", *SHOW[given.part](result)]))
-    given.out.mkdir(parents=True, exist_ok=True)
-    path = given.out / f"{result['name']}.json"
+    given.dir.mkdir(parents=True, exist_ok=True)
+    path = given.dir / f"{result['name']}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     if given.part != "memory":
         draw(result, path.with_suffix(".png"))

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# What a GPU does: 2,048 seeds of CartPole, ten million steps of MinAtar-Breakout with 32 seeds, environments to 2^20.
+#
+#   pip install -c constraints.txt -e '.[cuda]' && bash benchmarks/gpu.sh
+#
+# Each part prints a table and writes JSON and a picture, with the card's name and the date, under results/gpu/.
+set -euo pipefail
+cd "$(dirname "$0")"
+out=${OUT:-results/gpu}
+python - <<'PYTHON'
+import jax
+
+device = jax.devices()[0]
+if device.platform != "gpu":
+    raise SystemExit(f"jax sees {device.platform}, not a GPU; pip install -c constraints.txt -e '.[cuda]'")
+PYTHON
+python throughput.py training --dir "$out" --env CartPole-v1 --envs 4 --seeds 1,32,2048
+python throughput.py training --dir "$out" --env Breakout-MinAtar --torso cnn --envs 64 --seeds 32 --steps 1e7
+python throughput.py acting --dir "$out" --env CartPole-v1 --largest 1048576
+python throughput.py acting --dir "$out" --env Breakout-MinAtar --largest 262144
