@@ -6,10 +6,10 @@
     python benchmarks/throughput.py memory
 
 `acting` times whole rollouts of N environments, transitions kept, with random actions and with a 64-64 network, beside
-gymnax's own `RolloutWrapper`, in alternation in one process. `training` times PPO against seeds and against environments,
-with the share of this machine's matrix-product peak. `resets` shows an environment whose reset is dear. `memory`
-compares the peak memory of `purerl train` over 10⁶ and 10⁷ steps. Each prints a table and writes JSON and a picture
-under results/throughput/.
+gymnax's own `RolloutWrapper`, in alternation in one process. `training` times PPO against seeds and against
+environments, with the share of this machine's matrix-product peak. `resets` shows an environment whose reset is dear.
+`memory` compares the peak memory of `purerl train` over 10⁶ and 10⁷ steps. Each prints a table and writes JSON and a
+picture under results/throughput/.
 """
 
 from __future__ import annotations
@@ -28,19 +28,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnax.environments.environment import Environment, EnvParams, EnvState
-from gymnax.environments.spaces import Box, Discrete
 from rich.progress import track
-from versus import JOBS, dot_flops, peak_flops, program
 
-import purerl
-from purerl import distributions, networks, training
-from purerl.core import Agent
 from purerl.host import jobs
+
+jobs.set_up_jax()  # before gymnax, whose import uses jax: flags and devices would come too late
+
+import flax.struct  # noqa: E402
+from gymnax.environments.environment import Environment, EnvParams, EnvState  # noqa: E402
+from gymnax.environments.spaces import Box, Discrete  # noqa: E402
+from versus import JOBS, dot_flops, peak_flops, program  # noqa: E402
+
+import purerl  # noqa: E402
+from purerl import distributions, networks, training  # noqa: E402
+from purerl.core import Agent  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "throughput"
 STEPS_AT_ONCE = 2**17  # of a timed rollout, all environments together
@@ -160,8 +164,9 @@ def train_rows(env: str, torso: str, num_envs: int, seeds: int, rounds: int, ste
     def timed(updates):
         nonlocal state
         begin = time.perf_counter()
-        for _, state, metrics in purerl.run(make, hp, None, updates, updates, program=training.Program(state, advance)):
-            jax.block_until_ready(metrics)
+        once = training.Program(state, advance)
+        ((_, state, metrics),) = purerl.run(make, hp, None, updates, updates, program=once)
+        jax.block_until_ready(metrics)
         return time.perf_counter() - begin
 
     updates = max(1, round(0.5 / timed(1)))
@@ -300,7 +305,7 @@ def resets(given: argparse.Namespace) -> dict[str, Any]:
 
         def once(key):
             begin, key = jax.random.split(key)
-            obs, state = jax.vmap(env.reset, (0, None))(jax.random.split(begin, num_envs), env_params)
+            _, state = jax.vmap(env.reset, (0, None))(jax.random.split(begin, num_envs), env_params)
 
             def step(state, key):
                 keys = jax.random.split(key, 2 * num_envs)
@@ -351,14 +356,16 @@ def memory(given: argparse.Namespace) -> dict[str, Any]:
     rows = []
     for steps in track([1_000_000, 10_000_000], "memory"):
         with tempfile.TemporaryDirectory() as folder:
-            command = ["train", "ppo", "CartPole-v1", "--steps", str(steps), "--dir", f"{folder}/run"]
-            process = subprocess.Popen([sys.executable, "-m", "purerl", *command], stdout=subprocess.DEVNULL)
+            # compiled anew each time, since compiling is a part of the peak
+            command = ["train", "ppo", "CartPole-v1", "--seeds", "2", "--no-compilation-cache", "--chunks", "100"]
+            command += ["--steps", str(steps), "--dir", f"{folder}/run"]
+            process = subprocess.Popen([Path(sys.executable).with_name("purerl"), *command], stdout=subprocess.DEVNULL)
             _, status, usage = os.wait4(process.pid, 0)
         if status:
             raise SystemExit(f"purerl {' '.join(command)} failed")
         kilobyte = 1 if sys.platform == "darwin" else 1024
         rows.append({"steps": steps, "peak_bytes": usage.ru_maxrss * kilobyte})
-    return {"name": "memory", "title": "peak memory of purerl train ppo CartPole-v1", "rows": rows}
+    return {"name": "memory", "title": "peak memory of purerl train ppo CartPole-v1 --seeds 2", "rows": rows}
 
 
 def show_memory(result: dict[str, Any]) -> list[str]:
@@ -421,7 +428,6 @@ def main() -> None:
             part.add_argument("--seeds", type=numbers, default=[1, 2, 4, 8, 16, 32, 64])
             part.add_argument("--steps", type=float, help="time one run of so many steps a seed")
     given = parser.parse_args()
-    jobs.set_up_jax()
     jax.config.update("jax_enable_compilation_cache", False)
     result = given.function(given)
     device = jax.devices()[0]

@@ -176,10 +176,11 @@ def rejax(job: Job, seeds: int):
     env, env_params = gymnax.make(job.env)
     env = FiveValues(env)
     total = job.block * job.num_updates
+    points = max(count for count in range(1, POINTS + 1) if job.num_updates % count == 0)
     algorithm = PPO.create(
         env=env, env_params=env_params, num_envs=job.num_envs, num_steps=job.rollout_length,
         num_epochs=job.num_epochs, num_minibatches=job.num_minibatches, total_timesteps=total,
-        eval_freq=total // POINTS if job.num_updates % POINTS == 0 else total, skip_initial_evaluation=True,
+        eval_freq=total // points, skip_initial_evaluation=True,
         clip_eps=CLIP, ent_coef=ENTROPY_COST, vf_coef=VALUE_COST, agent_kwargs={"activation": "tanh"}, **SHARED,
     )  # fmt: skip
     if job.torso == "cnn":
@@ -513,7 +514,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     for who, times in result["seconds"].items():
         left.barh(who, result["steps_of_a_seed"] * result["seeds"] / np.median(times), color=colors[who])
         curve = np.array(result["curves"][who])
-        right.plot(curve[:, 0], curve[:, 1], color=colors[who], label=who)
+        right.plot(curve[:, 0], curve[:, 1], "o-", ms=3, color=colors[who], label=who)
     left.set(xlabel="environment steps a second")
     left.invert_yaxis()
     left.set_title(f"{result['job']}, {result['seeds']} seed(s)", loc="left", fontsize=10)

@@ -26,7 +26,8 @@ from purerl.host import loggers, options, report, runs
 from purerl.host.progress import Progress
 
 # The matrix products here are small: two threads on one of them are slower than one. A loop whose iteration touches
-# fewer bytes than the threshold, such as acting in a few environments, is compiled as one function: benchmarks/NOTES.md.
+# fewer bytes than the threshold, such as acting in a few environments, is compiled as one function: see
+# benchmarks/NOTES.md.
 FLAGS = (
     "--xla_cpu_multi_thread_eigen=false",
     "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=200000",
