@@ -4,12 +4,13 @@
     python benchmarks/throughput.py training [--env CartPole-v1] [--seeds 1,4,16,64] [--envs 4,64,1024]
     python benchmarks/throughput.py resets
     python benchmarks/throughput.py memory
+    python benchmarks/throughput.py remembering
 
 `acting` times whole rollouts of N environments, transitions kept, with random actions and with a 64-64 network, beside
 gymnax's own `RolloutWrapper`, in alternation in one process. `training` times PPO against seeds and against
 environments, with the share of this machine's matrix-product peak. `resets` shows an environment whose reset is dear.
-`memory` compares the peak memory of `purerl train` over 10⁶ and 10⁷ steps. Each prints a table and writes JSON and a
-picture under results/throughput/.
+`memory` compares the peak memory of `purerl train` over 10⁶ and 10⁷ steps. `remembering` compares networks with memory
+to those without. Each prints a table and writes JSON and a picture under results/throughput/.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -377,6 +379,75 @@ def show_memory(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+# --- remembering ------------------------------------------------------------------------------------------------------
+
+
+def remembering(given: argparse.Namespace) -> dict[str, Any]:
+    """PPO with memories over PPO without, 64 environments; unroll at T = 512; a Transformer's step and its context."""
+    env, env_params = purerl.make("CartPole-v1")
+    policy = distributions.for_space(env.action_space(env_params))
+    narrow = partial(networks.MLP, hidden=(64,))
+    cores = {
+        "none": None, "min_gru": networks.min_gru(), "gru": networks.gru(), "lstm": networks.lstm(),
+        "transformer": networks.transformer(context=32),
+    }  # fmt: skip
+
+    def update(core):
+        """One update of 128 steps, 4 epochs of 4 minibatches; the width is 64 everywhere."""
+        network = networks.actor_critic(policy, narrow if core else networks.MLP, memory=core)
+        make = lambda hp: purerl.learner(env, env_params, purerl.ppo(network, policy, hp), 64, 128)
+        compiled = training.compile_run(make, purerl.PPO(), jax.random.key(0))
+        state = compiled.state
+
+        def call():
+            nonlocal state
+            once = training.Program(state, compiled.advance)
+            ((_, state, metrics),) = purerl.run(make, purerl.PPO(), None, 3, 3, program=once)
+            return metrics
+
+        return call
+
+    def unrolled(core, steps=512):
+        params = core.init(jax.random.key(0), 64)
+        x, ended = jnp.ones((steps, 64, 64)), jnp.zeros((steps, 64), bool).at[::50].set(True)
+        loss = lambda params: jnp.square(core.unroll(params, core.memory(64), x, ended)[0]).sum()
+        gradient = jax.jit(jax.grad(loss))
+        return lambda: gradient(params)
+
+    def stepped(context, steps=600):
+        """So many steps of acting from the episode's start: most of them with a full cache."""
+        core = networks.transformer(context=context)
+        params = core.init(jax.random.key(0), 64)
+        act = jax.jit(lambda: jax.lax.scan(lambda m, x: core.step(params, m, x)[::-1], core.memory(64), x)[1][-1])
+        x = jnp.ones((steps, 64, 64))
+        return act
+
+    parts = {
+        "update of PPO": ({name: update(core) for name, core in cores.items()}, "none"),
+        "unroll and its gradient, T = 512": (
+            {name: unrolled(core) for name, core in cores.items() if name in ("gru", "min_gru")}, "gru"
+        ),
+        "a Transformer's step": ({f"context {n}": stepped(n) for n in (32, 512)}, "context 32"),
+    }  # fmt: skip
+    rows = []
+    for what, (calls, base) in parts.items():
+        times = alternate(calls, given.rounds)
+        for name, x in times.items():
+            ratio = x / times[base]
+            rows.append({"what": what, "name": name, "base": base, "seconds": float(np.median(x)),
+                         "ratio": [float(r) for r in (np.median(ratio), ratio.min(), ratio.max())]})  # fmt: skip
+    return {"name": "remembering", "title": "time of networks with memory", "rows": rows}
+
+
+def show_remembering(result: dict[str, Any]) -> list[str]:
+    """A row for each network."""
+    lines = ["| | network | time over | |", "|---|---|---|---|"]
+    for row in result["rows"]:
+        middle, low, high = row["ratio"]
+        lines.append(f"| {row['what']} | {row['name']} | {row['base']} | {middle:.2f} [{low:.2f}, {high:.2f}] |")
+    return lines
+
+
 # --- pictures and the command line ------------------------------------------------------------------------------------
 
 
@@ -405,7 +476,10 @@ def draw(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-SHOW = {"acting": show_acting, "training": show_training, "resets": show_resets, "memory": show_memory}
+SHOW = {
+    "acting": show_acting, "training": show_training, "resets": show_resets, "memory": show_memory,
+    "remembering": show_remembering,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -413,7 +487,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
     numbers = lambda text: [int(x) for x in text.split(",")]
-    for name, function in (("acting", acting), ("training", train), ("resets", resets), ("memory", memory)):
+    functions = {"acting": acting, "training": train, "resets": resets, "memory": memory, "remembering": remembering}
+    for name, function in functions.items():
         part = parts.add_parser(name, help=str(function.__doc__).splitlines()[0])
         part.set_defaults(function=function)
         part.add_argument("--rounds", type=int, default=5)
@@ -438,7 +513,7 @@ def main() -> None:
     given.dir.mkdir(parents=True, exist_ok=True)
     path = given.dir / f"{result['name']}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
-    if given.part != "memory":
+    if given.part in ("acting", "training", "resets"):
         draw(result, path.with_suffix(".png"))
 
 

@@ -95,6 +95,28 @@ class Network(Protocol):
     def apply(self, params: Any, obs: Any, /) -> Any: ...
 
 
+class MemoryNetwork(NamedTuple):
+    """A network that remembers its episode. Leaves of obs are `[N, ...]`; in `unroll` `[T, N, ...]`.
+
+    `init(key, obs) -> params`.
+    `memory(n) -> memory` at an episode's start, for n environments.
+    `reset(memory, ended [N]) -> memory`: an episode's start where one ended.
+    `step(params, memory, obs) -> (outputs, memory)`: what acting does.
+    `unroll(params, memory, obs, ended [T, N], next_obs=None) -> (outputs, next_outputs, memory)`: the same for T steps
+      at once, from the memory before the first and with a reset after every step that `ended`. `next_outputs[t]` is
+      what `step` gives for `next_obs[t]` after step t, before any reset: V(next_obs) at a truncation. None without
+      next_obs.
+
+    `purerl.memory.with_memory` makes one of a feed-forward `Network`; its memory is ().
+    """
+
+    init: Callable[[Key, Any], Any]
+    memory: Callable[[int], Any]
+    reset: Callable[[Any, Array], Any]
+    step: Callable[[Any, Any, Any], tuple[Any, Any]]
+    unroll: Callable[..., tuple[Any, Any, Any]]
+
+
 class Learner(NamedTuple):
     """A training run as two pure functions. `state.iteration` counts the updates done.
 

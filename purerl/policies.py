@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from purerl.core import Agent, Array, Distribution, Network, Transition
+from purerl.core import Agent, Array, Distribution, MemoryNetwork, Rollout
 from purerl.returns import gae
 from purerl.updates import Trained
 
 
 def policy_agent(
-    network: Network,
+    network: MemoryNetwork,
     policy: Distribution,
     optimizer: optax.GradientTransformation,
     update: Callable,
@@ -24,7 +24,7 @@ def policy_agent(
     """An agent from its `update`; the rest of it is the same for every policy-gradient method.
 
     Args:
-      network: `apply(params, obs [B, ...]) -> (policy parameters [B, P], value [B])`.
+      network: gives (policy parameters `[..., P]`, value `[...]`).
       policy: samples actions; `act` returns log π(a|s) as its extras.
       update: `(key, state: Trained, rollout) -> (state, metrics)`.
       episodic: see `Agent`.
@@ -35,19 +35,19 @@ def policy_agent(
         return Trained(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
     def act(key, state, memory, obs):
-        pi, _ = network.apply(state.params, obs)
+        (pi, _), memory = network.step(state.params, memory, obs)
         action = policy.sample(key, pi)
         return action, memory, policy.log_prob(pi, action)
 
     def greedy(state, memory, obs):
-        pi, _ = network.apply(state.params, obs)
+        (pi, _), memory = network.step(state.params, memory, obs)
         return policy.mode(pi), memory
 
-    return Agent(init, lambda num_envs: (), lambda memory, ended: memory, act, greedy, update, episodic)
+    return Agent(init, network.memory, network.reset, act, greedy, update, episodic)
 
 
 class Sample(NamedTuple):
-    """What a policy-gradient loss is a function of, beside the parameters; leaves `[T, N, ...]` or `[B, ...]`."""
+    """What a policy-gradient loss is a function of, beside the parameters: sequences, leaves `[T, B, ...]`."""
 
     obs: Any
     action: Any
@@ -56,21 +56,46 @@ class Sample(NamedTuple):
     advantage: Array
     target: Array  # of the value: the λ-return
     valid: Array
+    ended: Array
+    memory: Any  # before the first step, leaves [1, B, ...]: a constant
 
 
-def critic(network: Network, params: Any) -> Callable[[Any], Array]:
-    """V as a function of a time-major block of observations: `[T, N, ...] -> [T, N]`."""
-    return jax.vmap(lambda obs: network.apply(params, obs)[1])
+def unrolled(network: MemoryNetwork, params: Any, s: Sample) -> Any:
+    """The network's outputs over sequences, `[T, B, ...]`."""
+    return network.unroll(params, jax.tree.map(lambda x: x[0], s.memory), s.obs, s.ended)[0]
 
 
-def no_baseline(obs: Any) -> Array:
-    """V = 0 for a block of observations `[T, N, ...]`."""
-    return jnp.zeros(jax.tree.leaves(obs)[0].shape[:2])
+def sequences(s: Sample) -> Sample:
+    """What minibatches are drawn from: sequences `[T, N, ...]`, or steps `[1, T·N, ...]` where no memory is."""
+    if jax.tree.leaves(s.memory):
+        return s
+    return jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), s)
 
 
-def judge(value_of: Callable[[Any], Array], tr: Transition, gamma, lam) -> Sample:
+def critic(network: MemoryNetwork, params: Any) -> Callable[[Rollout], tuple[Array, Array]]:
+    """V of a block's observations and of their true successors, each `[T, N]`."""
+
+    def values(rollout):
+        tr = rollout.transitions
+        ended = tr.terminated | tr.truncated
+        (_, value), (_, next_value), _ = network.unroll(params, rollout.memory, tr.obs, ended, tr.next_obs)
+        return value, next_value
+
+    return values
+
+
+def no_baseline(rollout: Rollout) -> tuple[Array, Array]:
+    """V = 0."""
+    zero = jnp.zeros_like(rollout.transitions.reward)
+    return zero, zero
+
+
+def judge(values: Callable[[Rollout], tuple[Array, Array]], rollout: Rollout, gamma, lam) -> Sample:
     """A block `[T, N, ...]` with its advantages (`gae`) and value targets, all of them constants."""
-    value, next_value = value_of(tr.obs), value_of(tr.next_obs)
+    tr = rollout.transitions
+    value, next_value = values(rollout)
     reward = jnp.where(tr.valid, tr.reward, 0.0)  # 0 times what follows an end would keep a NaN
     advantage = gae(reward, value, next_value, tr.terminated, tr.truncated, gamma, lam)
-    return Sample(tr.obs, tr.action, tr.extras, value, advantage, advantage + value, tr.valid)
+    memory = jax.tree.map(lambda x: x[None], rollout.memory)
+    ended = tr.terminated | tr.truncated
+    return Sample(tr.obs, tr.action, tr.extras, value, advantage, advantage + value, tr.valid, ended, memory)

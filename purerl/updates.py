@@ -72,11 +72,6 @@ def sgd(loss: Callable, optimizer: optax.GradientTransformation) -> Callable:
     return step
 
 
-def flatten(block: Any) -> Any:
-    """`[T, N, ...] -> [T·N, ...]`, every leaf."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), block)
-
-
 def permutation(key: Key, n: int) -> Array:
     """A random permutation of 0 .. n - 1, int32 `[n]`: one sort of words that are random above and the index below.
 
@@ -97,6 +92,7 @@ def permutation(key: Key, n: int) -> Array:
 def epochs(step: Callable, num_epochs: int, num_minibatches: int) -> Callable:
     """Passes over shuffled data in minibatches: `improve(key, state, data, learning_rate) -> (state, metrics)`.
 
+    Leaves of `data` are time-major, `[T, rows, ...]`, and keep their time whole; what remembers nothing gives T = 1.
     Every epoch draws a new permutation of the rows, so each row is used exactly once an epoch.
 
     Raises:
@@ -104,16 +100,15 @@ def epochs(step: Callable, num_epochs: int, num_minibatches: int) -> Callable:
     """
 
     def improve(key, state, data, learning_rate):
-        rows = jax.tree.leaves(data)[0].shape[0]
+        length, rows = jax.tree.leaves(data)[0].shape[:2]
         if rows % num_minibatches:
-            raise ValueError(
-                f"num_minibatches is {num_minibatches}; it must divide num_envs x rollout_length, which is {rows}"
-            )
+            what = "num_envs x rollout_length" if length == 1 else "num_envs, since the network has memory"
+            raise ValueError(f"num_minibatches is {num_minibatches}; it must divide {rows}: {what}")
         shuffle = jax.vmap(lambda key: permutation(key, rows))
         order = shuffle(jax.random.split(key, num_epochs)).reshape(num_epochs * num_minibatches, -1)
 
         def minibatch(state, index):
-            rows_of = lambda x: x.at[index].get(mode="promise_in_bounds", unique_indices=True)
+            rows_of = lambda x: x.at[:, index].get(mode="promise_in_bounds", unique_indices=True)
             return step(state, jax.tree.map(rows_of, data), learning_rate)
 
         state, metrics = jax.lax.scan(minibatch, state, order)

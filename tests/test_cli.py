@@ -58,7 +58,7 @@ BAD = [
     (["CartPole-v1", "--normalize-advantage", "all"], "'all' is not one of 'minibatch', 'batch', 'none'"),
     (
         ["CartPole-v1", "--num-minibatches", "3"],
-        "num_minibatches is 3; it must divide num_envs x rollout_length, which",
+        "num_minibatches is 3; it must divide 512: num_envs x rollout_length",
     ),
     (["CartPole-v1", "--num-envs", "0"], "'0' is not a positive whole number"),
     (["CartPole-v1", "--seeds", "-2"], "'-2' is not a positive whole number"),
@@ -72,6 +72,20 @@ BAD = [
         ["CartPole-v1", "--network", "big"],
         "--network is 'big'; allowed are mlp, minatar-cnn, or your own FILE.py:name",
     ),
+    (
+        ["CartPole-v1", "--memory", "elephant"],
+        "'elephant' is not one of 'none', 'gru', 'lstm', 'min-gru', 'transformer'",
+    ),
+    (
+        ["CartPole-v1", "--memory", "transformer", "--memory-size", "12"],
+        "transformer: width is 12; it must be a multiple",
+    ),
+    (
+        ["CartPole-v1", "--memory", "gru", "--num-minibatches", "8"],
+        "num_minibatches is 8; it must divide 4: num_envs, since the network has memory",
+    ),
+    (["CartPole-v1", "--observe", "0,4"], "keep is (0, 4); it must be entries of 0 .. 3"),
+    (["CartPole-v1", "--observe", "-1"], "-1 is not in the range x>=0"),
     (["CartPole-v1", "--network", "minatar-cnn"], "MinAtarCNN: obs has shape (4, 4)"),
     (["CartPole-v1", "--value-clip", "none,0.2"], "--value-clip: none is structure"),
     (["CartPole-v1", "--devices", "99"], "--devices is 99; there are"),

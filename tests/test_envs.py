@@ -9,7 +9,7 @@ from gymnax.wrappers.purerl import FlattenObservationWrapper, LogWrapper
 
 import purerl
 from purerl import training
-from purerl.envs import StickyActions, TimeLimit, adapters, from_five_values
+from purerl.envs import Observe, StickyActions, TimeLimit, TMaze, adapters, from_five_values
 from purerl.testing import check_env, probes
 
 IDS = [env_id for env_id in gymnax.registered_envs if env_id != "MNISTBandit-bsuite"]
@@ -102,6 +102,47 @@ def repeats_expected(p):
     """How often the action done differs from an alternating choice: a chain on (same, different)."""
     # done differs from the choice iff it repeats one that agreed with the choice before it
     return p / (1 + p)
+
+
+def test_only_some_entries_are_observed(key):
+    env, env_params = purerl.make("CartPole-v1")
+    hidden = Observe(env, (0, 2))
+    check_env(hidden, env_params, key)
+    np.testing.assert_array_equal(hidden.reset(key, env_params)[0], env.reset(key, env_params)[0][jnp.array([0, 2])])
+    np.testing.assert_array_equal(
+        hidden.observation_space(env_params).high, env.observation_space(env_params).high[jnp.array([0, 2])]
+    )
+    for keep in ((), (4,), (-1,), (0.5,)):
+        with pytest.raises(ValueError, match=r"keep is \(.*\); it must be entries of 0 .. 3"):
+            Observe(env, keep)
+    with pytest.raises(ValueError, match=r"keep is for flat observations"):
+        Observe(purerl.make("Breakout-MinAtar")[0], (0,))
+
+
+def test_tmaze(key):
+    env, env_params = purerl.make("TMaze-v0")
+    env_params = env_params.replace(length=3)
+    check_env(env, env_params, key)
+    assert isinstance(env, TMaze)
+    step = jax.jit(lambda state, action: env.step_env(key, state, action, env_params))
+    for start in (env.reset(k, env_params) for k in jax.random.split(key, 4)):
+        obs, state = start
+        north = bool(obs[0])
+        np.testing.assert_array_equal(obs, [1, 1, 0] if north else [0, 1, 1])
+        rewards, seen = [], []
+        for action in (1, 0, 1, 3, 1, 1):  # east, a wall, east, back, east, east
+            obs, state, reward, terminated, _ = step(state, action)
+            rewards.append(float(reward))
+            seen.append(obs.tolist())
+            assert not terminated
+        np.testing.assert_allclose(rewards, [0, -0.1, 0, 0, 0, 0], atol=1e-6)
+        assert seen == [[1, 0, 1]] * 5 + [[0, 1, 0]]
+        *_, reward, terminated, _ = step(state, 1)
+        assert np.isclose(reward, -0.1) and not terminated
+        for action, right in ((0, north), (2, not north)):
+            *_, reward, terminated, _ = step(state, action)
+            assert terminated and np.isclose(reward, 4.0 if right else -0.1)
+    assert not env.is_truncated(state, env_params) and env.is_truncated(state._replace(time=200), env_params)
 
 
 @pytest.mark.parametrize("wrap", [LogWrapper, FlattenObservationWrapper])

@@ -13,27 +13,39 @@ def test_every_row_once_an_epoch_in_a_new_order(key):
 
     improve = updates.epochs(step, 3, 4)
     seen = []
-    spy = lambda state, batch, learning_rate: (jnp.append(state[batch.shape[0] :], batch), {})
-    rows, _ = updates.epochs(spy, 3, 4)(key, jnp.zeros(36, jnp.int32), jnp.arange(12), 0.1)
+    spy = lambda state, batch, learning_rate: (jnp.append(state[batch.size :], batch), {})
+    rows, _ = updates.epochs(spy, 3, 4)(key, jnp.zeros(36, jnp.int32), jnp.arange(12)[None], 0.1)
     for epoch in rows.reshape(3, 12):
         assert sorted(epoch.tolist()) == list(range(12))
         seen.append(tuple(epoch.tolist()))
     assert len(set(seen)) == 3
-    assert improve(key, 0, jnp.arange(12), 0.1)[1]["rows"].shape == (3,)
+    assert improve(key, 0, jnp.arange(12)[None], 0.1)[1]["rows"].shape == (1, 3)
+
+
+def test_minibatches_keep_time_and_what_belongs_together(key):
+    """Rows are axis 1 of every leaf, whatever its first axis is."""
+    data = {"a": jnp.arange(24).reshape(4, 6), "b": 10 * jnp.arange(6)[None]}
+
+    def step(state, batch, learning_rate):
+        assert batch["a"].shape == (4, 3) and batch["b"].shape == (1, 3)
+        return state + 1, {"same": (batch["a"] % 6 * 10 == batch["b"]).all(), "time": jnp.diff(batch["a"], axis=0) == 6}
+
+    count, metrics = updates.epochs(step, 2, 2)(key, 0, data, 0.1)
+    assert count == 4 and metrics["same"] == 1 and (metrics["time"] == 1).all()
 
 
 def test_shuffling_is_uniform():
     """Where each row ends up, over many keys, is as if drawn from all places."""
-    spy = lambda state, batch, _: (jnp.append(state[1:], batch), {})
-    shuffle = lambda key: updates.epochs(spy, 1, 6)(key, jnp.zeros(6, jnp.int32), jnp.arange(6), 0.0)[0]
+    spy = lambda state, batch, _: (jnp.append(state[1:], batch[0]), {})
+    shuffle = lambda key: updates.epochs(spy, 1, 6)(key, jnp.zeros(6, jnp.int32), jnp.arange(6)[None], 0.0)[0]
     orders = np.asarray(jax.jit(jax.vmap(shuffle))(jax.random.split(jax.random.key(1), 6000)))
     counts = np.array([[np.sum(orders[:, place] == row) for place in range(6)] for row in range(6)])
     assert ((counts - 1000) ** 2 / 1000).sum() < 60  # chi-square, 25 degrees of freedom: p < 1e-4
 
 
 def test_batches_that_do_not_divide_are_refused(key):
-    with pytest.raises(ValueError, match="num_minibatches is 5; it must divide num_envs x rollout_length, which is 12"):
-        updates.epochs(lambda *a: a, 1, 5)(key, 0, jnp.arange(12), 0.1)
+    with pytest.raises(ValueError, match="num_minibatches is 5; it must divide 12: num_envs x rollout_length"):
+        updates.epochs(lambda *a: a, 1, 5)(key, 0, jnp.arange(12)[None], 0.1)
 
 
 def test_sgd_is_a_step_of_the_learning_rate_along_optax(key):

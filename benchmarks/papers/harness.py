@@ -39,7 +39,7 @@ class Entry:
     """One line of the table of reproductions."""
 
     key: str
-    env: str
+    env: str | Callable[[], tuple[Any, Any]]  # an id, or what makes (env, env_params)
     agent: Callable
     hp: Any
     num_envs: int
@@ -50,13 +50,14 @@ class Entry:
     differs: str = "-"  # from the published protocol
     frames: int | None = None  # stop counting at so many steps inside of episodes, where blocks hold others too
     sweep: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    network: Callable = networks.actor_critic  # of the policy: tanh 64-64, actor and critic apart
 
 
 def learner_of(entry: Entry) -> Callable[[Any], Any]:
-    """The entry's `hp -> Learner`: tanh 64-64, actor and critic apart."""
-    env, env_params = purerl.make(entry.env)
+    """The entry's `hp -> Learner`."""
+    env, env_params = purerl.make(entry.env) if isinstance(entry.env, str) else entry.env()
     policy = distributions.for_space(env.action_space(env_params))
-    network = networks.actor_critic(policy)
+    network = entry.network(policy)
     return lambda hp: purerl.learner(
         env, env_params, entry.agent(network, policy, hp), entry.num_envs, entry.rollout_length
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from purerl import losses, normalize
-from purerl.core import Agent, Distribution, Network, config, option
-from purerl.policies import Sample, critic, judge, policy_agent
-from purerl.updates import annealed, flatten, rmsprop, sgd
+from purerl.core import Agent, Distribution, MemoryNetwork, Network, config, option
+from purerl.memory import with_memory
+from purerl.policies import Sample, critic, judge, policy_agent, unrolled
+from purerl.updates import annealed, rmsprop, sgd
 
 
 @config
@@ -33,19 +34,20 @@ class A2C:
     normalize_obs: bool = option(False, "standardise observations by their running moments")
 
 
-def a2c(network: Network, policy: Distribution, hp: A2C = A2C(), optimizer=rmsprop) -> Agent:  # noqa: B008 (frozen)
+def a2c(network: Network | MemoryNetwork, policy: Distribution, hp: A2C = A2C(), optimizer=rmsprop) -> Agent:  # noqa: B008 (frozen)
     """Advantage actor-critic as an `Agent`.
 
     Args:
-      network: `(policy parameters, value)` of observations, such as `networks.actor_critic(policy)`.
+      network: `(policy parameters, value)` of observations, such as `networks.actor_critic(policy)`, with memory
+        (`networks.actor_critic(policy, memory=networks.gru())`) or without.
       policy: the action distribution, such as `distributions.for_space(action_space)`.
       hp: hyperparameters; floats may be tracers.
       optimizer: `max_grad_norm -> optax.GradientTransformation` of unit learning rate.
     """
-    optimizer = optimizer(hp.max_grad_norm)
+    network, optimizer = with_memory(network), optimizer(hp.max_grad_norm)
 
     def loss(params, s: Sample):
-        pi, value = network.apply(params, s.obs)
+        pi, value = unrolled(network, params, s)
         mean = lambda x: losses.masked_mean(x, s.valid)
         policy_loss = mean(losses.policy_gradient(policy.log_prob(pi, s.action), s.advantage))
         value_loss, entropy = mean(losses.squared(value, s.target)), mean(policy.entropy(pi))
@@ -57,11 +59,11 @@ def a2c(network: Network, policy: Distribution, hp: A2C = A2C(), optimizer=rmspr
     def update(key, state, rollout):
         del key  # nothing is drawn
         tr = rollout.transitions
-        data = judge(critic(network, state.params), tr, hp.gamma, hp.gae_lambda)
+        data = judge(critic(network, state.params), rollout, hp.gamma, hp.gae_lambda)
         if hp.normalize_advantage:
             data = data._replace(advantage=losses.standardize(data.advantage, tr.valid))
         learning_rate = annealed(hp.learning_rate, hp.anneal_steps, state.updates, tr.reward.size)
-        state, metrics = improve(state, flatten(data), learning_rate)
+        state, metrics = improve(state, data, learning_rate)
         return state._replace(updates=state.updates + 1), {**metrics, "learning_rate": learning_rate}
 
     agent = policy_agent(network, policy, optimizer, update)

@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 
 from purerl import losses, normalize
-from purerl.core import Agent, Distribution, Network, config, option
-from purerl.policies import Sample, critic, judge, policy_agent
-from purerl.updates import adam, annealed, epochs, flatten, sgd
+from purerl.core import Agent, Distribution, MemoryNetwork, Network, config, option
+from purerl.memory import with_memory
+from purerl.policies import Sample, critic, judge, policy_agent, sequences, unrolled
+from purerl.updates import adam, annealed, epochs, sgd
 
 
 @config
@@ -48,7 +49,7 @@ class PPO:
 
 
 def ppo(
-    network: Network,
+    network: Network | MemoryNetwork,
     policy: Distribution,
     hp: PPO = PPO(),  # noqa: B008 (frozen)
     surrogate=losses.ppo_clip,
@@ -57,16 +58,17 @@ def ppo(
     """Proximal policy optimisation as an `Agent`.
 
     Args:
-      network: `(policy parameters, value)` of observations, such as `networks.actor_critic(policy)`.
+      network: `(policy parameters, value)` of observations, such as `networks.actor_critic(policy)`, with memory
+        (`networks.actor_critic(policy, memory=networks.gru())`) or without.
       policy: the action distribution, such as `distributions.for_space(action_space)`.
       hp: hyperparameters; floats may be tracers.
       surrogate: the policy's loss of `(log_ratio, advantage, clip)`, element by element.
       optimizer: `max_grad_norm -> optax.GradientTransformation` of unit learning rate.
     """
-    optimizer = optimizer(hp.max_grad_norm)
+    network, optimizer = with_memory(network), optimizer(hp.max_grad_norm)
 
     def loss(params, s: Sample):
-        pi, value = network.apply(params, s.obs)
+        pi, value = unrolled(network, params, s)
         log_ratio = policy.log_prob(pi, s.action) - s.log_prob
         minibatch = hp.normalize_advantage == "minibatch"
         advantage = losses.standardize(s.advantage, s.valid) if minibatch else s.advantage
@@ -89,11 +91,11 @@ def ppo(
 
     def update(key, state, rollout):
         tr = rollout.transitions
-        data = judge(critic(network, state.params), tr, hp.gamma, hp.gae_lambda)
+        data = judge(critic(network, state.params), rollout, hp.gamma, hp.gae_lambda)
         if hp.normalize_advantage == "batch":
             data = data._replace(advantage=losses.standardize(data.advantage, tr.valid))
         learning_rate = annealed(hp.learning_rate, hp.anneal_steps, state.updates, tr.reward.size)
-        state, metrics = improve(key, state, flatten(data), learning_rate)
+        state, metrics = improve(key, state, sequences(data), learning_rate)
         return state._replace(updates=state.updates + 1), {**metrics, "learning_rate": learning_rate}
 
     agent = policy_agent(network, policy, optimizer, update)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from purerl import losses, normalize
-from purerl.core import Agent, Distribution, Network, config, option
-from purerl.policies import Sample, critic, judge, no_baseline, policy_agent
-from purerl.updates import adam, annealed, flatten, sgd
+from purerl.core import Agent, Distribution, MemoryNetwork, Network, config, option
+from purerl.memory import with_memory
+from purerl.policies import Sample, critic, judge, no_baseline, policy_agent, unrolled
+from purerl.updates import adam, annealed, sgd
 
 
 @config
@@ -33,21 +34,27 @@ class REINFORCE:
     normalize_obs: bool = option(False, "standardise observations by their running moments")
 
 
-def reinforce(network: Network, policy: Distribution, hp: REINFORCE = REINFORCE(), optimizer=adam) -> Agent:  # noqa: B008
+def reinforce(
+    network: Network | MemoryNetwork,
+    policy: Distribution,
+    hp: REINFORCE = REINFORCE(),  # noqa: B008 (frozen)
+    optimizer=adam,
+) -> Agent:
     """REINFORCE as an `Agent`: one gradient step on ∇ log π(aₜ|sₜ) (Gₜ - V(sₜ)) over whole episodes.
 
     The factor γᵗ of the discounted objective's gradient is left out, as is customary.
 
     Args:
-      network: `(policy parameters, value)` of observations, such as `networks.actor_critic(policy)`.
+      network: `(policy parameters, value)` of observations, such as `networks.actor_critic(policy)`, with memory
+        (`networks.actor_critic(policy, memory=networks.gru())`) or without.
       policy: the action distribution, such as `distributions.for_space(action_space)`.
       hp: hyperparameters; floats may be tracers.
       optimizer: `max_grad_norm -> optax.GradientTransformation` of unit learning rate.
     """
-    optimizer = optimizer(hp.max_grad_norm)
+    network, optimizer = with_memory(network), optimizer(hp.max_grad_norm)
 
     def loss(params, s: Sample):
-        pi, value = network.apply(params, s.obs)
+        pi, value = unrolled(network, params, s)
         mean = lambda x: losses.masked_mean(x, s.valid)
         policy_loss = mean(losses.policy_gradient(policy.log_prob(pi, s.action), s.advantage))
         entropy = mean(policy.entropy(pi))
@@ -65,11 +72,11 @@ def reinforce(network: Network, policy: Distribution, hp: REINFORCE = REINFORCE(
     def update(key, state, rollout):
         del key  # nothing is drawn
         tr = rollout.transitions
-        data = judge(critic(network, state.params) if hp.baseline else no_baseline, tr, hp.gamma, 1.0)
+        data = judge(critic(network, state.params) if hp.baseline else no_baseline, rollout, hp.gamma, 1.0)
         if hp.normalize_advantage:
             data = data._replace(advantage=losses.standardize(data.advantage, tr.valid))
         learning_rate = annealed(hp.learning_rate, hp.anneal_steps, state.updates, tr.reward.size)
-        state, metrics = improve(state, flatten(data), learning_rate)
+        state, metrics = improve(state, data, learning_rate)
         return state._replace(updates=state.updates + 1), {**metrics, "learning_rate": learning_rate}
 
     agent = policy_agent(network, policy, optimizer, update, episodic=True)

@@ -11,7 +11,7 @@ def make(env_id: str, **kwargs: Any) -> tuple[Any, Any]:
     Rewards are float32 and observations float32 (a Discrete observation becomes one-hot), whatever gymnax gives.
 
     Args:
-      env_id: any id that gymnax has registered, such as "CartPole-v1"; `gymnax.register` adds to them.
+      env_id: any id that gymnax has registered, such as "CartPole-v1" (`gymnax.register` adds to them), or "TMaze-v0".
       kwargs: for the environment's constructor.
     Raises:
       ValueError: for an unknown id, naming near ones, or for data that cannot be downloaded.
@@ -22,8 +22,12 @@ def make(env_id: str, **kwargs: Any) -> tuple[Any, Any]:
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Cast", "StickyActions", "TimeLimit", "Wrapper", "from_five_values"):
+    if name in ("Cast", "Observe", "StickyActions", "TimeLimit", "Wrapper", "from_five_values"):
         from purerl.envs import adapters
 
         return getattr(adapters, name)
+    if name == "TMaze":
+        from purerl.envs.tmaze import TMaze
+
+        return TMaze
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

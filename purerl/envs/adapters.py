@@ -12,15 +12,21 @@ from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
 from purerl.core import Array
+from purerl.envs.tmaze import TMaze
+
+OWN = {"TMaze-v0": TMaze}
 
 
 def make(env_id: str, **kwargs: Any) -> tuple[Environment, Any]:
     """See `purerl.envs.make`."""
-    known = gymnax.registered_envs
+    known = [*gymnax.registered_envs, *OWN]
     if env_id not in known:
         near = difflib.get_close_matches(env_id, known, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else "allowed are " + ", ".join(known)
         raise ValueError(f"there is no environment {env_id!r}; {hint}")
+    if env_id in OWN:
+        env = OWN[env_id](**kwargs)
+        return env, env.default_params
     try:
         env, env_params = gymnax.make(env_id, **kwargs)
     except OSError as error:  # urllib's errors are OSErrors
@@ -127,6 +133,37 @@ class TimeLimit(Wrapper):
 
     def is_terminated(self, state, params) -> Array:
         return self.env.is_terminated(state.env, params)
+
+
+class Observe(Wrapper):
+    """Only some entries of a flat observation: `Observe(env, (0, 2))` is CartPole without velocities.
+
+    Raises:
+      ValueError: for observations that are not flat, or an entry that is not there.
+    """
+
+    def __init__(self, env: Environment, keep: tuple[int, ...]):
+        super().__init__(env)
+        shape = getattr(env.observation_space(env.default_params), "shape", None)
+        if shape is None or len(shape) != 1:
+            raise ValueError(f"keep is for flat observations; those of {env.name} have shape {shape}")
+        if not keep or not all(isinstance(i, int) and 0 <= i < shape[0] for i in keep):
+            raise ValueError(f"keep is {keep}; it must be entries of 0 .. {shape[0] - 1}")
+        self.keep = jnp.array(keep)
+
+    def observation_space(self, params):
+        """The bounds of the entries that are kept."""
+        space = self.env.observation_space(params)
+        low, high = (jnp.broadcast_to(jnp.asarray(x), space.shape)[self.keep] for x in (space.low, space.high))
+        return spaces.Box(low, high, (len(self.keep),), space.dtype)
+
+    def reset_env(self, key, params):
+        obs, state = self.env.reset_env(key, params)
+        return obs[self.keep], state
+
+    def step_env(self, key, state, action, params):
+        obs, *rest = self.env.step_env(key, state, action, params)
+        return obs[self.keep], *rest
 
 
 class Sticky(NamedTuple):

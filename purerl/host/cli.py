@@ -96,6 +96,17 @@ class Widths(click.ParamType):
         return tuple(Count().convert(part.strip(), param, ctx) for part in str(value).split(","))
 
 
+class Entries(click.ParamType):
+    """Whole numbers from 0 with commas between."""
+
+    name = "INT,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        if isinstance(value, (tuple, list)):
+            value = ",".join(map(str, value))
+        return tuple(click.IntRange(0).convert(part.strip(), param, ctx) for part in str(value).split(","))
+
+
 def agent_names() -> dict[str, str]:
     """Every agent of the package and the first line about it, read without importing it."""
     folder = Path(purerl.__file__).parent / "agents"

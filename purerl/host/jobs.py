@@ -151,6 +151,10 @@ def plan(config: dict[str, Any]) -> Plan:
         raise ValueError(f"--stop-when is {config['stop_when']}; it must be a finite return")
     loggers.check(config)
     env, env_params = options.environment(config["env"])
+    if config["observe"]:
+        from purerl.envs import Observe
+
+        env = Observe(env, config["observe"])
     if config["time_limit"] or config["sticky_actions"] is not None:
         from purerl.envs import StickyActions, TimeLimit
 
@@ -163,7 +167,8 @@ def plan(config: dict[str, Any]) -> Plan:
     image = len(getattr(env.observation_space(env_params), "shape", ())) == 3
     config["network"] = config["network"] or ("minatar-cnn" if image else "mlp")
     torso = options.torso(config["network"], config["hidden"], config["activation"])
-    net = networks.actor_critic(policy, torso, config["shared_torso"])
+    memory = options.memory(config["memory"], config["memory_size"], config["context"])
+    net = networks.actor_critic(policy, torso, config["shared_torso"], memory)
 
     def agent(hp):
         return make_agent(net, policy, hp)

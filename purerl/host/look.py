@@ -137,7 +137,7 @@ def catalogue() -> None:
     for name in ("observations", "actions"):
         environments.add_column(name, overflow="fold")
     environments.add_column("limit", justify="right")
-    for name in gymnax.registered_envs:
+    for name in (*gymnax.registered_envs, *adapters.OWN):
         if name in adapters.DOWNLOADS:
             environments.add_row(name, "downloads its data when it is first made", "", "")
             continue

@@ -13,9 +13,10 @@ from typing import Any, ClassVar, Literal
 
 import click
 
-from purerl.host.cli import Count, Numbers, OneLine, Seed, Widths, agent_names, one_line, prepare, way_options
+from purerl.host.cli import Count, Entries, Numbers, OneLine, Seed, Widths, agent_names, one_line, prepare, way_options
 
 ACTIVATIONS = ("tanh", "relu", "silu", "gelu", "elu")
+MEMORIES = ("none", "gru", "lstm", "min-gru", "transformer")
 
 
 @cache
@@ -97,9 +98,14 @@ def run_options(config: type) -> list[click.Parameter]:
         say(["--hidden"], type=Widths(), default="64,64", help="widths of the mlp"),
         say(["--activation"], type=click.Choice(ACTIVATIONS), default="tanh", help="of the mlp"),
         say(["--shared-torso/--separate-torsos"], default=False, help="whether actor and critic share their torso"),
+        say(["--memory"], type=click.Choice(MEMORIES), default="none", help="what remembers between torso and heads"),
+        say(["--memory-size"], type=Count(), default=64, help="features of the memory"),
+        say(["--context"], type=Count(), default=64, help="steps of its episode that a transformer sees"),
         say(["--squash/--no-squash"], default=False, help="continuous actions by a tanh-normal inside the bounds"),
         say(["--normalize-reward/--no-normalize-reward"], default=False, help="divide rewards by the deviation of "
             "the discounted return; returns are reported as they are"),
+        click.Option(["--observe"], type=Entries(), help="entries of a flat observation to keep, such as 0,2: "
+                     "CartPole-v1 without velocities"),
         click.Option(["--time-limit"], type=Count(), help="truncate episodes after so many steps"),
         click.Option(["--sticky-actions"], type=click.FloatRange(0, 1), help="probability that an action repeats"),
         click.Option(["--stop-when"], type=float, metavar="RETURN", help="end each run when its last 100 episodes "
@@ -178,6 +184,17 @@ def torso(name: str, hidden: tuple[int, ...], activation: str) -> typing.Callabl
             raise OneLine(f"--network is {name}; it must be a function without arguments that returns a flax Module")
         return make
     raise OneLine(f"--network is {name!r}; allowed are mlp, minatar-cnn, or your own FILE.py:name")
+
+
+def memory(name: str, size: int, context: int) -> Any:
+    """The memory that a name stands for; None without."""
+    from purerl import networks
+
+    if name == "none":
+        return None
+    if name == "transformer":
+        return networks.transformer(size, context=context)
+    return {"gru": networks.gru, "lstm": networks.lstm, "min-gru": networks.min_gru}[name](size)
 
 
 def environment(name: str) -> tuple[Any, Any]:

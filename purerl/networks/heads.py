@@ -5,25 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from purerl.core import Distribution
+from purerl.core import Distribution, MemoryNetwork
+from purerl.memory import with_memory
 from purerl.networks.mlp import MLP
+from purerl.networks.recurrent import Core
 
 
 class Head(nn.Module):
-    """A dense layer with few outputs, `[B, F] -> [B, size]`, kernel `[size, F]`.
+    """A dense layer with few outputs, kernel `[size, F]`, and beside them learned values: `[..., size + num_free]`.
 
     XLA's CPU backend takes three times as long for the gradient of a layer so narrow whose kernel is `[F, size]`.
     """
 
     size: int
     gain: float
+    num_free: int = 0
 
     @nn.compact
     def __call__(self, features):
         kernel = self.param("kernel", nn.initializers.orthogonal(self.gain), (self.size, features.shape[-1]))
-        return features @ kernel.T + self.param("bias", nn.initializers.zeros, (self.size,))
+        outputs = features @ kernel.T + self.param("bias", nn.initializers.zeros, (self.size,))
+        if not self.num_free:
+            return outputs
+        free = self.param("free", nn.initializers.zeros, (self.num_free,))
+        return jnp.concatenate([outputs, jnp.broadcast_to(free, (*outputs.shape[:-1], self.num_free))], axis=-1)
 
 
 class ActorCritic(nn.Module):
@@ -37,15 +45,17 @@ class ActorCritic(nn.Module):
     @nn.compact
     def __call__(self, obs):
         features = self.torso()(obs)
-        pi = Head(self.num_params - self.num_free, 0.01)(features)
-        if self.num_free:
-            free = self.param("free", nn.initializers.zeros, (self.num_free,))
-            pi = jnp.concatenate([pi, jnp.broadcast_to(free, (*pi.shape[:-1], self.num_free))], axis=-1)
+        pi = Head(self.num_params - self.num_free, 0.01, self.num_free)(features)
         value = Head(1, 1.0)(features if self.shared else self.torso()(obs))
         return pi, value[..., 0]
 
 
-def actor_critic(policy: Distribution, torso: Callable[[], nn.Module] = MLP, shared: bool = False) -> ActorCritic:
+def actor_critic(
+    policy: Distribution,
+    torso: Callable[[], nn.Module] = MLP,
+    shared: bool = False,
+    memory: Core | None = None,
+) -> ActorCritic | MemoryNetwork:
     """A policy and a value function on two torsos, or on one that both train.
 
     Args:
@@ -53,6 +63,76 @@ def actor_critic(policy: Distribution, torso: Callable[[], nn.Module] = MLP, sha
         are one learned vector.
       torso: makes a module from observations `[B, ...]` to features `[B, F]`: `MLP`, `MinAtarCNN`, or
         `functools.partial(MLP, hidden=(256, 256), activation=nn.relu)`.
-      shared: one torso for both.
+      shared: one torso (and one memory) for both.
+      memory: what remembers between torso and heads: `gru()`, `lstm()`, `min_gru()` or `transformer()`.
+
+    >>> from purerl import distributions, networks
+    >>> network = actor_critic(distributions.categorical(3), memory=networks.gru(32))
+    >>> params = network.init(jax.random.key(0), jnp.ones((5, 4)))
+    >>> (pi, value), memory = network.step(params, network.memory(5), jnp.ones((5, 4)))
+    >>> pi.shape, value.shape
+    ((5, 3), (5,))
     """
-    return ActorCritic(policy.num_params, policy.num_free, torso, shared)
+    if memory is None:
+        return ActorCritic(policy.num_params, policy.num_free, torso, shared)
+    branch = remembering(torso(), memory)
+    branches = [branch] if shared else [branch, branch]
+    heads = Head(policy.num_params - policy.num_free, 0.01, policy.num_free), Head(1, 1.0)
+
+    def init(key, obs):
+        keys = jax.random.split(key, 4)
+        trunks = tuple(branch.init(key, obs) for key, branch in zip(keys, branches, strict=False))
+        num_envs = jax.tree.leaves(obs)[0].shape[0]
+        features, _ = jax.eval_shape(lambda: branch.step(trunks[0], branch.memory(num_envs), obs))
+        example = jnp.zeros(features.shape, features.dtype)
+        return {
+            "trunks": trunks,
+            "heads": tuple(head.init(k, example) for k, head in zip(keys[2:], heads, strict=True)),
+        }
+
+    def read(params, features):
+        """Policy parameters and values off the features of the first and of the last branch."""
+        actor, critic = params["heads"]
+        return heads[0].apply(actor, features[0]), heads[1].apply(critic, features[-1])[..., 0]
+
+    def each(function, *arguments):
+        """What a function of every branch gives, one tuple a result."""
+        return tuple(zip(*(function(*x) for x in zip(*arguments, strict=True)), strict=True))
+
+    def step(params, memory, obs):
+        features, memory = each(lambda p, m: branch.step(p, m, obs), params["trunks"], memory)
+        return read(params, features), memory
+
+    def unroll(params, memory, obs, ended, next_obs=None):
+        go = lambda p, m: branch.unroll(p, m, obs, ended, next_obs)
+        features, next_features, memory = each(go, params["trunks"], memory)
+        return read(params, features), None if next_obs is None else read(params, next_features), memory
+
+    return MemoryNetwork(
+        init,
+        lambda n: tuple(branch.memory(n) for branch in branches),
+        lambda memory, ended: tuple(branch.reset(m, ended) for m in memory),
+        step,
+        unroll,
+    )
+
+
+def remembering(torso: nn.Module, core: Core) -> MemoryNetwork:
+    """A torso whose features pass through a memory: observations to features `[..., H]`."""
+    sight = with_memory(torso)
+
+    def init(key, obs):
+        torso_key, core_key = jax.random.split(key)
+        params = sight.init(torso_key, obs)
+        features, _ = jax.eval_shape(lambda: sight.step(params, (), obs))
+        return {"torso": params, "core": core.init(core_key, features.shape[-1])}
+
+    def step(params, memory, obs):
+        x, _ = sight.step(params["torso"], (), obs)
+        return core.step(params["core"], memory, x)
+
+    def unroll(params, memory, obs, ended, next_obs=None):
+        x, next_x, _ = sight.unroll(params["torso"], (), obs, ended, next_obs)
+        return core.unroll(params["core"], memory, x, ended, next_x)
+
+    return MemoryNetwork(init, core.memory, core.reset, step, unroll)

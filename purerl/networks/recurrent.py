@@ -1,0 +1,146 @@
+"""What remembers between a torso and the heads: cells that take one step at a time, and one that takes all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.linen import initializers
+
+from purerl.core import Array, Key
+from purerl.memory import clear
+
+
+class Core(NamedTuple):
+    """Memory as pure functions of features; compare `purerl.core.MemoryNetwork`, which has observations instead.
+
+    `init(key, num_features) -> params`; `memory(n)`; `reset(memory, ended [N])`.
+    `step(params, memory, x [N, F]) -> (y [N, H], memory)`.
+    `unroll(params, memory, x [T, N, F], ended [T, N], next_x=None) -> (y [T, N, H], next_y or None, memory)`.
+    """
+
+    init: Callable[[Key, int], Any]
+    memory: Callable[[int], Any]
+    reset: Callable[[Any, Array], Any]
+    step: Callable[[Any, Any, Array], tuple[Array, Any]]
+    unroll: Callable[..., tuple[Array, Array | None, Any]]
+
+
+def _cell(size: int, num_gates: int, start: Callable[[int], Any], cell: Callable, output: Callable) -> Core:
+    """A cell `(params, memory, x·W + b) -> memory` that works for any leading axes, and what is read of its memory."""
+
+    def init(key, num_features):
+        keys = jax.random.split(key, 2 * num_gates)
+        square, wide = initializers.orthogonal(), initializers.lecun_normal()
+        return {
+            "input": jnp.concatenate([wide(k, (num_features, size)) for k in keys[:num_gates]], axis=1),
+            "recurrent": jnp.concatenate([square(k, (size, size)) for k in keys[num_gates:]], axis=1),
+            "bias": jnp.zeros(num_gates * size),
+        }
+
+    gates = lambda params, x: x @ params["input"] + params["bias"]
+    reset = lambda memory, ended: clear(memory, ended, jax.tree.map(jnp.zeros_like, memory))
+
+    def step(params, memory, x):
+        memory = cell(params, memory, gates(params, x))
+        return output(memory), memory
+
+    def unroll(params, memory, x, ended, next_x=None):
+        def one(memory, now):
+            gate, end = now
+            memory = cell(params, memory, gate)
+            return reset(memory, end), memory
+
+        # the products with x are one product for all steps, and each look at a successor is one cell more
+        last, after = jax.lax.scan(one, memory, (gates(params, x), ended))
+        next_y = None if next_x is None else output(cell(params, after, gates(params, next_x)))
+        return output(after), next_y, last
+
+    return Core(init, start, reset, step, unroll)
+
+
+def gru(size: int = 64) -> Core:
+    """Gated recurrent unit.
+
+        r = σ(Wᵣx + Uᵣh),  z = σ(W_z x + U_z h),  n = tanh(W_n x + r ⊙ U_n h),  h' = (1 - z) ⊙ n + z ⊙ h
+
+    Reference: Cho et al., 2014, arXiv:1406.1078, with r after the product, as cuDNN has it.
+    """
+    _check("gru", size=size)
+
+    def cell(params, h, gate):
+        reset, update, new = jnp.split(gate, 3, axis=-1)
+        from_reset, from_update, from_new = jnp.split(h @ params["recurrent"], 3, axis=-1)
+        keep = jax.nn.sigmoid(update + from_update)
+        return (1 - keep) * jnp.tanh(new + jax.nn.sigmoid(reset + from_reset) * from_new) + keep * h
+
+    return _cell(size, 3, lambda n: jnp.zeros((n, size)), cell, lambda h: h)
+
+
+def lstm(size: int = 64) -> Core:
+    """Long short-term memory, with 1 added to the forget gate.
+
+        c' = σ(f + 1) ⊙ c + σ(i) ⊙ tanh(g),  h' = σ(o) ⊙ tanh(c'),   (i, f, g, o) = Wx + Uh + b
+
+    Reference: Hochreiter & Schmidhuber, 1997; the forget gate's 1: Jozefowicz et al., 2015.
+    """
+    _check("lstm", size=size)
+
+    def cell(params, memory, gate):
+        h, c = memory
+        i, f, g, o = jnp.split(gate + h @ params["recurrent"], 4, axis=-1)
+        c = jax.nn.sigmoid(f + 1) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+    return _cell(size, 4, lambda n: (jnp.zeros((n, size)), jnp.zeros((n, size))), cell, lambda memory: memory[0])
+
+
+def min_gru(size: int = 64) -> Core:
+    """A GRU whose gates do not see h: a linear recurrence, which learning computes for all steps at once.
+
+        z = σ(W_z x),  h' = (1 - z) ⊙ h + z ⊙ W_h x
+
+    `unroll` is an associative scan: log₂ T passes in place of T steps.
+    Reference: Feng et al., 2024, arXiv:2410.01201, section 3.1.
+    """
+    _check("min_gru", size=size)
+
+    def init(key, num_features):
+        kernel = initializers.lecun_normal()
+        kernels = [kernel(k, (num_features, size)) for k in jax.random.split(key)]
+        return {"input": jnp.concatenate(kernels, axis=1), "bias": jnp.zeros(2 * size)}
+
+    def terms(params, x):
+        """a and b of h' = a ⊙ h + b."""
+        update, new = jnp.split(x @ params["input"] + params["bias"], 2, axis=-1)
+        update = jax.nn.sigmoid(update)
+        return 1 - update, update * new
+
+    reset = lambda memory, ended: clear(memory, ended, jnp.zeros_like(memory))
+
+    def step(params, h, x):
+        a, b = terms(params, x)
+        h = a * h + b
+        return h, h
+
+    def unroll(params, h, x, ended, next_x=None):
+        a, b = terms(params, x)
+        b = b.at[0].add(a[0] * h)
+        began = jnp.concatenate([jnp.ones_like(ended[:1]), ended[:-1]])  # nothing of before is left in these steps
+        a = jnp.where(began[..., None], 0.0, a)
+        _, after = jax.lax.associative_scan(lambda x, y: (x[0] * y[0], y[0] * x[1] + y[1]), (a, b))
+        next_y = None
+        if next_x is not None:
+            a, b = terms(params, next_x)
+            next_y = a * after + b
+        return after, next_y, reset(after[-1], ended[-1])
+
+    return Core(init, lambda n: jnp.zeros((n, size)), reset, step, unroll)
+
+
+def _check(function: str, **counts: int) -> None:
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ValueError(f"{function}: {name} is {count!r}; it must be a positive int")
