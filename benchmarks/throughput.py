@@ -38,6 +38,7 @@ from rich.progress import track
 from purerl.host import jobs
 
 jobs.set_up_jax()  # before gymnax, whose import uses jax: flags and devices would come too late
+jax.config.update("jax_enable_compilation_cache", False)
 
 import flax.struct  # noqa: E402
 from gymnax.environments.environment import Environment, EnvParams, EnvState  # noqa: E402
@@ -503,7 +504,6 @@ def main() -> None:
             part.add_argument("--seeds", type=numbers, default=[1, 2, 4, 8, 16, 32, 64])
             part.add_argument("--steps", type=float, help="time one run of so many steps a seed")
     given = parser.parse_args()
-    jax.config.update("jax_enable_compilation_cache", False)
     result = given.function(given)
     device = jax.devices()[0]
     machine = f"{os.cpu_count()} cores, {platform.machine()}" if device.platform == "cpu" else device.device_kind

@@ -137,7 +137,9 @@ def test_cells_are_their_equations(key):
         y, after = core.step(params, start, jnp.asarray(x, jnp.float32))
         w = np.split(np.asarray(params["input"], np.float64), params["input"].shape[1] // 4, axis=1)
         if len(w) == 2:
-            z, h = sigmoid(x @ w[0]), np.asarray(start)
+            bias, h = np.asarray(params["bias"])[:4], np.asarray(start)
+            np.testing.assert_allclose(1 / sigmoid(bias) - 1, [1, 100 ** (1 / 3), 100 ** (2 / 3), 100], rtol=1e-5)
+            z = sigmoid(x @ w[0] + bias)
             expected = (1 - z) * h + z * (x @ w[1])
         elif len(w) == 3:
             u, h = np.split(np.asarray(params["recurrent"]), 3, axis=1), np.asarray(start)
@@ -150,6 +152,20 @@ def test_cells_are_their_equations(key):
             expected = sigmoid(o) * np.tanh(c)
             np.testing.assert_allclose(after[1], c, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_linear_recurrence_is_the_same_in_steps_and_in_passes(key):
+    from purerl.networks.recurrent import _linear_in_passes, _linear_in_steps
+
+    a, b = jax.random.uniform(key, (2, 11, N, 4))
+    h, expected = np.zeros((N, 4)), []
+    for t in range(11):
+        h = np.asarray(a[t]) * h + np.asarray(b[t])
+        expected.append(h)
+    for linear in (_linear_in_steps, _linear_in_passes):
+        np.testing.assert_allclose(jax.jit(linear)(a, b), np.stack(expected), rtol=1e-5)
+        gradient = jax.jit(jax.grad(lambda a, b, linear=linear: jnp.sin(linear(a, b)).sum(), (0, 1)))(a, b)
+        close(gradient, jax.grad(lambda a, b: jnp.sin(_linear_in_steps(a, b)).sum(), (0, 1))(a, b))
 
 
 def test_attention_is_softmax_over_what_is_seen_with_rotated_queries_and_keys(key):

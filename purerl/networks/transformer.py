@@ -16,8 +16,8 @@ from purerl.networks.recurrent import Core, _check
 class Cache(NamedTuple):
     """The last steps of each environment's episode, a ring: the token at position p lies in slot p mod context."""
 
-    keys: tuple[Array, ...]  # one a layer, [N, context, width / num_heads]
-    values: tuple[Array, ...]
+    keys: tuple[Array, ...]  # one a layer, [N, width / num_heads, context]: a product with queries needs no transpose
+    values: tuple[Array, ...]  # [N, context, width / num_heads]
     length: Array  # int32 [N]: tokens of the episode so far
 
 
@@ -68,8 +68,8 @@ def transformer(
         return {"embed": kernel(embed_key, (num_features, width)), "layers": layers, "norm": norm()}
 
     def memory(n):
-        empty = lambda: tuple(jnp.zeros((n, context, size)) for _ in range(num_layers))
-        return Cache(empty(), empty(), jnp.zeros(n, jnp.int32))
+        empty = lambda *shape: tuple(jnp.zeros((n, *shape)) for _ in range(num_layers))
+        return Cache(empty(size, context), empty(context, size), jnp.zeros(n, jnp.int32))
 
     def reset(cache, ended):
         return cache._replace(length=jnp.where(ended, 0, cache.length))
@@ -94,7 +94,7 @@ def transformer(
         keys, values = [], []
         for layer, old_keys, old_values in zip(params["layers"], cache.keys, cache.values, strict=True):
             query, key, value = project(layer, h, position)
-            keys.append(old_keys.at[rows, slot].set(key))
+            keys.append(old_keys.at[rows, :, slot].set(key))
             values.append(old_values.at[rows, slot].set(value))
             h = rest(layer, h, _attend(query[:, None], keys[-1], values[-1], seen[:, None])[:, 0])
         return _norm(params["norm"], h), Cache(tuple(keys), tuple(values), position + 1)
@@ -124,7 +124,7 @@ def transformer(
         next_h = None if next_x is None else next_x @ params["embed"]
         for layer, old_keys, old_values in zip(params["layers"], cache.keys, cache.values, strict=True):
             query, key, value = project(layer, h, position)
-            all_keys = jnp.concatenate([old_keys, key], axis=1)
+            all_keys = jnp.concatenate([old_keys, jnp.swapaxes(key, 1, 2)], axis=2)
             all_values = jnp.concatenate([old_values, value], axis=1)
             h = rest(layer, h, _attend(query, all_keys, all_values, seen(0)))
             if next_h is not None:
@@ -137,9 +137,10 @@ def transformer(
         rows, last = jnp.arange(x.shape[0])[:, None], position[:, -1:]
         stays = (episode == episode[:, -1:]) & (position > last - context)
         slot = jnp.where(stays, position % context, context)
-        write = lambda ring, x: ring.at[rows, slot].set(x, mode="drop")
-        keys = tuple(write(*pair) for pair in zip(cache.keys, keys, strict=True))
-        values = tuple(write(*pair) for pair in zip(cache.values, values, strict=True))
+        pairs = zip(cache.keys, keys, strict=True)
+        keys = tuple(ring.at[rows, :, slot].set(x, mode="drop") for ring, x in pairs)
+        pairs = zip(cache.values, values, strict=True)
+        values = tuple(ring.at[rows, slot].set(x, mode="drop") for ring, x in pairs)
         after = reset(Cache(keys, values, last[:, 0] + 1), ended[:, -1])
         outputs = lambda h: None if h is None else swap(_norm(params["norm"], h))
         return outputs(h), outputs(next_h), after
@@ -162,12 +163,12 @@ def _rotate(x: Array, position: Array) -> Array:
 
 
 def _attend(query: Array, keys: Array, values: Array, seen: Array, own: Any = None) -> Array:
-    """Values [N, S, D] mixed for queries [N, T, H, D] by softmax(q·k / √D) over what is `seen [N, T, S]`.
+    """Values [N, S, D] mixed by softmax(q·k / √D) over what is `seen [N, T, S]`; queries [N, T, H, D], keys [N, D, S].
 
     own: key and value [N, T, D] that only the query of the same step sees.
     """
     query = query / math.sqrt(query.shape[-1])
-    scores = jnp.where(seen[:, :, None], jnp.einsum("nthd,nsd->nths", query, keys), -jnp.inf)
+    scores = jnp.where(seen[:, :, None], jnp.einsum("nthd,nds->nths", query, keys), -jnp.inf)
     if own is None:
         return jnp.einsum("nths,nsd->nthd", jax.nn.softmax(scores), values)
     score = jnp.einsum("nthd,ntd->nth", query, own[0])[..., None]
