@@ -8,14 +8,17 @@ Every seed's result is one JSON file under results/; a run that is stopped goes 
 from __future__ import annotations
 
 import argparse
+import itertools
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import harness
 import numpy as np
 from harness import Entry, Published
 
 import purerl
-from purerl import statistics
+from purerl import networks, statistics
 from purerl.host import jobs
 
 CLEANRL = "[CleanRL](https://docs.cleanrl.dev/rl-algorithms/ppo/#experiment-results)"
@@ -84,6 +87,77 @@ ENTROPY = Entry(
 )
 
 
+# --- networks with memory -----------------------------------------------------------------------------------------
+
+MEMORIES = {
+    "none": None,
+    "gru": networks.gru(),
+    "lstm": networks.lstm(),
+    "min_gru": networks.min_gru(),
+    "transformer": networks.transformer(context=64),
+}
+
+
+def chain(length: int):
+    """A bit to remember for `length` steps."""
+    env, env_params = purerl.make("MemoryChain-bsuite")
+    return env, env_params.replace(memory_length=length)
+
+
+def maze(length: int):
+    """A T-maze with a corridor of `length` cells."""
+    env, env_params = purerl.make("TMaze-v0")
+    return env, env_params.replace(length=length)
+
+
+def without_velocities(name: str, keep: tuple[int, ...]):
+    """Only positions are observed."""
+    from purerl.envs import Observe  # its import uses jax, which must be set up before
+
+    env, env_params = purerl.make(name)
+    return Observe(env, keep), env_params
+
+
+def remembering(
+    task: str, env: Any, num_updates: int, rollout_length: int, published: Published, **hp: Any
+) -> list[Entry]:
+    """A task for PPO with each memory, and without one: 16 environments, features of 64."""
+    steps = 16 * rollout_length * num_updates
+    return [
+        Entry(
+            key=f"memory-{task}-{name}",
+            env=env,
+            agent=purerl.ppo,
+            hp=purerl.PPO(**{"learning_rate": 1e-3, "anneal_steps": float(steps), **hp}),
+            num_envs=16,
+            rollout_length=rollout_length,
+            num_updates=num_updates,
+            published=published,
+            protocol=LAST_100,
+            network=partial(networks.actor_critic, torso=partial(networks.MLP, hidden=(64,)), memory=core),
+        )
+        for name, core in MEMORIES.items()
+    ]
+
+
+SOLVED = Published(1.0, "bsuite: 1 with memory, 0 without")
+MEMORY = {
+    "MemoryChain, 5 steps": remembering("chain-5", partial(chain, 5), 200, 32, SOLVED),
+    "MemoryChain, 20 steps": remembering("chain-20", partial(chain, 20), 300, 32, SOLVED),
+    "MemoryChain, 50 steps": remembering("chain-50", partial(chain, 50), 300, 64, SOLVED),
+    "CartPole-v1 without velocities, 100k steps": remembering(
+        "cartpole",
+        partial(without_velocities, "CartPole-v1", (0, 2)),
+        98,
+        64,
+        Published(500, "recurrent PPO, 100k steps"),
+    ),
+    "T-maze, corridor 20, blocks of 16 steps": remembering(
+        "tmaze-20", partial(maze, 20), 800, 16, Published(4.0, "the best return; 1.95 without memory"), gamma=0.98
+    ),
+}
+
+
 def report(here: Path) -> str:
     """The page of results, from the files that are there."""
     lines = [
@@ -115,6 +189,23 @@ def report(here: Path) -> str:
     if curves:
         draw(curves, here / "entropy.png")
         lines += ["", "![Return against entropy cost](entropy.png)"]
+    names = list(MEMORIES)
+    lines += [
+        "",
+        "## Networks with memory",
+        "",
+        "PPO, return at the end, mean over seeds with its 95 % interval; in brackets the number of seeds.",
+        "",
+    ]
+    lines += ["| task | published | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 2)]
+    for task, entries in MEMORY.items():
+        cells = []
+        for entry in entries:
+            ours = harness.scores(entry)
+            low, high = statistics.interval(ours, statistics.mean) if len(ours) > 1 else (np.nan, np.nan)
+            cells.append(f"{ours.mean():.2f} [{low:.2f}, {high:.2f}] ({len(ours)})" if len(ours) > 1 else "not run")
+        published = entries[0].published
+        lines.append(f"| {task} | {published.mean:g}, {published.source} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -141,7 +232,7 @@ def draw(curves: dict, path: Path) -> None:
 def main() -> None:
     """Run what is asked for and missing, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = {entry.key: entry for entry in [*ENTRIES, ENTROPY]}
+    known = {entry.key: entry for entry in [*ENTRIES, ENTROPY, *itertools.chain(*MEMORY.values())]}
     parser.add_argument("keys", nargs="*", metavar="KEY", help="one of " + ", ".join(known) + " [default: all]")
     parser.add_argument("--seeds", type=int, default=10, help="seeds of each entry, the sweep at most 8 [10]")
     parser.add_argument("--report", action="store_true", help="only write RESULTS.md from what is there")
