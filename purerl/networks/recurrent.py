@@ -29,7 +29,7 @@ class Core(NamedTuple):
 
 
 def _cell(size: int, num_gates: int, start: Callable[[int], Any], cell: Callable, output: Callable) -> Core:
-    """A cell `(params, memory, x·W + b) -> memory` that works for any leading axes, and what is read of its memory."""
+    """A cell `(memory, gates of x·W + b, gates of h·U) -> memory` for any leading axes, and h, read of its memory."""
 
     def init(key, num_features):
         keys = jax.random.split(key, 2 * num_gates)
@@ -40,23 +40,51 @@ def _cell(size: int, num_gates: int, start: Callable[[int], Any], cell: Callable
             "bias": jnp.zeros(num_gates * size),
         }
 
-    gates = lambda params, x: x @ params["input"] + params["bias"]
+    split = lambda x: tuple(jnp.split(x, num_gates, axis=-1))
+    project = lambda params, x: x @ params["input"] + params["bias"]
+    products = lambda recurrent, memory: split(output(memory) @ recurrent)
+    look = lambda params, memory, x: cell(memory, split(project(params, x)), products(params["recurrent"], memory))
     reset = lambda memory, ended: clear(memory, ended, jax.tree.map(jnp.zeros_like, memory))
 
     def step(params, memory, x):
-        memory = cell(params, memory, gates(params, x))
+        memory = look(params, memory, x)
         return output(memory), memory
 
-    def unroll(params, memory, x, ended, next_x=None):
+    @jax.custom_jvp
+    def recur(recurrent, memory, gates, ended):
+        """The last memory and that after every step. Gates are split ahead of the loop, whose body then vectorises;
+        a body of two steps keeps its products in the matrix library."""
+
         def one(memory, now):
-            gate, end = now
-            memory = cell(params, memory, gate)
+            gates, end = now
+            memory = cell(memory, gates, products(recurrent, memory))
             return reset(memory, end), memory
 
+        return jax.lax.scan(one, memory, (split(gates), ended), unroll=2)
+
+    @recur.defjvp
+    def _(primals, tangents):
+        """As jax would, but for the products of h with the tangent of U: one for all steps, in place of one a step."""
+        recurrent, memory, gates, ended = primals
+        d_recurrent, d_memory, d_gates, _ = tangents
+
+        def run(memory, gates, product):
+            def one(memory, now):
+                gates, product, end = now
+                memory = cell(memory, split(gates), split(output(memory) @ recurrent + product))
+                return reset(memory, end), memory
+
+            return jax.lax.scan(one, memory, (gates, product, ended))
+
+        (last, after), linear = jax.linearize(run, memory, gates, jnp.zeros_like(gates))
+        later = jnp.where(ended[:-1, :, None], 0.0, output(after)[:-1])
+        before = jnp.concatenate([output(memory)[None], later])
+        return (last, after), linear(d_memory, d_gates, before @ d_recurrent)
+
+    def unroll(params, memory, x, ended, next_x=None):
         # the products with x are one product for all steps, and each look at a successor is one cell more
-        last, after = jax.lax.scan(one, memory, (gates(params, x), ended))
-        next_y = None if next_x is None else output(cell(params, after, gates(params, next_x)))
-        return output(after), next_y, last
+        last, after = recur(params["recurrent"], memory, project(params, x), ended)
+        return output(after), None if next_x is None else output(look(params, after, next_x)), last
 
     return Core(init, start, reset, step, unroll)
 
@@ -70,11 +98,9 @@ def gru(size: int = 64) -> Core:
     """
     _check("gru", size=size)
 
-    def cell(params, h, gate):
-        reset, update, new = jnp.split(gate, 3, axis=-1)
-        from_reset, from_update, from_new = jnp.split(h @ params["recurrent"], 3, axis=-1)
-        keep = jax.nn.sigmoid(update + from_update)
-        return (1 - keep) * jnp.tanh(new + jax.nn.sigmoid(reset + from_reset) * from_new) + keep * h
+    def cell(h, of_x, of_h):
+        keep, use = (jax.nn.sigmoid(of_x[i] + of_h[i]) for i in (1, 0))
+        return (1 - keep) * jnp.tanh(of_x[2] + use * of_h[2]) + keep * h
 
     return _cell(size, 3, lambda n: jnp.zeros((n, size)), cell, lambda h: h)
 
@@ -88,10 +114,9 @@ def lstm(size: int = 64) -> Core:
     """
     _check("lstm", size=size)
 
-    def cell(params, memory, gate):
-        h, c = memory
-        i, f, g, o = jnp.split(gate + h @ params["recurrent"], 4, axis=-1)
-        c = jax.nn.sigmoid(f + 1) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    def cell(memory, of_x, of_h):
+        i, f, g, o = (x + h for x, h in zip(of_x, of_h, strict=True))
+        c = jax.nn.sigmoid(f + 1) * memory[1] + jax.nn.sigmoid(i) * jnp.tanh(g)
         return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
     return _cell(size, 4, lambda n: (jnp.zeros((n, size)), jnp.zeros((n, size))), cell, lambda memory: memory[0])
