@@ -51,16 +51,33 @@ class Entry:
     frames: int | None = None  # stop counting at so many steps inside of episodes, where blocks hold others too
     sweep: dict[str, tuple[float, ...]] = field(default_factory=dict)
     network: Callable = networks.actor_critic  # of the policy: tanh 64-64, actor and critic apart
+    greedy_episodes: int = 0  # the number is the mean of so many of the final policy; 0: of the last training episodes
+
+
+def parts(entry: Entry) -> tuple[Any, Any, Callable[[Any], Any]]:
+    """The entry's environment, its parameters, and `hp -> Agent`."""
+    env, env_params = purerl.make(entry.env) if isinstance(entry.env, str) else entry.env()
+    policy = distributions.for_space(env.action_space(env_params))
+    network = entry.network(policy)
+    return env, env_params, lambda hp: entry.agent(network, policy, hp)
 
 
 def learner_of(entry: Entry) -> Callable[[Any], Any]:
     """The entry's `hp -> Learner`."""
-    env, env_params = purerl.make(entry.env) if isinstance(entry.env, str) else entry.env()
-    policy = distributions.for_space(env.action_space(env_params))
-    network = entry.network(policy)
-    return lambda hp: purerl.learner(
-        env, env_params, entry.agent(network, policy, hp), entry.num_envs, entry.rollout_length
-    )
+    env, env_params, agent = parts(entry)
+    return lambda hp: purerl.learner(env, env_params, agent(hp), entry.num_envs, entry.rollout_length)
+
+
+def greedy_returns(entry: Entry, state: Any, keys: jax.Array) -> np.ndarray:
+    """Mean return of the final policies' greedy episodes, `[R]`."""
+    env, env_params, agent = parts(entry)
+
+    def play(agent_state, key):
+        key = jax.random.fold_in(key, 1)  # another stream than training's
+        played = purerl.evaluate(env, env_params, agent(entry.hp), agent_state, key, entry.greedy_episodes, greedy=True)
+        return played.returns.mean()
+
+    return np.asarray(jax.jit(jax.vmap(play))(state.agent, keys))
 
 
 def result(entry: Entry, episodes: np.ndarray, returns: np.ndarray, lengths: np.ndarray) -> float:
@@ -96,16 +113,19 @@ def run(entry: Entry, num_seeds: int) -> None:
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))(jnp.array([seed for _, seed in missing]))
     report.note(f"{entry.key}: {len(missing)} runs")
     block = entry.num_envs * entry.rollout_length
-    data = jobs.measure(learner_of(entry), hp, keys, jax.devices(), entry.num_updates, 1, block).metrics
+    measured = jobs.measure(learner_of(entry), hp, keys, jax.devices(), entry.num_updates, 1, block)
+    data = measured.metrics
+    greedy = greedy_returns(entry, measured.state, keys) if entry.greedy_episodes else None
     for index, (value, seed) in enumerate(missing):
         episodes, returns, lengths = (data[n][:, index] for n in ("episodes", "episode_return", "episode_length"))
-        parts = np.array_split(np.arange(entry.num_updates), 50)
-        curve = [statistics.last_returns(episodes[p], returns[p], at_least=10**9) for p in parts]
+        rows = np.array_split(np.arange(entry.num_updates), 50)
+        curve = [statistics.last_returns(episodes[p], returns[p], at_least=10**9) for p in rows]
+        value_of_run = result(entry, episodes, returns, lengths) if greedy is None else float(greedy[index])
         record = {
             "key": entry.key,
             "seed": seed,
             **({name: value} if name else {}),
-            "value": round(result(entry, episodes, returns, lengths), 4),
+            "value": round(value_of_run, 4),
             "steps": entry.num_updates * entry.num_envs * entry.rollout_length,
             "curve": [None if math.isnan(x) else round(float(x), 2) for x in curve],
             "hyperparameters": {k: v for k, v in vars(entry.hp).items()} | ({name: value} if name else {}),

@@ -326,6 +326,7 @@ class Measured(NamedTuple):
 
     iterations: np.ndarray  # [K] updates done so far
     metrics: dict[str, np.ndarray]  # [K, R]
+    state: Any  # of the learners at the end, leaves [R, ...]
     compile_seconds: float
     run_seconds: float
 
@@ -345,13 +346,15 @@ def measure(
     make: Callable, hp: Any, keys: jax.Array, devices: list[Any], num_updates: int, every: int, steps_per_update: int
 ) -> Measured:
     """Train one run a key from beginning to end, showing progress; see `stream`."""
-    num_runs, rows, iterations = keys.shape[0], [], []
+    num_runs, rows, iterations, state = keys.shape[0], [], [], None
     look = stride(num_updates, every)
     with Progress(num_updates, num_runs * steps_per_update) as progress:
         for chunk in stream(make, hp, num_runs, devices, num_updates, every, progress, keys):
             rows.append(chunk.metrics)
             iterations.append(chunk.iteration)
+            state = chunk.state
             if len(rows) % look == 0 or chunk.iteration == num_updates:
                 progress.update(chunk.iteration, float(returns_so_far(rows[-10 * look :]).mean()))
         stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        return Measured(np.asarray(iterations), stacked, progress.compile_seconds, progress.run_seconds)
+        state = jax.tree.map(lambda x: x[:num_runs], state)
+        return Measured(np.asarray(iterations), stacked, state, progress.compile_seconds, progress.run_seconds)
