@@ -7,9 +7,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from purerl import (
+        bellman,
         core,
         distributions,
         envs,
+        exploration,
         host,
         losses,
         networks,
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
         returns,
         schedules,
         statistics,
+        tabular,
         training,
         updates,
     )
@@ -40,8 +43,8 @@ _NAMES = {
     "purerl.training": ("batch", "evaluate", "learner", "rollout", "run", "shard_environments", "train"),
 }  # fmt: skip
 _MODULES = (
-    "core", "distributions", "envs", "host", "losses", "networks", "normalize", "policies", "returns", "schedules",
-    "statistics", "training", "updates",
+    "bellman", "core", "distributions", "envs", "exploration", "host", "losses", "networks", "normalize", "policies",
+    "returns", "schedules", "statistics", "tabular", "training", "updates",
 )  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted([*_HOME, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll]

@@ -26,6 +26,10 @@ def __getattr__(name: str) -> Any:
         from purerl.envs import adapters
 
         return getattr(adapters, name)
+    if name == "Table":
+        from purerl.envs.table import Table
+
+        return Table
     if name == "TMaze":
         from purerl.envs.tmaze import TMaze
 

@@ -1,0 +1,528 @@
+"""Policies and values of Q, and the one-step backups that Q is learned from. Actions are the last axis of Q.
+
+The three formulas that the rest builds on:
+
+    π(a|s) = e^{Q(s,a)/τ} / Z(s)            softmax_policy
+    Q(s,a) = r + γ max Q(s',a')              max_backup
+    V(s)   = Σ π(a|s) Q(s,a)                 state_value
+
+Every backup is `(reward, gamma, terminated, next: Next) -> target`, for any leading axes, so that a value-based agent
+takes any of them as one argument; those with parameters are made: `soft_backup(temperature)`. What follows a
+termination never counts, NaN included. Targets are constants of a loss: stop their gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from purerl.core import Array
+
+Backup = Callable[[Any, Any, Any, Any], Array]
+
+
+class Next(NamedTuple):
+    """What backups read of the successors; each says which fields it needs. Only q is needed by all.
+
+    A bare array in the place of a `Next` is taken for its q.
+    """
+
+    q: Array  # Q(s', ·) of the network that targets come from [..., A]; distributional: [..., A, K]
+    online: Any = None  # the same of the network that learns
+    twin: Any = None  # the same of a second critic
+    probs: Any = None  # π(·|s') [..., A]
+    action: Any = None  # a', int [...]
+    q_now: Any = None  # Q(s, ·) of the network that targets come from [..., A]
+    action_now: Any = None  # a, int [...]
+
+
+def _need(function: str, next: Any, *names: str) -> Any:
+    next = next if isinstance(next, Next) else Next(next)
+    for name in names:
+        if getattr(next, name) is None:
+            raise ValueError(f"{function}: next.{name} is None; this backup needs " + ", ".join(("q", *names)))
+    return next
+
+
+def _target(function: str, reward, gamma, terminated, value) -> Array:
+    """r + γ (1 - terminated) V(s')."""
+    shapes = {"reward": jnp.shape(reward), "terminated": jnp.shape(terminated), "the value of next": jnp.shape(value)}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"{function}: shapes must be equal, got " + ", ".join(f"{k} {v}" for k, v in shapes.items()))
+    return reward + gamma * jnp.where(terminated, 0.0, value)
+
+
+def _target_of_atoms(function: str, reward, gamma, terminated, atoms) -> Array:
+    """The same for every atom of a last axis."""
+    wide = lambda x: jnp.broadcast_to(jnp.asarray(x)[..., None], atoms.shape)
+    gamma = jnp.asarray(gamma)
+    return _target(function, wide(reward), gamma[..., None] if gamma.ndim else gamma, wide(terminated), atoms)
+
+
+def _taken(q: Array, action: Any) -> Array:
+    """Q of actions `[...]`: `[..., A] -> [...]`, or `[..., A, K] -> [..., K]`."""
+    index = jnp.asarray(action, jnp.int32)
+    tail = q.ndim - index.ndim - 1
+    return jnp.take_along_axis(q, index.reshape(*index.shape, 1, *[1] * tail), axis=index.ndim).squeeze(index.ndim)
+
+
+# --- policies and values of Q -------------------------------------------------------------------------------------
+
+
+def softmax_policy(q: Array, temperature=1.0) -> Array:
+    """The softmax policy over Q.
+
+        π(a|s) = e^{Q(s,a)/τ} / Z(s),   Z(s) = Σ e^{Q(s,a)/τ}
+
+    Args:
+      q: float `[..., A]`.
+      temperature: τ ≥ 0, in units of the return, scalar or `[...]`; at 0 the greedy actions share all of the
+        probability evenly, and there is no gradient.
+    Returns:
+      Probabilities, float `[..., A]`.
+
+    >>> softmax_policy(jnp.array([1.0, 1.0, 0.0]), 0.0).tolist()
+    [0.5, 0.5, 0.0]
+    """
+    temperature = jnp.asarray(temperature, q.dtype)[..., None]
+    gap = q - q.max(-1, keepdims=True)
+    return jax.nn.softmax(gap / jnp.maximum(temperature, jnp.finfo(q.dtype).tiny))
+
+
+def state_value(probs: Array, q: Array) -> Array:
+    """V(s) = Σ π(a|s) Q(s,a), `[..., A] -> [...]`; actions that never happen do not count, -inf included.
+
+    >>> state_value(jnp.array([0.25, 0.75]), jnp.array([4.0, 8.0])).item()
+    7.0
+    """
+    return jnp.where(probs == 0, 0.0, probs * jnp.where(probs == 0, 0.0, q)).sum(-1)
+
+
+def soft_value(q: Array, temperature) -> Array:
+    """The value of the best policy whose entropy is worth τ a nat.
+
+        V(s) = τ log Σ e^{Q(s,a)/τ}
+
+    It lies between max Q and max Q + τ log A.
+    Args:
+      q: float `[..., A]`.  temperature: τ > 0, scalar or `[...]`.
+    Reference: Haarnoja et al., 2017, arXiv:1702.08165, theorem 1.
+
+    >>> print(soft_value(jnp.zeros(2), 1.0).round(4))
+    0.6931
+    """
+    temperature = jnp.asarray(temperature, q.dtype)
+    return temperature * jax.nn.logsumexp(q / temperature[..., None], axis=-1)
+
+
+def mellowmax(q: Array, omega) -> Array:
+    """A soft maximum that never expands: the mean at ω → 0, the maximum at ω → ∞.
+
+        mm(Q) = log(1/A Σ e^{ωQ}) / ω
+
+    Args:
+      q: float `[..., A]`.  omega: ω > 0, scalar or `[...]`.
+    Reference: Asadi & Littman, 2017, arXiv:1612.05628.
+
+    >>> mellowmax(jnp.array([3.0, 3.0]), 5.0).round(4).item()
+    3.0
+    """
+    omega = jnp.asarray(omega, q.dtype)
+    return (jax.nn.logsumexp(omega[..., None] * q, axis=-1) - jnp.log(q.shape[-1])) / omega
+
+
+# --- backups ------------------------------------------------------------------------------------------------------
+
+
+def max_backup(reward, gamma, terminated, next: Any) -> Array:
+    """Q-learning's, the Bellman optimality backup.
+
+        r + γ max Q(s',a')
+
+    Args:
+      reward: float `[...]`.  gamma: in [0, 1], scalar or `[...]`.  terminated: bool `[...]`.  next: q.
+    Returns:
+      Targets, float `[...]`; so has every backup here, but for the distributional ones.
+    Raises:
+      ValueError: at trace time, if shapes differ or a field is missing; so does every backup.
+    Reference: Watkins & Dayan, 1992, eq. 1.
+
+    >>> max_backup(jnp.ones(2), 0.5, jnp.array([False, True]), jnp.array([[2.0, 4.0]] * 2)).tolist()
+    [3.0, 1.0]
+    """
+    next = _need("max_backup", next)
+    return _target("max_backup", reward, gamma, terminated, next.q.max(-1))
+
+
+def double_backup(reward, gamma, terminated, next: Any) -> Array:
+    """Double Q-learning's: one estimate chooses, another judges, so that noise is not mistaken for value.
+
+        r + γ Q(s', argmax Q_online(s',a'))
+
+    Args:
+      next: q, online.
+    Reference: van Hasselt et al., 2016, arXiv:1509.06461, eq. 4.
+
+    >>> double_backup(0.0, 1.0, False, Next(jnp.array([1.0, 5.0]), online=jnp.array([9.0, 0.0]))).item()
+    1.0
+    """
+    next = _need("double_backup", next, "online")
+    return _target("double_backup", reward, gamma, terminated, _taken(next.q, next.online.argmax(-1)))
+
+
+def expected_backup(reward, gamma, terminated, next: Any) -> Array:
+    """Expected Sarsa's: the value of a given policy.
+
+        r + γ Σ π(a'|s') Q(s',a')
+
+    Args:
+      next: q, probs.
+    Reference: Sutton & Barto, 2018, eq. 6.9.
+
+    >>> expected_backup(1.0, 0.5, False, Next(jnp.array([0.0, 4.0]), probs=jnp.array([0.5, 0.5]))).item()
+    2.0
+    """
+    next = _need("expected_backup", next, "probs")
+    return _target("expected_backup", reward, gamma, terminated, state_value(next.probs, next.q))
+
+
+def sarsa_backup(reward, gamma, terminated, next: Any) -> Array:
+    """Sarsa's: the value of the action that was taken next.
+
+        r + γ Q(s', a')
+
+    Args:
+      next: q, action; without an action, q `[...]` is already that of a', as critics of continuous actions give it.
+    Reference: Sutton & Barto, 2018, eq. 6.7.
+
+    >>> sarsa_backup(1.0, 0.5, False, Next(jnp.array([0.0, 4.0]), action=1)).item()
+    3.0
+    """
+    next = _need("sarsa_backup", next)
+    value = next.q if next.action is None else _taken(next.q, next.action)
+    return _target("sarsa_backup", reward, gamma, terminated, value)
+
+
+def softmax_backup(temperature) -> Backup:
+    """The value of the softmax policy over Q itself: the maximum at τ → 0, the mean at τ → ∞.
+
+        r + γ Σ π(a'|s') Q(s',a'),   π = softmax(Q / τ)
+
+    Unlike the others it may expand, so that repeating it need not settle; `mellowmax_backup` always does.
+    Args:
+      temperature: τ ≥ 0.  next: q.
+    Reference: Asadi & Littman, 2017, arXiv:1612.05628.
+
+    >>> softmax_backup(0.0)(0.0, 1.0, False, jnp.array([2.0, 4.0])).item()
+    4.0
+    """
+
+    def backup(reward, gamma, terminated, next):
+        next = _need("softmax_backup", next)
+        value = state_value(softmax_policy(next.q, temperature), next.q)
+        return _target("softmax_backup", reward, gamma, terminated, value)
+
+    return backup
+
+
+def soft_backup(temperature) -> Backup:
+    """Soft Q-learning's: the value with an entropy bonus (`soft_value`).
+
+        r + γ τ log Σ e^{Q(s',a')/τ}
+
+    Args:
+      temperature: τ > 0.  next: q.
+    Reference: Haarnoja et al., 2017, arXiv:1702.08165, theorem 2.
+
+    >>> print(soft_backup(1.0)(0.0, 1.0, False, jnp.zeros(2)).round(4))
+    0.6931
+    """
+
+    def backup(reward, gamma, terminated, next):
+        next = _need("soft_backup", next)
+        return _target("soft_backup", reward, gamma, terminated, soft_value(next.q, temperature))
+
+    return backup
+
+
+def mellowmax_backup(omega) -> Backup:
+    """r + γ mm(Q(s', ·)), see `mellowmax`.
+
+    Args:
+      omega: ω > 0.  next: q.
+    Reference: Asadi & Littman, 2017, arXiv:1612.05628.
+
+    >>> mellowmax_backup(5.0)(0.0, 1.0, False, jnp.array([3.0, 3.0])).round(4).item()
+    3.0
+    """
+
+    def backup(reward, gamma, terminated, next):
+        next = _need("mellowmax_backup", next)
+        return _target("mellowmax_backup", reward, gamma, terminated, mellowmax(next.q, omega))
+
+    return backup
+
+
+def munchausen_backup(temperature=0.03, alpha=0.9, low=-1.0) -> Backup:
+    """The soft backup with the policy's own log-probability in the reward.
+
+        r + α [τ log π(a|s)]_low^0 + γ τ log Σ e^{Q(s',a')/τ},   π = softmax(Q / τ)
+
+    Args:
+      temperature: τ > 0.  alpha: α in [0, 1].  low: what τ log π is clipped to from below.
+      next: q, q_now, action_now.
+    Reference: Vieillard et al., 2020, arXiv:2007.14430, section 3.
+
+    >>> nothing = Next(jnp.zeros(2), q_now=jnp.zeros(2), action_now=0)
+    >>> munchausen_backup(1.0, alpha=1.0)(0.0, 1.0, False, nothing).round(4).item()
+    0.0
+    """
+
+    def backup(reward, gamma, terminated, next):
+        next = _need("munchausen_backup", next, "q_now", "action_now")
+        log_prob = jax.nn.log_softmax(next.q_now / temperature)
+        bonus = jnp.clip(temperature * _taken(log_prob, next.action_now), low, 0.0)
+        value = soft_value(next.q, temperature)
+        return _target("munchausen_backup", reward + alpha * bonus, gamma, terminated, value)
+
+    return backup
+
+
+def clipped_double_backup(backup: Backup = max_backup) -> Backup:
+    """A backup of the smaller of two critics.
+
+        r + γ · value of min(Q₁(s', ·), Q₂(s', ·))
+
+    With `expected_backup` it is discrete SAC's, with `sarsa_backup` TD3's; subtract τ log π(a'|s') from both for SAC.
+    Args:
+      backup: what reads a value of q.  next: q, twin, and what `backup` needs.
+    Reference: Fujimoto et al., 2018, arXiv:1802.09477, eq. 10.
+
+    >>> twins = Next(jnp.array([1.0, 5.0]), twin=jnp.array([3.0, 2.0]))
+    >>> clipped_double_backup()(0.0, 1.0, False, twins).item()
+    2.0
+    """
+
+    def clipped(reward, gamma, terminated, next):
+        next = _need("clipped_double_backup", next, "twin")
+        return backup(reward, gamma, terminated, next._replace(q=jnp.minimum(next.q, next.twin)))
+
+    return clipped
+
+
+def transformed_backup(backup: Backup, forward: Callable[[Array], Array], inverse: Callable[[Array], Array]) -> Backup:
+    """A backup of values that are kept on another scale, such as `signed_hyperbolic` and its inverse.
+
+        h(r + γ · value of h⁻¹(Q(s', ·)))
+
+    Reference: Pohlen et al., 2018, arXiv:1805.11593, section 3.2.
+
+    >>> transformed_backup(max_backup, symlog, symexp)(0.0, 1.0, False, jnp.array([0.0, 1.0])).round(4).item()
+    1.0
+    """
+
+    def transformed(reward, gamma, terminated, next):
+        next = _need("transformed_backup", next)
+        values = {name: getattr(next, name) for name in ("q", "online", "twin", "q_now")}
+        plain = next._replace(**{name: inverse(q) for name, q in values.items() if q is not None})
+        return forward(backup(reward, gamma, terminated, plain))
+
+    return transformed
+
+
+# --- distributional backups ---------------------------------------------------------------------------------------
+
+
+def expectation(probs: Array, support: Array) -> Array:
+    """Mean of distributions over atoms, Σ p z: `[..., K] x [K] -> [...]`.
+
+    >>> expectation(jnp.array([0.5, 0.5]), jnp.array([0.0, 3.0])).item()
+    1.5
+    """
+    return (probs * support).sum(-1)
+
+
+def categorical_projection(atoms: Array, probs: Array, support: Array) -> Array:
+    """A distribution over any atoms as one over the support's: each atom's mass goes to its two neighbours.
+
+        pᵢ = Σⱼ qⱼ [1 - |clip(xⱼ) - zᵢ| / Δ]⁺      (where z is evenly spaced)
+
+    It keeps the mass, and the mean where no atom lies outside of the support.
+    Args:
+      atoms: x, float `[..., J]`.  probs: q, float `[..., J]`.  support: z, float `[K]`, increasing, K ≥ 2.
+    Returns:
+      Probabilities, float `[..., K]`.
+    Reference: Bellemare et al., 2017, arXiv:1707.06887, eq. 7.
+
+    >>> categorical_projection(jnp.array([0.5, 9.0]), jnp.array([0.5, 0.5]), jnp.array([0.0, 1.0, 2.0])).tolist()
+    [0.25, 0.25, 0.5]
+    """
+    return (probs[..., None] * two_hot(atoms, support)).sum(-2)
+
+
+def categorical_backup(support: Array) -> Backup:
+    """C51's: the greedy action's distribution, shrunk by γ, moved by r, and projected onto the support.
+
+    Args:
+      support: z, float `[K]`.  next: q, probabilities of the atoms `[..., A, K]`; online as well, if the greedy
+        action is another network's (double).
+    Returns:
+      Of the backup: probabilities `[..., K]`, for `losses.categorical_cross_entropy`.
+    Reference: Bellemare et al., 2017, arXiv:1707.06887, algorithm 1.
+
+    >>> certain = jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])  # worth 0, and 1
+    >>> categorical_backup(jnp.array([0.0, 1.0, 2.0]))(1.0, 0.5, False, certain).tolist()
+    [0.0, 0.5, 0.5]
+    """
+
+    def backup(reward, gamma, terminated, next):
+        next = _need("categorical_backup", next)
+        if next.q.shape[-1:] != support.shape:
+            raise ValueError(f"categorical_backup: next.q is {next.q.shape}; it must end with (A, {support.size})")
+        chooser = next.q if next.online is None else next.online
+        probs = _taken(next.q, expectation(chooser, support).argmax(-1))
+        atoms = jnp.broadcast_to(support, probs.shape)
+        atoms = _target_of_atoms("categorical_backup", reward, gamma, terminated, atoms)
+        # after an end every atom is the reward: any probabilities will do, and NaN would not
+        probs = jnp.where(jnp.asarray(terminated)[..., None], 1 / support.size, probs)
+        return categorical_projection(atoms, probs, support)
+
+    return backup
+
+
+def quantile_backup(reward, gamma, terminated, next: Any) -> Array:
+    """QR-DQN's and IQN's: every quantile of the greedy action, shrunk by γ and moved by r.
+
+        r + γ θⱼ(s', argmax mean θ(s',a'))
+
+    Args:
+      next: q `[..., A, K]`, K quantiles of each action, at fixed fractions or at drawn ones; online `[..., A, K']`
+        as well, if the greedy action is another network's or of other fractions.
+    Returns:
+      Targets, float `[..., K]`, for `losses.quantile_huber`.
+    Reference: Dabney et al., 2018, arXiv:1710.10044, algorithm 1; 2018, arXiv:1806.06923, section 3.
+
+    >>> quantile_backup(1.0, 0.5, False, jnp.array([[0.0, 0.0], [2.0, 4.0]])).tolist()
+    [2.0, 3.0]
+    """
+    next = _need("quantile_backup", next)
+    chooser = next.q if next.online is None else next.online
+    quantiles = _taken(next.q, chooser.mean(-1).argmax(-1))
+    return _target_of_atoms("quantile_backup", reward, gamma, terminated, quantiles)
+
+
+# --- values as classes --------------------------------------------------------------------------------------------
+
+
+def _check_increasing(function: str, name: str, points: Any) -> None:
+    if jnp.ndim(points) != 1 or jnp.shape(points)[0] < 2:
+        raise ValueError(f"{function}: {name} has shape {jnp.shape(points)}; it must be a vector of at least 2")
+    if not isinstance(points, jax.core.Tracer) and not bool((jnp.diff(points) > 0).all()):
+        raise ValueError(f"{function}: {name} must increase, got {points}")
+
+
+def two_hot(x: Array, support: Array) -> Array:
+    """A number as weights of its two neighbours in the support, whose `expectation` it is; clipped to the ends.
+
+    Args:
+      x: float `[...]`.  support: float `[K]`, increasing, spaced in any way.
+    Returns:
+      Probabilities, float `[..., K]`.
+    Raises:
+      ValueError: if the support does not increase.
+    Reference: Schrittwieser et al., 2020, arXiv:1911.08265, appendix F.
+
+    >>> two_hot(jnp.array(2.5), jnp.array([0.0, 2.0, 4.0])).tolist()
+    [0.0, 0.75, 0.25]
+    """
+    _check_increasing("two_hot", "support", support)
+    x = jnp.clip(x, support[0], support[-1])[..., None]
+    gaps = jnp.diff(support)
+    rising = jnp.clip((x - support[:-1]) / gaps, 0.0, 1.0)  # how far x has come from each atom to the next
+    come = jnp.concatenate([jnp.ones_like(x), rising], axis=-1)
+    return come - jnp.concatenate([rising, jnp.zeros_like(x)], axis=-1)
+
+
+def hl_gauss(x: Array, edges: Array, sigma) -> Array:
+    """A number as the mass that a normal around it puts into each bin; train on it by cross-entropy.
+
+        pᵢ = [Φ((eᵢ₊₁ - x)/σ) - Φ((eᵢ - x)/σ)] / [Φ((e_K - x)/σ) - Φ((e₀ - x)/σ)]
+
+    Args:
+      x: float `[...]`, clipped to the ends.  edges: e, float `[K + 1]`, increasing.
+      sigma: σ > 0; 0.75 times a bin's width is the paper's.
+    Returns:
+      Probabilities of the bins, float `[..., K]`; `expectation(p, centers(edges))` gives the number back.
+    Raises:
+      ValueError: if the edges do not increase.
+    Reference: Farebrother et al., 2024, arXiv:2403.03950, section 3.1; Imani & White, 2018.
+
+    >>> probs = hl_gauss(jnp.array(0.0), jnp.array([-2.0, -1.0, 0.0, 1.0, 2.0]), 0.75)
+    >>> [round(p, 3) for p in probs.tolist()]
+    [0.088, 0.412, 0.412, 0.088]
+    """
+    _check_increasing("hl_gauss", "edges", edges)
+    x = jnp.clip(x, edges[0], edges[-1])[..., None]
+    below = jax.scipy.special.ndtr((edges - x) / sigma)
+    return jnp.diff(below, axis=-1) / (below[..., -1:] - below[..., :1])
+
+
+def centers(edges: Array) -> Array:
+    """Middles of bins, `[K + 1] -> [K]`.
+
+    >>> centers(jnp.array([0.0, 2.0, 6.0])).tolist()
+    [1.0, 4.0]
+    """
+    return 0.5 * (edges[1:] + edges[:-1])
+
+
+def signed_hyperbolic(x: Array, epsilon=1e-3) -> Array:
+    """h(x) = sign(x) (√(|x| + 1) - 1) + εx: large values squeezed, invertible.
+
+    Reference: Pohlen et al., 2018, arXiv:1805.11593, proposition A.2.
+
+    >>> signed_hyperbolic(jnp.array([-3.0, 0.0, 8.0]), 0.0).tolist()
+    [-1.0, 0.0, 2.0]
+    """
+    # √(|x| + 1) - 1 without the cancellation near 0
+    return x / (jnp.sqrt(jnp.abs(x) + 1) + 1) + epsilon * x
+
+
+def signed_parabolic(x: Array, epsilon=1e-3) -> Array:
+    """The inverse of `signed_hyperbolic`; ε ≥ 0.
+
+        h⁻¹(x) = sign(x) (w² + 2w),   w = 2|x| / (1 + 2ε + √((1 + 2ε)² + 4ε|x|))
+
+    Reference: Pohlen et al., 2018, arXiv:1805.11593, proposition A.2.
+
+    >>> print(signed_parabolic(signed_hyperbolic(jnp.array([-3.0, 0.0, 800.0]))).round(2))
+    [ -3.   0. 800.]
+    """
+    # with w = √(|h⁻¹| + 1) - 1:  ε w² + (1 + 2ε) w = |x|, and |h⁻¹| = w² + 2w
+    size = jnp.abs(x)
+    slope = 1 + 2 * epsilon
+    w = 2 * size / (slope + jnp.sqrt(jnp.square(slope) + 4 * epsilon * size))
+    return jnp.sign(x) * (jnp.square(w) + 2 * w)
+
+
+def symlog(x: Array) -> Array:
+    """sign(x) log(1 + |x|).
+
+    Reference: Hafner et al., 2023, arXiv:2301.04104.
+
+    >>> print(symlog(jnp.array([0.0, -1.0])).round(4))
+    [ 0.     -0.6931]
+    """
+    return jnp.sign(x) * jnp.log1p(jnp.abs(x))
+
+
+def symexp(x: Array) -> Array:
+    """sign(x) (e^{|x|} - 1), the inverse of `symlog`.
+
+    >>> symexp(symlog(jnp.array(5.0))).round(4).item()
+    5.0
+    """
+    return jnp.sign(x) * jnp.expm1(jnp.abs(x))

@@ -1,0 +1,84 @@
+"""A finite MDP as an environment."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from gymnax.environments import spaces
+from gymnax.environments.environment import Environment
+
+from purerl.core import Array
+from purerl.tabular.mdp import MDP, checked, start_of
+
+
+@struct.dataclass
+class TableParams:
+    """max_steps_in_episode: the time limit."""
+
+    max_steps_in_episode: int = 10_000
+
+
+class TableState(NamedTuple):
+    """The state's number, and the steps taken."""
+
+    index: Array
+    time: Array
+
+
+class Table(Environment):
+    """An MDP to act in: observations are the states' numbers, int32 scalars.
+
+    Args:
+      mdp: see `purerl.tabular.MDP`.
+      noise: deviation of a normal that is added to rewards, a scalar or `[S, A]`.
+    """
+
+    name = "Table"
+
+    def __init__(self, mdp: MDP, noise: Any = 0.0):
+        mdp = checked(mdp)
+        self.mdp, self.num_states, self._num_actions = mdp, *jnp.shape(mdp.P)[:2]
+        self._noise = jnp.broadcast_to(jnp.asarray(noise, jnp.float32), (self.num_states, self._num_actions))
+
+    @property
+    def num_actions(self) -> int:
+        return self._num_actions
+
+    @property
+    def default_params(self) -> TableParams:
+        return TableParams()
+
+    def reset_env(self, key, params):
+        state = TableState(_draw(key, start_of(self.mdp)), jnp.zeros((), jnp.int32))
+        return state.index, state
+
+    def step_env(self, key, state, action, params):
+        mdp, at = self.mdp, (state.index, action)
+        next_key, noise_key = jax.random.split(key)
+        branch = _draw(next_key, jnp.asarray(mdp.P)[at])
+        index = branch if mdp.successors is None else jnp.asarray(mdp.successors, jnp.int32)[at][branch]
+        reward = jnp.asarray(mdp.R, jnp.float32)[at]
+        reward = reward[branch] if reward.ndim else reward
+        reward = reward + self._noise[at] * jax.random.normal(noise_key)
+        state = TableState(index, state.time + 1)
+        return index, state, reward, jnp.asarray(mdp.terminal)[index], {}
+
+    def is_truncated(self, state, params):
+        return state.time >= params.max_steps_in_episode
+
+    def action_space(self, params=None):
+        return spaces.Discrete(self.num_actions)
+
+    def observation_space(self, params):
+        return spaces.Discrete(self.num_states)
+
+
+def _draw(key: Array, probs: Array) -> Array:
+    """An index `[]` of probabilities `[K]`, by their sums: one random number, and never one of probability 0."""
+    probs = jnp.asarray(probs, jnp.float32)
+    below = jnp.cumsum(probs) <= jax.random.uniform(key)
+    last = probs.shape[0] - 1 - jnp.argmax(jnp.flip(probs > 0))
+    return jnp.minimum(below.sum(), last).astype(jnp.int32)

@@ -1,0 +1,190 @@
+"""An environment as the table of its states, so that what was learned in it can be held against the exact optimum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purerl.core import Key
+from purerl.tabular.mdp import MDP, checked
+
+
+class Enumerated(NamedTuple):
+    """An environment's MDP, and what its states are. The last state stands for every end of an episode."""
+
+    mdp: MDP  # sparse, with the rewards of each successor
+    states: Any  # the environment's, leaves [S - 1, ...]
+    obs: Any  # [S - 1, ...]
+
+
+def _rows(tree: Any, ignore: Sequence[str]) -> np.ndarray:
+    """The bytes of each state, uint8 [B, bytes], without leaves that are ignored; NumPy leaves `[B, ...]`."""
+    columns = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = str(getattr(path[-1], "name", getattr(path[-1], "key", ""))) if path else ""
+        if name not in ignore:
+            leaf = np.ascontiguousarray(leaf)
+            leaf = leaf + 0 if leaf.dtype.kind == "f" else leaf  # -0.0 and 0.0 are one state
+            columns.append(leaf.reshape(len(leaf), -1).view(np.uint8))
+    return np.concatenate(columns, axis=1)
+
+
+def _as_numpy(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda x: np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x), tree
+    )
+
+
+def _probabilities(where: str, counts: np.ndarray, denominator: int | None) -> np.ndarray:
+    share = counts / counts.sum()
+    if denominator is None:
+        return share
+    exact = np.round(share * denominator)
+    if exact.sum() != denominator or (exact == 0).any():
+        raise ValueError(
+            f"from_env: {where} has outcomes of {counts.tolist()} samples, which are not multiples of 1/{denominator}: "
+            "give more samples, or another denominator"
+        )
+    return exact / denominator
+
+
+def _check_alike(rows: list, again: list, ignore: Sequence[str]) -> None:
+    """That states do the same whatever the ignored leaves hold."""
+    means = lambda pairs: {successor: total / count for successor, (count, total) in pairs.items()}
+    for s, states in enumerate(zip(rows, again, strict=True)):
+        for a, (old, new) in enumerate(zip(*states, strict=True)):
+            old, new = means(old), means(new)
+            if old.keys() != new.keys() or not all(np.isclose(r, new[k], rtol=1e-5) for k, r in old.items()):
+                raise ValueError(
+                    f"from_env: state {s} with action {a} leads to {old} or to {new} (state: reward), by what was "
+                    f"ignored, {tuple(ignore)}, or by chance: ignore less, or give more samples"
+                )
+
+
+def from_env(
+    env: Any,
+    env_params: Any,
+    key: Key,
+    num_samples: int = 64,
+    denominator: int | None = None,
+    start_denominator: int | None = None,
+    ignore: Sequence[str] = (),
+    max_states: int = 10_000,
+) -> Enumerated:
+    """Enumerate a finite environment: all states that can be reached, with transitions and rewards.
+
+    Every state is stepped `num_samples` times with every action. Probabilities are frequencies, so they are exact where
+    the environment is deterministic, or where a denominator is known: then they are rounded to its multiples. Only
+    terminations end it; time limits do not.
+
+    Args:
+      env, env_params: a gymnax 1.x environment with Discrete actions, such as `purerl.make(id)` gives.
+      denominator, start_denominator: of which transitions' and first states' probabilities are multiples of one.
+      ignore: leaves of the state that make no difference, such as `("time",)` for a clock that only limits it. Each
+        state is tried a second time, as it was last met, and must behave alike.
+      max_states: give up beyond these.
+    Returns:
+      See `Enumerated`.
+    Raises:
+      ValueError: if there are more states, an ignored leaf matters, or probabilities do not suit the denominator.
+
+    >>> import purerl
+    >>> env, env_params = purerl.make("TMaze-v0")
+    >>> from_env(env, env_params.replace(length=3), jax.random.key(0), ignore=("time",)).mdp.P.shape
+    (9, 4, 1)
+    """
+    space = env.action_space(env_params)
+    if not hasattr(space, "n"):
+        raise ValueError(f"from_env: the action space is {space!r}; it must be Discrete")
+    num_actions, chunk = int(space.n), 64
+    reset_key, step_key, again_key = jax.random.split(key, 3)
+
+    def step(key, state, action):
+        obs, state, reward, terminated, _ = env.step_env(key, state, action, env_params)
+        return (obs, state), reward, jnp.asarray(terminated, bool)
+
+    over_samples = jax.vmap(step, (0, None, None))
+    over_actions = jax.vmap(over_samples, (0, None, 0))
+    over_states = jax.jit(jax.vmap(over_actions, (0, 0, None)))
+
+    def outcomes(key, states):
+        """NumPy leaves [B, A, K, ...] of what follows states [B, ...], in calls of one shape."""
+        size = len(jax.tree.leaves(states)[0])
+        index = np.arange(size + -size % chunk) % size
+        keys = jax.random.split(key, (len(index), num_actions, num_samples))
+        parts = []
+        for i in range(0, len(index), chunk):
+            part = jax.tree.map(lambda x: x[index[i : i + chunk]], states)
+            parts.append(_as_numpy(over_states(keys[i : i + chunk], part, jnp.arange(num_actions))))
+        return jax.tree.map(lambda *x: np.concatenate(x)[:size], *parts)
+
+    number: dict[bytes, int] = {}
+    first: list[Any] = []  # each (obs, state) as it was first met
+    latest: list[Any] = []  # and last
+
+    def meet(looks: tuple[Any, Any]) -> list[int]:
+        """Numbers of states of (obs, state) [B, ...], new ones for new states."""
+        found = []
+        for i, row in enumerate(_rows(looks[1], ignore)):
+            name, look = row.tobytes(), jax.tree.map(lambda x: x[i], looks)
+            if name not in number:
+                number[name] = len(first)
+                first.append(look)
+                latest.append(look)
+                if len(first) > max_states:
+                    raise ValueError(
+                        f"from_env: there are more than max_states, {max_states}, states; if they count time and "
+                        "nothing else hangs on it, ignore=('time',)"
+                    )
+            latest[number[name]] = look
+            found.append(number[name])
+        return found
+
+    def table(key, states) -> list[list[dict[int, tuple[int, float]]]]:
+        """Of states and actions: successor (-1: the end) -> (samples, sum of rewards)."""
+        following, reward, terminated = outcomes(key, states)
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), following)
+        goes_on = ~terminated.reshape(-1)
+        to = np.full(goes_on.shape, -1)
+        if goes_on.any():
+            to[goes_on] = meet(jax.tree.map(lambda x: x[goes_on], flat))
+        to, rows = to.reshape(terminated.shape), []
+        for s in range(len(to)):
+            rows.append([])
+            for a in range(num_actions):
+                pairs: dict[int, tuple[int, float]] = {}
+                for successor, r in zip(to[s, a].tolist(), reward[s, a].tolist(), strict=True):
+                    count, total = pairs.get(successor, (0, 0.0))
+                    pairs[successor] = (count + 1, total + r)
+                rows[-1].append(pairs)
+        return rows
+
+    stack = lambda looks: jax.tree.map(lambda *x: np.stack(x), *looks)
+    starts = _as_numpy(jax.jit(jax.vmap(lambda key: env.reset(key, env_params)))(jax.random.split(reset_key, 4096)))
+    start_counts = np.bincount(meet(starts))
+    rows: list = []
+    while len(rows) < len(first):
+        rows += table(jax.random.fold_in(step_key, len(rows)), stack(first[len(rows) :])[1])
+    if ignore:
+        _check_alike(rows, table(again_key, stack(latest)[1]), ignore)
+
+    num_states, width = len(first) + 1, max(len(pairs) for row in rows for pairs in row)
+    shape = (num_states, num_actions, width)
+    probability, reward, successors = np.zeros(shape), np.zeros(shape), np.full(shape, num_states - 1, np.int32)
+    probability[-1, :, 0] = 1
+    for s, row in enumerate(rows):
+        for a, pairs in enumerate(row):
+            to, counts, totals = zip(*((k, c, t) for k, (c, t) in sorted(pairs.items())), strict=True)
+            k = np.arange(len(to))
+            probability[s, a, k] = _probabilities(f"state {s} with action {a}", np.array(counts), denominator)
+            reward[s, a, k] = np.array(totals) / np.array(counts)
+            successors[s, a, k] = np.where(np.array(to) < 0, num_states - 1, to)
+    start = np.zeros(num_states)
+    start[: len(start_counts)] = _probabilities("the start", start_counts, start_denominator)
+    terminal = np.arange(num_states) == num_states - 1
+    obs, states = stack(first)
+    return Enumerated(checked(MDP(probability, reward, terminal, start, successors)), states, obs)

@@ -1,0 +1,126 @@
+"""A finite Markov decision process as arrays, dense or as lists of successors."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purerl.core import Array
+
+
+class MDP(NamedTuple):
+    """S states, A actions. Nothing follows a terminal state, whatever P and R say of it: its value is 0.
+
+    Dense: P `[S, A, S]`. Sparse: P `[S, A, K]`, the probabilities of the K `successors` of each pair, which may repeat.
+    The arrays may be NumPy's; in float64 they stay so inside `jax.enable_x64()`.
+    """
+
+    P: Any  # float: probabilities of the next state
+    R: Any  # float: rewards [S, A], or of each successor, shaped as P
+    terminal: Any  # bool [S]
+    start: Any = None  # float [S]: where episodes begin; None: in any state that is not terminal, alike
+    successors: Any = None  # int [S, A, K]; None: dense
+
+
+def checked(mdp: MDP) -> MDP:
+    """The same MDP.
+
+    Raises:
+      ValueError: if shapes disagree, or, where the arrays are not traced, if probabilities are not.
+
+    >>> import numpy as np
+    >>> checked(MDP(np.ones((2, 1, 1)), np.zeros((2, 1)), np.zeros(2, bool)))
+    Traceback (most recent call last):
+    ...
+    ValueError: MDP: P has shape (2, 1, 1); without successors it must be (S, A, S)
+    """
+    shape = jnp.shape(mdp.P)
+    if len(shape) != 3 or jnp.shape(mdp.terminal) != shape[:1]:
+        raise ValueError(f"MDP: P has shape {shape} and terminal {jnp.shape(mdp.terminal)}, not (S, A, ·) and (S,)")
+    if mdp.successors is None and shape[2] != shape[0]:
+        raise ValueError(f"MDP: P has shape {shape}; without successors it must be (S, A, S)")
+    wanted = {"R": (shape[:2], shape), "start": (shape[:1],), "successors": (shape,)}
+    for name, shapes in wanted.items():
+        x = getattr(mdp, name)
+        if x is not None and jnp.shape(x) not in shapes:
+            allowed = " or ".join(map(str, shapes))
+            raise ValueError(f"MDP: {name} has shape {jnp.shape(x)}; it must be {allowed}, P being {shape}")
+    if any(isinstance(x, jax.core.Tracer) for x in mdp):
+        return mdp
+    on, sums = ~np.asarray(mdp.terminal), np.asarray(mdp.P).sum(-1)
+    if (np.asarray(mdp.P)[on] < 0).any() or not np.allclose(sums[on], 1, atol=1e-5):
+        worst = np.unravel_index(np.argmax(np.abs(np.where(on[:, None], sums, 1) - 1)), sums.shape)
+        at = tuple(int(i) for i in worst)
+        raise ValueError(f"MDP: P must be probabilities; those of (state, action) {at} add up to {sums[worst]:g}")
+    if mdp.start is not None and not np.isclose(np.asarray(mdp.start).sum(), 1, atol=1e-5):
+        raise ValueError(f"MDP: start adds up to {np.asarray(mdp.start).sum():g}; it must be probabilities")
+    if mdp.successors is not None:
+        low, high = int(np.min(mdp.successors)), int(np.max(mdp.successors))
+        if low < 0 or high >= shape[0]:
+            raise ValueError(f"MDP: successors lie in {low} .. {high}; there are {shape[0]} states, from 0")
+    return mdp
+
+
+def start_of(mdp: MDP) -> Array:
+    """Where episodes begin, a distribution `[S]`."""
+    if mdp.start is not None:
+        return jnp.asarray(mdp.start)
+    on = ~jnp.asarray(mdp.terminal)
+    return on / on.sum()
+
+
+def uniform(mdp: MDP) -> Array:
+    """The policy that takes every action alike, `[S, A]`."""
+    num_states, num_actions, _ = jnp.shape(mdp.P)
+    return jnp.full((num_states, num_actions), 1 / num_actions, jnp.asarray(mdp.P).dtype)
+
+
+def expected_next(mdp: MDP, value: Array) -> Array:
+    """E[V(s')] of every pair, `[S] -> [S, A]`."""
+    if mdp.successors is None:
+        return jnp.asarray(mdp.P) @ value
+    return (jnp.asarray(mdp.P) * value[jnp.asarray(mdp.successors)]).sum(-1)
+
+
+def expected_reward(mdp: MDP) -> Array:
+    """E[r] of every pair, `[S, A]`; 0 in terminal states."""
+    reward = jnp.asarray(mdp.R)
+    reward = (jnp.asarray(mdp.P) * reward).sum(-1) if reward.ndim == 3 else reward
+    return jnp.where(jnp.asarray(mdp.terminal)[:, None], 0.0, reward)
+
+
+def look_ahead(mdp: MDP, value: Array, gamma) -> Array:
+    """Q(s,a) = E[r] + γ E[V(s')], `[S] -> [S, A]`; 0 in terminal states.
+
+    >>> from purerl.tabular import worlds
+    >>> look_ahead(worlds.random_walk(3), jnp.zeros(5), 1.0)[3].tolist()
+    [0.0, 1.0]
+    """
+    value = jnp.where(jnp.asarray(mdp.terminal), 0.0, value)
+    following = jnp.where(jnp.asarray(mdp.terminal)[:, None], 0.0, expected_next(mdp, value))
+    return expected_reward(mdp) + gamma * following
+
+
+def transition_matrix(mdp: MDP, policy: Array) -> Array:
+    """P(s'|s) under a policy `[S, A]`, `[S, S]`; the rows of terminal states are 0."""
+    weight = jnp.where(jnp.asarray(mdp.terminal)[:, None], 0.0, policy)[..., None] * jnp.asarray(mdp.P)
+    if mdp.successors is None:
+        return weight.sum(1)
+    num_states = weight.shape[0]
+    rows = jnp.broadcast_to(jnp.arange(num_states)[:, None, None], weight.shape)
+    return jnp.zeros((num_states, num_states), weight.dtype).at[rows, jnp.asarray(mdp.successors)].add(weight)
+
+
+def epsilon_soft(mdp: MDP, epsilon) -> MDP:
+    """The dense MDP in which every action is a random one with probability ε: its optimum is the best ε-soft policy's.
+
+    Reference: Sutton & Barto, 2018, section 5.4.
+    """
+    num_states, num_actions, _ = jnp.shape(mdp.P)
+    each = jax.nn.one_hot(jnp.arange(num_actions), num_actions, dtype=jnp.asarray(mdp.P).dtype)
+    matrix = jax.vmap(lambda a: transition_matrix(mdp, jnp.broadcast_to(a, (num_states, num_actions))), out_axes=1)
+    mix = lambda x: (1 - epsilon) * x + epsilon * x.mean(1, keepdims=True)
+    return mdp._replace(P=mix(matrix(each)), R=mix(expected_reward(mdp)), successors=None)

@@ -1,0 +1,291 @@
+"""Exact answers about an MDP that is known: pure functions, to be jitted, differentiated, and vmapped over MDPs.
+
+With γ = 1 every policy that a method meets must end for sure, or its value is not finite.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from purerl.bellman import soft_value, softmax_policy, state_value
+from purerl.core import Array
+from purerl.tabular.mdp import MDP, checked, expected_next, expected_reward, look_ahead, start_of, transition_matrix
+from purerl.tabular.mdp import uniform as uniform_policy
+
+
+class Solution(NamedTuple):
+    """Optimal values and a policy that has them."""
+
+    value: Array  # V*(s) [S]
+    q: Array  # Q*(s,a) [S, A]
+    policy: Array  # probabilities [S, A]: of equal actions the first; soft: the softmax
+    sweeps: Array  # int32: sweeps over the states, or rounds of policy iteration
+    residual: Array  # the largest change of the last one
+
+
+class AverageReward(NamedTuple):
+    """The best reward a step in the long run, and what a state is worth beside it."""
+
+    gain: Array  # a scalar
+    bias: Array  # [S], 0 in state 0
+    policy: Array  # [S, A]
+    sweeps: Array
+
+
+def _check(function: str, mdp: MDP, policy: Array | None = None, **counts: int) -> None:
+    checked(mdp)
+    pairs = jnp.shape(mdp.P)[:2]
+    if policy is not None and jnp.shape(policy) != pairs:
+        raise ValueError(f"{function}: policy has shape {jnp.shape(policy)}; it must be probabilities {pairs}")
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ValueError(f"{function}: {name} is {count!r}; it must be a positive int")
+
+
+def _first_best(q: Array) -> Array:
+    return jax.nn.one_hot(q.argmax(-1), q.shape[-1], dtype=q.dtype)
+
+
+def _zeros(mdp: MDP) -> Array:
+    return jnp.zeros_like(expected_reward(mdp)[:, 0])
+
+
+def _repeat(sweep, value, tolerance, max_sweeps: int) -> tuple[Array, Array, Array]:
+    """The sweep until no value changes by more than the tolerance: (value, sweeps, residual).
+
+    Without a tolerance, until a change is rounding: 4 ulp of the largest value.
+    """
+
+    def go_on(carry):
+        value, count, residual = carry
+        least = 4 * jnp.finfo(value.dtype).eps * jnp.maximum(1.0, jnp.abs(value).max())
+        return (count < max_sweeps) & (residual > (least if tolerance is None else tolerance))
+
+    def body(carry):
+        value, count, _ = carry
+        new = sweep(value)
+        return new, count + 1, jnp.abs(new - value).max()
+
+    return jax.lax.while_loop(go_on, body, (value, jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, value.dtype)))
+
+
+# --- of a policy --------------------------------------------------------------------------------------------------
+
+
+def evaluate(mdp: MDP, policy: Array, gamma) -> Array:
+    """V of a policy by a linear solve; differentiable in everything.
+
+        V = (I - γ P_π)⁻¹ R_π
+
+    Args:
+      policy: probabilities `[S, A]`.  gamma: in [0, 1].
+    Returns:
+      V, float `[S]`.
+    Raises:
+      ValueError: if shapes disagree; so does every function here.
+    Reference: Sutton & Barto, 2018, eq. 4.3.
+
+    >>> from purerl.tabular import uniform, worlds
+    >>> walk = worlds.random_walk(3)
+    >>> [round(v, 4) for v in evaluate(walk, uniform(walk), 1.0).tolist()]
+    [0.0, 0.25, 0.5, 0.75, 0.0]
+    """
+    _check("evaluate", mdp, policy)
+    reward = state_value(policy, expected_reward(mdp))
+    return jnp.linalg.solve(jnp.eye(len(reward)) - gamma * transition_matrix(mdp, policy), reward)
+
+
+def iterate_evaluation(mdp: MDP, policy: Array, gamma, tolerance=None, max_sweeps: int = 100_000) -> Solution:
+    """V of a policy by sweeps from V = 0, each from the last one's values.
+
+        V(s) ← Σ π(a|s) (E[r] + γ E[V(s')])
+
+    Args:
+      tolerance: stop when no value changes by more; None: by more than rounding; 0 with `max_sweeps=k`: k sweeps.
+    Returns:
+      A `Solution` with the policy given, its V and its Q.
+    Reference: Sutton & Barto, 2018, eq. 4.5.
+    """
+    _check("iterate_evaluation", mdp, policy, max_sweeps=max_sweeps)
+    sweep = lambda value: state_value(policy, look_ahead(mdp, value, gamma))
+    value, sweeps, residual = _repeat(sweep, _zeros(mdp), tolerance, max_sweeps)
+    return Solution(value, look_ahead(mdp, value, gamma), jnp.asarray(policy), sweeps, residual)
+
+
+def occupancy(mdp: MDP, policy: Array, gamma) -> Array:
+    """How often each state is visited, discounted: d(s) = Σ γᵗ P(sₜ = s), float `[S]`; terminal states once at most.
+
+    Reference: Sutton & Barto, 2018, section 9.2.
+    """
+    _check("occupancy", mdp, policy)
+    start = start_of(mdp)
+    return jnp.linalg.solve((jnp.eye(len(start)) - gamma * transition_matrix(mdp, policy)).T, start)
+
+
+def objective(mdp: MDP, policy: Array, gamma) -> Array:
+    """J = Σ start(s) V(s): what a policy earns in the mean."""
+    return start_of(mdp) @ evaluate(mdp, policy, gamma)
+
+
+def policy_gradient(mdp: MDP, logits: Array, gamma) -> Array:
+    """The exact policy gradient of a softmax table, what REINFORCE samples.
+
+        ∂J/∂θ(s,a) = d(s) π(a|s) (Q(s,a) - V(s)),   π = softmax(θ)
+
+    Args:
+      logits: θ, float `[S, A]`.
+    Returns:
+      The gradient, float `[S, A]`. (`jax.grad` of `objective` gives the same, for any parametrisation.)
+    Reference: Sutton et al., 2000, theorem 1; Agarwal et al., 2021, arXiv:1908.00261, lemma C.1.
+    """
+    _check("policy_gradient", mdp, logits)
+    policy = softmax_policy(logits)
+    value = evaluate(mdp, policy, gamma)
+    advantage = look_ahead(mdp, value, gamma) - value[:, None]
+    return jnp.where(jnp.asarray(mdp.terminal), 0.0, occupancy(mdp, policy, gamma))[:, None] * policy * advantage
+
+
+# --- of the best policy -------------------------------------------------------------------------------------------
+
+
+def value_iteration(mdp: MDP, gamma, tolerance=None, max_sweeps: int = 100_000) -> Solution:
+    """V* by sweeps of the Bellman optimality backup from V = 0.
+
+        V(s) ← max E[r] + γ E[V(s')]
+
+    With γ < 1 the error is at most γ / (1 - γ) times the residual.
+    Args:
+      tolerance: stop when no value changes by more; None: by more than rounding.
+    Reference: Sutton & Barto, 2018, eq. 4.10.
+
+    >>> from purerl.tabular import worlds
+    >>> value_iteration(worlds.cliff(), 1.0).value[36].item()
+    -13.0
+    """
+    _check("value_iteration", mdp, max_sweeps=max_sweeps)
+    sweep = lambda value: look_ahead(mdp, value, gamma).max(-1)
+    value, sweeps, residual = _repeat(sweep, _zeros(mdp), tolerance, max_sweeps)
+    q = look_ahead(mdp, value, gamma)
+    return Solution(value, q, _first_best(q), sweeps, residual)
+
+
+def policy_iteration(mdp: MDP, gamma, max_rounds: int = 1_000) -> Solution:
+    """V* by solving for a policy's values and being greedy over them, until that changes nothing.
+
+    It starts from the uniform policy, and changes an action only for a better one: ties cannot make it turn in circles.
+    Reference: Howard, 1960; Sutton & Barto, 2018, section 4.3.
+    """
+    _check("policy_iteration", mdp, max_rounds=max_rounds)
+
+    def improve(carry):
+        policy, value, _, rounds, _ = carry
+        q = look_ahead(mdp, value, gamma)
+        rounding = 64 * jnp.finfo(q.dtype).eps * jnp.maximum(1.0, jnp.abs(q).max())
+        better = q.max(-1) > state_value(policy, q) + rounding
+        policy = jnp.where(better[:, None], _first_best(q), policy)
+        new = evaluate(mdp, policy, gamma)
+        return policy, new, better.any(), rounds + 1, jnp.abs(new - value).max()
+
+    policy = uniform_policy(mdp)
+    value = evaluate(mdp, policy, gamma)
+    begin = (policy, value, jnp.array(True), jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, value.dtype))
+    go_on = lambda carry: carry[2] & (carry[3] < max_rounds)
+    _, value, _, rounds, residual = jax.lax.while_loop(go_on, improve, begin)
+    q = look_ahead(mdp, value, gamma)
+    return Solution(value, q, _first_best(q), rounds, residual)
+
+
+def modified_policy_iteration(
+    mdp: MDP, gamma, num_evaluations: int = 10, tolerance=None, max_rounds: int = 100_000
+) -> Solution:
+    """Between the two: greedy, then so many sweeps for that policy. One is value iteration.
+
+    Reference: Puterman & Shin, 1978; Sutton & Barto, 2018, section 4.6 (generalised policy iteration).
+    """
+    _check("modified_policy_iteration", mdp, num_evaluations=num_evaluations, max_rounds=max_rounds)
+
+    def sweep(value):
+        q = look_ahead(mdp, value, gamma)
+        best = q.argmax(-1)
+        take = lambda q: jnp.take_along_axis(q, best[:, None], axis=-1)[:, 0]
+        again = lambda _, value: take(look_ahead(mdp, value, gamma))
+        return jax.lax.fori_loop(1, num_evaluations, again, take(q))
+
+    value, rounds, residual = _repeat(sweep, _zeros(mdp), tolerance, max_rounds)
+    q = look_ahead(mdp, value, gamma)
+    return Solution(value, q, _first_best(q), rounds, residual)
+
+
+def finite_horizon(mdp: MDP, horizon: int, gamma=1.0) -> tuple[Array, Array]:
+    """The best that can be had in so many steps, and how.
+
+        V₀ = 0,   Vₖ(s) = max E[r] + γ E[Vₖ₋₁(s')]
+
+    Returns:
+      V with k steps left, float `[horizon + 1, S]`, and the best action then, int32 `[horizon, S]` for k = 1, 2, …
+    Reference: Bellman, 1957; Puterman, 1994, section 4.5.
+    """
+    _check("finite_horizon", mdp, horizon=horizon)
+
+    def sweep(value, _):
+        q = look_ahead(mdp, value, gamma)
+        return q.max(-1), (q.max(-1), q.argmax(-1).astype(jnp.int32))
+
+    first = _zeros(mdp)
+    _, (values, actions) = jax.lax.scan(sweep, first, length=horizon)
+    return jnp.concatenate([first[None], values]), actions
+
+
+def soft_value_iteration(mdp: MDP, gamma, temperature, tolerance=None, max_sweeps: int = 100_000) -> Solution:
+    """The best policy whose entropy is worth τ a nat, π = softmax(Q/τ).
+
+        V(s) ← τ log Σ e^{Q(s,a)/τ}
+
+    Args:
+      temperature: τ > 0.
+    Reference: Ziebart, 2010; Haarnoja et al., 2017, arXiv:1702.08165, theorem 2.
+    """
+    _check("soft_value_iteration", mdp, max_sweeps=max_sweeps)
+    ends = jnp.asarray(mdp.terminal)
+    sweep = lambda value: jnp.where(ends, 0.0, soft_value(look_ahead(mdp, value, gamma), temperature))
+    value, sweeps, residual = _repeat(sweep, _zeros(mdp), tolerance, max_sweeps)
+    q = look_ahead(mdp, value, gamma)
+    return Solution(value, q, softmax_policy(q, temperature), sweeps, residual)
+
+
+def relative_value_iteration(mdp: MDP, tolerance=None, max_sweeps: int = 1_000_000) -> AverageReward:
+    """The largest average reward, of an MDP without ends in which one can get anywhere.
+
+        g + h(s) = max E[r] + E[h(s')],   h(0) = 0
+
+    Every second step stays where it is, in effect, so that cycles do not keep it from settling.
+    Args:
+      tolerance: stop when the bounds of the gain lie so close; None: as close as rounding lets them.
+    Raises:
+      ValueError: if a state is terminal.
+    Reference: White, 1963; Puterman, 1994, sections 8.5.4 and 8.5.5.
+    """
+    _check("relative_value_iteration", mdp, max_sweeps=max_sweeps)
+    if not isinstance(mdp.terminal, jax.core.Tracer) and bool(jnp.any(mdp.terminal)):
+        raise ValueError("relative_value_iteration: mdp has terminal states; an average reward is of endless runs")
+    reward = expected_reward(mdp)
+    backup = lambda bias: reward + 0.5 * expected_next(mdp, bias) + 0.5 * bias[:, None]
+
+    def go_on(carry):
+        bias, _, count, spread = carry
+        least = 4 * jnp.finfo(bias.dtype).eps * jnp.maximum(1.0, jnp.abs(bias).max())
+        return (count < max_sweeps) & (spread > (least if tolerance is None else tolerance))
+
+    def body(carry):
+        bias, _, count, _ = carry
+        new = backup(bias).max(-1)
+        change = new - bias
+        return new - new[0], 0.5 * (change.max() + change.min()), count + 1, change.max() - change.min()
+
+    bias = jnp.zeros_like(reward[:, 0])
+    begin = (bias, jnp.zeros((), bias.dtype), jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, bias.dtype))
+    bias, gain, sweeps, _ = jax.lax.while_loop(go_on, body, begin)
+    return AverageReward(gain, 0.5 * bias, _first_best(backup(bias)), sweeps)
