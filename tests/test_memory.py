@@ -298,3 +298,47 @@ def test_a_feed_forward_network_has_the_memory_that_is_none(key):
     outputs, next_outputs, _ = step_by_step(network, params, (), obs, next_obs, ended)
     close(network.unroll(params, (), obs, ended, next_obs)[:2], (outputs, next_outputs))
     assert memory.with_memory(network) is network
+
+
+@pytest.mark.parametrize("core", [networks.gru(3, longest=8.0), networks.lstm(3, longest=8.0)])
+def test_longest_spreads_what_cells_keep(core):
+    """With no input and no recurrent weights, a gate that keeps halves, or keeps 8 parts of 9."""
+    bias = core.init(jax.random.key(0), 2)["bias"].reshape(-1, 3)
+    keeps = sigmoid(np.asarray(bias[1], np.float64))
+    np.testing.assert_allclose(keeps, 1 - 1 / (1 + 8 ** np.array([0, 0.5, 1])), rtol=1e-6)
+    if len(bias) == 4:
+        np.testing.assert_allclose(bias[0], -bias[1])
+
+
+@pytest.mark.parametrize("core", [networks.gru, networks.lstm, networks.min_gru])
+def test_longest_must_be_a_step_at_least(core):
+    with pytest.raises(ValueError, match=r"longest is 0\.5; it must be at least 1"):
+        core(4, longest=0.5)
+
+
+@pytest.mark.parametrize("core", [networks.gru(4), networks.lstm(4)], ids=["gru", "lstm"])
+def test_derivatives_through_a_cell_are_those_of_its_steps(core):
+    """Both modes and second order: the loop has a derivative rule of its own."""
+    x = jax.random.normal(jax.random.key(1), (5, 2, 3))
+    ended = jnp.zeros((5, 2), bool).at[2, 0].set(True)
+
+    def unrolled(params, x):
+        return core.unroll(params, core.memory(2), x, ended)[0]
+
+    def stepped(params, x):
+        memory, ys = core.memory(2), []
+        for t in range(5):
+            y, memory = core.step(params, memory, x[t])
+            memory = core.reset(memory, ended[t])
+            ys.append(y)
+        return jnp.stack(ys)
+
+    params = core.init(jax.random.key(0), 3)
+    direction = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), (params, x))
+    total = lambda f: lambda *a: jnp.sin(f(*a)).sum()
+    along = lambda f: jax.jvp(f, (params, x), direction)[1]
+    hessian = lambda f: jax.jvp(jax.grad(total(f), (0, 1)), (params, x), direction)[1]
+    both = lambda of: [jax.tree.leaves(jax.jit(lambda: of(f))()) for f in (unrolled, stepped)]
+    for of in (along, lambda f: jax.grad(total(f), (0, 1))(params, x), hessian):
+        for got, wanted in zip(*both(of), strict=True):
+            np.testing.assert_allclose(got, wanted, atol=2e-5)

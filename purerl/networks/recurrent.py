@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen import initializers
 
 from purerl.core import Array, Key
@@ -28,8 +29,12 @@ class Core(NamedTuple):
     unroll: Callable[..., tuple[Array, Array | None, Any]]
 
 
-def _cell(size: int, num_gates: int, start: Callable[[int], Any], cell: Callable, output: Callable) -> Core:
-    """A cell `(memory, gates of x·W + b, gates of h·U) -> memory` for any leading axes, and h, read of its memory."""
+def _cell(size: int, biases: list[np.ndarray], start: Callable[[int], Any], cell: Callable, output: Callable) -> Core:
+    """A cell `(memory, gates of x·W + b, gates of h·U) -> memory` for any leading axes, and h, read of its memory.
+
+    biases: what each gate's b is at first, `[size]`.
+    """
+    num_gates = len(biases)
 
     def init(key, num_features):
         keys = jax.random.split(key, 2 * num_gates)
@@ -37,7 +42,7 @@ def _cell(size: int, num_gates: int, start: Callable[[int], Any], cell: Callable
         return {
             "input": jnp.concatenate([wide(k, (num_features, size)) for k in keys[:num_gates]], axis=1),
             "recurrent": jnp.concatenate([square(k, (size, size)) for k in keys[num_gates:]], axis=1),
-            "bias": jnp.zeros(num_gates * size),
+            "bias": jnp.asarray(np.concatenate(biases), jnp.result_type(float)),
         }
 
     split = lambda x: tuple(jnp.split(x, num_gates, axis=-1))
@@ -89,55 +94,75 @@ def _cell(size: int, num_gates: int, start: Callable[[int], Any], cell: Callable
     return Core(init, start, reset, step, unroll)
 
 
-def gru(size: int = 64) -> Core:
+def _spans(size: int, longest: float) -> np.ndarray:
+    """log τ of memories of 1 to `longest` steps, evenly spread: what a gate that keeps begins with."""
+    return np.linspace(0.0, np.log(longest), size)
+
+
+def gru(size: int = 64, longest: float = 1.0) -> Core:
     """Gated recurrent unit.
 
         r = σ(Wᵣx + Uᵣh),  z = σ(W_z x + U_z h),  n = tanh(W_n x + r ⊙ U_n h),  h' = (1 - z) ⊙ n + z ⊙ h
 
-    Reference: Cho et al., 2014, arXiv:1406.1078, with r after the product, as cuDNN has it.
+    Args:
+      longest: features start with memories of 1 to so many steps. At 1 all forget half at every step, as is
+        customary; where something must be kept for 50 steps, 100 is what makes that learnable.
+    Reference: Cho et al., 2014, arXiv:1406.1078, with r after the product, as cuDNN has it; longest: Tallec &
+      Ollivier, 2018, arXiv:1804.11188.
     """
     _check("gru", size=size)
+    _check_longest("gru", longest)
+    zero = np.zeros(size)  # NumPy: a core may be made before jax is set up
 
     def cell(h, of_x, of_h):
         keep, use = (jax.nn.sigmoid(of_x[i] + of_h[i]) for i in (1, 0))
         return (1 - keep) * jnp.tanh(of_x[2] + use * of_h[2]) + keep * h
 
-    return _cell(size, 3, lambda n: jnp.zeros((n, size)), cell, lambda h: h)
+    return _cell(size, [zero, _spans(size, longest), zero], lambda n: jnp.zeros((n, size)), cell, lambda h: h)
 
 
-def lstm(size: int = 64) -> Core:
-    """Long short-term memory, with 1 added to the forget gate.
+def lstm(size: int = 64, longest: float | None = None) -> Core:
+    """Long short-term memory.
 
-        c' = σ(f + 1) ⊙ c + σ(i) ⊙ tanh(g),  h' = σ(o) ⊙ tanh(c'),   (i, f, g, o) = Wx + Uh + b
+        c' = σ(f) ⊙ c + σ(i) ⊙ tanh(g),  h' = σ(o) ⊙ tanh(c'),   (i, f, g, o) = Wx + Uh + b
 
-    Reference: Hochreiter & Schmidhuber, 1997; the forget gate's 1: Jozefowicz et al., 2015.
+    Args:
+      longest: features start with memories of 1 to so many steps; None: the forget gate's b is 1, as is customary.
+    Reference: Hochreiter & Schmidhuber, 1997; the forget gate's 1: Jozefowicz et al., 2015; longest: Tallec &
+      Ollivier, 2018, arXiv:1804.11188, eq. 16.
     """
     _check("lstm", size=size)
+    _check_longest("lstm", 1.0 if longest is None else longest)
+    zero = np.zeros(size)  # NumPy: a core may be made before jax is set up
+    spans = None if longest is None else _spans(size, longest)
+    biases = [zero, zero + 1, zero, zero] if spans is None else [-spans, spans, zero, zero]
 
     def cell(memory, of_x, of_h):
         i, f, g, o = (x + h for x, h in zip(of_x, of_h, strict=True))
-        c = jax.nn.sigmoid(f + 1) * memory[1] + jax.nn.sigmoid(i) * jnp.tanh(g)
+        c = jax.nn.sigmoid(f) * memory[1] + jax.nn.sigmoid(i) * jnp.tanh(g)
         return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
-    return _cell(size, 4, lambda n: (jnp.zeros((n, size)), jnp.zeros((n, size))), cell, lambda memory: memory[0])
+    return _cell(size, biases, lambda n: (jnp.zeros((n, size)), jnp.zeros((n, size))), cell, lambda memory: memory[0])
 
 
-def min_gru(size: int = 64) -> Core:
+def min_gru(size: int = 64, longest: float = 100.0) -> Core:
     """A GRU whose gates do not see h: a linear recurrence, which learning computes for all steps at once.
 
         z = σ(W_z x + b),  h' = (1 - z) ⊙ h + z ⊙ W_h x
 
-    The features start with memories of 1 to 100 steps: b = -log τ. From b = 0 all would forget half at every step.
     `unroll` is an associative scan, log₂ T passes in place of T steps; on a CPU, where passes over memory cost more
     than small steps, a plain scan, which is three times as fast there.
-    Reference: Feng et al., 2024, arXiv:2410.01201, section 3.1; b: Tallec & Ollivier, 2018, arXiv:1804.11188.
+    Args:
+      longest: features start with memories of 1 to so many steps, b = -log τ.
+    Reference: Feng et al., 2024, arXiv:2410.01201, section 3.1; longest: Tallec & Ollivier, 2018, arXiv:1804.11188.
     """
     _check("min_gru", size=size)
+    _check_longest("min_gru", longest)
 
     def init(key, num_features):
         kernel = initializers.lecun_normal()
         kernels = [kernel(k, (num_features, size)) for k in jax.random.split(key)]
-        bias = jnp.concatenate([-jnp.log(jnp.geomspace(1.0, 100.0, size)), jnp.zeros(size)])
+        bias = jnp.concatenate([-_spans(size, longest), jnp.zeros(size)])
         return {"input": jnp.concatenate(kernels, axis=1), "bias": bias}
 
     def terms(params, x):
@@ -187,3 +212,8 @@ def _check(function: str, **counts: int) -> None:
     for name, count in counts.items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise ValueError(f"{function}: {name} is {count!r}; it must be a positive int")
+
+
+def _check_longest(function: str, longest: float) -> None:
+    if not longest >= 1:
+        raise ValueError(f"{function}: longest is {longest!r}; it must be at least 1")
