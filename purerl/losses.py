@@ -280,7 +280,8 @@ def quantile_huber(quantiles: Array, target: Array, fractions: Array, delta=1.0)
     Args:
       quantiles: float `[..., K]`.  target: a constant, float `[..., J]`.
       fractions: f in (0, 1), float `[K]` or `[..., K]`; (i + ½)/K in QR-DQN, drawn in IQN.
-      delta: δ ≥ 0 of the Huber loss H; 0 gives |u|, whose minimum is the quantile itself.
+      delta: δ ≥ 0 of the Huber loss H; 0 gives |u|, whose minimum is the quantile itself. (Over δ as IQN has it; QR-DQN
+        does not divide, which is the same at 1.)
     Returns:
       Loss, float `[...]`.
     Reference: Dabney et al., 2018, arXiv:1710.10044, eq. 10; 2018, arXiv:1806.06923, eq. 3.

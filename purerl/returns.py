@@ -262,7 +262,7 @@ def vtrace(
     next_value = jnp.where(terminated, 0.0, next_value)
     delta = rho * (reward + gamma * next_value - value)
     target = value + corrections(delta, trace, terminated, truncated, gamma)
-    goes_on = (~(terminated | truncated)).at[-1].set(False)
+    goes_on = jnp.asarray(~(terminated | truncated)).at[-1].set(False)
     after = jnp.where(goes_on, (1 - lam) * next_value + lam * _next_step(target), next_value)
     return VTrace(target, rho * (reward + gamma * after - value))
 
@@ -322,7 +322,7 @@ def n_step(reward, next_value, terminated, truncated, gamma, n: int) -> Array:
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"n_step: n is {n!r}; it must be a positive int")
     one_step = reward + jnp.where(terminated, 0.0, gamma) * next_value
-    stop = (terminated | truncated).at[-1].set(True)
+    stop = jnp.asarray(terminated | truncated).at[-1].set(True)
 
     def longer(_, returns):  # G⁽ᵏ⁺¹⁾ₜ = rₜ + γ G⁽ᵏ⁾ₜ₊₁
         later = jnp.concatenate([returns[1:], returns[-1:]])

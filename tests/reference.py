@@ -62,3 +62,36 @@ def iqm(scores):
     cut = len(scores) // 4
     kept = scores[cut : len(scores) - cut]
     return sum(kept) / len(kept)
+
+
+def corrections(delta, trace, ended, gamma):
+    """Σₖ γᵏ⁻ᵗ (Π cᵢ for t ≤ i < k) δₖ up to the end of each step's episode."""
+    total = np.zeros_like(delta, dtype=np.float64)
+    for t in range(len(delta)):
+        weight = np.ones(delta.shape[1:])
+        for k in range(t, len(delta)):
+            total[t] += weight * delta[k]
+            weight = weight * gamma * trace[k] * np.where(ended[k], 0.0, 1.0)
+    return total
+
+
+def vtrace(log_ratio, reward, value, next_value, terminated, truncated, gamma, lam, clip_rho, clip_c):
+    """The paper's sum (eq. 1), and its policy gradient's weight with the next step's target."""
+    ratio, ended = np.exp(log_ratio), terminated | truncated
+    rho, c = np.minimum(ratio, clip_rho), lam * np.minimum(ratio, clip_c)
+    delta = rho * (reward + gamma * np.where(terminated, 0.0, next_value) - value)
+    target = value + corrections(delta, c, ended, gamma)
+    advantage = np.zeros_like(value)
+    for i in np.ndindex(value.shape):
+        after = next_value[i]
+        if not ended[i] and i[0] + 1 < len(value):
+            after = (1 - lam) * after + lam * target[(i[0] + 1, *i[1:])]
+        advantage[i] = rho[i] * (reward[i] + (0.0 if terminated[i] else gamma * after) - value[i])
+    return target, advantage
+
+
+def off_policy_returns(weight, reward, value, next_value, terminated, truncated, gamma):
+    """Q + corrections whose trace into step k + 1 is `weight[k + 1]`."""
+    delta = reward + gamma * np.where(terminated, 0.0, next_value) - value
+    trace = np.concatenate([weight[1:], weight[-1:]])
+    return value + corrections(delta, trace, terminated | truncated, gamma)

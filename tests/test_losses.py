@@ -60,3 +60,204 @@ def test_constant_advantages_are_finite_and_so_is_their_gradient(count):
 def test_shapes_that_would_broadcast_are_refused(name):
     with pytest.raises(ValueError, match=rf"{name}: shapes must be equal, got .*\(3, 1\).*\(3,\)"):
         getattr(losses, name)(jnp.ones((3, 1)), jnp.ones(3))
+
+
+# --- the others, against NumPy ------------------------------------------------------------------------------------
+
+L = losses
+pos = lambda x: np.abs(x) + 0.1
+AGAINST = {  # name: (ours, NumPy's), of four arrays
+    "kl_penalty": (
+        lambda a, b, c, d: L.kl_penalty(a, b, jnp.abs(c), 0.3),
+        lambda a, b, c, d: -np.exp(a) * b + 0.3 * abs(c),
+    ),
+    "dpo_drift": (
+        lambda a, b, c, d: L.dpo_drift(a, b),
+        lambda a, b, c, d: (
+            -(
+                np.exp(a) * b
+                - np.where(
+                    b >= 0,
+                    np.maximum((np.exp(a) - 1) * b - 2 * np.tanh((np.exp(a) - 1) * b / 2), 0),
+                    np.maximum(a * b - 0.6 * np.tanh(a * b / 0.6), 0),
+                )
+            )
+        ),
+    ),
+    "simple_policy": (
+        lambda a, b, c, d: L.simple_policy(a, b, 0.2),
+        lambda a, b, c, d: -(np.exp(a) * b - abs(b) / 0.4 * (np.exp(a) - 1) ** 2),
+    ),
+    "actor_critic": (
+        lambda a, b, c, d: L.actor_critic(a, b, c, d, a, 0.4, 0.2),
+        lambda a, b, c, d: -a * d + 0.4 * (c - a) ** 2 / 2 - 0.2 * b,
+    ),
+    "huber": (
+        lambda a, b, c, d: L.huber(3 * a, b, 0.7),
+        lambda a, b, c, d: np.where(abs(3 * a - b) <= 0.7, (3 * a - b) ** 2 / 2, 0.7 * (abs(3 * a - b) - 0.35)),
+    ),
+    "exponential_weights": (
+        lambda a, b, c, d: L.exponential_weights(3 * a, 0.5, 20.0),
+        lambda a, b, c, d: np.minimum(np.exp(3 * a / 0.5), 20.0),
+    ),
+    "mpo_weights": (
+        lambda a, b, c, d: L.mpo_weights(a, 0.5, axis=0),
+        lambda a, b, c, d: np.exp(a / 0.5) / np.exp(a / 0.5).sum(0),
+    ),
+    "mpo_temperature": (
+        lambda a, b, c, d: L.mpo_temperature(a, 0.5, 0.1, axis=0),
+        lambda a, b, c, d: 0.5 * 0.1 + 0.5 * np.log(np.exp(a / 0.5).mean(0)),
+    ),
+    "kl_multiplier": (
+        lambda a, b, c, d: L.kl_multiplier(a, 0.5, 0.1),
+        lambda a, b, c, d: 0.5 * a + 0.5 * (0.1 - a),
+    ),
+    "k1": (lambda a, b, c, d: L.kl_estimates(a)[0], lambda a, b, c, d: -a),
+    "k2": (lambda a, b, c, d: L.kl_estimates(a)[1], lambda a, b, c, d: a**2 / 2),
+    "k3": (lambda a, b, c, d: L.kl_estimates(a)[2], lambda a, b, c, d: np.exp(a) - 1 - a),
+    "quantile_huber": (
+        lambda a, b, c, d: L.quantile_huber(a, b, jnp.array([0.1, 0.5, 0.9]), 0.5),
+        lambda a, b, c, d: quantile_huber(a, b, [0.1, 0.5, 0.9], 0.5),
+    ),
+    "categorical_cross_entropy": (
+        lambda a, b, c, d: L.categorical_cross_entropy(a, jax.nn.softmax(b)),
+        lambda a, b, c, d: -(softmax(b) * np.log(softmax(a))).sum(-1),
+    ),
+    "deterministic_policy_gradient": (lambda a, b, c, d: L.deterministic_policy_gradient(a), lambda a, b, c, d: -a),
+    "soft_actor": (lambda a, b, c, d: L.soft_actor(a, b, 0.3), lambda a, b, c, d: 0.3 * a - b),
+    "soft_critic": (
+        lambda a, b, c, d: L.soft_critic(a, b, 0.9, c > 0.5, c, d, 0.3),
+        lambda a, b, c, d: (a - b - 0.9 * np.where(c > 0.5, 0, c - 0.3 * d)) ** 2 / 2,
+    ),
+    "soft_temperature": (
+        lambda a, b, c, d: L.soft_temperature(a[0, 0], b, -2.0),
+        lambda a, b, c, d: -np.exp(a[0, 0]) * (b - 2.0),
+    ),
+}
+CONSTANT = {"soft_critic": "bcd", "soft_temperature": "b", "kl_multiplier": "a"}  # whose gradient is held
+
+
+def softmax(x):
+    return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+
+
+def quantile_huber(quantiles, target, fractions, delta):
+    out = np.zeros(quantiles.shape[:-1])
+    for i in np.ndindex(out.shape):
+        for theta, f in zip(quantiles[i], fractions, strict=True):
+            errors = target[i] - theta
+            h = np.where(abs(errors) <= delta, errors**2 / 2, delta * (abs(errors) - delta / 2))
+            out[i] += np.mean([abs(f - (e < 0)) * x / delta for e, x in zip(errors, h, strict=True)])
+    return out
+
+
+@pytest.mark.parametrize("name", AGAINST)
+def test_losses_against_numpy_and_finite_differences(name, data):
+    ours, numpy = AGAINST[name]
+    with jax.enable_x64(True):
+        arrays = [jnp.asarray(np.asarray(x, np.float64)) for x in data]
+        wanted = numpy(*map(np.asarray, arrays))
+        np.testing.assert_allclose(ours(*arrays), wanted, rtol=1e-9, atol=1e-12)
+        for position, letter in enumerate("abcd"):
+            if letter in CONSTANT.get(name, ""):
+                continue
+            total = lambda x, p=position: ours(*arrays[:p], x, *arrays[p + 1 :]).sum()
+            slope, step = jax.grad(total)(arrays[position]), 1e-6
+            for i in ((0, 0), (2, 1)):
+                bump = jnp.zeros_like(arrays[position]).at[i].set(step)
+                numeric = (total(arrays[position] + bump) - total(arrays[position] - bump)) / (2 * step)
+                np.testing.assert_allclose(slope[i], numeric, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", AGAINST)
+def test_losses_and_their_gradients_are_finite_at_the_edges(name):
+    ours = AGAINST[name][0]
+    zero = jnp.zeros((5, 3))
+    for arrays in ([zero] * 4, [zero - 30.0, zero, zero, zero], [zero + 30.0, -zero, zero + 1, zero]):
+        for x in jax.tree.leaves((ours(*arrays), jax.grad(lambda *a: ours(*a).sum(), (0, 1, 2, 3))(*arrays))):
+            assert np.isfinite(x).all()
+
+
+def test_policy_losses_start_from_the_policy_gradient(data):
+    """At ratio 1 each surrogate's gradient is REINFORCE's."""
+    advantage = data[1]
+    zero = jnp.zeros_like(advantage)
+    for surrogate in (
+        lambda x: losses.kl_penalty(x, advantage, losses.kl_estimates(x)[1], 1.0),
+        lambda x: losses.dpo_drift(x, advantage),
+        lambda x: losses.simple_policy(x, advantage, 0.2),
+    ):
+        np.testing.assert_allclose(jax.grad(lambda x: surrogate(x).sum())(zero), -advantage, rtol=1e-5)
+
+
+def test_simple_policy_has_its_top_at_the_edge_and_ppo_its_kink():
+    slope = jax.vmap(jax.grad(lambda x, a: losses.simple_policy(x, a, 0.2)))
+    edges = jnp.log(jnp.array([1.2, 0.8]))
+    np.testing.assert_allclose(slope(edges, jnp.array([1.0, -1.0])), 0.0, atol=1e-6)
+    beyond = slope(jnp.log(jnp.array([1.5, 0.5])), jnp.array([1.0, -1.0]))
+    assert beyond[0] > 0 > beyond[1]  # it pulls back, where the clipped loss lets go
+
+
+def test_kl_coefficient_follows_the_papers_rule():
+    for kl, factor in ((0.0, 0.5), (0.0066, 0.5), (0.0067, 1.0), (0.0149, 1.0), (0.0151, 2.0)):
+        assert losses.adapt_kl_coefficient(0.3, kl, 0.01) == pytest.approx(0.3 * factor)
+
+
+def test_kl_estimates_have_the_mean_of_kl():
+    """Over actions of μ: k₁ and k₃ exactly, by summing over all of them."""
+    mu, pi = (jax.nn.log_softmax(jnp.array(x)) for x in ([0.3, -1.0, 2.0], [0.0, 0.5, 1.0]))
+    exact = (jnp.exp(mu) * (mu - pi)).sum()
+    k1, _, k3 = losses.kl_estimates(pi - mu)
+    np.testing.assert_allclose([(jnp.exp(mu) * k).sum() for k in (k1, k3)], exact, rtol=1e-5)
+
+
+def test_mpo_dual_has_its_minimum_where_kl_is_epsilon():
+    q = jnp.asarray(np.random.default_rng(0).normal(size=200), jnp.float32)
+    slope = jax.grad(lambda eta: losses.mpo_temperature(q, eta, 0.1))
+    low, high = 1e-2, 1e2
+    for _ in range(60):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    weights = losses.mpo_weights(q, middle)
+    kl = (weights * jnp.log(weights * 200)).sum()
+    assert kl == pytest.approx(0.1, rel=1e-3)
+    # and that of the multiplier moves α up while KL is too large
+    assert jax.grad(lambda a: losses.kl_multiplier(jnp.array(0.5), a, 0.1))(1.0) < 0
+    assert jax.grad(lambda kl: losses.kl_multiplier(kl, 2.0, 0.1))(0.5) == 2.0
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.8])
+def test_quantile_loss_has_the_quantile_as_its_minimum(fraction):
+    target = jnp.asarray(np.sort(np.random.default_rng(0).normal(size=101)), jnp.float32)
+    at = lambda x: losses.quantile_huber(x[None], target, jnp.array([fraction]), 0.0)
+    best = target[jax.vmap(at)(target).argmin()]
+    assert best == pytest.approx(np.quantile(target, fraction), abs=0.05)
+    assert np.isfinite(jax.grad(lambda x: at(x))(target[3]))
+
+
+def test_impossible_classes_count_only_where_they_are_wanted():
+    logits, target = jnp.array([0.0, -jnp.inf]), jnp.array([1.0, 0.0])
+    assert losses.categorical_cross_entropy(logits, target) == 0.0
+    assert np.isfinite(jax.grad(losses.categorical_cross_entropy)(logits, target)).all()
+    assert losses.categorical_cross_entropy(logits, target[::-1]) == jnp.inf
+
+
+def test_sac_constants_are_constants(data):
+    a, b, c, d = data
+    no = jnp.zeros(a.shape, bool)
+    slopes = jax.grad(lambda r, q, lp: losses.soft_critic(a, r, 0.9, no, q, lp, 0.3).sum(), (0, 1, 2))(b, c, d)
+    assert not any(s.any() for s in slopes)
+    ended = losses.soft_critic(a, b, 0.9, ~no, jnp.full_like(c, jnp.nan), d, 0.3)
+    np.testing.assert_allclose(ended, 0.5 * (a - b) ** 2, rtol=1e-6)
+    # too little entropy (log π above -target) raises the temperature
+    assert jax.grad(lambda t: losses.soft_temperature(t, jnp.array(1.0), 0.5))(0.0) < 0
+
+
+def test_more_shapes_that_would_broadcast_are_refused():
+    a, b = jnp.ones((3, 1)), jnp.ones(3)
+    for name in ("dpo_drift", "huber", "soft_actor", "categorical_cross_entropy"):
+        extra = (1.0,) if name == "soft_actor" else ()
+        with pytest.raises(ValueError, match=rf"{name}: shapes must be equal"):
+            getattr(losses, name)(a, b, *extra)
+    with pytest.raises(ValueError, match=r"quantile_huber: leading axes .* quantiles \(3, 1\), target \(3,\)"):
+        losses.quantile_huber(a, b, jnp.ones(1))

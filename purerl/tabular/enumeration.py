@@ -52,19 +52,6 @@ def _probabilities(where: str, counts: np.ndarray, denominator: int | None) -> n
     return exact / denominator
 
 
-def _check_alike(rows: list, again: list, ignore: Sequence[str]) -> None:
-    """That states do the same whatever the ignored leaves hold."""
-    means = lambda pairs: {successor: total / count for successor, (count, total) in pairs.items()}
-    for s, states in enumerate(zip(rows, again, strict=True)):
-        for a, (old, new) in enumerate(zip(*states, strict=True)):
-            old, new = means(old), means(new)
-            if old.keys() != new.keys() or not all(np.isclose(r, new[k], rtol=1e-5) for k, r in old.items()):
-                raise ValueError(
-                    f"from_env: state {s} with action {a} leads to {old} or to {new} (state: reward), by what was "
-                    f"ignored, {tuple(ignore)}, or by chance: ignore less, or give more samples"
-                )
-
-
 def from_env(
     env: Any,
     env_params: Any,
@@ -84,8 +71,8 @@ def from_env(
     Args:
       env, env_params: a gymnax 1.x environment with Discrete actions, such as `purerl.make(id)` gives.
       denominator, start_denominator: of which transitions' and first states' probabilities are multiples of one.
-      ignore: leaves of the state that make no difference, such as `("time",)` for a clock that only limits it. Each
-        state is tried a second time, as it was last met, and must behave alike.
+      ignore: leaves of the state that make no difference, such as `("time",)` for a clock that only limits it.
+        64 episodes of random actions are played, to the time limit or 1,000 steps, and must keep to the table.
       max_states: give up beyond these.
     Returns:
       See `Enumerated`.
@@ -101,7 +88,7 @@ def from_env(
     if not hasattr(space, "n"):
         raise ValueError(f"from_env: the action space is {space!r}; it must be Discrete")
     num_actions, chunk = int(space.n), 64
-    reset_key, step_key, again_key = jax.random.split(key, 3)
+    reset_key, step_key, play_key = jax.random.split(key, 3)
 
     def step(key, state, action):
         obs, state, reward, terminated, _ = env.step_env(key, state, action, env_params)
@@ -122,9 +109,25 @@ def from_env(
             parts.append(_as_numpy(over_states(keys[i : i + chunk], part, jnp.arange(num_actions))))
         return jax.tree.map(lambda *x: np.concatenate(x)[:size], *parts)
 
+    @jax.jit
+    def play(key):
+        """Random episodes: states [T, E, ...], actions [T, E], and what came of them."""
+        limit = min(int(getattr(env_params, "max_steps_in_episode", 1000)), 1000)
+        begin = jax.vmap(lambda key: env.reset(key, env_params)[1])
+
+        def one(state, key):
+            act_key, step_key, reset_key = jax.random.split(key, 3)
+            action = jax.random.randint(act_key, (64,), 0, num_actions)
+            (_, after), reward, end = jax.vmap(step)(jax.random.split(step_key, 64), state, action)
+            fresh = begin(jax.random.split(reset_key, 64))
+            choose = lambda new, old: jnp.where(end.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+            return jax.tree.map(choose, fresh, after), (state, action, (after, reward, end))
+
+        start_key, run_key = jax.random.split(key)
+        return jax.lax.scan(one, begin(jax.random.split(start_key, 64)), jax.random.split(run_key, limit))[1]
+
     number: dict[bytes, int] = {}
     first: list[Any] = []  # each (obs, state) as it was first met
-    latest: list[Any] = []  # and last
 
     def meet(looks: tuple[Any, Any]) -> list[int]:
         """Numbers of states of (obs, state) [B, ...], new ones for new states."""
@@ -134,13 +137,11 @@ def from_env(
             if name not in number:
                 number[name] = len(first)
                 first.append(look)
-                latest.append(look)
                 if len(first) > max_states:
                     raise ValueError(
                         f"from_env: there are more than max_states, {max_states}, states; if they count time and "
                         "nothing else hangs on it, ignore=('time',)"
                     )
-            latest[number[name]] = look
             found.append(number[name])
         return found
 
@@ -169,8 +170,18 @@ def from_env(
     rows: list = []
     while len(rows) < len(first):
         rows += table(jax.random.fold_in(step_key, len(rows)), stack(first[len(rows) :])[1])
-    if ignore:
-        _check_alike(rows, table(again_key, stack(latest)[1]), ignore)
+    begun, actions, (reached, rewards, terminated) = _as_numpy(play(play_key))
+    flat = lambda tree: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+    number_of = lambda states: [number.get(row.tobytes()) for row in _rows(flat(states), ignore)]
+    there = [-1 if end else to for end, to in zip(terminated.ravel(), number_of(reached), strict=True)]
+    for s, a, to, r in zip(number_of(begun), actions.ravel().tolist(), there, rewards.ravel().tolist(), strict=True):
+        count, total = (0, 0.0) if s is None else rows[s][a].get(to, (0, 0.0))
+        if not count or not np.isclose(total / count, r, rtol=1e-4, atol=1e-6):
+            raise ValueError(
+                f"from_env: state {s} with action {a} led to {'an end' if to == -1 else to} with reward {r:g}, which "
+                f"its {num_samples} samples do not show: more hangs on what was ignored, {tuple(ignore)}, or chance "
+                "has more outcomes: ignore less, or give more samples"
+            )
 
     num_states, width = len(first) + 1, max(len(pairs) for row in rows for pairs in row)
     shape = (num_states, num_actions, width)

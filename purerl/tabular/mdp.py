@@ -58,7 +58,7 @@ def checked(mdp: MDP) -> MDP:
     if mdp.start is not None and not np.isclose(np.asarray(mdp.start).sum(), 1, atol=1e-5):
         raise ValueError(f"MDP: start adds up to {np.asarray(mdp.start).sum():g}; it must be probabilities")
     if mdp.successors is not None:
-        low, high = int(np.min(mdp.successors)), int(np.max(mdp.successors))
+        low, high = int(np.asarray(mdp.successors).min()), int(np.asarray(mdp.successors).max())
         if low < 0 or high >= shape[0]:
             raise ValueError(f"MDP: successors lie in {low} .. {high}; there are {shape[0]} states, from 0")
     return mdp

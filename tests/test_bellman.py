@@ -1,0 +1,288 @@
+"""Backups and value encodings against loops in NumPy, their limits and their bad inputs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from purerl import bellman
+from purerl.bellman import Next
+
+SHAPE, A, K = (3, 2), 4, 5
+
+
+def logsumexp(x):
+    largest = x.max()
+    return largest + np.log(sum(np.exp(y - largest) for y in x))
+
+
+def softmax(x):
+    return np.exp(x - logsumexp(x))
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    q, online, twin, q_now = rng.normal(size=(4, *SHAPE, A))
+    probs = rng.dirichlet(np.ones(A), SHAPE)
+    action, action_now = rng.integers(0, A, (2, *SHAPE))
+    reward, terminated = rng.normal(size=SHAPE), rng.random(SHAPE) < 0.3
+    return reward, terminated, Next(q, online, twin, probs, action, q_now, action_now)
+
+
+def munchausen(reward, n, at, tau=0.3, alpha=0.8, low=-1.0):
+    log_pi = n.q_now[at] / tau - logsumexp(n.q_now[at] / tau)
+    bonus = min(max(tau * log_pi[n.action_now[at]], low), 0.0)
+    log_next = n.q[at] / tau - logsumexp(n.q[at] / tau)
+    # the paper's form, whose sum over actions is the log-sum-exp of ours
+    return alpha * bonus, sum(p * (q - tau * lp) for p, q, lp in zip(np.exp(log_next), n.q[at], log_next, strict=True))
+
+
+ONE_STEP = {
+    "max": (bellman.max_backup, lambda n, i: max(n.q[i])),
+    "double": (bellman.double_backup, lambda n, i: n.q[i][np.argmax(n.online[i])]),
+    "expected": (bellman.expected_backup, lambda n, i: sum(n.probs[i] * n.q[i])),
+    "sarsa": (bellman.sarsa_backup, lambda n, i: n.q[i][n.action[i]]),
+    "softmax": (bellman.softmax_backup(0.7), lambda n, i: sum(softmax(n.q[i] / 0.7) * n.q[i])),
+    "soft": (bellman.soft_backup(0.7), lambda n, i: 0.7 * logsumexp(n.q[i] / 0.7)),
+    "mellowmax": (bellman.mellowmax_backup(2.0), lambda n, i: np.log(np.mean(np.exp(2 * n.q[i]))) / 2),
+    "clipped": (bellman.clipped_double_backup(), lambda n, i: max(np.minimum(n.q[i], n.twin[i]))),
+    "clipped double": (
+        bellman.clipped_double_backup(bellman.double_backup),
+        lambda n, i: min(n.q[i][np.argmax(n.online[i])], n.twin[i][np.argmax(n.online[i])]),
+    ),
+    "td3": (
+        bellman.clipped_double_backup(bellman.sarsa_backup),
+        lambda n, i: min(n.q[i][n.action[i]], n.twin[i][n.action[i]]),
+    ),
+}
+
+
+def in_float64(function, *args):
+    with jax.enable_x64(True):
+        to_jax = lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x
+        return jax.tree.map(np.asarray, jax.jit(function)(*jax.tree.map(to_jax, args)))
+
+
+@pytest.mark.parametrize("name", ONE_STEP)
+def test_backups_against_the_equations(name, data):
+    backup, value = ONE_STEP[name]
+    reward, terminated, n = data
+    wanted = np.zeros(SHAPE)
+    for i in np.ndindex(SHAPE):
+        wanted[i] = reward[i] + (0.0 if terminated[i] else 0.9 * value(n, i))
+    got = in_float64(backup, reward, 0.9, terminated, n)
+    np.testing.assert_allclose(got, wanted, rtol=1e-10)
+    # vmap over environments, each with a γ of its own, is the same
+    each = jax.vmap(backup)
+    np.testing.assert_allclose(in_float64(each, reward, np.full(3, 0.9), terminated, n), wanted, rtol=1e-10)
+    np.testing.assert_allclose(in_float64(backup, reward, np.full(SHAPE, 0.9), terminated, n), wanted, rtol=1e-10)
+
+
+def test_munchausen_is_the_papers(data):
+    reward, terminated, n = data
+    wanted = np.zeros(SHAPE)
+    for i in np.ndindex(SHAPE):
+        bonus, value = munchausen(reward, n, i)
+        wanted[i] = reward[i] + bonus + (0.0 if terminated[i] else 0.9 * value)
+    got = in_float64(bellman.munchausen_backup(0.3, 0.8, -1.0), reward, 0.9, terminated, n)
+    np.testing.assert_allclose(got, wanted, rtol=1e-10)
+    plain = in_float64(bellman.munchausen_backup(0.3, 0.0), reward, 0.9, terminated, n)
+    np.testing.assert_allclose(plain, in_float64(bellman.soft_backup(0.3), reward, 0.9, terminated, n), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", [*ONE_STEP, "munchausen"])
+def test_what_follows_an_end_does_not_count(name, data):
+    backup = bellman.munchausen_backup(0.3) if name == "munchausen" else ONE_STEP[name][0]
+    reward, _, n = jax.tree.map(jnp.asarray, data)
+    poisoned = n._replace(q=jnp.full_like(n.q, jnp.nan), twin=jnp.full_like(n.q, jnp.nan))
+    ended = backup(reward, 0.9, jnp.ones(SHAPE, bool), poisoned)
+    assert np.isfinite(ended).all()
+    if name != "munchausen":
+        np.testing.assert_array_equal(ended, reward)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**31), st.sampled_from(["max", "expected", "soft", "mellowmax", "clipped"]))
+def test_backups_contract_and_are_monotone(seed, name):
+    """max |T Q₁ - T Q₂| ≤ γ max |Q₁ - Q₂|, and Q₁ ≥ Q₂ gives T Q₁ ≥ T Q₂ (but for softmax, which promises neither)."""
+    rng = np.random.default_rng(seed)
+    q, other, twin = rng.normal(size=(3, 6, A)) * rng.choice([0.1, 10])
+    n = Next(q, twin=twin, probs=rng.dirichlet(np.ones(A), 6))
+    reward, terminated = rng.normal(size=6), rng.random(6) < 0.3
+    backup = lambda q: ONE_STEP[name][0](reward, 0.9, terminated, n._replace(q=jnp.asarray(q, jnp.float32)))
+    gap = np.abs(np.asarray(backup(q)) - np.asarray(backup(other))).max()
+    assert gap <= 0.9 * np.abs(q - other).max() + 1e-4
+    assert (np.asarray(backup(np.maximum(q, other))) >= np.asarray(backup(other)) - 1e-4).all()
+
+
+def test_the_softmax_goes_from_the_maximum_to_the_mean():
+    q = jnp.array([[1.0, 2.0, 4.0], [0.0, 0.0, -1.0]])
+    value = lambda temperature: bellman.softmax_backup(temperature)(0.0 * q[:, 0], 1.0, q[:, 0] > 9, q)
+    np.testing.assert_allclose(value(1e-3), q.max(-1), atol=1e-6)
+    np.testing.assert_allclose(value(0.0), q.max(-1), atol=1e-6)
+    np.testing.assert_allclose(value(1e6), q.mean(-1), atol=1e-4)
+    assert (np.diff([value(t) for t in (0.1, 1.0, 10.0)], axis=0) <= 0).all()
+    np.testing.assert_allclose(bellman.mellowmax(q, 1e3), q.max(-1), atol=5e-3)
+    np.testing.assert_allclose(bellman.mellowmax(q, 1e-3), q.mean(-1), atol=5e-3)
+    np.testing.assert_allclose(bellman.soft_value(q, 1e-3), q.max(-1), atol=1e-3)
+    # log-sum-exp lies between the maximum and τ log A above it
+    soft = bellman.soft_value(q, 2.0)
+    assert ((soft >= q.max(-1)) & (soft <= q.max(-1) + 2 * np.log(3))).all()
+
+
+def test_the_softmax_policy():
+    q = jnp.array([[1000.0, 0.0, 1000.0], [-3.0, -3.0, -3.0]])
+    np.testing.assert_allclose(bellman.softmax_policy(q, 0.0), [[0.5, 0, 0.5], [1 / 3] * 3], rtol=1e-6)
+    np.testing.assert_allclose(bellman.softmax_policy(q, 1e-30), [[0.5, 0, 0.5], [1 / 3] * 3], rtol=1e-6)
+    np.testing.assert_allclose(bellman.softmax_policy(q, jnp.array([1e9, 1.0])), np.full((2, 3), 1 / 3), rtol=1e-5)
+    small = np.array([0.3, -0.2, 1.0])
+    np.testing.assert_allclose(bellman.softmax_policy(jnp.asarray(small), 0.5), softmax(small / 0.5), rtol=1e-6)
+    assert np.isfinite(jax.grad(lambda q: bellman.softmax_policy(q, 0.1)[0, 0])(q)).all()
+    # V = Σ π Q: at the softmax over Q it is Q's mean plus what the entropy bonus is short of
+    v = bellman.state_value(bellman.softmax_policy(q[1], 2.0), q[1])
+    assert v == -3.0
+    assert bellman.state_value(jnp.array([1.0, 0.0]), jnp.array([2.0, -jnp.inf])) == 2.0
+
+
+def test_missing_fields_and_shapes_are_named(data):
+    reward, terminated, n = data
+    with pytest.raises(ValueError, match=r"double_backup: next\.online is None; this backup needs q, online"):
+        bellman.double_backup(reward, 0.9, terminated, Next(n.q))
+    with pytest.raises(ValueError, match=r"clipped_double_backup: next\.twin is None"):
+        bellman.clipped_double_backup()(reward, 0.9, terminated, n.q)
+    with pytest.raises(ValueError, match=r"max_backup: shapes must be equal, got reward \(3,\), terminated \(3, 2\)"):
+        bellman.max_backup(reward[:, 0], 0.9, terminated, n.q)
+    with pytest.raises(ValueError, match=r"categorical_backup: next\.q is \(3, 2, 4\); it must end with \(A, 7\)"):
+        bellman.categorical_backup(jnp.arange(7.0))(reward, 0.9, terminated, n.q)
+
+
+# --- distributional -----------------------------------------------------------------------------------------------
+
+
+def project(atoms, probs, support):
+    """Algorithm 1 of the paper for one distribution, with its two cases of an atom that falls on one of the support."""
+    out = np.zeros(len(support))
+    for x, p in zip(atoms, probs, strict=True):
+        x = min(max(x, support[0]), support[-1])
+        b = (x - support[0]) / (support[1] - support[0])
+        low, high = int(np.floor(b)), int(np.ceil(b))
+        if low == high:
+            out[low] += p
+        else:
+            out[low] += p * (high - b)
+            out[high] += p * (b - low)
+    return out
+
+
+def test_c51_against_algorithm_1(data):
+    reward, terminated, _ = data
+    rng = np.random.default_rng(1)
+    support = np.linspace(-2, 2, K)
+    q, online = rng.dirichlet(np.ones(K), (2, *SHAPE, A))
+    for next, chooser in ((Next(q), q), (Next(q, online=online), online)):
+        got = in_float64(bellman.categorical_backup(jnp.asarray(support)), reward, 0.9, terminated, next)
+        for i in np.ndindex(SHAPE):
+            best = np.argmax((chooser[i] * support).sum(-1))
+            atoms = reward[i] + (0.0 if terminated[i] else 0.9) * support
+            np.testing.assert_allclose(got[i], project(atoms, q[i][best], support), atol=1e-7)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**31), st.booleans())
+def test_the_projection_keeps_mass_and_mean(seed, inside):
+    rng = np.random.default_rng(seed)
+    support = jnp.asarray(np.sort(rng.uniform(-3, 3, 6)) + 0.01 * np.arange(6), jnp.float32)  # spaced in any way
+    low, high = (support[0], support[-1]) if inside else (-9.0, 9.0)
+    atoms = jnp.asarray(rng.uniform(low, high, 7), jnp.float32)
+    probs = jnp.asarray(rng.dirichlet(np.ones(7)), jnp.float32)
+    out = bellman.categorical_projection(atoms, probs, support)
+    assert (out >= -1e-6).all()
+    np.testing.assert_allclose(out.sum(), 1.0, atol=1e-5)
+    clipped = jnp.clip(atoms, support[0], support[-1])
+    np.testing.assert_allclose(bellman.expectation(out, support), (probs * clipped).sum(), atol=1e-4)
+
+
+def test_quantile_targets(data):
+    reward, terminated, _ = data
+    q, online = np.random.default_rng(1).normal(size=(2, *SHAPE, A, K))
+    for next, chooser in ((Next(q), q), (Next(q, online=online[..., :3]), online[..., :3])):
+        got = in_float64(bellman.quantile_backup, reward, 0.9, terminated, next)
+        for i in np.ndindex(SHAPE):
+            best = np.argmax(chooser[i].mean(-1))
+            np.testing.assert_allclose(got[i], reward[i] + (0.0 if terminated[i] else 0.9) * q[i][best], rtol=1e-10)
+
+
+def test_distributional_backups_ignore_what_follows_an_end():
+    nan, yes = jnp.full((2, A, K), jnp.nan), jnp.ones(2, bool)
+    reward = jnp.array([0.0, 1.0])
+    np.testing.assert_array_equal(bellman.quantile_backup(reward, 0.9, yes, nan), jnp.tile(reward[:, None], K))
+    out = bellman.categorical_backup(jnp.linspace(-2, 2, K))(reward, 0.9, yes, nan)
+    np.testing.assert_allclose(out, np.eye(K)[[2, 3]], atol=1e-6)
+
+
+# --- encodings ----------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**31))
+def test_encodings_give_the_number_back(seed):
+    rng = np.random.default_rng(seed)
+    support = np.sort(rng.uniform(-5, 5, 8)) + 0.01 * np.arange(8)
+    x = rng.uniform(support[0], support[-1], 6)
+    two = in_float64(bellman.two_hot, x, support)
+    assert ((two >= 0) & (two <= 1)).all() and ((two > 0).sum(-1) <= 2).all()
+    np.testing.assert_allclose(two.sum(-1), 1, rtol=1e-12)
+    np.testing.assert_allclose((two * support).sum(-1), x, atol=1e-10)
+
+
+def test_hl_gauss_is_a_normals_mass():
+    from statistics import NormalDist
+
+    edges = np.linspace(-2.0, 3.0, 11)
+    for x in (-2.0, 0.3, 2.9):
+        cdf = [NormalDist(x, 0.4).cdf(e) for e in edges]
+        wanted = np.diff(cdf) / (cdf[-1] - cdf[0])
+        np.testing.assert_allclose(in_float64(bellman.hl_gauss, np.array(x), edges, 0.4), wanted, atol=1e-10)
+    # far from the ends the mean is the number, but for the width of the bins
+    probs = bellman.hl_gauss(jnp.array(0.37), jnp.linspace(-10, 10, 101), 0.15)
+    np.testing.assert_allclose(bellman.expectation(probs, bellman.centers(jnp.linspace(-10, 10, 101))), 0.37, atol=1e-4)
+    # beyond them it is held there, and finite
+    out = bellman.hl_gauss(jnp.array([-1e6, 1e6]), jnp.linspace(-1, 1, 5), 0.1)
+    assert np.isfinite(out).all() and out[0].argmax() == 0 and out[1].argmax() == 3
+
+
+@pytest.mark.parametrize("function", [bellman.two_hot, lambda x, e: bellman.hl_gauss(x, e, 0.1)])
+def test_a_support_must_increase(function):
+    with pytest.raises(ValueError, match="must increase, got"):
+        function(jnp.zeros(2), jnp.array([0.0, 0.0, 1.0]))
+    with pytest.raises(ValueError, match=r"has shape \(1,\); it must be a vector of at least 2"):
+        function(jnp.zeros(2), jnp.zeros(1))
+
+
+def test_transforms_and_their_inverses():
+    x = np.concatenate([-np.geomspace(1e-6, 1e6, 50), [0.0], np.geomspace(1e-6, 1e6, 50)])
+    h = np.sign(x) * (np.sqrt(np.abs(x) + 1) - 1) + 1e-3 * x
+    np.testing.assert_allclose(in_float64(bellman.signed_hyperbolic, x), h, rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(in_float64(bellman.signed_parabolic, h), x, rtol=1e-9, atol=1e-15)
+    # the paper's formula for the inverse
+    paper = np.sign(h) * (((np.sqrt(1 + 4e-3 * (np.abs(h) + 1 + 1e-3)) - 1) / 2e-3) ** 2 - 1)
+    np.testing.assert_allclose(in_float64(bellman.signed_parabolic, h), paper, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        in_float64(lambda x: bellman.signed_parabolic(x, 0.0), x), np.sign(x) * (x**2 + 2 * abs(x))
+    )
+    np.testing.assert_allclose(in_float64(bellman.symlog, x), np.sign(x) * np.log(1 + np.abs(x)), rtol=1e-9)
+    np.testing.assert_allclose(in_float64(bellman.symexp, in_float64(bellman.symlog, x)), x, rtol=1e-9, atol=1e-15)
+    for f in (bellman.signed_hyperbolic, bellman.signed_parabolic, bellman.symlog):
+        assert np.isfinite(jax.vmap(jax.grad(f))(jnp.array([-1.0, 0.0, 1e6]))).all()
+
+
+def test_a_transformed_backup_is_the_plain_one_on_another_scale(data):
+    reward, terminated, n = data
+    h = lambda x: np.sign(x) * np.log1p(np.abs(x))
+    scaled = Next(h(n.q), online=h(n.online))
+    backup = bellman.transformed_backup(bellman.double_backup, bellman.symlog, bellman.symexp)
+    plain = in_float64(bellman.double_backup, reward, 0.9, terminated, n)
+    np.testing.assert_allclose(in_float64(backup, reward, 0.9, terminated, scaled), h(plain), rtol=1e-9)

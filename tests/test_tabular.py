@@ -1,0 +1,485 @@
+"""Planning against NumPy's linear solves and printed digits; tables that learn against planning."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import purerl
+from purerl import bellman, exploration, tabular
+from purerl.tabular import MDP, worlds
+from purerl.testing import check_agent, check_env
+
+
+@pytest.fixture(autouse=True, scope="module")
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+close = lambda a, b, tolerance=1e-10: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+# --- an oracle of its own: dense NumPy ----------------------------------------------------------------------------
+
+
+def dense(mdp):
+    """(P [S, A, S], R [S, A]) as float64 NumPy, with nothing after an end."""
+    probability, reward = (np.asarray(x, np.float64) for x in (mdp.P, mdp.R))
+    num_states, num_actions, _ = probability.shape
+    reward = (probability * reward).sum(-1) if reward.ndim == 3 else reward.copy()
+    full = probability
+    if mdp.successors is not None:
+        full = np.zeros((num_states, num_actions, num_states))
+        for s, a, k in np.ndindex(probability.shape):
+            full[s, a, mdp.successors[s, a, k]] += probability[s, a, k]
+    full = full.copy()
+    full[np.asarray(mdp.terminal)], reward[np.asarray(mdp.terminal)] = 0, 0
+    return full, reward
+
+
+def solve(mdp, policy, gamma):
+    p, r = dense(mdp)
+    return np.linalg.solve(np.eye(len(p)) - gamma * np.einsum("sa,sat->st", policy, p), (policy * r).sum(-1))
+
+
+def best(mdp, gamma):
+    """Policy iteration, which ends with a solve."""
+    p, r = dense(mdp)
+    policy, before = np.full(r.shape, 1 / r.shape[1]), None
+    for _ in range(100):
+        v = solve(mdp, policy, gamma)
+        if before is not None and np.allclose(v, before, rtol=1e-13, atol=1e-13):
+            return v
+        before = v
+        policy = np.eye(r.shape[1])[np.round(r + gamma * p @ v, 9).argmax(-1)]
+    raise AssertionError("the oracle turns in circles")
+
+
+GAMES = {
+    "jumping": (worlds.jumping_grid, 0.9), "corners": (worlds.corner_grid, 1.0), "lake": (worlds.frozen_lake, 0.99),
+    "big lake": (lambda: worlds.frozen_lake(8), 0.95), "dry": (lambda: worlds.frozen_lake(4, False), 0.9),
+    "cliff": (worlds.cliff, 0.99), "wind": (worlds.windy_grid, 0.99), "walk": (worlds.random_walk, 0.9),
+    "corridor": (worlds.short_corridor, 0.9), "river": (worlds.river_swim, 0.95),
+    "garnet": (lambda: worlds.garnet(jax.random.key(1), 12, 3, 4), 0.9),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_every_way_agrees_with_the_oracle(name):
+    make, gamma = GAMES[name]
+    mdp = make()
+    tabular.checked(mdp)
+    uniform = np.asarray(tabular.uniform(mdp))
+    wanted = solve(mdp, uniform, gamma)
+    close(jax.jit(tabular.evaluate)(mdp, uniform, gamma), wanted)
+    iterated = tabular.iterate_evaluation(mdp, uniform, gamma)
+    close(iterated.value, wanted, 1e-8)
+    close(bellman.state_value(uniform, iterated.q), wanted, 1e-8)
+    wanted = best(mdp, gamma)
+    p, r = dense(mdp)
+    for solution, tolerance in (
+        (tabular.value_iteration(mdp, gamma), 1e-8),
+        (tabular.policy_iteration(mdp, gamma), 1e-10),
+        (tabular.modified_policy_iteration(mdp, gamma, 7), 1e-8),
+    ):
+        close(solution.value, wanted, tolerance)
+        close(solution.q, r + gamma * p @ wanted, tolerance)
+        close(solve(mdp, np.asarray(solution.policy), gamma), wanted, 1e-8)  # the policy is worth what it says
+    # the dense form is the same MDP
+    as_dense = MDP(*dense(mdp), mdp.terminal, mdp.start)
+    close(tabular.evaluate(as_dense, uniform, gamma), solve(mdp, uniform, gamma))
+    close(tabular.transition_matrix(as_dense, uniform), tabular.transition_matrix(mdp, uniform))
+    start = np.asarray(tabular.start_of(mdp))
+    visits = np.linalg.solve((np.eye(len(p)) - gamma * np.einsum("sa,sat->st", uniform, p)).T, start)
+    close(tabular.occupancy(mdp, uniform, gamma), visits)
+
+
+# --- printed digits -----------------------------------------------------------------------------------------------
+
+
+def test_example_3_5():
+    grid = worlds.jumping_grid()
+    v = tabular.evaluate(grid, tabular.uniform(grid), 0.9).reshape(5, 5)
+    close(v[0], [3.30899634, 8.78929186, 4.42761918, 5.32236759, 1.49217876], 1e-8)
+    v = tabular.value_iteration(grid, 0.9).value.reshape(5, 5)
+    np.testing.assert_allclose(v[0], [21.9775, 24.4194, 21.9775, 19.4194, 17.4775], atol=5e-5)
+    np.testing.assert_allclose(v[4], [14.4194, 16.0216, 14.4194, 12.9775, 11.6797], atol=5e-5)
+
+
+def test_example_4_1():
+    grid = worlds.corner_grid()
+    uniform = tabular.uniform(grid)
+    v = tabular.evaluate(grid, uniform, 1.0).reshape(4, 4)
+    close(v, [[0, -14, -20, -22], [-14, -18, -20, -20], [-20, -20, -18, -14], [-22, -20, -14, 0]])
+    digits = {2: [-1.75, -2, -2], 3: [-2.4375, -2.9375, -3], 10: [-6.138, -8.3524, -8.9673]}
+    for sweeps, row in digits.items():
+        swept = tabular.iterate_evaluation(grid, uniform, 1.0, tolerance=0, max_sweeps=sweeps)
+        np.testing.assert_allclose(swept.value[1:4], row, atol=5e-5)
+        assert swept.sweeps == sweeps
+
+
+def test_frozen_lake():
+    small, large = worlds.frozen_lake(4), worlds.frozen_lake(8)
+    for gamma, digits in ((0.9, 0.0688909049), (0.95, 0.1804715784), (0.99, 0.5420259320), (1.0, 14 / 17)):
+        assert tabular.value_iteration(small, gamma).value[0] == pytest.approx(digits, abs=5e-11)
+    assert tabular.finite_horizon(small, 100)[0][100, 0] == pytest.approx(0.7441902878, abs=5e-11)
+    assert tabular.value_iteration(large, 0.99).value[0] == pytest.approx(0.4146403618, abs=5e-11)
+    assert tabular.finite_horizon(large, 200)[0][200, 0] == pytest.approx(0.9132201502, abs=5e-11)
+
+
+def test_gambler():
+    for p, capital, digits in (
+        (0.4, 25, 0.16), (0.4, 50, 0.4), (0.4, 75, 0.64), (0.4, 1, 0.0020656248), (0.4, 99, 0.9643329672),
+        (0.25, 50, 0.25), (0.55, 50, 0.9999560992),
+    ):  # fmt: skip
+        v = tabular.value_iteration(worlds.gambler(p), 1.0).value
+        assert v[capital] == pytest.approx(digits, abs=5e-11), (p, capital)
+
+
+def test_short_corridor():
+    """The three cells look alike, so one number is the policy; its exact gradient is zero at the best."""
+    corridor = worlds.short_corridor()
+    earns = lambda right: tabular.objective(corridor, jnp.tile(jnp.stack([1 - right, right]), (4, 1)), 1.0)
+    assert earns(2 - 2**0.5) == pytest.approx(-11.6568542, abs=5e-8)
+    assert jax.grad(earns)(2 - 2**0.5) == pytest.approx(0.0, abs=1e-10)
+    assert (earns(0.05), earns(0.95)) == (pytest.approx(-82.105, abs=5e-4), pytest.approx(-44.211, abs=5e-4))
+
+
+def test_cliff():
+    cliff = worlds.cliff()
+    exact = tabular.policy_iteration(cliff, 1.0)
+    assert exact.value[36] == pytest.approx(-13)
+    soft = tabular.value_iteration(tabular.epsilon_soft(cliff, 0.1), 1.0)
+    assert soft.value[36] == pytest.approx(-20.7077, abs=5e-5)
+    follows = 0.9 * exact.policy + 0.1 / 4
+    assert tabular.evaluate(cliff, follows, 1.0)[36] == pytest.approx(-45.8033, abs=5e-5)
+
+
+def test_walks_wind_and_river():
+    for n, left in ((5, 0.0), (19, -1.0)):
+        walk = worlds.random_walk(n, left)
+        inside = tabular.evaluate(walk, tabular.uniform(walk), 1.0)[1:-1]
+        close(inside, left + (1 - left) * np.arange(1, n + 1) / (n + 1))
+    assert tabular.value_iteration(worlds.windy_grid(), 1.0).value[30] == -15
+    assert tabular.value_iteration(worlds.windy_grid(kings=True), 1.0).value[30] == -7
+    river = tabular.relative_value_iteration(worlds.river_swim())
+    assert river.gain == pytest.approx(0.4286224338, abs=5e-11)
+    assert river.policy.argmax(-1).tolist() == [1] * 6
+    p, r = dense(worlds.river_swim())
+    close(river.gain + river.bias, (r + p @ np.asarray(river.bias)).max(-1), 1e-8)
+
+
+# --- properties ---------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 2**31), st.sampled_from([0.5, 0.9]))
+def test_operators_contract_and_are_monotone(seed, gamma):
+    mdp = worlds.garnet(jax.random.key(seed), 8, 3, 3)
+    v, w = np.random.default_rng(seed).normal(size=(2, 8)) * 5
+    operator = lambda v: np.asarray(tabular.look_ahead(mdp, jnp.asarray(v), gamma).max(-1))
+    assert np.abs(operator(v) - operator(w)).max() <= gamma * np.abs(v - w).max() + 1e-12
+    assert (operator(np.maximum(v, w)) >= operator(w) - 1e-12).all()
+
+
+def test_soft_values_go_from_the_best_to_the_uniform_policy():
+    mdp = worlds.garnet(jax.random.key(3), 8, 3, 3)
+    solve_at = lambda tau: tabular.soft_value_iteration(mdp, 0.9, tau)
+    exact = tabular.value_iteration(mdp, 0.9)
+    cold, hot = solve_at(1e-4), solve_at(1e4)
+    close(cold.value, exact.value, 1e-2)
+    close(cold.policy, exact.policy, 1e-3)
+    close(hot.policy, tabular.uniform(mdp), 1e-3)
+    # the value of the softmax policy, with its entropy in the reward
+    warm = solve_at(0.7)
+    bonus = -0.7 * (warm.policy * jnp.log(warm.policy)).sum(-1, keepdims=True)
+    close(solve(mdp._replace(R=np.asarray(mdp.R + bonus)), np.asarray(warm.policy), 0.9), warm.value, 1e-8)
+
+
+def test_the_exact_policy_gradient_is_the_derivative():
+    for mdp in (worlds.frozen_lake(), worlds.garnet(jax.random.key(0), 6, 3, 2)):
+        logits = jax.random.normal(jax.random.key(1), mdp.P.shape[:2])
+        earns = lambda logits, mdp=mdp: tabular.objective(mdp, jax.nn.softmax(logits), 0.9)
+        close(tabular.policy_gradient(mdp, logits, 0.9), jax.grad(earns)(logits))
+
+
+def test_many_tables_at_once():
+    """Planning under vmap: 500 random MDPs, each as if alone."""
+    keys = jax.random.split(jax.random.key(0), 500)
+    mdps = jax.vmap(lambda key: worlds.garnet(key, 10, 4, 3))(keys)
+    solve_all = jax.jit(jax.vmap(lambda mdp: tabular.value_iteration(mdp, 0.9)))
+    one = jax.tree.map(lambda x: x[17], mdps)
+    close(solve_all(mdps).value[17], tabular.value_iteration(one, 0.9).value)
+    close(mdps.P.sum(-1), 1.0)
+    assert all(len(set(row)) == 3 for row in np.asarray(mdps.successors).reshape(-1, 3).tolist()[:100])
+
+
+def test_float32_settles_too():
+    with jax.enable_x64(False):
+        lake = tabular.value_iteration(worlds.frozen_lake(), 0.99)
+        assert lake.value.dtype == jnp.float32 and lake.sweeps < 2000
+        assert lake.value[0] == pytest.approx(0.542026, abs=1e-5)
+        assert tabular.relative_value_iteration(worlds.river_swim()).gain == pytest.approx(0.428622, abs=1e-5)
+
+
+def test_bad_input():
+    lake = worlds.frozen_lake()
+    bad = [
+        (lambda: tabular.checked(lake._replace(P=lake.P * 0.9)), r"those of \(state, action\) \(0, 0\) add up to 0\.9"),
+        (lambda: tabular.checked(lake._replace(successors=None)), r"without successors it must be \(S, A, S\)"),
+        (lambda: tabular.checked(lake._replace(terminal=lake.terminal[1:])), r"P has shape .* and terminal \(15,\)"),
+        (lambda: tabular.checked(lake._replace(R=lake.R[:, :2])), r"R has shape \(16, 2, 3\); it must be \(16, 4\) or"),
+        (lambda: tabular.checked(lake._replace(start=lake.start * 2)), "start adds up to 2"),
+        (lambda: tabular.checked(lake._replace(successors=lake.successors + 1)), r"successors lie in 1 \.\. 16"),
+        (lambda: tabular.evaluate(lake, tabular.uniform(lake)[0], 0.9), r"policy has shape \(4,\)"),
+        (lambda: tabular.finite_horizon(lake, 0), "horizon is 0; it must be a positive int"),
+        (lambda: tabular.relative_value_iteration(lake), "mdp has terminal states"),
+        (lambda: worlds.frozen_lake(5), "size is 5; it must be one of 4, 8"),
+        (lambda: worlds.gambler(1.5), r"p is 1\.5"),
+        (lambda: worlds.garnet(jax.random.key(0), 3, 2, 4), "branching is 4"),
+        (lambda: tabular.control(0, 2, bellman.max_backup), "num_states is 0"),
+        (lambda: tabular.control(2, 2, bellman.max_backup, num_tables=3), "num_tables is 3"),
+        (lambda: tabular.control(2, 2, bellman.max_backup, legal=jnp.ones(2)), r"legal has shape \(2,\)"),
+        (lambda: tabular.td_lambda(jnp.ones(2)), r"policy has shape \(2,\)"),
+        (lambda: tabular.Control(step_size=2.0), r"Control\.step_size is 2\.0"),
+    ]  # fmt: skip
+    for call, message in bad:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+# --- tables that learn --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def float32():
+    with jax.enable_x64(False):
+        yield
+
+
+CONTROL = {name: getattr(tabular, name) for name in ("q_learning", "sarsa", "expected_sarsa", "double_q_learning")}
+
+
+@pytest.mark.parametrize("name", [*CONTROL, "n_step_td", "td_lambda"])
+def test_tables_keep_the_contract_of_agents(name, float32, key):
+    env = purerl.envs.Table(worlds.random_walk(5))
+    if name in CONTROL:
+        make = lambda hp: CONTROL[name](7, 2, hp)
+        hp = tabular.Control()
+    else:
+        make = lambda hp: getattr(tabular, name)(tabular.uniform(env.mdp), hp)
+        hp = tabular.Prediction(n=3)
+    check_agent(make, hp, env, env.default_params, key)
+
+
+def steps_of(mdp, agent, key, num_steps, num_envs=1, length=1, noise=0.0):
+    env = purerl.envs.Table(mdp, noise)
+    return purerl.learner(env, env.default_params, agent, num_envs, length), num_steps // length
+
+
+@pytest.mark.parametrize("name", CONTROL)
+def test_control_learns_the_optimum(name, float32, key):
+    """With α falling as N^-0.7: to V* where the target is the optimal value, to the best ε-soft one's for Sarsa's."""
+    mdp, epsilon = worlds.frozen_lake(4, slippery=False), 0.5
+    hp = tabular.Control(step_size=1.0, step_power=0.7, gamma=0.9, epsilon=epsilon)
+    learner, updates = steps_of(mdp, CONTROL[name](16, 4, hp), key, 20_000, num_envs=32)
+    state, _ = jax.jit(lambda key: purerl.train(learner, key, updates // 20, every=updates // 20))(key)
+    of_policy = "sarsa" in name
+    exact = tabular.value_iteration(tabular.epsilon_soft(mdp, epsilon) if of_policy else mdp, 0.9)
+    got = state.agent.q.mean(0).max(-1)
+    if of_policy:  # what its greedy policy is worth with ε of noise
+        got = tabular.evaluate(mdp, exploration.epsilon_greedy_probs(state.agent.q[0], epsilon), 0.9)
+        exact = exact._replace(value=tabular.evaluate(mdp, (1 - epsilon) * exact.policy + epsilon / 4, 0.9))
+    np.testing.assert_allclose(got[0], exact.value[0], atol=0.02)
+
+
+def by_hand(name, steps, alpha, gamma, epsilon):
+    """The textbook's boxes, over (s, a, r, s', terminated, a')."""
+    q = np.zeros((3, 2))
+    for s, a, r, following, terminated, next_action in steps:
+        greedy = (q[following] == q[following].max()) / (q[following] == q[following].max()).sum()
+        probs = (1 - epsilon) * greedy + epsilon / 2
+        value = {
+            "q_learning": q[following].max(),
+            "sarsa": q[following, next_action],
+            "expected_sarsa": probs @ q[following],
+        }[name]
+        q[s, a] += alpha * (r + gamma * (0.0 if terminated else value) - q[s, a])
+    return q
+
+
+@pytest.mark.parametrize("name", ["q_learning", "sarsa", "expected_sarsa"])
+@pytest.mark.parametrize("length", [1, 5])
+def test_control_against_the_textbooks_boxes(name, length, float32):
+    """A fixed stream of steps through `update`, in blocks of one or of five."""
+    rng = np.random.default_rng(0)
+    t = 20
+    s, a = rng.integers(0, 2, t + 1), rng.integers(0, 2, t + 1)
+    terminated = rng.random(t) < 0.2
+    r, following = rng.normal(size=t), np.where(terminated, 2, s[1:])
+    agent = CONTROL[name](3, 2, tabular.Control(step_size=0.3, gamma=0.8, epsilon=0.2))
+    state = agent.init(jax.random.key(0), jnp.zeros(1, jnp.int32))
+    no = np.zeros(t, bool)
+    block = purerl.Transition(s[:t], a[:t], r, following, terminated, no, ~no)
+    block = jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.result_type(x))[:, None], block)
+    for i in range(0, t, length):
+        rollout = purerl.Rollout(jax.tree.map(lambda x: x[i : i + length], block), ())
+        state, metrics = agent.update(jax.random.key(i), state, rollout)
+        assert np.isfinite(metrics["td_error"])
+    seen = t - 1 if name == "sarsa" else t  # its last step waits for the next action
+    steps = list(zip(s[:t], a[:t], r, following, terminated, a[1:], strict=True))[:seen]
+    np.testing.assert_allclose(state.q[0], by_hand(name, steps, 0.3, 0.8, 0.2), atol=1e-5)
+
+
+def test_double_q_learning_updates_one_table_by_the_other(float32):
+    agent = tabular.double_q_learning(3, 2, tabular.Control(step_size=0.5, gamma=1.0))
+    state = agent.init(jax.random.key(0), jnp.zeros(1, jnp.int32))
+    q = jnp.array([[[0.0, 0], [1, 2], [0, 0]], [[0, 0], [8, 4], [0, 0]]])
+    state = state._replace(q=q)
+    one = lambda x: jnp.array([[x]])
+    no = one(False)
+    rollout = purerl.Rollout(purerl.Transition(one(0), one(1), one(1.0), one(1), no, no, ~no), ())
+    outcomes = set()
+    for seed in range(20):
+        new, _ = agent.update(jax.random.key(seed), state, rollout)
+        change = np.asarray(new.q - q)
+        outcomes.add(tuple(change[:, 0, 1].tolist()))
+    # the first's best is action 1, worth 4 to the second; the second's is 0, worth 1 to the first
+    assert outcomes == {(2.5, 0.0), (0.0, 1.0)}
+
+
+def test_actions_that_are_not_legal_are_never_taken_nor_counted_on(float32, key):
+    legal = jnp.ones((7, 2), bool).at[3, 1].set(False)  # in the middle of the walk one can only go left
+    agent = tabular.q_learning(7, 2, tabular.Control(gamma=0.5, epsilon=1.0, initial=3.0), legal=legal)
+    learner, updates = steps_of(worlds.random_walk(5), agent, key, 400)
+    state, _ = jax.jit(lambda key: purerl.train(learner, key, updates))(key)
+    assert state.agent.count[0, 3, 1] == 0 and state.agent.count[0, 3, 0] > 0
+    assert state.agent.q[0, 3].tolist()[1] == 3.0 and state.agent.q[0, 2, 1] < 1.0
+
+
+def n_step_by_hand(episodes, n, alpha, gamma, num_states):
+    """Section 7.1's box, with its own time τ."""
+    v = np.zeros(num_states)
+    for states, rewards in episodes:  # states has one more than rewards, the last of them terminal
+        length = len(rewards)
+        for t in range(length + n - 1):
+            tau = t - n + 1
+            if tau >= 0:
+                g = sum(gamma ** (i - tau) * rewards[i] for i in range(tau, min(tau + n, length)))
+                if tau + n < length:
+                    g += gamma**n * v[states[tau + n]]
+                v[states[tau]] += alpha * (g - v[states[tau]])
+    return v
+
+
+def td_lambda_by_hand(episodes, lam, alpha, gamma, num_states):
+    v = np.zeros(num_states)
+    for states, rewards in episodes:
+        e = np.zeros(num_states)
+        for t, r in enumerate(rewards):
+            e = gamma * lam * e + np.eye(num_states)[states[t]]
+            last = t == len(rewards) - 1
+            v = v + alpha * (r + (0.0 if last else gamma * v[states[t + 1]]) - v[states[t]]) * e
+    return v
+
+
+@pytest.mark.parametrize("method", [1, 3, "traces"])
+def test_prediction_against_the_textbooks_boxes(method, float32):
+    rng = np.random.default_rng(1)
+    episodes = []
+    for length in (4, 1, 2, 6):
+        episodes.append(([*rng.integers(0, 4, length), 4], rng.normal(size=length)))
+    policy = jnp.full((5, 2), 0.5)
+    hp = tabular.Prediction(step_size=0.3, gamma=0.9, td_lambda=0.7, n=method if method in (1, 3) else 1)
+    agent = tabular.td_lambda(policy, hp) if method == "traces" else tabular.n_step_td(policy, hp)
+    state = agent.init(jax.random.key(0), jnp.zeros(1, jnp.int32))
+    s, following = (np.concatenate([e[0][i : len(e[0]) - 1 + i] for e in episodes]) for i in (0, 1))
+    r = np.concatenate([e[1] for e in episodes])
+    terminated = following == 4
+    no = np.zeros(len(s), bool)
+    block = purerl.Transition(s, 0 * s, r, following, terminated, no, ~no)
+    block = jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.result_type(x))[:, None], block)
+    for part in (slice(0, 5), slice(5, None)):  # a block's end is nothing to an online method
+        state, _ = agent.update(jax.random.key(0), state, purerl.Rollout(jax.tree.map(lambda x: x[part], block), ()))
+    if method == "traces":
+        wanted = td_lambda_by_hand(episodes, 0.7, 0.3, 0.9, 5)
+    else:
+        wanted = n_step_by_hand(episodes, method, 0.3, 0.9, 5)
+    np.testing.assert_allclose(state.value, wanted, atol=1e-5)
+
+
+def test_truncation_is_not_termination(float32, key):
+    """A reward of 1 for ever, cut every 5 steps: V = 10 at γ = 0.9, for every table."""
+    forever = MDP(np.ones((1, 1, 1)), np.ones((1, 1)), np.zeros(1, bool))
+    env = purerl.envs.Table(forever)
+    params = env.default_params.replace(max_steps_in_episode=5)
+    control, prediction = tabular.Control(gamma=0.9), tabular.Prediction(step_size=0.3, gamma=0.9, n=3)
+    agents = [make(1, 1, control) for make in CONTROL.values()]
+    agents += [make(jnp.ones((1, 1)), prediction) for make in (tabular.n_step_td, tabular.td_lambda)]
+    for agent in agents:
+        learner = purerl.learner(env, params, agent, 1, 1)
+        state, metrics = jax.jit(lambda key: purerl.train(learner, key, 600, every=600))(key)
+        learned = state.agent.q if hasattr(state.agent, "q") else state.agent.value
+        np.testing.assert_allclose(learned, jnp.full_like(learned, 10.0), rtol=0.02)
+        assert metrics["episode_length"] == 5
+
+
+# --- environments and tables --------------------------------------------------------------------------------------
+
+
+def test_a_table_is_an_environment(float32, key):
+    env = purerl.envs.Table(worlds.frozen_lake())
+    check_env(env, env.default_params, key)
+    mdp, draws = env.mdp, 3000
+    state = jax.vmap(lambda key: env.reset(key, env.default_params)[1])(jax.random.split(key, draws))
+    state = state._replace(index=jnp.full(draws, 14))
+    out = jax.vmap(lambda k, s: env.step_env(k, s, 2, env.default_params))(jax.random.split(key, draws), state)
+    counts = np.bincount(out[0], minlength=16) / draws
+    wanted = tabular.transition_matrix(mdp, jnp.tile(jax.nn.one_hot(2, 4), (16, 1)))[14]
+    assert np.abs(counts - wanted).max() < 4.5 * np.sqrt(0.25 / draws)
+    np.testing.assert_array_equal(out[2], out[0] == 15)  # the reward is of the successor
+    np.testing.assert_array_equal(out[3], np.isin(out[0], [5, 7, 11, 12, 15]))
+    noisy = purerl.envs.Table(worlds.random_walk(3), noise=2.0)
+    reward = jax.vmap(lambda k: noisy.step_env(k, noisy.reset(k, noisy.default_params)[1], 0, noisy.default_params)[2])
+    assert np.std(reward(jax.random.split(key, 2000))) == pytest.approx(2.0, rel=0.1)
+
+
+def test_an_environment_becomes_its_table(float32, key):
+    """FrozenLake through `Table` and back: the same values to the last digit, from rounded frequencies."""
+    env = purerl.envs.Table(worlds.frozen_lake())
+    found = tabular.from_env(env, env.default_params, key, 256, denominator=3, start_denominator=1, ignore=("time",))
+    assert found.mdp.P.shape[0] == 12  # eleven that are not ends, and the end
+    with jax.enable_x64(True):
+        v = tabular.value_iteration(found.mdp, 0.99).value
+        at = found.obs.tolist().index(0)
+        assert v[at] == pytest.approx(0.5420259320, abs=5e-11)
+        assert tabular.start_of(found.mdp)[at] == 1
+
+
+def test_known_optima_of_gymnax_environments(float32, key):
+    env, params = purerl.make("DeepSea-bsuite")
+    found = tabular.from_env(env, params, key, num_samples=2, ignore=("time",), max_states=2000)
+    v = tabular.value_iteration(found.mdp, 1.0).value
+    best_return = tabular.start_of(found.mdp) @ v
+    assert 0.9 < best_return <= 1.0  # 1 at the end of the way, less 0.01 in all for its steps
+    env, params = purerl.make("TMaze-v0")
+    found = tabular.from_env(env, params.replace(length=4), key, 4, start_denominator=2, ignore=("time",))
+    assert tabular.start_of(found.mdp) @ tabular.value_iteration(found.mdp, 1.0).value == pytest.approx(4.0)
+
+
+def test_what_cannot_be_enumerated_says_why(float32, key):
+    env, params = purerl.make("CartPole-v1")
+    with pytest.raises(ValueError, match="there are more than max_states, 500"):
+        tabular.from_env(env, params, key, max_states=500)
+    env, params = purerl.make("Pendulum-v1")
+    with pytest.raises(ValueError, match=r"the action space is .*; it must be Discrete"):
+        tabular.from_env(env, params, key)
+    lake = purerl.envs.Table(worlds.frozen_lake())
+    with pytest.raises(ValueError, match="not multiples of 1/4"):
+        tabular.from_env(lake, lake.default_params, key, 256, denominator=4, ignore=("time",))
+    chain, params = purerl.make("MemoryChain-bsuite")  # whose end hangs on the clock
+    with pytest.raises(ValueError, match=r"more hangs on what was ignored, \('time',\)"):
+        tabular.from_env(chain, params, key, ignore=("time",))
