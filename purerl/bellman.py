@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from purerl.core import Array
 
@@ -421,7 +422,7 @@ def quantile_backup(reward, gamma, terminated, next: Any) -> Array:
 def _check_increasing(function: str, name: str, points: Any) -> None:
     if jnp.ndim(points) != 1 or jnp.shape(points)[0] < 2:
         raise ValueError(f"{function}: {name} has shape {jnp.shape(points)}; it must be a vector of at least 2")
-    if not isinstance(points, jax.core.Tracer) and not (np.diff(np.asarray(points)) > 0).all():
+    if not isinstance(points, Tracer) and not (np.diff(np.asarray(points)) > 0).all():
         raise ValueError(f"{function}: {name} must increase, got {points}")
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from purerl.core import Array
 
@@ -48,7 +49,7 @@ def checked(mdp: MDP) -> MDP:
         if x is not None and jnp.shape(x) not in shapes:
             allowed = " or ".join(map(str, shapes))
             raise ValueError(f"MDP: {name} has shape {jnp.shape(x)}; it must be {allowed}, P being {shape}")
-    if any(isinstance(x, jax.core.Tracer) for x in mdp):
+    if any(isinstance(x, Tracer) for x in mdp):
         return mdp
     on, sums = ~np.asarray(mdp.terminal), np.asarray(mdp.P).sum(-1)
     if (np.asarray(mdp.P)[on] < 0).any() or not np.allclose(sums[on], 1, atol=1e-5):

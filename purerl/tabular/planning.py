@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from purerl.bellman import soft_value, softmax_policy, state_value
 from purerl.core import Array
@@ -269,7 +270,7 @@ def relative_value_iteration(mdp: MDP, tolerance=None, max_sweeps: int = 1_000_0
     Reference: White, 1963; Puterman, 1994, sections 8.5.4 and 8.5.5.
     """
     _check("relative_value_iteration", mdp, max_sweeps=max_sweeps)
-    if not isinstance(mdp.terminal, jax.core.Tracer) and bool(jnp.any(mdp.terminal)):
+    if not isinstance(mdp.terminal, Tracer) and bool(jnp.any(mdp.terminal)):
         raise ValueError("relative_value_iteration: mdp has terminal states; an average reward is of endless runs")
     reward = expected_reward(mdp)
     backup = lambda bias: reward + 0.5 * expected_next(mdp, bias) + 0.5 * bias[:, None]
