@@ -1,10 +1,12 @@
-"""Numbers of the textbook's tabular experiments, over enough seeds to tell.
+"""How fast and how large planning in tables is.
 
-    python benchmarks/tabular.py [--seeds 10] [--report]
+    python benchmarks/tabular.py garnets [--mdps 10000] [--rounds 3]
+    python benchmarks/tabular.py large [--states 1000000]
 
-The ten-armed testbed (sections 2.3 to 2.8), maximisation bias (example 6.7) and n-step TD on a random walk (example
-7.1) of Sutton & Barto, 2018. Every seed's result is one JSON file under results/tabular/; a run that is stopped goes
-on with the seeds that are missing. Prints a table, and writes it with a picture.
+`garnets` solves random MDPs (100 states, 4 actions, 5 successors) by value iteration to one residual: purerl in one
+vmapped call, split over the cores; NumPy in batched sweeps over all of them; a Python loop of NumPy matrix products;
+and pymdptoolbox (extra `peers`), on some of them, for as many sweeps. `large` solves one sparse MDP in a process of its
+own, to 1e-6 of max |V|, and reports its peak memory. Each prints a table and writes JSON under results/tabular/.
 """
 
 from __future__ import annotations
@@ -12,231 +14,215 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from functools import partial
-from importlib.metadata import version
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from rich.progress import Progress, TimeRemainingColumn
-
-import purerl
-from purerl import exploration, tabular
-from purerl.tabular import MDP, worlds
 
 RESULTS = Path(__file__).parent / "results" / "tabular"
-NUM_BANDITS, PULLS, EVERY = 2_000, 1_000, 10
-TESTBED = {
-    "greedy": exploration.epsilon_greedy_bandit(0.0),
-    "ε = 0.01": exploration.epsilon_greedy_bandit(0.01),
-    "ε = 0.1": exploration.epsilon_greedy_bandit(0.1),
-    "ε = 0.1, α = 0.1": exploration.epsilon_greedy_bandit(0.1, step_size=0.1),
-    "optimistic": exploration.epsilon_greedy_bandit(0.0, step_size=0.1, initial=5.0),
-    "UCB, c = 2": exploration.ucb_bandit(2.0),
-    "gradient, α = 0.1": exploration.gradient_bandit(0.1),
-    "gradient, α = 0.1, no baseline": exploration.gradient_bandit(0.1, baseline=False),
-}
+GAMMA, TOLERANCE = 0.95, 1e-4
 
 
-# --- the experiments: each a pure function of a key to a dict of arrays -----------------------------------------------
+def describe() -> dict[str, Any]:
+    """The machine, and what ran on it."""
+    import jax
+
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = {line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")}
+    return {"cpu": ", ".join(names) or platform.machine(), "devices": jax.device_count(), "jax": jax.__version__}
 
 
-def testbed(bandit: exploration.Bandit, mean: float, key: jax.Array) -> dict[str, jax.Array]:
-    """Reward, and how often the best arm was pulled, at every tenth pull: means over bandits with arms N(mean, 1)."""
-
-    def one(key):
-        arms_key, key = jax.random.split(key)
-        arms = mean + jax.random.normal(arms_key, (10,))
-
-        def pull(state, key):
-            act_key, reward_key = jax.random.split(key)
-            arm = bandit.act(act_key, state)
-            reward = arms[arm] + jax.random.normal(reward_key)
-            return bandit.update(state, arm, reward), (reward, arm == arms.argmax())
-
-        return jax.lax.scan(pull, bandit.init(10), jax.random.split(key, PULLS))[1]
-
-    reward, best = jax.vmap(one)(jax.random.split(key, NUM_BANDITS))
-    return {"reward": reward.mean(0)[EVERY - 1 :: EVERY], "best": 100.0 * best.mean(0)[EVERY - 1 :: EVERY]}
+def save(name: str, result: dict[str, Any]) -> None:
+    """One JSON file a benchmark."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(describe() | result, indent=1) + "\n")
 
 
-def maximisation_bias(make, key: jax.Array) -> dict[str, jax.Array]:
-    """Percent of 1,000 runs that go left in each of the first 300 episodes."""
-    # from A right to the end, or left to B, whence ten actions lead to the end, with rewards N(-0.1, 1)
-    successors = np.full((3, 10, 1), 2, np.int32)
-    successors[0, 0] = 1
-    reward, noise = np.zeros((3, 10)), np.zeros((3, 10))
-    reward[1], noise[1] = -0.1, 1.0
-    legal = np.ones((3, 10), bool)
-    legal[0, 2:] = False
-    mdp = MDP(np.ones((3, 10, 1)), reward, np.arange(3) == 2, np.eye(3)[0], successors)
-    env = purerl.envs.Table(mdp, noise)
-    agent = make(3, 10, tabular.Control(step_size=0.1, epsilon=0.1), legal=legal)
-    learner = purerl.learner(env, env.default_params, agent, 1, 1)
-
-    def one(key):
-        def step(state, _):
-            state, sums = learner.step(state)
-            return state, (sums.episodes, state.agent.count[:, 0, 0].sum())
-
-        _, (ends, left) = jax.lax.scan(step, learner.init(key), length=600)  # an episode has two steps at most
-        at_end = jnp.nonzero(ends, size=300)[0]
-        return jnp.diff(left[at_end], prepend=0)
-
-    return {"left": 100.0 * jax.vmap(one)(jax.random.split(key, 1_000)).mean(0)}
+# --- many small MDPs --------------------------------------------------------------------------------------------------
 
 
-def walk(n: int, step_size: float, key: jax.Array) -> dict[str, jax.Array]:
-    """Error of V on 19 states, root of the mean square, at the ends of the first 10 episodes: a mean of 100 runs."""
-    mdp = worlds.random_walk(19, left=-1.0)
-    env = purerl.envs.Table(mdp)
-    agent = tabular.n_step_td(tabular.uniform(mdp), tabular.Prediction(step_size=step_size, n=n))
-    learner = purerl.learner(env, env.default_params, agent, 1, 1)
-    exact = tabular.evaluate(mdp, tabular.uniform(mdp), 1.0)
-
-    def one(key):
-        def step(state, _):
-            state, sums = learner.step(state)
-            error = jnp.sqrt(jnp.square(state.agent.value - exact)[1:-1].mean())
-            return state, (sums.episodes, error)
-
-        _, (ends, error) = jax.lax.scan(step, learner.init(key), length=5_000)
-        at_end = jnp.nonzero(ends, size=10, fill_value=-1)[0]
-        return error[at_end]
-
-    return {"error": jax.vmap(one)(jax.random.split(key, 100)).mean(0)}
+def numpy_batched(probability, reward, successors) -> tuple[np.ndarray, int]:
+    """Sweeps over all MDPs at once, until the last has settled."""
+    count, num_states = reward.shape[:2]
+    flat = (successors + num_states * np.arange(count)[:, None, None, None]).reshape(-1)
+    value, sweeps, residual = np.zeros((count, num_states), np.float32), 0, np.inf
+    while residual > TOLERANCE:
+        following = value.reshape(-1).take(flat).reshape(probability.shape)
+        new = (reward + GAMMA * np.einsum("bsak,bsak->bsa", probability, following)).max(-1)
+        value, sweeps, residual = new, sweeps + 1, np.abs(new - value).max()
+    return value, sweeps
 
 
-EXPERIMENTS = {
-    **{f"testbed, {name}": partial(testbed, bandit, 4.0 * ("gradient" in name)) for name, bandit in TESTBED.items()},
-    "bias, Q-learning": partial(maximisation_bias, tabular.q_learning),
-    "bias, Double Q-learning": partial(maximisation_bias, tabular.double_q_learning),
-    "walk, n = 1, α = 0.4": partial(walk, 1, 0.4),
-    "walk, n = 4, α = 0.4": partial(walk, 4, 0.4),
-}
-
-LAST = lambda name: lambda result: result[name][-1]
-# what is read of an experiment, what was published, and how far a fair repetition may lie from it: twice the
-# deviation of the published mean (of 2,000 bandits, 10,000 runs, 100 runs) and of ours
-NUMBERS = [
-    ("testbed, greedy", "reward, pull 1,000", LAST("reward"), 1.042, 0.06),
-    ("testbed, ε = 0.01", "reward, pull 1,000", LAST("reward"), 1.321, 0.06),
-    ("testbed, ε = 0.1", "reward, pull 1,000", LAST("reward"), 1.375, 0.06),
-    ("testbed, UCB, c = 2", "reward, pull 1,000", LAST("reward"), 1.505, 0.06),
-    ("testbed, greedy", "best arm, %, pull 1,000", LAST("best"), 35.6, 2.5),
-    ("testbed, ε = 0.01", "best arm, %, pull 1,000", LAST("best"), 59.2, 2.5),
-    ("testbed, ε = 0.1", "best arm, %, pull 1,000", LAST("best"), 80.5, 2.5),
-    ("testbed, ε = 0.1, α = 0.1", "best arm, %, pull 1,000", LAST("best"), 75.9, 2.5),
-    ("testbed, optimistic", "best arm, %, pull 1,000", LAST("best"), 85.0, 2.5),
-    ("testbed, gradient, α = 0.1", "best arm, %, pull 1,000", LAST("best"), 85.8, 2.5),
-    ("bias, Q-learning", "left, %, at its peak", lambda result: result["left"].max(), 94.0, 2.0),
-    ("bias, Double Q-learning", "left, %, episode 100", lambda result: result["left"][99], 9.3, 2.0),
-    ("walk, n = 4, α = 0.4", "error, mean of 10 episodes", lambda result: result["error"].mean(), 0.261, 0.01),
-]
+def numpy_loop(dense, reward) -> tuple[np.ndarray, int]:
+    """One MDP after the other, each sweep one matrix product."""
+    values, sweeps = np.zeros(reward.shape[:2], np.float32), 0
+    for i, (p, r) in enumerate(zip(dense, reward, strict=True)):
+        value, residual = values[i], np.inf
+        while residual > TOLERANCE:
+            new = (r + GAMMA * (p @ value).reshape(r.shape)).max(-1)
+            value, sweeps, residual = new, sweeps + 1, np.abs(new - value).max()
+        values[i] = value
+    return values, sweeps
 
 
-# --- running and reporting --------------------------------------------------------------------------------------------
-
-
-def folder(name: str) -> Path:
-    """Where an experiment's seeds lie."""
-    plain = "".join(c if c.isalnum() or c == "." else "-" for c in name.replace("ε", "epsilon").replace("α", "alpha"))
-    return RESULTS / "-".join(filter(None, plain.split("-")))
-
-
-def load(name: str) -> dict[str, np.ndarray] | None:
-    """Means over the seeds that there are, and their number; None if there are none."""
-    files = sorted(folder(name).glob("*.json"))
-    if not files:
+def toolbox(dense, reward, sweeps) -> np.ndarray | None:
+    """pymdptoolbox, for so many sweeps of each; its own stopping rule is another one."""
+    try:
+        from mdptoolbox.mdp import ValueIteration
+    except ImportError:
+        print("pymdptoolbox is not installed: pip install 'purerl[peers]'")
         return None
-    seeds = [json.loads(file.read_text())["result"] for file in files]
-    return {key: np.mean([seed[key] for seed in seeds], axis=0) for key in seeds[0]} | {"seeds": np.array(len(files))}
+    values = []
+    for p, r, n in zip(dense, reward, sweeps, strict=True):
+        transitions = np.moveaxis(p.reshape(*r.shape, -1), 1, 0).astype(np.float64)
+        transitions /= transitions.sum(-1, keepdims=True)  # it insists on sums of 1 in float64
+        solver = ValueIteration(transitions, r.astype(np.float64), GAMMA)
+        solver.thresh, solver.max_iter = -1.0, int(n)
+        solver.run()
+        values.append(solver.V)
+    return np.array(values)
 
 
-def run(name: str, seeds: int, progress: Progress) -> None:
-    """Every seed that has no file yet."""
-    function, task = jax.jit(EXPERIMENTS[name]), progress.add_task(name, total=seeds)
-    for seed in range(seeds):
-        path = folder(name) / f"{seed}.json"
-        if not path.exists():
-            key = jax.random.fold_in(jax.random.key(2018), seed)
-            result = {k: np.round(np.asarray(x, float), 4).tolist() for k, x in function(key).items()}
-            versions = {package: version(package) for package in ("purerl", "jax", "gymnax")}
-            record = {"experiment": name, "seed": seed, "versions": versions}
-            record |= {"device": f"{jax.devices()[0].device_kind}, {platform.machine()}", "result": result}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            half_written = path.with_suffix(".part")
-            half_written.write_text(json.dumps(record) + "\n")
-            half_written.rename(path)
-        progress.advance(task)
+def garnets(given: argparse.Namespace) -> None:
+    """Seconds of each contestant, in alternation."""
+    from purerl.host import jobs
 
+    jobs.set_up_jax()
+    import jax
+    from jax.sharding import Mesh
+    from jax.sharding import PartitionSpec as P
 
-def report() -> str:
-    """The table, in Markdown."""
-    lines = [
-        "# The textbook's tabular experiments",
-        "",
-        "Written by `python benchmarks/tabular.py`. Seeds are of 2,000 bandits, 1,000 runs or 100 runs each.",
-        "",
-        "| experiment | number | published | tolerance | ours | seeds | |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, what, read, published, tolerance in NUMBERS:
-        result = load(name)
-        if result is None:
-            lines.append(f"| {name} | {what} | {published:g} | ± {tolerance:g} | not run | | |")
-            continue
-        ours = float(read(result))
-        good = "reproduced" if abs(ours - published) <= tolerance else f"**not reached** ({ours - published:+.3g})"
-        row = f"| {name} | {what} | {published:g} | ± {tolerance:g} | {ours:.4g} | {result['seeds']} | {good} |"
-        lines.append(row)
-    return "\n".join([*lines, "", "![Curves](curves.png)", ""])
+    from purerl import tabular
 
+    keys = jax.random.split(jax.random.key(0), given.mdps)
+    mdps = jax.jit(jax.vmap(lambda key: tabular.worlds.garnet(key, 100, 4, 5)))(keys)
+    devices = jax.devices()
+    devices = devices[: max(d for d in range(1, len(devices) + 1) if given.mdps % d == 0)]
+    mesh = Mesh(np.array(devices), ("mdps",))
+    plan = jax.vmap(lambda mdp: tabular.value_iteration(mdp, GAMMA, tolerance=TOLERANCE))
+    split = jax.shard_map(plan, mesh=mesh, in_specs=P("mdps"), out_specs=P("mdps"), check_vma=False)
+    solve = jax.jit(lambda mdps: (lambda x: (x.value, x.sweeps))(split(mdps)))
+    placed = jax.device_put(mdps, jax.sharding.NamedSharding(mesh, P("mdps")))
+    probability, reward, successors = (np.asarray(x) for x in (mdps.P, mdps.R, mdps.successors))
+    dense = np.zeros((given.mdps, 400, 100), np.float32)
+    for i in range(given.mdps):
+        np.add.at(dense[i], (np.arange(400)[:, None], successors[i].reshape(400, 5)), probability[i].reshape(400, 5))
+    value, sweeps = (np.asarray(x) for x in solve(placed))
+    some = slice(0, max(1, given.mdps // 50))
 
-def draw(path: Path) -> None:
-    """Rewards and best arms of the testbed, the bias over episodes, and errors on the walk."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
-    panels = [
-        ("testbed", "reward", "pull", "mean reward"),
-        ("testbed", "best", "pull", "best arm, %"),
-        ("bias", "left", "episode", "goes left, %"),
-        ("walk", "error", "episode", "error of V"),
-    ]
-    for axis, (start, key, x, y) in zip(axes.flat, panels, strict=True):
-        for name in EXPERIMENTS:
-            result = load(name) if name.startswith(start) else None
-            if result is None or (key == "reward" and "gradient" in name):  # whose arms have another mean
+    contestants: dict[str, tuple[float, Callable[[], Any]]] = {
+        "purerl, one vmapped call": (1.0, lambda: jax.block_until_ready(solve(placed))[0]),
+        "NumPy, batched sweeps": (1.0, lambda: numpy_batched(probability, reward, successors)[0]),
+        "NumPy, a loop of matrix products": (1.0, lambda: numpy_loop(dense, reward)[0]),
+        "pymdptoolbox (a 50th of them, times 50)": (
+            given.mdps / len(value[some]),
+            lambda: toolbox(dense[some], reward[some], sweeps[some]),
+        ),
+    }
+    times: dict[str, list[float]] = {}
+    for _ in range(given.rounds):
+        for name, (scale, call) in contestants.items():
+            begin = time.perf_counter()
+            got = call()
+            elapsed = scale * (time.perf_counter() - begin)
+            if got is None:
                 continue
-            curve = result[key]
-            every = EVERY if start == "testbed" else 1
-            axis.plot(every * (1 + np.arange(len(curve))), curve, label=name.removeprefix(f"{start}, "), linewidth=1)
-        axis.set(xlabel=x, ylabel=y)
-        axis.legend(frameon=False, fontsize=7)
-        axis.grid(alpha=0.25, linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+            np.testing.assert_allclose(np.asarray(got), value[: len(got)], atol=2 * TOLERANCE / (1 - GAMMA))
+            times.setdefault(name, []).append(elapsed)
+    ours = np.array(times["purerl, one vmapped call"])
+    lines = [f"{given.mdps} MDPs, residual {TOLERANCE:g}, {sweeps.min()} to {sweeps.max()} sweeps"]
+    ratios = {}
+    for name, seconds in times.items():
+        ratio = np.array(seconds) / ours
+        ratios[name] = [float(f(ratio)) for f in (np.median, np.min, np.max)]
+        lines.append(
+            f"{name:42} {np.median(seconds):8.2f} s   {ratios[name][0]:6.1f} x [{ratio.min():.1f}, {ratio.max():.1f}]"
+        )
+    print("\n".join(lines))
+    # each sweep reads P and the successors once, and they do not fit a cache
+    gigabytes = (probability.nbytes + successors.nbytes + reward.nbytes) * sweeps.max() / 1e9
+    print(f"{gigabytes / np.median(ours):.1f} GB/s of tables read; a copy of as much runs at {bandwidth():.1f} GB/s")
+    save("garnets", {"mdps": given.mdps, "seconds": times, "ratio [median, least, most]": ratios,
+                     "GB/s": gigabytes / float(np.median(ours)), "copy GB/s": bandwidth()})  # fmt: skip
+
+
+def bandwidth() -> float:
+    """GB/s of memory traffic in a large copy by NumPy, on one core."""
+    x = np.ones(50_000_000, np.float32)
+    y = np.empty_like(x)
+    best = np.inf
+    for _ in range(3):
+        begin = time.perf_counter()
+        np.copyto(y, x)
+        best = min(best, time.perf_counter() - begin)
+    return 2 * x.nbytes / best / 1e9
+
+
+# --- one large MDP ----------------------------------------------------------------------------------------------------
+
+
+def solve_large(num_states: int) -> None:
+    """Print a JSON line about one MDP, solved in this process."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    import jax.numpy as jnp
+
+    from purerl.tabular import MDP, value_iteration
+
+    generator, shape = np.random.default_rng(0), (num_states, 4, 8)
+    successors = generator.integers(0, num_states, shape, np.int32)
+    probability = generator.random(shape, np.float32)
+    for part in np.array_split(probability, 100):
+        part /= part.sum(-1, keepdims=True)
+    reward = generator.random(shape[:2])
+    reward[generator.random(shape[:2]) < 0.9] = 0.0
+    gamma = 0.99
+    largest = reward.max() / (1 - gamma)
+
+    def solve(probability, successors, reward):
+        mdp = MDP(probability, reward, jnp.zeros(num_states, bool), None, successors)
+        # |V - V*| ≤ γ / (1 - γ) · residual
+        solution = value_iteration(mdp, gamma, tolerance=1e-6 * 0.5 * largest * (1 - gamma) / gamma)
+        return solution.value, solution.sweeps, solution.residual
+
+    arrays = [jax.device_put(x) for x in (probability, successors, reward)]
+    del probability, successors, reward
+    program = jax.jit(solve).lower(*arrays).compile()
+    begin = time.perf_counter()
+    value, sweeps, residual = jax.block_until_ready(program(*arrays))
+    seconds = time.perf_counter() - begin
+    bound = float(residual) * gamma / (1 - gamma) / float(jnp.abs(value).max())
+    result = {"states": num_states, "actions": 4, "successors": 8, "gamma": gamma, "sweeps": int(sweeps)}
+    result |= {"error over max |V|, at most": bound, "seconds": seconds}
+    result |= {"peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    print(json.dumps(result))
+
+
+def large(given: argparse.Namespace) -> None:
+    """One MDP in a fresh process, whose peak memory is its own."""
+    command = [sys.executable, __file__, "solve-large", "--states", str(given.states)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    result = json.loads(out.splitlines()[-1])
+    for name, x in result.items():
+        print(f"{name:30} {x:,.3g}" if isinstance(x, float) else f"{name:30} {x:,}")
+    save("large", result)
 
 
 def main() -> None:
-    """Run what is missing, then report."""
+    """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10, help="seeds of each experiment [10]")
-    parser.add_argument("--report", action="store_true", help="only write the table from what is there")
-    arguments = parser.parse_args()
-    if not arguments.report:
-        with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn()) as progress:
-            for name in EXPERIMENTS:
-                run(name, arguments.seeds, progress)
-    (RESULTS / "RESULTS.md").write_text(report(), encoding="utf-8")
-    draw(RESULTS / "curves.png")
-    print(report())
+    parser.add_argument("what", choices=["garnets", "large", "solve-large"], metavar="garnets | large")
+    parser.add_argument("--mdps", type=int, default=10_000, help="MDPs of `garnets` [10000]")
+    parser.add_argument("--rounds", type=int, default=3, help="of alternation [3]")
+    parser.add_argument("--states", type=int, default=1_000_000, help="states of `large` [1000000]")
+    given = parser.parse_args()
+    {"garnets": garnets, "large": large, "solve-large": lambda given: solve_large(given.states)}[given.what](given)
 
 
 if __name__ == "__main__":

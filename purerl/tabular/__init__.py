@@ -15,6 +15,7 @@ from purerl.tabular.learning import (
 )
 from purerl.tabular.mdp import (
     MDP,
+    backup,
     checked,
     epsilon_soft,
     expected_reward,
@@ -46,6 +47,7 @@ __all__ = [
     "Enumerated",
     "Prediction",
     "Solution",
+    "backup",
     "checked",
     "control",
     "double_q_learning",

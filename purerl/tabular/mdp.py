@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -79,18 +80,32 @@ def uniform(mdp: MDP) -> Array:
     return jnp.full((num_states, num_actions), 1 / num_actions, jnp.asarray(mdp.P).dtype)
 
 
-def expected_next(mdp: MDP, value: Array) -> Array:
-    """E[V(s')] of every pair, `[S] -> [S, A]`."""
-    if mdp.successors is None:
-        return jnp.asarray(mdp.P) @ value
-    return (jnp.asarray(mdp.P) * value[jnp.asarray(mdp.successors)]).sum(-1)
-
-
 def expected_reward(mdp: MDP) -> Array:
     """E[r] of every pair, `[S, A]`; 0 in terminal states."""
     reward = jnp.asarray(mdp.R)
     reward = (jnp.asarray(mdp.P) * reward).sum(-1) if reward.ndim == 3 else reward
     return jnp.where(jnp.asarray(mdp.terminal)[:, None], 0.0, reward)
+
+
+def expectation_of_next(mdp: MDP) -> Callable[[Array], Array]:
+    """The function from values `[S]` to E[V(s')] of every pair, `[S, A]`; nothing follows, or is worth, an end.
+
+    What it needs is prepared once: make it outside of a loop.
+    """
+    on = (~jnp.asarray(mdp.terminal)).astype(jnp.asarray(mdp.P).dtype)
+    probability = on[:, None, None] * jnp.asarray(mdp.P)
+    if mdp.successors is None:
+        probability = probability * on
+        return lambda value: probability @ value
+    # one array for the first successors, one for the second, …: XLA's sums over a short last axis are slow
+    successors = jnp.moveaxis(jnp.asarray(mdp.successors), -1, 0)
+    probability = jnp.moveaxis(probability, -1, 0) * on[successors]
+
+    def expectation(value):
+        branches = zip(probability, successors, strict=True)
+        return sum(p * jnp.take(value, s, mode="clip") for p, s in branches)  # pyright: ignore
+
+    return expectation
 
 
 def look_ahead(mdp: MDP, value: Array, gamma) -> Array:
@@ -100,9 +115,13 @@ def look_ahead(mdp: MDP, value: Array, gamma) -> Array:
     >>> look_ahead(worlds.random_walk(3), jnp.zeros(5), 1.0)[3].tolist()
     [0.0, 1.0]
     """
-    value = jnp.where(jnp.asarray(mdp.terminal), 0.0, value)
-    following = jnp.where(jnp.asarray(mdp.terminal)[:, None], 0.0, expected_next(mdp, value))
-    return expected_reward(mdp) + gamma * following
+    return backup(mdp, gamma)(value)
+
+
+def backup(mdp: MDP, gamma) -> Callable[[Array], Array]:
+    """`look_ahead` as a function of the values alone, prepared once for many sweeps."""
+    reward, expectation = expected_reward(mdp), expectation_of_next(mdp)
+    return lambda value: reward + gamma * expectation(value)
 
 
 def transition_matrix(mdp: MDP, policy: Array) -> Array:

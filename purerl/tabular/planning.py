@@ -13,7 +13,16 @@ from jax.core import Tracer
 
 from purerl.bellman import soft_value, softmax_policy, state_value
 from purerl.core import Array
-from purerl.tabular.mdp import MDP, checked, expected_next, expected_reward, look_ahead, start_of, transition_matrix
+from purerl.tabular.mdp import (
+    MDP,
+    backup,
+    checked,
+    expectation_of_next,
+    expected_reward,
+    look_ahead,
+    start_of,
+    transition_matrix,
+)
 from purerl.tabular.mdp import uniform as uniform_policy
 
 
@@ -111,9 +120,9 @@ def iterate_evaluation(mdp: MDP, policy: Array, gamma, tolerance=None, max_sweep
     Reference: Sutton & Barto, 2018, eq. 4.5.
     """
     _check("iterate_evaluation", mdp, policy, max_sweeps=max_sweeps)
-    sweep = lambda value: state_value(policy, look_ahead(mdp, value, gamma))
-    value, sweeps, residual = _repeat(sweep, _zeros(mdp), tolerance, max_sweeps)
-    return Solution(value, look_ahead(mdp, value, gamma), jnp.asarray(policy), sweeps, residual)
+    q_of = backup(mdp, gamma)
+    value, sweeps, residual = _repeat(lambda v: state_value(policy, q_of(v)), _zeros(mdp), tolerance, max_sweeps)
+    return Solution(value, q_of(value), jnp.asarray(policy), sweeps, residual)
 
 
 def occupancy(mdp: MDP, policy: Array, gamma) -> Array:
@@ -167,9 +176,9 @@ def value_iteration(mdp: MDP, gamma, tolerance=None, max_sweeps: int = 100_000) 
     -13.0
     """
     _check("value_iteration", mdp, max_sweeps=max_sweeps)
-    sweep = lambda value: look_ahead(mdp, value, gamma).max(-1)
-    value, sweeps, residual = _repeat(sweep, _zeros(mdp), tolerance, max_sweeps)
-    q = look_ahead(mdp, value, gamma)
+    q_of = backup(mdp, gamma)
+    value, sweeps, residual = _repeat(lambda v: q_of(v).max(-1), _zeros(mdp), tolerance, max_sweeps)
+    q = q_of(value)
     return Solution(value, q, _first_best(q), sweeps, residual)
 
 
@@ -208,15 +217,17 @@ def modified_policy_iteration(
     """
     _check("modified_policy_iteration", mdp, num_evaluations=num_evaluations, max_rounds=max_rounds)
 
+    q_of = backup(mdp, gamma)
+
     def sweep(value):
-        q = look_ahead(mdp, value, gamma)
+        q = q_of(value)
         best = q.argmax(-1)
         take = lambda q: jnp.take_along_axis(q, best[:, None], axis=-1)[:, 0]
-        again = lambda _, value: take(look_ahead(mdp, value, gamma))
+        again = lambda _, value: take(q_of(value))
         return jax.lax.fori_loop(1, num_evaluations, again, take(q))
 
     value, rounds, residual = _repeat(sweep, _zeros(mdp), tolerance, max_rounds)
-    q = look_ahead(mdp, value, gamma)
+    q = q_of(value)
     return Solution(value, q, _first_best(q), rounds, residual)
 
 
@@ -231,8 +242,10 @@ def finite_horizon(mdp: MDP, horizon: int, gamma=1.0) -> tuple[Array, Array]:
     """
     _check("finite_horizon", mdp, horizon=horizon)
 
+    q_of = backup(mdp, gamma)
+
     def sweep(value, _):
-        q = look_ahead(mdp, value, gamma)
+        q = q_of(value)
         return q.max(-1), (q.max(-1), q.argmax(-1).astype(jnp.int32))
 
     first = _zeros(mdp)
@@ -250,10 +263,10 @@ def soft_value_iteration(mdp: MDP, gamma, temperature, tolerance=None, max_sweep
     Reference: Ziebart, 2010; Haarnoja et al., 2017, arXiv:1702.08165, theorem 2.
     """
     _check("soft_value_iteration", mdp, max_sweeps=max_sweeps)
-    ends = jnp.asarray(mdp.terminal)
-    sweep = lambda value: jnp.where(ends, 0.0, soft_value(look_ahead(mdp, value, gamma), temperature))
+    ends, q_of = jnp.asarray(mdp.terminal), backup(mdp, gamma)
+    sweep = lambda value: jnp.where(ends, 0.0, soft_value(q_of(value), temperature))
     value, sweeps, residual = _repeat(sweep, _zeros(mdp), tolerance, max_sweeps)
-    q = look_ahead(mdp, value, gamma)
+    q = q_of(value)
     return Solution(value, q, softmax_policy(q, temperature), sweeps, residual)
 
 
@@ -272,8 +285,8 @@ def relative_value_iteration(mdp: MDP, tolerance=None, max_sweeps: int = 1_000_0
     _check("relative_value_iteration", mdp, max_sweeps=max_sweeps)
     if not isinstance(mdp.terminal, Tracer) and bool(jnp.any(mdp.terminal)):
         raise ValueError("relative_value_iteration: mdp has terminal states; an average reward is of endless runs")
-    reward = expected_reward(mdp)
-    backup = lambda bias: reward + 0.5 * expected_next(mdp, bias) + 0.5 * bias[:, None]
+    reward, expectation = expected_reward(mdp), expectation_of_next(mdp)
+    lazy = lambda bias: reward + 0.5 * expectation(bias) + 0.5 * bias[:, None]
 
     def go_on(carry):
         bias, _, count, spread = carry
@@ -282,11 +295,11 @@ def relative_value_iteration(mdp: MDP, tolerance=None, max_sweeps: int = 1_000_0
 
     def body(carry):
         bias, _, count, _ = carry
-        new = backup(bias).max(-1)
+        new = lazy(bias).max(-1)
         change = new - bias
         return new - new[0], 0.5 * (change.max() + change.min()), count + 1, change.max() - change.min()
 
     bias = jnp.zeros_like(reward[:, 0])
     begin = (bias, jnp.zeros((), bias.dtype), jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, bias.dtype))
     bias, gain, sweeps, _ = jax.lax.while_loop(go_on, body, begin)
-    return AverageReward(gain, 0.5 * bias, _first_best(backup(bias)), sweeps)
+    return AverageReward(gain, 0.5 * bias, _first_best(lazy(bias)), sweeps)
