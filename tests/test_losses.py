@@ -67,6 +67,20 @@ def test_shapes_that_would_broadcast_are_refused(name):
 L = losses
 pos = lambda x: np.abs(x) + 0.1
 AGAINST = {  # name: (ours, NumPy's), of four arrays
+    "policy_gradient": (lambda a, b, c, d: L.policy_gradient(a, b), lambda a, b, c, d: -a * b),
+    "ppo_clip": (
+        lambda a, b, c, d: L.ppo_clip(a, b, 0.2),
+        lambda a, b, c, d: -np.minimum(np.exp(a) * b, np.clip(np.exp(a), 0.8, 1.2) * b),
+    ),
+    "squared": (lambda a, b, c, d: L.squared(a, b), lambda a, b, c, d: (a - b) ** 2 / 2),
+    "clipped_value": (
+        lambda a, b, c, d: L.clipped_value(a, b, c, 0.3),
+        lambda a, b, c, d: np.maximum((a - c) ** 2, (b + np.clip(a - b, -0.3, 0.3) - c) ** 2) / 2,
+    ),
+    "standardize": (
+        lambda a, b, c, d: L.standardize(a, jnp.ones(a.shape, bool)),
+        lambda a, b, c, d: (a - a.mean()) / (a.std() + 1e-8),
+    ),
     "kl_penalty": (
         lambda a, b, c, d: L.kl_penalty(a, b, jnp.abs(c), 0.3),
         lambda a, b, c, d: -np.exp(a) * b + 0.3 * abs(c),

@@ -92,20 +92,20 @@ def expectation_of_next(mdp: MDP) -> Callable[[Array], Array]:
 
     What it needs is prepared once: make it outside of a loop.
     """
-    on = (~jnp.asarray(mdp.terminal)).astype(jnp.asarray(mdp.P).dtype)
-    probability = on[:, None, None] * jnp.asarray(mdp.P)
+    ends = jnp.asarray(mdp.terminal)
+    probability = jnp.asarray(mdp.P)
     if mdp.successors is None:
-        probability = probability * on
-        return lambda value: probability @ value
-    # one array for the first successors, one for the second, …: XLA's sums over a short last axis are slow
-    successors = jnp.moveaxis(jnp.asarray(mdp.successors), -1, 0)
-    probability = jnp.moveaxis(probability, -1, 0) * on[successors]
+        mean = lambda value: probability @ value
+    else:
+        # one array for the first successors, one for the second, …: XLA's sums over a short last axis are slow
+        probability = jnp.moveaxis(probability, -1, 0)
+        successors = jnp.moveaxis(jnp.asarray(mdp.successors), -1, 0)
 
-    def expectation(value):
-        branches = zip(probability, successors, strict=True)
-        return sum(p * jnp.take(value, s, mode="clip") for p, s in branches)  # pyright: ignore
+        def mean(value):
+            branches = zip(probability, successors, strict=True)
+            return sum(p * jnp.take(value, s, mode="clip") for p, s in branches)
 
-    return expectation
+    return lambda value: jnp.where(ends[:, None], 0.0, mean(jnp.where(ends, 0.0, value)))
 
 
 def look_ahead(mdp: MDP, value: Array, gamma) -> Array:
