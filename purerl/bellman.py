@@ -42,7 +42,7 @@ class Next(NamedTuple):
 
 
 def _need(function: str, next: Any, *names: str) -> Any:
-    next = next if isinstance(next, Next) else Next(next)
+    next = next if isinstance(next, Next) else Next(jnp.asarray(next))
     for name in names:
         if getattr(next, name) is None:
             raise ValueError(f"{function}: next.{name} is None; this backup needs " + ", ".join(("q", *names)))
@@ -89,6 +89,7 @@ def softmax_policy(q: Array, temperature=1.0) -> Array:
     >>> softmax_policy(jnp.array([1.0, 1.0, 0.0]), 0.0).tolist()
     [0.5, 0.5, 0.0]
     """
+    q = 1.0 * jnp.asarray(q)  # Q of whole numbers as well
     temperature = jnp.asarray(temperature, q.dtype)[..., None]
     gap = q - q.max(-1, keepdims=True)
     return jax.nn.softmax(gap / jnp.maximum(temperature, jnp.finfo(q.dtype).tiny))

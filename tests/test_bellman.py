@@ -145,6 +145,8 @@ def test_the_softmax_policy():
     v = bellman.state_value(bellman.softmax_policy(q[1], 2.0), q[1])
     assert v == -3.0
     assert bellman.state_value(jnp.array([1.0, 0.0]), jnp.array([2.0, -jnp.inf])) == 2.0
+    np.testing.assert_allclose(bellman.softmax_policy(jnp.array([0, 1])), softmax(np.array([0.0, 1.0])), rtol=1e-6)
+    assert bellman.max_backup(1.0, 0.5, False, [2.0, 4.0]) == 3.0
 
 
 def test_missing_fields_and_shapes_are_named(data):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -96,17 +97,20 @@ def from_env(
 
     over_samples = jax.vmap(step, (0, None, None))
     over_actions = jax.vmap(over_samples, (0, None, 0))
-    over_states = jax.jit(jax.vmap(over_actions, (0, 0, None)))
+
+    @jax.jit
+    def over_states(key, states):
+        keys = jax.random.split(key, (chunk, num_actions, num_samples))
+        return jax.vmap(over_actions, (0, 0, None))(keys, states, jnp.arange(num_actions))
 
     def outcomes(key, states):
         """NumPy leaves [B, A, K, ...] of what follows states [B, ...], in calls of one shape."""
         size = len(jax.tree.leaves(states)[0])
         index = np.arange(size + -size % chunk) % size
-        keys = jax.random.split(key, (len(index), num_actions, num_samples))
         parts = []
         for i in range(0, len(index), chunk):
             part = jax.tree.map(lambda x: x[index[i : i + chunk]], states)
-            parts.append(_as_numpy(over_states(keys[i : i + chunk], part, jnp.arange(num_actions))))
+            parts.append(_as_numpy(over_states(jax.random.fold_in(key, i), part)))
         return jax.tree.map(lambda *x: np.concatenate(x)[:size], *parts)
 
     @jax.jit
@@ -133,10 +137,10 @@ def from_env(
         """Numbers of states of (obs, state) [B, ...], new ones for new states."""
         found = []
         for i, row in enumerate(_rows(looks[1], ignore)):
-            name, look = row.tobytes(), jax.tree.map(lambda x: x[i], looks)
+            name = row.tobytes()
             if name not in number:
                 number[name] = len(first)
-                first.append(look)
+                first.append(jax.tree.map(lambda x: x[i], looks))
                 if len(first) > max_states:
                     raise ValueError(
                         f"from_env: there are more than max_states, {max_states}, states; if they count time and "
@@ -176,11 +180,13 @@ def from_env(
     there = [-1 if end else to for end, to in zip(terminated.ravel(), number_of(reached), strict=True)]
     for s, a, to, r in zip(number_of(begun), actions.ravel().tolist(), there, rewards.ravel().tolist(), strict=True):
         count, total = (0, 0.0) if s is None else rows[s][a].get(to, (0, 0.0))
-        if not count or not np.isclose(total / count, r, rtol=1e-4, atol=1e-6):
+        if not count or not math.isclose(total / count, r, rel_tol=1e-4, abs_tol=1e-6):
+            where = "a state not met before" if s is None else f"state {s}"
+            to = "an end" if to == -1 else "a state not met before" if to is None else f"state {to}"
             raise ValueError(
-                f"from_env: state {s} with action {a} led to {'an end' if to == -1 else to} with reward {r:g}, which "
-                f"its {num_samples} samples do not show: more hangs on what was ignored, {tuple(ignore)}, or chance "
-                "has more outcomes: ignore less, or give more samples"
+                f"from_env: {where} with action {a} led to {to} with reward {r:g}, which {num_samples} samples of each "
+                f"pair do not show: more hangs on what was ignored, {tuple(ignore)}, or chance has more outcomes: "
+                "ignore less, or give more samples"
             )
 
     num_states, width = len(first) + 1, max(len(pairs) for row in rows for pairs in row)

@@ -71,7 +71,7 @@ def _repeat(sweep, value, tolerance, max_sweeps: int) -> tuple[Array, Array, Arr
 
     def go_on(carry):
         value, count, residual = carry
-        least = 4 * jnp.finfo(value.dtype).eps * jnp.maximum(1.0, jnp.abs(value).max())
+        least = 4 * jnp.finfo(value.dtype).eps * jnp.abs(value).max()
         return (count < max_sweeps) & (residual > (least if tolerance is None else tolerance))
 
     def body(carry):
