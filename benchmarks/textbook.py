@@ -217,7 +217,7 @@ def draw(path: Path) -> None:
             every = EVERY if start == "testbed" else 1
             axis.plot(every * (1 + np.arange(len(curve))), curve, label=name.removeprefix(f"{start}, "), linewidth=1)
         axis.set(xlabel=x, ylabel=y)
-        axis.legend(frameon=False, fontsize=7)
+        axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
