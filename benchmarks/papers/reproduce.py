@@ -196,15 +196,14 @@ MEMORY = {
         num_minibatches=4,
         normalize_obs=True,
     ),
-    "T-maze, corridor 20, blocks of 16 steps": remembering(
-        "tmaze-20",
-        partial(maze, 20),
-        (64, 16, 1000),
+    "T-maze, corridor 10, blocks of 8 steps": remembering(
+        "tmaze-10",
+        partial(maze, 10),
+        (128, 8, 800),
         Published(4.0, "the best return; 1.95 without memory"),
-        memories(longest=100.0, context=32),
+        memories(context=16),
         learning_rate=1e-3,
         clip=0.1,
-        entropy_cost=0.03,
     ),
 }
 
