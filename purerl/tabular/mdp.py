@@ -88,7 +88,7 @@ def expected_reward(mdp: MDP) -> Array:
 
 
 def expectation_of_next(mdp: MDP) -> Callable[[Array], Array]:
-    """The function from values `[S]` to E[V(s')] of every pair, `[S, A]`; nothing follows, or is worth, an end.
+    """The function from values `[S]`, 0 in terminal states, to E[V(s')] of every pair, `[S, A]`.
 
     What it needs is prepared once: make it outside of a loop.
     """
@@ -105,7 +105,7 @@ def expectation_of_next(mdp: MDP) -> Callable[[Array], Array]:
             branches = zip(probability, successors, strict=True)
             return sum(p * jnp.take(value, s, mode="clip") for p, s in branches)
 
-    return lambda value: jnp.where(ends[:, None], 0.0, mean(jnp.where(ends, 0.0, value)))
+    return lambda value: jnp.where(ends[:, None], 0.0, mean(value))
 
 
 def look_ahead(mdp: MDP, value: Array, gamma) -> Array:
@@ -115,11 +115,11 @@ def look_ahead(mdp: MDP, value: Array, gamma) -> Array:
     >>> look_ahead(worlds.random_walk(3), jnp.zeros(5), 1.0)[3].tolist()
     [0.0, 1.0]
     """
-    return backup(mdp, gamma)(value)
+    return backup(mdp, gamma)(jnp.where(jnp.asarray(mdp.terminal), 0.0, value))
 
 
 def backup(mdp: MDP, gamma) -> Callable[[Array], Array]:
-    """`look_ahead` as a function of the values alone, prepared once for many sweeps."""
+    """`look_ahead` as a function of the values alone, 0 in terminal states, prepared once for many sweeps."""
     reward, expectation = expected_reward(mdp), expectation_of_next(mdp)
     return lambda value: reward + gamma * expectation(value)
 
