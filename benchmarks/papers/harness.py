@@ -51,6 +51,7 @@ class Entry:
     frames: int | None = None  # stop counting at so many steps inside of episodes, where blocks hold others too
     sweep: dict[str, tuple[float, ...]] = field(default_factory=dict)
     network: Callable = networks.actor_critic  # of the policy: tanh 64-64, actor and critic apart
+    reward: Callable[[Any], Any] = lambda hp: None  # what the agent learns from, of its hyperparameters; None: as it is
     greedy_episodes: int = 0  # the number is the mean of so many of the final policy; 0: of the last training episodes
 
 
@@ -65,7 +66,8 @@ def parts(entry: Entry) -> tuple[Any, Any, Callable[[Any], Any]]:
 def learner_of(entry: Entry) -> Callable[[Any], Any]:
     """The entry's `hp -> Learner`."""
     env, env_params, agent = parts(entry)
-    return lambda hp: purerl.learner(env, env_params, agent(hp), entry.num_envs, entry.rollout_length)
+    blocks = entry.num_envs, entry.rollout_length
+    return lambda hp: purerl.learner(env, env_params, agent(hp), *blocks, reward=entry.reward(hp))
 
 
 def greedy_returns(entry: Entry, state: Any, keys: jax.Array) -> np.ndarray:

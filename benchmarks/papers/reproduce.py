@@ -19,7 +19,7 @@ import numpy as np
 from harness import Entry, Published
 
 import purerl
-from purerl import networks, statistics
+from purerl import networks, normalize, statistics
 from purerl.host import jobs
 
 CLEANRL = "[CleanRL](https://docs.cleanrl.dev/rl-algorithms/ppo/#experiment-results)"
@@ -133,6 +133,7 @@ def remembering(
     published: Published,
     cores: dict[str, Any],
     activation: Any = nn.tanh,
+    reward: Any = lambda hp: None,
     **hp: Any,
 ) -> list[Entry]:
     """A task for PPO with each memory, and without one; blocks are (environments, steps, updates)."""
@@ -150,6 +151,7 @@ def remembering(
             published=published,
             protocol=GREEDY,
             network=partial(networks.actor_critic, torso=torso, memory=core),
+            reward=reward,
             greedy_episodes=128,
         )
         for name, core in cores.items()
@@ -189,6 +191,7 @@ MEMORY = {
         Published(-218, LSTM),
         memories(context=8),
         activation=nn.relu,
+        reward=lambda hp: normalize.rewards(hp.gamma),
         learning_rate=1e-3,
         gamma=0.9,
         entropy_cost=0.0,
