@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from purerl.core import Array
+from purerl.core import Array, check_shapes
 
 Backup = Callable[[Any, Any, Any, Any], Array]
 
@@ -51,9 +51,7 @@ def _need(function: str, next: Any, *names: str) -> Any:
 
 def _target(function: str, reward, gamma, terminated, value) -> Array:
     """r + γ (1 - terminated) V(s')."""
-    shapes = {"reward": jnp.shape(reward), "terminated": jnp.shape(terminated), "the value of next": jnp.shape(value)}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"{function}: shapes must be equal, got " + ", ".join(f"{k} {v}" for k, v in shapes.items()))
+    check_shapes(function, reward=reward, terminated=terminated, **{"the value of next": value})
     return reward + gamma * jnp.where(terminated, 0.0, value)
 
 

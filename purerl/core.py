@@ -239,6 +239,13 @@ def config(cls):
     return cls
 
 
+def check_counts(function: str, **counts: Any) -> None:
+    """Raise a ValueError that names the first count that is not a positive int."""
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ValueError(f"{function}: {name} is {count!r}; it must be a positive int")
+
+
 def check_shapes(function: str, **arrays: Any) -> None:
     """Raise a ValueError that names the arrays and their shapes unless all shapes are equal."""
     shapes = {name: jnp.shape(x) for name, x in arrays.items()}

@@ -19,8 +19,15 @@ import jax.numpy as jnp
 
 from purerl.bellman import softmax_policy
 from purerl.core import Array, Key
+from purerl.distributions import categorical
+from purerl.memory import clear
 
 # --- choices over Q -----------------------------------------------------------------------------------------------
+
+
+def _draw(key: Key, probs: Array) -> Array:
+    """An action, int32 `[...]`, of probabilities `[..., A]`."""
+    return jax.random.categorical(key, jnp.log(probs)).astype(jnp.int32)
 
 
 def greedy_probs(q: Array) -> Array:
@@ -40,7 +47,7 @@ def greedy(key: Key, q: Array) -> Array:
     >>> sorted(set(jax.vmap(greedy, (0, None))(keys, jnp.array([2.0, 0.0, 2.0])).tolist()))
     [0, 2]
     """
-    return jax.random.categorical(key, jnp.log(greedy_probs(q))).astype(jnp.int32)
+    return _draw(key, greedy_probs(q))
 
 
 def epsilon_greedy_probs(q: Array, epsilon) -> Array:
@@ -65,7 +72,7 @@ def epsilon_greedy(key: Key, q: Array, epsilon) -> Array:
     >>> epsilon_greedy(jax.random.key(0), jnp.array([0.0, 1.0]), 0.0).item()
     1
     """
-    return jax.random.categorical(key, jnp.log(epsilon_greedy_probs(q, epsilon))).astype(jnp.int32)
+    return _draw(key, epsilon_greedy_probs(q, epsilon))
 
 
 def boltzmann(key: Key, q: Array, temperature) -> Array:
@@ -74,7 +81,7 @@ def boltzmann(key: Key, q: Array, temperature) -> Array:
     >>> boltzmann(jax.random.key(0), jnp.array([0.0, 1.0]), 0.0).item()
     1
     """
-    return jax.random.categorical(key, jnp.log(softmax_policy(q, temperature))).astype(jnp.int32)
+    return _draw(key, softmax_policy(q, temperature))
 
 
 def ucb1(value: Array, count: Array, c=2.0**0.5) -> Array:
@@ -238,9 +245,7 @@ def ornstein_uhlenbeck(shape: tuple[int, ...] = (1,), sigma=0.2, theta=0.15, dt=
         state = state - theta * dt * state + sigma * math.sqrt(dt) * jax.random.normal(key, state.shape, state.dtype)
         return scale * state, state
 
-    def reset(state, ended):
-        return jnp.where(ended.reshape(-1, *[1] * len(shape)), 0.0, state)
-
+    reset = lambda state, ended: clear(state, ended, jnp.zeros_like(state))
     return Noise(lambda n: jnp.zeros((n, *shape)), apply, reset)
 
 
@@ -355,6 +360,6 @@ def sample(key: Key, logits: Array, *filters: Callable[[Array], Array]) -> tuple
     """
     for change in filters:
         logits = change(logits)
-    token = jax.random.categorical(key, logits).astype(jnp.int32)
-    log_probs = jax.nn.log_softmax(logits)
-    return token, jnp.take_along_axis(log_probs, token[..., None], axis=-1)[..., 0]
+    pi = categorical(logits.shape[-1])
+    token = pi.sample(key, logits)
+    return token, pi.log_prob(logits, token)

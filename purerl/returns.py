@@ -70,6 +70,11 @@ def corrections(delta, trace, terminated, truncated, gamma) -> Array:
     return discounted_sums(delta, jnp.where(terminated | truncated, 0.0, gamma * trace))
 
 
+def _td_errors(reward, value, next_value, terminated, gamma) -> Array:
+    """δ = r + γ (1 - terminated) V(s') - V(s)."""
+    return reward + gamma * jnp.where(terminated, 0.0, next_value) - value
+
+
 def gae(reward, value, next_value, terminated, truncated, gamma, lam) -> Array:
     """Generalised advantage estimates.
 
@@ -90,7 +95,7 @@ def gae(reward, value, next_value, terminated, truncated, gamma, lam) -> Array:
     (1.9, 1.0)
     """
     check_shapes("gae", reward=reward, value=value, next_value=next_value, terminated=terminated, truncated=truncated)
-    delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value
+    delta = _td_errors(reward, value, next_value, terminated, gamma)
     return corrections(delta, lam, terminated, truncated, gamma)
 
 
@@ -199,7 +204,7 @@ def retrace(log_ratio, reward, value, next_value, terminated, truncated, gamma, 
     [1.5, 1.0]
     """
     check_shapes("retrace", log_ratio=log_ratio, reward=reward, value=value, next_value=next_value)
-    delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value
+    delta = _td_errors(reward, value, next_value, terminated, gamma)
     trace = lam * jnp.exp(jnp.minimum(0.0, _next_step(log_ratio)))
     return value + corrections(delta, trace, terminated, truncated, gamma)
 
@@ -222,7 +227,7 @@ def tree_backup(prob, reward, value, next_value, terminated, truncated, gamma, l
     [1.5, 1.0]
     """
     check_shapes("tree_backup", prob=prob, reward=reward, value=value, next_value=next_value)
-    delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value
+    delta = _td_errors(reward, value, next_value, terminated, gamma)
     return value + corrections(delta, lam * _next_step(prob), terminated, truncated, gamma)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.linen import initializers
 
-from purerl.core import Array, Key
+from purerl.core import Array, Key, check_counts
 from purerl.memory import clear
 
 
@@ -110,7 +110,7 @@ def gru(size: int = 64, longest: float = 1.0) -> Core:
     Reference: Cho et al., 2014, arXiv:1406.1078, with r after the product, as cuDNN has it; longest: Tallec &
       Ollivier, 2018, arXiv:1804.11188.
     """
-    _check("gru", size=size)
+    check_counts("gru", size=size)
     _check_longest("gru", longest)
     zero = np.zeros(size)  # NumPy: a core may be made before jax is set up
 
@@ -131,7 +131,7 @@ def lstm(size: int = 64, longest: float | None = None) -> Core:
     Reference: Hochreiter & Schmidhuber, 1997; the forget gate's 1: Jozefowicz et al., 2015; longest: Tallec &
       Ollivier, 2018, arXiv:1804.11188, eq. 16.
     """
-    _check("lstm", size=size)
+    check_counts("lstm", size=size)
     _check_longest("lstm", 1.0 if longest is None else longest)
     zero = np.zeros(size)  # NumPy: a core may be made before jax is set up
     spans = None if longest is None else _spans(size, longest)
@@ -156,7 +156,7 @@ def min_gru(size: int = 64, longest: float = 100.0) -> Core:
       longest: features start with memories of 1 to so many steps, b = -log τ.
     Reference: Feng et al., 2024, arXiv:2410.01201, section 3.1; longest: Tallec & Ollivier, 2018, arXiv:1804.11188.
     """
-    _check("min_gru", size=size)
+    check_counts("min_gru", size=size)
     _check_longest("min_gru", longest)
 
     def init(key, num_features):
@@ -206,12 +206,6 @@ def _linear_in_steps(a: Array, b: Array) -> Array:
 def _linear_in_passes(a: Array, b: Array) -> Array:
     """The same by an associative scan."""
     return jax.lax.associative_scan(lambda x, y: (x[0] * y[0], y[0] * x[1] + y[1]), (a, b))[1]
-
-
-def _check(function: str, **counts: int) -> None:
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"{function}: {name} is {count!r}; it must be a positive int")
 
 
 def _check_longest(function: str, longest: float) -> None:

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax.linen import initializers
 
-from purerl.core import Array
-from purerl.networks.recurrent import Core, _check
+from purerl.core import Array, check_counts
+from purerl.networks.recurrent import Core
 
 
 class Cache(NamedTuple):
@@ -40,7 +40,7 @@ def transformer(
     Reference: Vaswani et al., 2017; Shazeer, 2019, arXiv:1911.02150; Su et al., 2021, arXiv:2104.09864; Parisotto et
       al., 2019, arXiv:1910.06764, section 3.
     """
-    _check("transformer", width=width, num_layers=num_layers, num_heads=num_heads, context=context)
+    check_counts("transformer", width=width, num_layers=num_layers, num_heads=num_heads, context=context)
     if width % (2 * num_heads):
         raise ValueError(f"transformer: width is {width}; it must be a multiple of 2 num_heads, {2 * num_heads}")
     size = width // num_heads

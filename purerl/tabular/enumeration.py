@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purerl.core import Key
+from purerl.memory import clear
 from purerl.tabular.mdp import MDP, checked
 
 
@@ -124,8 +125,7 @@ def from_env(
             action = jax.random.randint(act_key, (64,), 0, num_actions)
             (_, after), reward, end = jax.vmap(step)(jax.random.split(step_key, 64), state, action)
             fresh = begin(jax.random.split(reset_key, 64))
-            choose = lambda new, old: jnp.where(end.reshape(-1, *[1] * (old.ndim - 1)), new, old)
-            return jax.tree.map(choose, fresh, after), (state, action, (after, reward, end))
+            return clear(after, end, fresh), (state, action, (after, reward, end))
 
         start_key, run_key = jax.random.split(key)
         return jax.lax.scan(one, begin(jax.random.split(start_key, 64)), jax.random.split(run_key, limit))[1]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from purerl.bellman import Backup, Next, double_backup, expected_backup, max_backup, sarsa_backup
-from purerl.core import Agent, Array, config, option
+from purerl.core import Agent, Array, check_counts, config, option
 from purerl.exploration import epsilon_greedy, epsilon_greedy_probs
 
 
@@ -107,9 +107,7 @@ def control(
     Raises:
       ValueError: for counts that are not positive, more than two tables, or another shape of `legal`.
     """
-    for name, count in {"num_states": num_states, "num_actions": num_actions}.items():
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"control: {name} is {count!r}; it must be a positive int")
+    check_counts("control", num_states=num_states, num_actions=num_actions)
     if num_tables not in (1, 2):
         raise ValueError(f"control: num_tables is {num_tables!r}; it must be 1 or 2")
     shape = (num_states, num_actions)
@@ -200,11 +198,18 @@ def double_q_learning(num_states: int, num_actions: int, hp: Control = Control()
 # --- prediction ---------------------------------------------------------------------------------------------------
 
 
-def _follows(policy: Array) -> tuple[Callable, Callable]:
-    """How a prediction agent acts: by a policy `[S, A]` that is given."""
+def _prediction(policy: Array, init: Callable, learn: Callable) -> Agent:
+    """An agent that acts by a policy `[S, A]` that is given, and learns by `(state, step) -> (state, Σ |error|)`."""
     log_policy = jnp.log(policy)
     act = lambda key, state, obs: jax.random.categorical(key, log_policy[obs]).astype(jnp.int32)
-    return act, lambda state, obs: policy[obs].argmax(-1).astype(jnp.int32)
+    greedy = lambda state, obs: policy[obs].argmax(-1).astype(jnp.int32)
+
+    def update(key, state, rollout):
+        steps = _steps(rollout)
+        state, errors = jax.lax.scan(learn, state, steps)
+        return state, {"td_error": errors.sum() / jnp.maximum(steps.valid.sum(), 1)}
+
+    return _memoryless(init, act, greedy, update)
 
 
 def _check_policy(function: str, policy: Any) -> Array:
@@ -234,7 +239,6 @@ def n_step_td(policy: Array, hp: Prediction = Prediction()) -> Agent:  # noqa: B
     """
     policy = _check_policy("n_step_td", policy)
     num_states, n = policy.shape[0], hp.n
-    act, greedy = _follows(policy)
 
     def init(key, obs):
         empty = jnp.zeros((n, *obs.shape))
@@ -262,12 +266,7 @@ def n_step_td(policy: Array, hp: Prediction = Prediction()) -> Agent:  # noqa: B
         filled = jnp.where(step.ended, 0, filled)
         return Window(value, states, rewards, filled), error
 
-    def update(key, state, rollout):
-        steps = _steps(rollout)
-        state, errors = jax.lax.scan(learn, state, steps)
-        return state, {"td_error": errors.sum() / jnp.maximum(steps.valid.sum(), 1)}
-
-    return _memoryless(init, act, greedy, update)
+    return _prediction(policy, init, learn)
 
 
 class Traces(NamedTuple):
@@ -288,7 +287,6 @@ def td_lambda(policy: Array, hp: Prediction = Prediction()) -> Agent:  # noqa: B
     """
     policy = _check_policy("td_lambda", policy)
     num_states = policy.shape[0]
-    act, greedy = _follows(policy)
 
     def init(key, obs):
         value = jnp.full(num_states, hp.initial, jnp.result_type(float))
@@ -303,9 +301,4 @@ def td_lambda(policy: Array, hp: Prediction = Prediction()) -> Agent:  # noqa: B
         value = value + hp.step_size * (error @ trace)
         return Traces(value, jnp.where(step.ended[:, None], 0.0, trace)), jnp.abs(error).sum()
 
-    def update(key, state, rollout):
-        steps = _steps(rollout)
-        state, errors = jax.lax.scan(learn, state, steps)
-        return state, {"td_error": errors.sum() / jnp.maximum(steps.valid.sum(), 1)}
-
-    return _memoryless(init, act, greedy, update)
+    return _prediction(policy, init, learn)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from purerl.bellman import soft_value, softmax_policy, state_value
-from purerl.core import Array
+from purerl.core import Array, check_counts
 from purerl.tabular.mdp import (
     MDP,
     backup,
@@ -50,9 +50,7 @@ def _check(function: str, mdp: MDP, policy: Array | None = None, **counts: int) 
     pairs = jnp.shape(mdp.P)[:2]
     if policy is not None and jnp.shape(policy) != pairs:
         raise ValueError(f"{function}: policy has shape {jnp.shape(policy)}; it must be probabilities {pairs}")
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"{function}: {name} is {count!r}; it must be a positive int")
+    check_counts(function, **counts)
 
 
 def _first_best(q: Array) -> Array:
@@ -189,10 +187,11 @@ def policy_iteration(mdp: MDP, gamma, max_rounds: int = 1_000) -> Solution:
     Reference: Howard, 1960; Sutton & Barto, 2018, section 4.3.
     """
     _check("policy_iteration", mdp, max_rounds=max_rounds)
+    q_of = backup(mdp, gamma)
 
     def improve(carry):
         policy, value, _, rounds, _ = carry
-        q = look_ahead(mdp, value, gamma)
+        q = q_of(value)
         rounding = 64 * jnp.finfo(q.dtype).eps * jnp.maximum(1.0, jnp.abs(q).max())
         better = q.max(-1) > state_value(policy, q) + rounding
         policy = jnp.where(better[:, None], _first_best(q), policy)
@@ -204,7 +203,7 @@ def policy_iteration(mdp: MDP, gamma, max_rounds: int = 1_000) -> Solution:
     begin = (policy, value, jnp.array(True), jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, value.dtype))
     go_on = lambda carry: carry[2] & (carry[3] < max_rounds)
     _, value, _, rounds, residual = jax.lax.while_loop(go_on, improve, begin)
-    q = look_ahead(mdp, value, gamma)
+    q = q_of(value)
     return Solution(value, q, _first_best(q), rounds, residual)
 
 
