@@ -17,15 +17,23 @@ if TYPE_CHECKING:
         networks,
         normalize,
         policies,
+        replay,
         returns,
         schedules,
         statistics,
         tabular,
         training,
         updates,
+        values,
     )
     from purerl.agents.a2c import A2C, a2c
+    from purerl.agents.c51 import C51, c51
+    from purerl.agents.dqn import DQN, dqn
+    from purerl.agents.iqn import IQN, iqn
     from purerl.agents.ppo import PPO, ppo
+    from purerl.agents.pqn import PQN, pqn
+    from purerl.agents.qrdqn import QRDQN, qrdqn
+    from purerl.agents.rainbow import Rainbow, rainbow
     from purerl.agents.reinforce import REINFORCE, reinforce
     from purerl.core import Agent, Distribution, Learner, Network, Reward, Rollout, Transition, config, option
     from purerl.envs import make
@@ -34,7 +42,13 @@ if TYPE_CHECKING:
 # Public names and where they live. Loaded when first used, so that `purerl --help` need not wait for jax.
 _NAMES = {
     "purerl.agents.a2c": ("A2C", "a2c"),
+    "purerl.agents.c51": ("C51", "c51"),
+    "purerl.agents.dqn": ("DQN", "dqn"),
+    "purerl.agents.iqn": ("IQN", "iqn"),
     "purerl.agents.ppo": ("PPO", "ppo"),
+    "purerl.agents.pqn": ("PQN", "pqn"),
+    "purerl.agents.qrdqn": ("QRDQN", "qrdqn"),
+    "purerl.agents.rainbow": ("Rainbow", "rainbow"),
     "purerl.agents.reinforce": ("REINFORCE", "reinforce"),
     "purerl.core": (
         "Agent", "Distribution", "Learner", "Network", "Reward", "Rollout", "Transition", "config", "option",
@@ -44,7 +58,7 @@ _NAMES = {
 }  # fmt: skip
 _MODULES = (
     "bellman", "core", "distributions", "envs", "exploration", "host", "losses", "networks", "normalize", "policies",
-    "returns", "schedules", "statistics", "tabular", "training", "updates",
+    "replay", "returns", "schedules", "statistics", "tabular", "training", "updates", "values",
 )  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted([*_HOME, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll]

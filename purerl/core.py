@@ -127,12 +127,20 @@ class Learner(NamedTuple):
     step: Callable[[Any], tuple[Any, Any]]
 
 
-def option(default: Any, doc: str, low: float | None = None, high: float | None = None, open_low: bool = False) -> Any:
+def option(
+    default: Any,
+    doc: str,
+    low: float | None = None,
+    high: float | None = None,
+    open_low: bool = False,
+    share: float | None = None,
+) -> Any:
     """A field of a `@config` class: its default, what it means, and the closed range it must lie in.
 
-    `open_low` leaves `low` itself out of the range.
+    `open_low` leaves `low` itself out of the range. `share`: what the command line takes for it where it is not given,
+    as a share of the environment steps of the run.
     """
-    return dataclasses.field(default=default, metadata={"doc": doc, "range": (low, high, open_low)})
+    return dataclasses.field(default=default, metadata={"doc": doc, "range": (low, high, open_low), "share": share})
 
 
 def _admits_none(hint: Any) -> bool:

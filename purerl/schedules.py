@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax.numpy as jnp
 
 from purerl.core import Array
@@ -36,3 +38,26 @@ def exponential(step, start, end, num_steps) -> Array:
     0.5
     """
     return start * (end / start) ** _fraction(step, num_steps)
+
+
+def times_due(blocks: Array, block: int, period: int) -> Array:
+    """How often something that happens every `period` steps is due in the next block of `block` steps.
+
+        ⌊(b + 1) · block / period⌋ - ⌊b · block / period⌋
+
+    So nothing is missed or done twice where the one does not divide the other, and no count of steps overflows.
+    Args:
+      blocks: b, blocks of steps so far, int32.  block, period: steps, positive ints.
+    Raises:
+      ValueError: if their least common multiple is 2³¹ or more.
+
+    >>> sum(times_due(jnp.int32(b), 7, 500).item() for b in range(1000))
+    14
+    """
+    common = math.gcd(block, period)
+    block, period = block // common, period // common
+    if block * period * common >= 2**31:
+        raise ValueError(f"times_due: block is {block * common} and period {period * common}; "
+                         "their least common multiple must be below 2 147 483 648")  # fmt: skip
+    before = blocks % period  # whole multiples of the period add the same to both
+    return (before + 1) * block // period - before * block // period

@@ -37,14 +37,23 @@ def clip_by_global_norm(max_norm) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def adam(max_grad_norm) -> optax.GradientTransformation:
-    """Adam's direction (ε = 1e-5) for gradients clipped to a global norm; `sgd` multiplies by the learning rate."""
-    return optax.chain(clip_by_global_norm(max_grad_norm), optax.scale_by_adam(eps=1e-5))
+def adam(max_grad_norm, eps=1e-5) -> optax.GradientTransformation:
+    """Adam's direction for gradients clipped to a global norm, if any; `sgd` multiplies by the learning rate."""
+    return _clipped(max_grad_norm, optax.scale_by_adam(eps=eps))
 
 
 def rmsprop(max_grad_norm) -> optax.GradientTransformation:
     """RMSProp's direction (decay 0.99, ε = 1e-5) for gradients clipped to a global norm."""
-    return optax.chain(clip_by_global_norm(max_grad_norm), optax.scale_by_rms(decay=0.99, eps=1e-5))
+    return _clipped(max_grad_norm, optax.scale_by_rms(decay=0.99, eps=1e-5))
+
+
+def radam(max_grad_norm) -> optax.GradientTransformation:
+    """Rectified Adam's direction for gradients clipped to a global norm. Liu et al., 2020, arXiv:1908.03265."""
+    return _clipped(max_grad_norm, optax.scale_by_radam())
+
+
+def _clipped(max_norm, direction: optax.GradientTransformation) -> optax.GradientTransformation:
+    return direction if max_norm is None else optax.chain(clip_by_global_norm(max_norm), direction)
 
 
 def annealed(learning_rate, anneal_steps, updates: Array, steps_per_update: int):

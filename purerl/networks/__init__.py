@@ -5,16 +5,22 @@ from purerl.networks.heads import ActorCritic, actor_critic, remembering
 from purerl.networks.mlp import MLP
 from purerl.networks.recurrent import Core, gru, lstm, min_gru
 from purerl.networks.transformer import transformer
+from purerl.networks.values import Noisy, QHead, implicit_q_network, noisy, q_network
 
 __all__ = [
     "MLP",
     "ActorCritic",
     "Core",
     "MinAtarCNN",
+    "Noisy",
+    "QHead",
     "actor_critic",
     "gru",
+    "implicit_q_network",
     "lstm",
     "min_gru",
+    "noisy",
+    "q_network",
     "remembering",
     "transformer",
 ]

@@ -11,11 +11,13 @@ import jax.numpy as jnp
 class MinAtarCNN(nn.Module):
     """One 3 x 3 convolution and one dense layer for `[B, 10, 10, channels]` images, as MinAtar's own baselines have.
 
+    layer_norm: normalise both layers before their activations.
     Reference: Young & Tian, 2019, arXiv:1903.03176, section 3.
     """
 
     channels: int = 16
     width: int = 128
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, obs):
@@ -28,5 +30,6 @@ class MinAtarCNN(nn.Module):
         obs = obs.astype(jnp.float32)
         shifted = [obs[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
         patches = jnp.concatenate(shifted, axis=-1)
-        x = nn.relu(nn.Dense(self.channels, kernel_init=gain)(patches))
-        return nn.relu(nn.Dense(self.width, kernel_init=gain)(x.reshape(x.shape[0], -1)))
+        norm = (lambda x: nn.LayerNorm(epsilon=1e-5)(x)) if self.layer_norm else (lambda x: x)
+        x = nn.relu(norm(nn.Dense(self.channels, kernel_init=gain)(patches)))
+        return nn.relu(norm(nn.Dense(self.width, kernel_init=gain)(x.reshape(x.shape[0], -1))))

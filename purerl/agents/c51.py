@@ -1,0 +1,60 @@
+"""Learning the distribution of returns over fixed atoms. Bellemare et al., 2017, arXiv:1707.06887."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from purerl import bellman, exploration, losses
+from purerl.core import Agent, MemoryNetwork, Network, config, option
+from purerl.memory import with_memory
+from purerl.updates import adam
+from purerl.values import Errors, QLearning, look, taken, unperturbed, value_agent
+
+
+@config
+class C51(QLearning):
+    """Hyperparameters of `c51`. The defaults are those that CleanRL publishes its classic-control table with."""
+
+    num_atoms: int = option(101, "atoms of a distribution; outputs of the network for each action", low=2)
+    low: float = option(-100.0, "return of the first atom")
+    high: float = option(100.0, "return of the last atom")
+    double: bool = option(False, "the online network chooses the next action, the target network judges it")
+
+
+def c51(
+    network: Network | MemoryNetwork,
+    hp: C51 = C51(),  # noqa: B008 (frozen)
+    explore: Callable = exploration.epsilon_greedy,
+    perturb: Callable = unperturbed,
+    optimizer: Callable = adam,
+) -> Agent:
+    """Categorical deep Q-learning as an `Agent`.
+
+        loss = -Σᵢ Φ(r + γ z)ᵢ log p(s,a)ᵢ,   Q(s,a) = Σᵢ zᵢ p(s,a)ᵢ
+
+    where Φ projects the target network's distribution of the best next action onto the atoms z.
+
+    Args:
+      network: logits `[B, A, num_atoms]` of observations, such as `networks.q_network(num_actions, outputs=51)`.
+      hp: hyperparameters; floats may be tracers.
+      explore, perturb, optimizer: as for `dqn`.
+    """
+    network = with_memory(network)
+    support = hp.low + (hp.high - hp.low) * jnp.linspace(0.0, 1.0, hp.num_atoms)
+    values = lambda logits: bellman.expectation(jax.nn.softmax(logits), support)
+    backup = bellman.categorical_backup(support)
+
+    def loss(params, target_params, key, s):
+        del key  # nothing is drawn
+        logits, online = look(network, params, s)
+        _, after = look(network, target_params, s)
+        next = bellman.Next(jax.nn.softmax(after), online=jax.nn.softmax(online) if hp.double else None)
+        target = jax.lax.stop_gradient(backup(s.reward, s.gamma, s.terminated, next))
+        prediction = taken(logits, s.action)
+        divergence = losses.categorical_cross_entropy(prediction, target)
+        return Errors(divergence, divergence, values(prediction))
+
+    return value_agent(network, hp, values, loss, explore, perturb, optimizer)

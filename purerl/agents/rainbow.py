@@ -1,0 +1,46 @@
+"""Six improvements of deep Q-learning in one. Hessel et al., 2018, arXiv:1710.02298."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import ClassVar
+
+from purerl import exploration, networks
+from purerl.agents.c51 import C51, c51
+from purerl.core import Agent, MemoryNetwork, Network, config, option
+from purerl.updates import adam
+
+
+@config
+class Rainbow(C51):
+    """Hyperparameters of `rainbow`: those of `c51`, with Double, n-step and prioritised replay on, and no ε."""
+
+    network: ClassVar = partial(networks.q_network, dueling=True, noise=True)
+
+    n_step: int = option(3, "rewards before the value that follows", low=1)
+    double: bool = option(True, "the online network chooses the next action, the target network judges it")
+    priority: float | None = option(0.5, "α of prioritised replay; None samples uniformly", low=0.0)
+    importance_steps: float | None = option(
+        500_000.0, "environment steps over which β rises to 1; None keeps it", low=0.0, open_low=True, share=1.0
+    )
+    explore_start: float = option(0.0, "ε at first, beside the noise of the network", low=0.0)
+    explore_end: float = option(0.0, "ε at last", low=0.0)
+
+
+def rainbow(
+    network: Network | MemoryNetwork,
+    hp: Rainbow = Rainbow(),  # noqa: B008 (frozen)
+    explore: Callable = exploration.epsilon_greedy,
+    perturb: Callable = networks.noisy,
+    optimizer: Callable = adam,
+) -> Agent:
+    """Rainbow as an `Agent`: `c51` with a double, n-step, prioritised target and a noisy, dueling network.
+
+    Args:
+      network: logits `[B, A, num_atoms]` of observations, such as
+        `networks.q_network(num_actions, outputs=101, dueling=True, noise=True)`.
+      hp: hyperparameters; floats may be tracers.
+      explore, perturb, optimizer: as for `dqn`.
+    """
+    return c51(network, hp, explore, perturb, optimizer)

@@ -1,0 +1,254 @@
+"""What agents that learn Q from replay share: how they explore, remember, and when they learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from purerl import losses, replay, schedules
+from purerl.core import Agent, Array, Key, MemoryNetwork, Transition, config, option
+from purerl.updates import annealed, sgd
+
+
+@config
+class QLearning:
+    """Hyperparameters that every agent with a replay has; configs of agents add their own."""
+
+    num_envs: ClassVar[int] = 1  # what the defaults are tuned for; arguments of `learner`
+    rollout_length: ClassVar[int] = 10
+
+    learning_rate: float = option(2.5e-4, "step size of Adam", low=0.0)
+    anneal_steps: float | None = option(
+        None, "environment steps over which the learning rate falls to 0; None keeps it", low=0.0, open_low=True
+    )
+    gamma: float = option(0.99, "discount", low=0.0, high=1.0)
+    capacity: int = option(10_000, "steps that the replay keeps", low=1)
+    batch_size: int = option(128, "steps, or sequences, of a gradient step", low=1)
+    learning_starts: int = option(10_000, "environment steps before the first gradient step", low=0)
+    train_every: int = option(10, "environment steps for each gradient step", low=1)
+    num_gradient_steps: int = option(1, "gradient steps each time", low=1)
+    n_step: int = option(1, "rewards before the value that follows", low=1)
+    target_period: int = option(500, "environment steps between updates of the target network", low=1)
+    target_rate: float = option(1.0, "τ of target ← τ online + (1 - τ) target", low=0.0, high=1.0, open_low=True)
+    explore_start: float = option(1.0, "ε (or the temperature of `boltzmann`) at first", low=0.0)
+    explore_end: float = option(0.05, "ε at last", low=0.0)
+    explore_steps: float = option(250_000.0, "environment steps in between", low=0.0, open_low=True, share=0.5)
+    priority: float | None = option(None, "α of prioritised replay; None samples uniformly", low=0.0)
+    importance: float = option(0.4, "β of prioritised replay: how much of its bias is corrected", low=0.0, high=1.0)
+    importance_steps: float | None = option(
+        None, "environment steps over which β rises to 1; None keeps it", low=0.0, open_low=True
+    )
+    max_grad_norm: float | None = option(
+        None, "gradients are clipped to this global norm; None leaves them", low=0.0, open_low=True
+    )
+    sequence_length: int = option(1, "steps of a sequence, for a network with memory; must be rollout_length", low=1)
+    burn_in: int = option(0, "steps before a sequence that only bring its memory up to date", low=0)
+
+
+class Learned(NamedTuple):
+    """The state of an agent that learns from replay."""
+
+    params: Any
+    target_params: Any
+    opt_state: Any
+    replay: replay.Replay
+    explore: Array  # float32 []: ε of the block to come
+    updates: Array  # int32 []: calls of the agent's `update` so far
+    events: Array  # int32 []: times that learning was due so far
+    metrics: dict[str, Array]  # of the last gradient step; 0 before it
+
+
+class Batch(NamedTuple):
+    """What a loss is a function of, beside parameters: T trained steps of B sequences, leaves `[T, B, ...]`.
+
+    Without memory T = 1. With it the observations go n - 1 steps further than what is trained.
+    """
+
+    obs: Any
+    action: Array
+    reward: Array  # of n steps
+    gamma: Array  # the discount of what follows them
+    terminated: Array
+    next_obs: Any
+    ended: Array
+    last: Array | None  # int32: the step whose successor's value follows; None: its own
+    memory: Any  # before the first step, or before the burn-in, leaves [B, ...]: a constant
+    burn_in: tuple[Any, Array] | None  # observations and ends of steps before
+
+
+class Errors(NamedTuple):
+    """What a loss gives for every trained step, `[T, B]`."""
+
+    loss: Array
+    size: Array  # ≥ 0: how wrong the prediction was; the priority of the step
+    q: Array  # of the action taken
+
+
+Loss = Callable[[Any, Any, Key, Batch], Errors]
+
+
+def taken(outputs: Array, action: Array) -> Array:
+    """The outputs of the actions taken: `[T, B, A, ...] -> [T, B, ...]`.
+
+    >>> taken(jnp.array([[[1.0, 2.0]]]), jnp.array([[1]])).tolist()
+    [[2.0]]
+    """
+    index = action.reshape(*action.shape, *[1] * (outputs.ndim - 2))
+    return jnp.take_along_axis(outputs, index, axis=2)[:, :, 0]
+
+
+def unperturbed(key: Key, params: Any) -> Any:
+    """The parameters as they are."""
+    del key
+    return params
+
+
+def look(network: MemoryNetwork, params: Any, s: Batch, see: Callable = lambda obs: obs) -> tuple[Any, Any]:
+    """The network's outputs for the steps of a batch, and for the states that their n rewards lead to, `[T, B, ...]`.
+
+    see: what the network is shown of observations.
+    """
+    memory = s.memory
+    if s.burn_in is not None:
+        obs, ended = s.burn_in
+        memory = jax.lax.stop_gradient(network.unroll(params, memory, see(obs), ended)[2])
+    outputs, after, _ = network.unroll(params, memory, see(s.obs), s.ended, see(s.next_obs))
+    if s.last is None:
+        return outputs, after
+    last, steps = s.last, s.reward.shape[0]
+    pick = lambda x: jnp.take_along_axis(x, last.reshape(*last.shape, *[1] * (x.ndim - 2)), axis=0)
+    return jax.tree.map(lambda x: x[:steps], outputs), jax.tree.map(pick, after)
+
+
+def value_agent(
+    network: MemoryNetwork,
+    hp: Any,
+    values: Callable[[Any], Array],
+    loss: Loss,
+    explore: Callable[[Key, Array, Any], Array],
+    perturb: Callable[[Key, Any], Any],
+    optimizer: Callable[[Any], optax.GradientTransformation],
+) -> Agent:
+    """An agent from its loss; the rest of it is the same for every method that learns Q from replay.
+
+    Args:
+      network: what acts.
+      hp: a `QLearning`.
+      values: the network's outputs as Q `[..., A]`.
+      loss: `(params, target_params, key, Batch) -> Errors`.
+      explore: `(key, q, amount) -> action`, such as `exploration.epsilon_greedy`.
+      perturb: `(key, params) -> params`, anew for every step that acts, and for every use in the loss.
+      optimizer: `max_grad_norm -> optax.GradientTransformation` of unit learning rate.
+    """
+    direction = optimizer(hp.max_grad_norm)
+    remembers = bool(jax.tree.leaves(jax.eval_shape(lambda: network.memory(1))))
+    stride = hp.sequence_length if remembers else 1
+    length = (hp.burn_in + hp.sequence_length if remembers else 1) + hp.n_step - 1
+    if not remembers and (hp.sequence_length > 1 or hp.burn_in > 0):
+        raise ValueError("sequence_length or burn_in is given; they are for a network with memory")
+
+    def init(key, obs):
+        params = network.init(key, obs)
+        num_envs = jax.tree.leaves(obs)[0].shape[0]
+        memory = network.memory(num_envs)
+        action = jax.eval_shape(lambda: values(network.step(params, memory, obs)[0]).argmax(-1).astype(jnp.int32))
+        number, flag = jnp.zeros(num_envs), jnp.zeros(num_envs, bool)
+        step = Transition(obs, action, number, obs, flag, flag, flag)
+        target_params = jax.tree.map(jnp.copy, params)
+        kept = replay.init(step, hp.capacity, hp.priority is not None, memory, stride, length)
+        explore = jnp.asarray(hp.explore_start, jnp.float32)
+        zeros = {name: jnp.zeros(()) for name in ("loss", "td_error", "q")}
+        counts = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+        return Learned(params, target_params, direction.init(params), kept, explore, *counts, zeros)
+
+    def act(key, state, memory, obs):
+        noise_key, draw_key = jax.random.split(key)
+        outputs, memory = network.step(perturb(noise_key, state.params), memory, obs)
+        return explore(draw_key, values(outputs), state.explore), memory, ()
+
+    def greedy(state, memory, obs):
+        outputs, memory = network.step(state.params, memory, obs)
+        return values(outputs).argmax(-1).astype(jnp.int32), memory
+
+    def drawn(kept, index) -> Batch:
+        if not remembers:
+            s = replay.read(kept, index, hp.gamma, hp.n_step)
+            one = lambda tree: jax.tree.map(lambda x: x[None], tree)
+            ended = jnp.ones((1, hp.batch_size), bool)
+            rest = one((s.action, s.reward, s.gamma, s.terminated, s.next_obs))
+            return Batch(one(s.obs), *rest, ended, None, (), None)
+        tr, memory = replay.read_sequences(kept, index, length)
+        ended = tr.terminated | tr.truncated
+        before = jax.tree.map(lambda x: x[: hp.burn_in], (tr.obs, ended)) if hp.burn_in else None
+        tr, ended = jax.tree.map(lambda x: x[hp.burn_in :], (tr, ended))
+        reward, gamma, terminated, last = replay.n_steps(tr.reward, tr.terminated, tr.truncated, hp.gamma, hp.n_step)
+        action = tr.action[: hp.sequence_length]
+        return Batch(tr.obs, action, reward, gamma, terminated, tr.next_obs, ended, last, memory, before)
+
+    def objective(params, data):
+        (online_key, target_key, loss_key), target_params, s, weight = data
+        errors = loss(perturb(online_key, params), perturb(target_key, target_params), loss_key, s)
+        mean = lambda x: losses.masked_mean(x, jnp.broadcast_to(weight > 0, x.shape))
+        metrics = {"loss": mean(errors.loss), "td_error": mean(errors.size), "q": mean(errors.q)}
+        return (weight * errors.loss).mean(), (metrics, jax.lax.stop_gradient(errors.size))
+
+    descend = sgd(objective, direction)
+
+    def update(key, state, rollout):
+        block = rollout.transitions.reward.size
+        kept = replay.add(state.replay, rollout.transitions, rollout.memory, length)
+        learning_rate = annealed(hp.learning_rate, hp.anneal_steps, state.updates, block)
+        so_far = lambda updates: updates.astype(jnp.float32) * block
+        importance = hp.importance
+        if hp.importance_steps is not None:
+            importance = schedules.linear(so_far(state.updates), hp.importance, 1.0, hp.importance_steps)
+        due = schedules.times_due(state.updates, block, hp.train_every)
+        most = -(-block // hp.train_every)
+        warm = state.updates + 1 >= -(-hp.learning_starts // block)
+
+        def learn(carry, now):
+            state, kept_tree = carry
+            key, step = now
+            draw_key, *keys = jax.random.split(key, 4)
+            now_kept = kept._replace(tree=kept_tree[0], highest=kept_tree[1])
+            index = replay.sample(draw_key, now_kept, hp.batch_size, length, importance)
+            data = (keys, state.target_params, drawn(kept, index), index.weight)
+            state, (metrics, size) = descend(state, data, learning_rate)
+            if hp.priority is not None:
+                size = 0.9 * size.max(0) + 0.1 * size.mean(0)
+                now_kept = replay.update(now_kept, index, (size + 1e-6) ** hp.priority)
+            return (state._replace(metrics=metrics), (now_kept.tree, now_kept.highest)), None
+
+        def follow(state, step):
+            """The target network, where it is due after the last gradient step of an event."""
+            event, nth = state.events + step // hp.num_gradient_steps, step % hp.num_gradient_steps
+            fires = schedules.times_due(event, hp.train_every, hp.target_period) > 0
+            rate = jnp.where(fires & (nth == hp.num_gradient_steps - 1), hp.target_rate, 0.0)
+            target = jax.tree.map(lambda t, p: jnp.where(rate > 0, t + rate * (p - t), t), state.target_params,
+                                  state.params)  # fmt: skip
+            return state._replace(target_params=target)
+
+        def one(carry, now):
+            step = now[1]
+            wanted = warm if block % hp.train_every == 0 else warm & (step // hp.num_gradient_steps < due)
+            (state, tree), _ = jax.lax.cond(wanted, learn, lambda carry, now: (carry, None), carry, now)
+            return (follow(state, step), tree), None
+
+        total = most * hp.num_gradient_steps
+        steps = jax.random.split(key, total), jnp.arange(total)
+        (state, (tree, highest)), _ = jax.lax.scan(one, (state._replace(replay=()), (kept.tree, kept.highest)), steps)
+        updates = state.updates + 1
+        explore = schedules.linear(so_far(updates), hp.explore_start, hp.explore_end, hp.explore_steps)
+        state = state._replace(
+            replay=kept._replace(tree=tree, highest=highest),
+            explore=explore.astype(jnp.float32),
+            updates=updates,
+            events=state.events + due,
+        )
+        return state, {**state.metrics, "explore": explore, "learning_rate": learning_rate}
+
+    return Agent(init, network.memory, network.reset, act, greedy, update)
