@@ -4,6 +4,8 @@
     python benchmarks/versus.py --job ppo-cartpole --seeds 1
     python benchmarks/versus.py --job ppo-cartpole --seeds 8 --peers rejax
     python benchmarks/versus.py --job ppo-breakout-mlp --peers rejax
+    python benchmarks/versus.py --job dqn-cartpole --seeds 1
+    python benchmarks/versus.py --job pqn-cartpole --seeds 1 --peers rejax
 
 Every contestant is a process of its own, with the XLA flags that it is used with, that waits while another runs. A
 round trains each of them once, from a new seed; the ratio of a round is a peer's time over purerl's. Evaluation is
@@ -35,15 +37,16 @@ OURS = " ".join(jobs.FLAGS)
 
 @dataclass(frozen=True)
 class Job:
-    """PPO's work: everything that costs time."""
+    """The work: everything that costs time."""
 
     env: str
     num_envs: int
     rollout_length: int
-    num_epochs: int
+    num_epochs: int  # of each block; of replay: gradient steps
     num_minibatches: int
     torso: str
     num_updates: int
+    algorithm: str = "ppo"
 
     @property
     def block(self) -> int:
@@ -55,7 +58,11 @@ JOBS = {
     "ppo-cartpole": Job("CartPole-v1", 4, 128, 4, 4, "mlp", 200),
     "ppo-breakout-mlp": Job("Breakout-MinAtar", 64, 128, 4, 8, "mlp", 20),
     "ppo-breakout-cnn": Job("Breakout-MinAtar", 64, 128, 4, 8, "cnn", 10),
+    "dqn-cartpole": Job("CartPole-v1", 1, 1, 1, 1, "relu", 10_000, "dqn"),
+    "pqn-cartpole": Job("CartPole-v1", 4, 128, 4, 4, "norm", 200, "pqn"),
 }
+BATCH, CAPACITY, WARM_UP, TARGET_PERIOD, Q_LAMBDA = 128, 10_000, 1_000, 500, 0.65
+RATES = {"learning_rate": 2.5e-4, "gamma": 0.99, "max_grad_norm": 10.0}  # of those that learn Q;
 SHARED = {"learning_rate": 2.5e-4, "gamma": 0.99, "gae_lambda": 0.95, "max_grad_norm": 0.5}
 CLIP, ENTROPY_COST, VALUE_COST = 0.2, 0.01, 0.5
 
@@ -104,12 +111,33 @@ def purerl(job: Job, seeds: int):
 def program(job: Job, **parts: Any):
     """`(make, hp)` of a job; `parts` replace what a profile leaves out."""
     import purerl as package
-    from purerl import distributions, networks
 
     env, env_params = parts.get("env") or package.make(job.env)
-    policy = parts.get("policy", lambda x: x)(distributions.for_space(env.action_space(env_params)))
-    torso = networks.MinAtarCNN if job.torso == "cnn" else networks.MLP
-    network = networks.actor_critic(policy, torso)
+    agent, hp = AGENTS[job.algorithm](job, env.action_space(env_params), parts)
+    make = lambda hp: package.learner(env, env_params, agent(hp), job.num_envs, job.rollout_length)
+    return make, hp
+
+
+def torso_of(job: Job):
+    """The network under the heads."""
+    from functools import partial
+
+    import flax.linen as nn
+
+    from purerl import networks
+
+    relu = partial(networks.MLP, activation=nn.relu)
+    return {"mlp": networks.MLP, "cnn": networks.MinAtarCNN, "relu": relu, "norm": partial(relu, layer_norm=True)}[
+        job.torso
+    ]
+
+
+def _ppo(job: Job, space: Any, parts: dict[str, Any]):
+    import purerl as package
+    from purerl import distributions, networks
+
+    policy = parts.get("policy", lambda x: x)(distributions.for_space(space))
+    network = networks.actor_critic(policy, torso_of(job))
     hp = package.PPO(
         num_epochs=parts.get("num_epochs", job.num_epochs),
         num_minibatches=job.num_minibatches,
@@ -120,12 +148,41 @@ def program(job: Job, **parts: Any):
         **SHARED,
     )
     optimizer = {"optimizer": parts["optimizer"]} if "optimizer" in parts else {}
+    return lambda hp: package.ppo(network, policy, hp, **optimizer), hp
 
-    def make(hp):
-        agent = package.ppo(network, policy, hp, **optimizer)
-        return package.learner(env, env_params, agent, job.num_envs, job.rollout_length)
 
-    return make, hp
+def _q_arguments(parts: dict[str, Any]) -> dict[str, Any]:
+    greedy = {"explore": lambda key, q, amount: q.argmax(-1).astype("int32")} if "policy" in parts else {}
+    return greedy | ({"optimizer": parts["optimizer"]} if "optimizer" in parts else {})
+
+
+def _dqn(job: Job, space: Any, parts: dict[str, Any]):
+    import purerl as package
+    from purerl import networks
+
+    network = networks.q_network(space.n, torso_of(job))
+    hp = package.DQN(
+        batch_size=BATCH, capacity=CAPACITY, learning_starts=WARM_UP, train_every=1, target_period=TARGET_PERIOD,
+        explore_steps=job.block * job.num_updates / 2, num_gradient_steps=job.num_epochs, **RATES,
+    )  # fmt: skip
+    if parts.get("num_epochs") == 0:
+        hp = package.DQN(**{**vars(hp), "learning_starts": 10**9})
+    return lambda hp: package.dqn(network, hp, **_q_arguments(parts)), hp
+
+
+def _pqn(job: Job, space: Any, parts: dict[str, Any]):
+    import purerl as package
+    from purerl import networks
+
+    network = networks.q_network(space.n, torso_of(job))
+    hp = package.PQN(
+        num_epochs=parts.get("num_epochs", job.num_epochs), num_minibatches=job.num_minibatches, q_lambda=Q_LAMBDA,
+        explore_steps=job.block * job.num_updates / 2, **RATES,
+    )  # fmt: skip
+    return lambda hp: package.pqn(network, hp, **_q_arguments(parts)), hp
+
+
+AGENTS = {"ppo": _ppo, "dqn": _dqn, "pqn": _pqn}
 
 
 class FiveValues:
@@ -148,12 +205,12 @@ class FiveValues:
 
 
 def rejax(job: Job, seeds: int):
-    """rejax's PPO, its seeds vmapped; a snapshot of the actor at every point is evaluated after the clock."""
+    """rejax, its seeds vmapped; a snapshot of the actor at every point is evaluated after the clock."""
     import flax.linen as nn
     import gymnax
     import jax
     import jax.numpy as jnp
-    from rejax import PPO
+    import rejax as package
     from rejax.evaluate import evaluate
     from rejax.networks import DiscretePolicy, VNetwork
 
@@ -177,18 +234,33 @@ def rejax(job: Job, seeds: int):
     env = FiveValues(env)
     total = job.block * job.num_updates
     points = max(count for count in range(1, POINTS + 1) if job.num_updates % count == 0)
-    algorithm = PPO.create(
-        env=env, env_params=env_params, num_envs=job.num_envs, num_steps=job.rollout_length,
-        num_epochs=job.num_epochs, num_minibatches=job.num_minibatches, total_timesteps=total,
-        eval_freq=total // points, skip_initial_evaluation=True,
-        clip_eps=CLIP, ent_coef=ENTROPY_COST, vf_coef=VALUE_COST, agent_kwargs={"activation": "tanh"}, **SHARED,
+    kind, arguments = {
+        "ppo": (package.PPO, {
+            "num_steps": job.rollout_length, "num_epochs": job.num_epochs, "num_minibatches": job.num_minibatches,
+            "clip_eps": CLIP, "ent_coef": ENTROPY_COST, "vf_coef": VALUE_COST, "agent_kwargs": {"activation": "tanh"},
+            **SHARED,
+        }),
+        "dqn": (package.DQN, {
+            "num_epochs": job.num_epochs, "buffer_size": CAPACITY, "fill_buffer": WARM_UP, "batch_size": BATCH,
+            "target_update_freq": TARGET_PERIOD, "polyak": 0.0, "ddqn": False, "exploration_fraction": 0.5,
+            "agent_kwargs": {"activation": "relu"}, **RATES,
+        }),
+        "pqn": (package.PQN, {
+            "num_steps": job.rollout_length, "num_epochs": job.num_epochs, "num_minibatches": job.num_minibatches,
+            "td_lambda": Q_LAMBDA, "exploration_fraction": 0.5, **RATES,
+        }),
+    }[job.algorithm]  # fmt: skip
+    algorithm = kind.create(
+        env=env, env_params=env_params, num_envs=job.num_envs, total_timesteps=total, eval_freq=total // points,
+        skip_initial_evaluation=True, **arguments,
     )  # fmt: skip
     if job.torso == "cnn":
-        kind = {"hidden_layer_sizes": (), "activation": nn.relu}
+        torso = {"hidden_layer_sizes": (), "activation": nn.relu}
         actions = env.action_space(env_params).n
-        algorithm = algorithm.replace(actor=Actor(actions, **kind), critic=Critic(**kind))
-    algorithm = algorithm.replace(eval_callback=lambda algorithm, state, key: state.actor_ts.params)
-    train_one = lambda key: PPO.train(algorithm, key)
+        algorithm = algorithm.replace(actor=Actor(actions, **torso), critic=Critic(**torso))
+    trained = lambda state: (state.actor_ts if job.algorithm == "ppo" else state.q_ts).params
+    algorithm = algorithm.replace(eval_callback=lambda algorithm, state, key: trained(state))
+    train_one = lambda key: kind.train(algorithm, key)
     keys = lambda seed: jax.random.key(seed) if seeds == 1 else jax.random.split(jax.random.key(seed), seeds)
     begin = time.perf_counter()
     compiled = jax.jit(train_one if seeds == 1 else jax.vmap(train_one)).lower(keys(0)).compile()
@@ -196,7 +268,8 @@ def rejax(job: Job, seeds: int):
 
     @jax.jit
     def returns(params, key):
-        act = lambda obs, key: jnp.squeeze(algorithm.actor.apply(params, obs[None], key, method="act"))
+        network, how = (algorithm.actor, {}) if job.algorithm == "ppo" else (algorithm.agent, {"epsilon": 0.0})
+        act = lambda obs, key: jnp.squeeze(network.apply(params, obs[None], key, method="act", **how))
         return evaluate.__wrapped__(act, key, env, env_params, 16, env_params.max_steps_in_episode)[1].mean()
 
     def train(seed):
@@ -240,6 +313,12 @@ def _stable_baselines(make_model: Callable, job: Job):
 
 
 def _sb3_arguments(job: Job) -> dict[str, Any]:
+    if job.algorithm == "dqn":
+        return {
+            "buffer_size": CAPACITY, "learning_starts": WARM_UP, "batch_size": BATCH, "train_freq": 1,
+            "gradient_steps": job.num_epochs, "target_update_interval": TARGET_PERIOD, "exploration_fraction": 0.5,
+            "policy_kwargs": {"net_arch": [64, 64]}, "verbose": 0, **RATES,
+        }  # fmt: skip
     return {
         "n_steps": job.rollout_length, "batch_size": job.block // job.num_minibatches, "n_epochs": job.num_epochs,
         "clip_range": CLIP, "ent_coef": ENTROPY_COST, "vf_coef": VALUE_COST, "verbose": 0, **SHARED,
@@ -247,25 +326,27 @@ def _sb3_arguments(job: Job) -> dict[str, Any]:
 
 
 def sb3(job: Job, seeds: int):
-    """Stable-Baselines3's PPO, on one thread of torch: with two it is slower at this size."""
+    """Stable-Baselines3, on one thread of torch: with two it is slower at this size."""
     import torch
-    from stable_baselines3 import PPO
+    from stable_baselines3 import DQN, PPO
 
     torch.set_num_threads(1)
-    make_model = lambda env, seed: PPO(
-        "MlpPolicy", env, seed=seed, clip_range_vf=CLIP, device="cpu", **_sb3_arguments(job)
-    )
+    kind, more = (DQN, {}) if job.algorithm == "dqn" else (PPO, {"clip_range_vf": CLIP})
+    make_model = lambda env, seed: kind("MlpPolicy", env, seed=seed, device="cpu", **more, **_sb3_arguments(job))
     return _stable_baselines(make_model, job)
 
 
 def sbx(job: Job, seeds: int):
-    """SBX's PPO; what it compiles is compiled in a first training that is not counted."""
-    from sbx import PPO
+    """SBX; what it compiles is compiled in a first training that is not counted."""
+    from sbx import DQN, PPO
 
-    make_model = lambda env, seed: PPO("MlpPolicy", env, seed=seed, **_sb3_arguments(job))
+    kind, arguments = DQN if job.algorithm == "dqn" else PPO, _sb3_arguments(job)
+    if job.algorithm == "dqn":
+        arguments.pop("max_grad_norm")  # it has none
+    make_model = lambda env, seed: kind("MlpPolicy", env, seed=seed, **arguments)
     _, train = _stable_baselines(make_model, job)
     begin = time.perf_counter()
-    short = Job(**{**vars(job), "num_updates": 2})
+    short = Job(**{**vars(job), "num_updates": 2 if job.algorithm == "ppo" else WARM_UP + 100})
     _stable_baselines(make_model, short)[1](0)
     return time.perf_counter() - begin, train
 
@@ -281,7 +362,7 @@ CONTESTANTS: dict[str, tuple[Contestant, str]] = {
 
 def applies(name: str, job: Job, seeds: int) -> bool:
     """Whether a contestant can do the same work: Stable-Baselines3 and SBX train one seed, of gymnasium's CartPole."""
-    return name not in ("sb3", "sbx") or (seeds == 1 and job.env == "CartPole-v1")
+    return name not in ("sb3", "sbx") or (seeds == 1 and job.env == "CartPole-v1" and job.algorithm != "pqn")
 
 
 # --- the floor, and where the rest goes -------------------------------------------------------------------------------
@@ -359,13 +440,14 @@ def profile(job: Job, seeds: int, rounds: int = 7) -> dict[str, Any]:
             return jnp.bool_(False)
 
     certain = lambda policy: policy._replace(sample=lambda key, p: policy.mode(p))
+    fewer = 0 if job.algorithm == "dqn" else 1
     parts: dict[str, dict[str, Any]] = {
         "everything": {},
-        "shuffling": {},
+        **({} if job.algorithm == "dqn" else {"shuffling": {}}),
         "optimiser and clipping": {"optimizer": lambda max_grad_norm: optax.identity()},
         "environment": {"env": (Still(), real_params)},
         "sampling of actions": {"policy": certain},
-        f"{job.num_epochs - 1} of {job.num_epochs} epochs": {"num_epochs": 1},
+        f"{job.num_epochs - fewer} of {job.num_epochs} passes": {"num_epochs": fewer},
     }
     runs, true_permutation = {}, updates.permutation
     for name, part in parts.items():

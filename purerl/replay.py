@@ -31,6 +31,13 @@ FINALS = 32  # a successor is kept apart for one step in so many: episodes cut b
 FAN = 8  # children of a node of the sum tree
 
 
+class Priorities(NamedTuple):
+    """How likely every step, or start of a sequence, is to be drawn."""
+
+    tree: tuple[Array, ...]  # sums, leaves first
+    highest: Array  # float32 []: the largest so far, which new ones get
+
+
 class Replay(NamedTuple):
     """What is remembered. Rows are counted from the first one ever written; row r lies at r modulo `rows`."""
 
@@ -39,12 +46,11 @@ class Replay(NamedTuple):
     reward: Array  # float32 [rows, N]
     terminated: Array  # bool [rows, N]
     truncated: Array  # bool [rows, N]
-    final_at: Array  # int32 [rows, N]: where among `finals` the successor of a truncated step is
+    final_at: Array  # int32 [rows, N]: where among `finals` the successor is; -1: it is the next row's observation
     finals: Any  # [F, ...]: true successors of steps that the clock ended, a ring as well
     final_row: Array  # int32 [F]: whose
     memory: Any  # [rows / stride, N, ...]: the actor's memory before every stride-th row; () without
-    tree: tuple[Array, ...]  # sums of priorities, leaves first; () where sampling is uniform
-    highest: Array  # float32 []: the largest priority so far, which new steps get
+    priorities: Priorities | tuple  # () where sampling is uniform
     num_rows: Array  # int32 []: written so far
     num_finals: Array  # int32 []: written so far
     oldest: Array  # int32 []: the first row since which no successor was lost
@@ -170,19 +176,18 @@ def _init(step, capacity, prioritized, memory, stride, length):
     finals = max(capacity // FINALS, (length + 1) * num_envs)
     zeros = lambda count, tree: jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), tree)
     one = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), tree)
-    flags = jnp.zeros((rows, num_envs), bool)
+    flags = lambda: jnp.zeros((rows, num_envs), bool)
     return Replay(
         zeros(rows, step.obs),
         zeros(rows, step.action),
         jnp.zeros((rows, num_envs)),
-        flags,
-        flags,
-        jnp.zeros((rows, num_envs), jnp.int32),
+        flags(),
+        flags(),
+        jnp.full((rows, num_envs), -1, jnp.int32),
         zeros(finals, one(step.obs)),
         jnp.zeros(finals, jnp.int32),
         zeros(rows // stride, memory),
-        _tree(rows // stride * num_envs) if prioritized else (),
-        jnp.ones(()),
+        Priorities(_tree(rows // stride * num_envs), jnp.ones(())) if prioritized else (),
         *jnp.zeros((3,), jnp.int32),
     )
 
@@ -247,7 +252,7 @@ def add(replay: Replay, block: Transition, memory: Any = (), length: int = 1) ->
         reward=_write(replay.reward, at[:-1], block.reward),
         terminated=_write(replay.terminated, at[:-1], block.terminated),
         truncated=_write(replay.truncated, at[:-1], cut),
-        final_at=_write(replay.final_at, at[:-1], final_at.reshape(steps, num_envs)),
+        final_at=_write(replay.final_at, at[:-1], jnp.where(needed, final_at.reshape(needed.shape), -1)),
         finals=jax.tree.map(put, replay.finals, block.next_obs),
         final_row=final_row,
         memory=_write(replay.memory, at[:1] // stride, jax.tree.map(lambda x: x[None], memory)),
@@ -255,15 +260,34 @@ def add(replay: Replay, block: Transition, memory: Any = (), length: int = 1) ->
         num_finals=num_finals,
         oldest=jnp.maximum(replay.oldest, lost),
     )
-    if not replay.tree:
+    if not replay.priorities:
         return replay
     # starts that are complete now, and those whose rows were written over or are not complete yet
     complete, pending = max(1, steps // stride), (length - 1) // stride + 1
     newest = (num_rows - length) // stride
     start = newest + jnp.arange(1 - complete, pending + 1)
-    weight = jnp.where((start <= newest) & (start >= 0), replay.highest, 0.0)
+    tree, highest = replay.priorities
+    weight = jnp.where((start <= newest) & (start >= 0), highest, 0.0)
     leaf = (start % (rows // stride))[:, None] * num_envs + jnp.arange(num_envs)
-    return replay._replace(tree=_set(replay.tree, leaf.reshape(-1), jnp.repeat(weight, num_envs)))
+    tree = _set(tree, leaf.reshape(-1), jnp.repeat(weight, num_envs))
+    return replay._replace(priorities=Priorities(tree, highest))
+
+
+def below(key: Key, num: int, end: Array) -> Array:
+    """Integers uniform in [0, end), int32 `[num]`: ⌊u · end / 2³²⌋ of a random word u.
+
+    One word a number where `jax.random.randint` draws two and divides; probabilities are equal up to end / 2³².
+
+    >>> counts = jnp.bincount(below(jax.random.key(0), 3000, jnp.int32(3)))
+    >>> bool((abs(counts - 1000) < 100).all()), len(counts)
+    (True, 3)
+    """
+    high = lambda x: x >> 16
+    low = lambda x: x & 0xFFFF
+    u, end = jax.random.bits(key, (num,), jnp.uint32), end.astype(jnp.uint32)
+    # the upper half of a product of 64 bits, from products of 16
+    middle = high(u) * low(end) + high(low(u) * low(end))
+    return (high(u) * high(end) + high(middle) + high(low(u) * high(end) + low(middle))).astype(jnp.int32)
 
 
 def sample(key: Key, replay: Replay, batch_size: int, length: int = 1, importance=0.4) -> Index:
@@ -282,18 +306,18 @@ def sample(key: Key, replay: Replay, batch_size: int, length: int = 1, importanc
     check_counts("replay", batch_size=batch_size, length=length)
     rows, num_envs, stride = _sizes(replay)
     first, count = _starts(replay, length)
-    if not replay.tree:
-        # one number for row and environment, from 0 to what is there
-        drawn = jax.random.randint(key, (batch_size,), 0, jnp.maximum(count, 1) * num_envs)
+    if not replay.priorities:
+        drawn = below(key, batch_size, jnp.maximum(count, 1) * num_envs)  # one number for row and environment
         weight = jnp.broadcast_to((count > 0).astype(jnp.float32), (batch_size,))
         return Index((first + drawn // num_envs) * stride, drawn % num_envs, weight)
-    total = replay.tree[-1].sum()
+    tree = replay.priorities.tree
+    total = tree[-1].sum()
     part = (jnp.arange(batch_size) + jax.random.uniform(key, (batch_size,))) / batch_size
-    leaf = _find(replay.tree, part * total)
+    leaf = _find(tree, part * total)
     at, env = leaf // num_envs, leaf % num_envs
     starts = rows // stride
     start = first + (at - first) % starts  # the one row at this place that may still be there
-    priority = replay.tree[0].at[leaf].get(mode="promise_in_bounds")
+    priority = tree[0].at[leaf].get(mode="promise_in_bounds")
     sound = (start < first + count) & (priority > 0)
     smallest = jnp.where(sound, priority, jnp.inf).min()
     weight = jnp.where(sound, (smallest / jnp.where(sound, priority, 1.0)) ** importance, 0.0)
@@ -302,13 +326,13 @@ def sample(key: Key, replay: Replay, batch_size: int, length: int = 1, importanc
 
 def update(replay: Replay, index: Index, priority: Array) -> Replay:
     """The replay with new priorities `[B]`, ≥ 0, for what was drawn; nothing where sampling is uniform."""
-    if not replay.tree:
+    if not replay.priorities:
         return replay
     rows, num_envs, stride = _sizes(replay)
     priority = jnp.where(index.weight > 0, priority, 0.0)
     leaf = (index.row // stride % (rows // stride)) * num_envs + index.env
-    highest = jnp.maximum(replay.highest, priority.max())
-    return replay._replace(tree=_set(replay.tree, leaf, priority), highest=highest)
+    tree, highest = replay.priorities
+    return replay._replace(priorities=Priorities(_set(tree, leaf, priority), jnp.maximum(highest, priority.max())))
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -316,11 +340,10 @@ def update(replay: Replay, index: Index, priority: Array) -> Replay:
 
 def _successor(replay: Replay, row: Array, env: Array) -> Any:
     rows = replay.reward.shape[0]
-    apart = replay.truncated[row, env] & ~replay.terminated[row, env]
     final = replay.final_at[row, env]
 
     def pick(obs, finals):
-        wide = apart.reshape(*apart.shape, *[1] * (obs.ndim - 2))
+        wide = (final >= 0).reshape(*final.shape, *[1] * (obs.ndim - 2))
         return jnp.where(wide, finals[final], obs[(row + 1) % rows, env])
 
     return jax.tree.map(pick, replay.obs, replay.finals)

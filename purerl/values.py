@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from purerl import losses, replay, schedules
+from purerl import replay, schedules
 from purerl.core import Agent, Array, Key, MemoryNetwork, Transition, config, option
 from purerl.updates import annealed, sgd
 
@@ -20,6 +20,8 @@ class QLearning:
 
     num_envs: ClassVar[int] = 1  # what the defaults are tuned for; arguments of `learner`
     rollout_length: ClassVar[int] = 10
+    hidden: ClassVar[tuple[int, ...]] = (120, 84)  # of the command line's network
+    activation: ClassVar[str] = "relu"
 
     learning_rate: float = option(2.5e-4, "step size of Adam", low=0.0)
     anneal_steps: float | None = option(
@@ -97,8 +99,9 @@ def taken(outputs: Array, action: Array) -> Array:
     >>> taken(jnp.array([[[1.0, 2.0]]]), jnp.array([[1]])).tolist()
     [[2.0]]
     """
-    index = action.reshape(*action.shape, *[1] * (outputs.ndim - 2))
-    return jnp.take_along_axis(outputs, index, axis=2)[:, :, 0]
+    # a sum over all actions: the gradient of a gather is a scatter, which CPUs do one by one
+    chosen = action[..., None] == jnp.arange(outputs.shape[2])
+    return jnp.where(chosen.reshape(*chosen.shape, *[1] * (outputs.ndim - 3)), outputs, 0.0).sum(2)
 
 
 def unperturbed(key: Key, params: Any) -> Any:
@@ -122,6 +125,26 @@ def look(network: MemoryNetwork, params: Any, s: Batch, see: Callable = lambda o
     last, steps = s.last, s.reward.shape[0]
     pick = lambda x: jnp.take_along_axis(x, last.reshape(*last.shape, *[1] * (x.ndim - 2)), axis=0)
     return jax.tree.map(lambda x: x[:steps], outputs), jax.tree.map(pick, after)
+
+
+def behaviour(network: MemoryNetwork, values: Callable, explore: Callable, perturb: Callable) -> tuple[Any, Any]:
+    """`act` and `greedy` of an `Agent` whose state has `params`, and in `explore` how much it explores."""
+
+    def act(key, state, memory, obs):
+        noise_key, draw_key = jax.random.split(key)
+        outputs, memory = network.step(perturb(noise_key, state.params), memory, obs)
+        return explore(draw_key, values(outputs), state.explore), memory, ()
+
+    def greedy(state, memory, obs):
+        outputs, memory = network.step(state.params, memory, obs)
+        return values(outputs).argmax(-1).astype(jnp.int32), memory
+
+    return act, greedy
+
+
+def explored(hp: Any, steps: Array) -> Array:
+    """How much to explore after so many environment steps, float32 []."""
+    return schedules.linear(steps, hp.explore_start, hp.explore_end, hp.explore_steps).astype(jnp.float32)
 
 
 def value_agent(
@@ -160,19 +183,10 @@ def value_agent(
         step = Transition(obs, action, number, obs, flag, flag, flag)
         target_params = jax.tree.map(jnp.copy, params)
         kept = replay.init(step, hp.capacity, hp.priority is not None, memory, stride, length)
-        explore = jnp.asarray(hp.explore_start, jnp.float32)
         zeros = {name: jnp.zeros(()) for name in ("loss", "td_error", "q")}
         counts = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-        return Learned(params, target_params, direction.init(params), kept, explore, *counts, zeros)
-
-    def act(key, state, memory, obs):
-        noise_key, draw_key = jax.random.split(key)
-        outputs, memory = network.step(perturb(noise_key, state.params), memory, obs)
-        return explore(draw_key, values(outputs), state.explore), memory, ()
-
-    def greedy(state, memory, obs):
-        outputs, memory = network.step(state.params, memory, obs)
-        return values(outputs).argmax(-1).astype(jnp.int32), memory
+        start = explored(hp, jnp.zeros(()))
+        return Learned(params, target_params, direction.init(params), kept, start, *counts, zeros)
 
     def drawn(kept, index) -> Batch:
         if not remembers:
@@ -192,63 +206,58 @@ def value_agent(
     def objective(params, data):
         (online_key, target_key, loss_key), target_params, s, weight = data
         errors = loss(perturb(online_key, params), perturb(target_key, target_params), loss_key, s)
-        mean = lambda x: losses.masked_mean(x, jnp.broadcast_to(weight > 0, x.shape))
-        metrics = {"loss": mean(errors.loss), "td_error": mean(errors.size), "q": mean(errors.q)}
-        return (weight * errors.loss).mean(), (metrics, jax.lax.stop_gradient(errors.size))
+        num_learned = jnp.maximum((weight > 0).sum(), 1) * len(errors.loss)
+        sums = jnp.where(weight > 0, jnp.stack(errors), 0.0).sum((1, 2)) / num_learned
+        metrics = dict(zip(("loss", "td_error", "q"), sums, strict=True))
+        return (weight * errors.loss).mean(), (metrics, errors.size)
 
     descend = sgd(objective, direction)
 
     def update(key, state, rollout):
         block = rollout.transitions.reward.size
         kept = replay.add(state.replay, rollout.transitions, rollout.memory, length)
+        steps = state.updates.astype(jnp.float32) * block
         learning_rate = annealed(hp.learning_rate, hp.anneal_steps, state.updates, block)
-        so_far = lambda updates: updates.astype(jnp.float32) * block
         importance = hp.importance
         if hp.importance_steps is not None:
-            importance = schedules.linear(so_far(state.updates), hp.importance, 1.0, hp.importance_steps)
+            importance = schedules.linear(steps, importance, 1.0, hp.importance_steps)
         due = schedules.times_due(state.updates, block, hp.train_every)
-        most = -(-block // hp.train_every)
         warm = state.updates + 1 >= -(-hp.learning_starts // block)
 
-        def learn(carry, now):
-            state, kept_tree = carry
-            key, step = now
+        def learn(carry, key):
+            state, priorities = carry
             draw_key, *keys = jax.random.split(key, 4)
-            now_kept = kept._replace(tree=kept_tree[0], highest=kept_tree[1])
-            index = replay.sample(draw_key, now_kept, hp.batch_size, length, importance)
-            data = (keys, state.target_params, drawn(kept, index), index.weight)
+            now = kept._replace(priorities=priorities)
+            index = replay.sample(draw_key, now, hp.batch_size, length, importance)
+            data = (keys, state.target_params, drawn(now, index), index.weight)
             state, (metrics, size) = descend(state, data, learning_rate)
             if hp.priority is not None:
-                size = 0.9 * size.max(0) + 0.1 * size.mean(0)
-                now_kept = replay.update(now_kept, index, (size + 1e-6) ** hp.priority)
-            return (state._replace(metrics=metrics), (now_kept.tree, now_kept.highest)), None
-
-        def follow(state, step):
-            """The target network, where it is due after the last gradient step of an event."""
-            event, nth = state.events + step // hp.num_gradient_steps, step % hp.num_gradient_steps
-            fires = schedules.times_due(event, hp.train_every, hp.target_period) > 0
-            rate = jnp.where(fires & (nth == hp.num_gradient_steps - 1), hp.target_rate, 0.0)
-            target = jax.tree.map(lambda t, p: jnp.where(rate > 0, t + rate * (p - t), t), state.target_params,
-                                  state.params)  # fmt: skip
-            return state._replace(target_params=target)
+                size = 0.9 * size.max(0) + 0.1 * size.mean(0)  # of a sequence: arXiv:1803.00933, section 4
+                priorities = replay.update(now, index, (size + 1e-6) ** hp.priority).priorities
+            return state._replace(metrics=metrics), priorities
 
         def one(carry, now):
-            step = now[1]
-            wanted = warm if block % hp.train_every == 0 else warm & (step // hp.num_gradient_steps < due)
-            (state, tree), _ = jax.lax.cond(wanted, learn, lambda carry, now: (carry, None), carry, now)
-            return (follow(state, step), tree), None
+            """One gradient step if it is due, and after the last of an event the target network if that is due."""
+            key, nth, event = now
+            wanted = warm if block % hp.train_every == 0 else warm & (event < due)
+            state, priorities = jax.lax.cond(wanted, learn, lambda carry, key: carry, carry, key)
+            follows = schedules.times_due(state.events + event, hp.train_every, hp.target_period) > 0
+            rate = jnp.where(follows & (nth == hp.num_gradient_steps - 1), hp.target_rate, 0.0)
+            follow = lambda target, online: jnp.where(rate > 0, target + rate * (online - target), target)
+            target_params = jax.tree.map(follow, state.target_params, state.params)
+            return (state._replace(target_params=target_params), priorities), None
 
-        total = most * hp.num_gradient_steps
-        steps = jax.random.split(key, total), jnp.arange(total)
-        (state, (tree, highest)), _ = jax.lax.scan(one, (state._replace(replay=()), (kept.tree, kept.highest)), steps)
-        updates = state.updates + 1
-        explore = schedules.linear(so_far(updates), hp.explore_start, hp.explore_end, hp.explore_steps)
+        most = -(-block // hp.train_every)  # events that a block may hold
+        event, nth = jnp.divmod(jnp.arange(most * hp.num_gradient_steps), hp.num_gradient_steps)
+        carry = state._replace(replay=()), kept.priorities
+        (state, priorities), _ = jax.lax.scan(one, carry, (jax.random.split(key, len(event)), nth, event))
         state = state._replace(
-            replay=kept._replace(tree=tree, highest=highest),
-            explore=explore.astype(jnp.float32),
-            updates=updates,
+            replay=kept._replace(priorities=priorities),
+            explore=explored(hp, steps + block),
+            updates=state.updates + 1,
             events=state.events + due,
         )
-        return state, {**state.metrics, "explore": explore, "learning_rate": learning_rate}
+        return state, {**state.metrics, "explore": state.explore, "learning_rate": learning_rate}
 
+    act, greedy = behaviour(network, values, explore, perturb)
     return Agent(init, network.memory, network.reset, act, greedy, update)

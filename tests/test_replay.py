@@ -1,6 +1,5 @@
 """The replay against a plain list of everything that ever happened."""
 
-import dataclasses
 from functools import partial
 
 import jax
@@ -197,7 +196,7 @@ def test_steps_are_drawn_by_priority_and_weighted(key):
     # what comes in is as likely as the most likely so far
     later = replay.add(memory, block_of(data, 0, 2))
     leaf = [(40 + k) % 21 * 2 + e for k in range(2) for e in range(2)]
-    np.testing.assert_array_equal(later.tree[0][jnp.array(leaf)], max(1.0, priority.max()))
+    np.testing.assert_array_equal(later.priorities.tree[0][jnp.array(leaf)], max(1.0, priority.max()))
 
 
 def test_uniform_replay_ignores_priorities(key):
@@ -273,7 +272,8 @@ def test_times_due_counts_what_a_clock_counts():
 def test_n_steps_and_a_value_are_the_n_step_return():
     data = world(20, 4)
     value = np.random.default_rng(3).normal(size=(20, 4)).astype(np.float32)
-    reward, discount, terminated, last = replay.n_steps(*map(jnp.asarray, (data.reward, data.terminated, data.truncated)), 0.9, 3)
+    block = map(jnp.asarray, (data.reward, data.terminated, data.truncated))
+    reward, discount, terminated, last = replay.n_steps(*block, 0.9, 3)
     got = reward + jnp.where(terminated, 0.0, discount * jnp.take_along_axis(jnp.asarray(value), last, 0))
     expected = returns.n_step(data.reward, value, data.terminated, data.truncated, 0.9, 3)
     np.testing.assert_allclose(got, expected[:18], atol=1e-5)

@@ -43,9 +43,9 @@ def dqn(
     | NoisyNet, arXiv:1706.10295 | `networks.q_network(num_actions, noise=True)`, `perturb=networks.noisy`, ε = 0 |
     | parameter noise, arXiv:1706.01905 | `perturb=lambda key, params: exploration.perturbed(key, params, 0.1)` |
     | Munchausen, arXiv:2007.14430 | `backup=bellman.munchausen_backup()` |
-    | soft Q-learning, arXiv:1702.08165 | `backup=bellman.soft_backup(τ)`, `explore=exploration.boltzmann`, explore_end=τ |
+    | soft Q-learning, arXiv:1702.08165 | `backup=bellman.soft_backup(τ)`, `explore=exploration.boltzmann` |
     | Polyak averages | `DQN(target_period=1, target_rate=0.005)` |
-    | R2D2, openreview.net/forum?id=r1lyTjAqYX | `networks.q_network(num_actions, memory=networks.gru())`, sequence_length |
+    | R2D2, Kapturowski et al., 2019 | `networks.q_network(num_actions, memory=networks.gru())`, sequence_length |
 
     Args:
       network: Q `[B, A]` of observations, such as `networks.q_network(num_actions)`, with memory or without.

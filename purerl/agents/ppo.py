@@ -27,6 +27,7 @@ class PPO:
         "environment steps over which the learning rate falls to 0; None keeps it",
         low=0.0,
         open_low=True,
+        share=1.0,
     )
     gamma: float = option(0.99, "discount", low=0.0, high=1.0)
     gae_lambda: float = option(0.95, "λ of the advantage estimates", low=0.0, high=1.0)

@@ -1,4 +1,4 @@
-"""Q-learning on blocks of many environments, without replay or target network. Gallici et al., 2024, arXiv:2407.04811."""
+"""Q-learning on blocks, without replay or target network. Gallici et al., 2024, arXiv:2407.04811."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purerl import exploration, losses, networks, normalize, returns, schedules
+from purerl import exploration, losses, normalize, returns
 from purerl.core import Agent, Array, MemoryNetwork, Network, config, option
 from purerl.memory import with_memory
 from purerl.policies import sequences, unrolled
 from purerl.updates import annealed, epochs, radam, sgd
-from purerl.values import taken
+from purerl.values import behaviour, explored, taken, unperturbed
 
 
 @config
@@ -22,7 +22,9 @@ class PQN:
 
     num_envs: ClassVar[int] = 4  # what the defaults are tuned for; arguments of `learner`
     rollout_length: ClassVar[int] = 128
-    layer_norm: ClassVar[bool] = True  # of the torso, on the command line
+    hidden: ClassVar[tuple[int, ...]] = (120, 84)  # of the command line's network
+    activation: ClassVar[str] = "relu"
+    layer_norm: ClassVar[bool] = True
 
     learning_rate: float = option(2.5e-4, "step size of RAdam", low=0.0)
     anneal_steps: float | None = option(
@@ -83,16 +85,7 @@ def pqn(
 
     def init(key, obs):
         params = network.init(key, obs)
-        amount = jnp.asarray(hp.explore_start, jnp.float32)
-        return State(params, optimizer.init(params), amount, jnp.zeros((), jnp.int32))
-
-    def act(key, state, memory, obs):
-        q, memory = network.step(state.params, memory, obs)
-        return explore(key, q, state.explore), memory, ()
-
-    def greedy(state, memory, obs):
-        q, memory = network.step(state.params, memory, obs)
-        return q.argmax(-1).astype(jnp.int32), memory
+        return State(params, optimizer.init(params), explored(hp, jnp.zeros(())), jnp.zeros((), jnp.int32))
 
     def loss(params, s):
         q = taken(unrolled(network, params, s), s.action)
@@ -113,9 +106,9 @@ def pqn(
         state, metrics = improve(key, state, sequences(data), learning_rate)
         updates = state.updates + 1
         steps = updates.astype(jnp.float32) * tr.reward.size
-        amount = schedules.linear(steps, hp.explore_start, hp.explore_end, hp.explore_steps)
-        state = state._replace(explore=amount.astype(jnp.float32), updates=updates)
-        return state, {**metrics, "explore": amount, "learning_rate": learning_rate}
+        state = state._replace(explore=explored(hp, steps), updates=updates)
+        return state, {**metrics, "explore": state.explore, "learning_rate": learning_rate}
 
+    act, greedy = behaviour(network, lambda q: q, explore, unperturbed)
     agent = Agent(init, network.memory, network.reset, act, greedy, update)
     return normalize.observations(agent) if hp.normalize_obs else agent

@@ -24,6 +24,7 @@ class REINFORCE:
         "environment steps over which the learning rate falls to 0; None keeps it",
         low=0.0,
         open_low=True,
+        share=1.0,
     )
     gamma: float = option(0.99, "discount", low=0.0, high=1.0)
     baseline: bool = option(True, "subtract a learned V(s), which also values what follows a time limit")

@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from purerl import distributions, networks, normalize, statistics, training
+from purerl import normalize, replay, statistics, training
 from purerl.host import loggers, options, report, runs
 from purerl.host.progress import Progress
 
@@ -134,11 +134,14 @@ def plan(config: dict[str, Any]) -> Plan:
       ValueError: naming the argument, what was given and what is allowed.
     """
     config = {**config, "hyperparameters": dict(config["hyperparameters"]), "horizons": config.get("horizons", [])}
-    make_agent, config_class = options.agent_function(config["agent"])
+    _, config_class = options.agent_function(config["agent"])
     values, steps, seeds = config["hyperparameters"], config["steps"], config["seeds"]
     num_envs, rollout_length = config["num_envs"], config["rollout_length"]
-    if "anneal_steps" in values and values["anneal_steps"] is None:
-        values["anneal_steps"] = (float(steps),)
+    for field in dataclasses.fields(config_class):
+        if field.metadata.get("share") is not None and values[field.name] is None:
+            values[field.name] = (field.metadata["share"] * steps,)
+    if values.get("sequence_length") == 1 and config["memory"] != "none":
+        values["sequence_length"] = rollout_length  # replayed sequences start where blocks do
     grid, swept, labels = _grid(config_class, values)
     if steps < num_envs * rollout_length:
         raise ValueError(
@@ -161,17 +164,9 @@ def plan(config: dict[str, Any]) -> Plan:
         env = TimeLimit(env, config["time_limit"]) if config["time_limit"] else env
         env = StickyActions(env, config["sticky_actions"]) if config["sticky_actions"] is not None else env
     space = env.action_space(env_params)
-    if config["squash"] and not hasattr(space, "low"):
-        raise ValueError(f"--squash is for continuous actions; {config['env']} has {space!r}")
-    policy = distributions.for_space(space, distributions.tanh_normal if config["squash"] else distributions.normal)
     image = len(getattr(env.observation_space(env_params), "shape", ())) == 3
     config["network"] = config["network"] or ("minatar-cnn" if image else "mlp")
-    torso = options.torso(config["network"], config["hidden"], config["activation"])
-    memory = options.memory(config["memory"], config["memory_size"], config["context"])
-    net = networks.actor_critic(policy, torso, config["shared_torso"], memory)
-
-    def agent(hp):
-        return make_agent(net, policy, hp)
+    agent = options.agent_of(config, space)
 
     def make(hp):
         reward = normalize.rewards(hp.gamma) if config["normalize_reward"] else None
@@ -179,7 +174,9 @@ def plan(config: dict[str, Any]) -> Plan:
 
     root = jax.random.key(config["seed"])
     keys = jax.vmap(partial(jax.random.fold_in, root))(jnp.arange(seeds))
-    jax.eval_shape(lambda key: make(grid[0]).step(make(grid[0]).init(key)), root)  # shapes are those of all
+    state = jax.eval_shape(lambda key: make(grid[0]).init(key), root)  # shapes are those of all
+    jax.eval_shape(lambda state: make(grid[0]).step(state), state)
+    _check_memory(state, seeds * len(grid))
     step_size = num_envs * rollout_length
     num_updates = steps // step_size
     chunks = config["chunks"] or min(max(seeds * len(grid) * steps // STEPS_PER_CHUNK, FEWEST_CHUNKS), MOST_CHUNKS)
@@ -204,6 +201,17 @@ def plan(config: dict[str, Any]) -> Plan:
         steps_per_update=step_size,
         files=sorted({word.rpartition(":")[0] for word in words if ".py:" in word}),
     )
+
+
+def _check_memory(state: Any, num_runs: int) -> None:
+    """Raise a ValueError unless the states of all runs fit into what the devices have."""
+    leaves = [x for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.extended)]
+    needed = num_runs * sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
+    there = replay.device_bytes()
+    there = there and there * (1 if jax.default_backend() == "cpu" else jax.device_count())
+    if there is not None and needed > there:
+        raise ValueError(f"the states of {num_runs} runs need {needed / 1e9:.1f} GB, most of it what they remember; "
+                         f"there are {there / 1e9:.1f} GB: lower --capacity or --seeds")  # fmt: skip
 
 
 def of_directory(directory: Path, same_files: bool = True) -> Plan:

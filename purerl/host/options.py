@@ -17,6 +17,12 @@ from purerl.host.cli import Count, Entries, Numbers, OneLine, Seed, Widths, agen
 
 ACTIVATIONS = ("tanh", "relu", "silu", "gelu", "elu")
 MEMORIES = ("none", "gru", "lstm", "min-gru", "transformer")
+# Parts that an agent's constructor takes by these names, and the words for them; the first is the default.
+PARTS = {
+    "backup": (("max", "double", "munchausen", "soft"), "what Q(s,a) is drawn to: see purerl.bellman"),
+    "td_loss": (("squared", "huber"), "of the error of Q"),
+    "explore": (("epsilon-greedy", "boltzmann"), "how actions are chosen; the next options say how much"),
+}
 
 
 @cache
@@ -45,7 +51,7 @@ def from_file(text: str) -> Any:
 
 
 def agent_function(name: str) -> tuple[typing.Callable, type]:
-    """An agent's constructor `(network, policy, hp)` and the config class of its `hp`."""
+    """An agent's constructor `(network, policy, hp)`, or `(network, hp)` if it learns Q, and the class of its `hp`."""
     own = ".py:" in name
     make = from_file(name) if own else getattr(importlib.import_module(f"purerl.agents.{name}"), name)
     try:
@@ -53,9 +59,15 @@ def agent_function(name: str) -> tuple[typing.Callable, type]:
     except (TypeError, ValueError):
         parameters = {}
     hp = parameters["hp"].default if "hp" in parameters else None
-    if not {"network", "policy", "hp"} <= set(parameters) or not dataclasses.is_dataclass(hp):
-        raise OneLine(f"{name} must be a function (network, policy, hp=Config()) whose Config is a purerl.config class")
+    if not {"network", "hp"} <= set(parameters) or not dataclasses.is_dataclass(hp):
+        raise OneLine(f"{name} must be a function (network, policy, hp=Config()), or (network, hp=Config()) if it "
+                      "learns Q, whose Config is a purerl.config class")  # fmt: skip
     return make, type(hp)
+
+
+def takes(make: typing.Callable, part: str) -> bool:
+    """Whether an agent's constructor has a parameter of this name."""
+    return part in inspect.signature(make).parameters
 
 
 def hyperparameter_options(config: type) -> list[click.Option]:
@@ -72,9 +84,13 @@ def hyperparameter_options(config: type) -> list[click.Option]:
             return click.Option([flag], type=click.Choice(typing.get_args(hint)), **extra)
         if hint is int:
             return click.Option([flag], type=int, **extra)
-        if field.name == "anneal_steps":
-            extra["default"], extra["show_default"] = None, "--steps"
-            extra["help"] = said.replace("None keeps it", "none keeps it")
+        extra["help"] = said.replace("; None ", "; none ")
+        share = field.metadata.get("share")
+        if share is not None:  # filled in by `jobs.plan`
+            extra["default"], extra["show_default"] = (
+                None,
+                {1.0: "--steps", 0.5: "half of --steps"}.get(share, f"{share:g} x --steps"),
+            )
         elif field.default is None:
             extra["show_default"] = "none"
         return click.Option([flag], type=Numbers(optional=hint is not float), **extra)
@@ -82,26 +98,47 @@ def hyperparameter_options(config: type) -> list[click.Option]:
     return [option(field) for field in dataclasses.fields(config)]
 
 
-def run_options(config: type) -> list[click.Parameter]:
+def run_options(make: typing.Callable, config: type) -> list[click.Parameter]:
     """What every agent's command asks about a job; together with the hyperparameters, this is the job."""
-    collect = {name: getattr(config, name, default) for name, default in (("num_envs", 8), ("rollout_length", 128))}
+    usual = {"num_envs": 8, "rollout_length": 128, "hidden": (64, 64), "activation": "tanh"}
+    usual |= {name: getattr(config, name) for name in usual if hasattr(config, name)}
     say = partial(click.Option, show_default=True)
+    widths = ",".join(map(str, usual["hidden"]))
+    if takes(make, "policy"):
+        own = [
+            say(["--shared-torso/--separate-torsos"], default=False, help="whether actor and critic share their torso"),
+            say(["--squash/--no-squash"], default=False, help="continuous actions by a tanh-normal inside the bounds"),
+        ]
+    else:
+        build = getattr(config, "network", None)
+        preset = getattr(build, "keywords", {})
+        own = [
+            say(["--dueling/--no-dueling"], default=preset.get("dueling", False), help="Q = V + A - mean A"),
+            say(["--noise/--no-noise"], default=preset.get("noise", False), help="noisy layers in the head: explores "
+                "without --explore-start and --explore-end"),
+            *[say([f"--{part.replace('_', '-')}"], type=click.Choice(words), default=words[0], help=about)
+              for part, (words, about) in PARTS.items() if takes(make, part)],
+        ]  # fmt: skip
+        if "backup" in {option.name for option in own}:
+            own.append(say(["--temperature"], type=click.FloatRange(0, min_open=True), default=0.03,
+                           help="τ of --backup munchausen and soft"))  # fmt: skip
     return [
         click.Argument(["env"], metavar="ENV"),
         say(["--seeds"], type=Count(), default=8, help="runs with seeds of their own, trained at once"),
         say(["--seed"], type=Seed(), default=0, help="of everything that is random"),
         say(["--steps"], type=Count(), default="5e5", help="environment steps of each run"),
-        say(["--num-envs"], type=Count(), default=collect["num_envs"], help="environments that each run acts in"),
-        say(["--rollout-length"], type=Count(), default=collect["rollout_length"], help="steps between updates"),
+        say(["--num-envs"], type=Count(), default=usual["num_envs"], help="environments that each run acts in"),
+        say(["--rollout-length"], type=Count(), default=usual["rollout_length"], help="steps between updates"),
         click.Option(["--network"], help="mlp, minatar-cnn, or FILE.py:name, a function that returns a torso  "
                      "[default: minatar-cnn for images, mlp for the rest]"),
-        say(["--hidden"], type=Widths(), default="64,64", help="widths of the mlp"),
-        say(["--activation"], type=click.Choice(ACTIVATIONS), default="tanh", help="of the mlp"),
-        say(["--shared-torso/--separate-torsos"], default=False, help="whether actor and critic share their torso"),
+        say(["--hidden"], type=Widths(), default=widths, help="widths of the mlp"),
+        say(["--activation"], type=click.Choice(ACTIVATIONS), default=usual["activation"], help="of the mlp"),
+        say(["--layer-norm/--no-layer-norm"], default=getattr(config, "layer_norm", False), help="normalise each layer "
+            "of the torso"),
+        *own,
         say(["--memory"], type=click.Choice(MEMORIES), default="none", help="what remembers between torso and heads"),
         say(["--memory-size"], type=Count(), default=64, help="features of the memory"),
         say(["--context"], type=Count(), default=64, help="steps of its episode that a transformer sees"),
-        say(["--squash/--no-squash"], default=False, help="continuous actions by a tanh-normal inside the bounds"),
         say(["--normalize-reward/--no-normalize-reward"], default=False, help="divide rewards by the deviation of "
             "the discounted return; returns are reported as they are"),
         click.Option(["--observe"], type=Entries(), help="entries of a flat observation to keep, such as 0,2: "
@@ -131,9 +168,9 @@ def parameters(agent: str) -> tuple[list[click.Parameter], list[click.Option]]:
     if agent not in agent_names() and ".py:" not in agent:
         allowed = ", ".join(agent_names())
         raise OneLine(f"there is no agent {agent!r}; allowed are {allowed}, or your own FILE.py:name")
-    _, config = agent_function(agent)
+    make, config = agent_function(agent)
     fields = [field.name for field in dataclasses.fields(config)]
-    return [p for p in run_options(config) if p.name not in fields], hyperparameter_options(config)
+    return [p for p in run_options(make, config) if p.name not in fields], hyperparameter_options(config)
 
 
 def restore(stored: dict[str, Any]) -> dict[str, Any]:
@@ -164,16 +201,16 @@ def restore(stored: dict[str, Any]) -> dict[str, Any]:
     return {"agent": agent, **convert(job, stored), "hyperparameters": own_values, **rest}
 
 
-def torso(name: str, hidden: tuple[int, ...], activation: str) -> typing.Callable:
+def torso(name: str, hidden: tuple[int, ...], activation: str, layer_norm: bool) -> typing.Callable:
     """The network's torso that a name stands for."""
     import flax.linen as nn
 
     from purerl import networks
 
     if name == "mlp":
-        return partial(networks.MLP, hidden=hidden, activation=getattr(nn, activation))
+        return partial(networks.MLP, hidden=hidden, activation=getattr(nn, activation), layer_norm=layer_norm)
     if name == "minatar-cnn":
-        return networks.MinAtarCNN
+        return partial(networks.MinAtarCNN, layer_norm=layer_norm)
     if ".py:" in name:
         make = from_file(name)
         try:
@@ -195,6 +232,49 @@ def memory(name: str, size: int, context: int) -> Any:
     if name == "transformer":
         return networks.transformer(size, context=context)
     return {"gru": networks.gru, "lstm": networks.lstm, "min-gru": networks.min_gru}[name](size)
+
+
+def agent_of(job: dict[str, Any], space: Any) -> typing.Callable:
+    """`hp -> Agent` of a job's words, for an action space."""
+    from purerl import bellman, distributions, exploration, losses, networks
+
+    make, config = agent_function(job["agent"])
+    body = torso(job["network"], job["hidden"], job["activation"], job["layer_norm"])
+    core = memory(job["memory"], job["memory_size"], job["context"])
+    if takes(make, "policy"):
+        if job["squash"] and not hasattr(space, "low"):
+            raise ValueError(f"--squash is for continuous actions; {job['env']} has {space!r}")
+        policy = distributions.for_space(space, distributions.tanh_normal if job["squash"] else distributions.normal)
+        net = networks.actor_critic(policy, body, job["shared_torso"], core)
+        return lambda hp: make(net, policy, hp)
+    if not hasattr(space, "n"):
+        raise ValueError(f"{job['agent']} is for discrete actions; {job['env']} has {space!r}")
+    build = getattr(config, "network", networks.q_network)
+    build = getattr(build, "func", build)
+    if core is not None and not takes(build, "memory"):
+        raise ValueError(f"--memory is {job['memory']}; {job['agent']} takes no network with memory")
+    kinds = {"dueling": job["dueling"], "noise": job["noise"]} | ({} if core is None else {"memory": core})
+    given = {
+        "backup": {
+            "max": bellman.max_backup,
+            "double": bellman.double_backup,
+            "munchausen": bellman.munchausen_backup(job.get("temperature")),
+            "soft": bellman.soft_backup(job.get("temperature")),
+        },
+        "td_loss": {"squared": losses.squared, "huber": losses.huber},
+        "explore": {"epsilon-greedy": exploration.epsilon_greedy, "boltzmann": exploration.boltzmann},
+    }
+    parts = {name: words[job[name]] for name, words in given.items() if takes(make, name)}
+    if takes(make, "perturb"):
+        parts["perturb"] = networks.noisy if job["noise"] else lambda key, params: params
+    elif job["noise"]:
+        raise ValueError(f"--noise: {job['agent']} has no part that draws it")
+
+    def agent(hp):
+        outputs = getattr(hp, "num_atoms", None) or getattr(hp, "num_quantiles", None)
+        return make(build(space.n, body, **kinds, **({"outputs": outputs} if outputs else {})), hp, **parts)
+
+    return agent
 
 
 def environment(name: str) -> tuple[Any, Any]:

@@ -34,10 +34,12 @@ class Noisy(nn.Module):
         bound = 1 / math.sqrt(width)
         uniform = lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)
         constant, zeros = nn.initializers.constant(self.sigma * bound), nn.initializers.zeros
-        kernel, kernel_sigma = (self.param(n, f, (self.size, width)) for n, f in (("kernel", uniform), ("sigma", constant)))
-        bias, bias_sigma = (self.param(n, f, (self.size,)) for n, f in (("bias", uniform), ("bias_sigma", constant)))
-        noise_in, noise_out = (self.param(n, zeros, (s,)) for n, s in zip(_NOISE, (width, self.size), strict=True))
-        noise_in, noise_out = jax.lax.stop_gradient((noise_in, noise_out))
+        kernel = self.param("kernel", uniform, (self.size, width))
+        bias = self.param("bias", uniform, (self.size,))
+        kernel_sigma = self.param("kernel_sigma", constant, (self.size, width))
+        bias_sigma = self.param("bias_sigma", constant, (self.size,))
+        noise_in = jax.lax.stop_gradient(self.param("noise_in", zeros, (width,)))
+        noise_out = jax.lax.stop_gradient(self.param("noise_out", zeros, (self.size,)))
         # (σ ⊙ ε_out ε_inᵀ) x = ε_out ⊙ σ (ε_in ⊙ x): two products, and no matrix of noise
         noise = noise_out * ((features * noise_in) @ kernel_sigma.T + bias_sigma)
         return features @ kernel.T + bias + noise
