@@ -324,14 +324,17 @@ def sample(key: Key, replay: Replay, batch_size: int, length: int = 1, importanc
     return Index(start * stride, env, weight)
 
 
-def update(replay: Replay, index: Index, priority: Array) -> Replay:
-    """The replay with new priorities `[B]`, ≥ 0, for what was drawn; nothing where sampling is uniform."""
+def update(replay: Replay, index: Index, priority: Array, where: Any = True) -> Replay:
+    """The replay with new priorities `[B]`, ≥ 0, for what was drawn; as it is where sampling is uniform.
+
+    where: bool `[]` or `[B]`; False leaves a priority as it was, without a branch that would copy the replay.
+    """
     if not replay.priorities:
         return replay
     rows, num_envs, stride = _sizes(replay)
-    priority = jnp.where(index.weight > 0, priority, 0.0)
     leaf = (index.row // stride % (rows // stride)) * num_envs + index.env
     tree, highest = replay.priorities
+    priority = jnp.where(where, jnp.where(index.weight > 0, priority, 0.0), tree[0][leaf])
     return replay._replace(priorities=Priorities(_set(tree, leaf, priority), jnp.maximum(highest, priority.max())))
 
 

@@ -224,25 +224,27 @@ def value_agent(
         due = schedules.times_due(state.updates, block, hp.train_every)
         warm = state.updates + 1 >= -(-hp.learning_starts // block)
 
-        def learn(carry, key):
-            state, priorities = carry
-            draw_key, *keys = jax.random.split(key, 4)
-            now = kept._replace(priorities=priorities)
-            index = replay.sample(draw_key, now, hp.batch_size, length, importance)
-            data = (keys, state.target_params, drawn(now, index), index.weight)
+        def learn(state, data):
             state, (metrics, size) = descend(state, data, learning_rate)
-            if hp.priority is not None:
-                size = 0.9 * size.max(0) + 0.1 * size.mean(0)  # of a sequence: arXiv:1803.00933, section 4
-                priorities = replay.update(now, index, (size + 1e-6) ** hp.priority).priorities
-            return state._replace(metrics=metrics), priorities
+            return state._replace(metrics=metrics), size
 
         def one(carry, now):
             """One gradient step if it is due, and after the last of an event the target network if that is due."""
-            key, nth, event = now
+            (state, priorities), (key, nth, event) = carry, now
+            draw_key, *keys = jax.random.split(key, 4)
+            remembered = kept._replace(priorities=priorities)
+            index = replay.sample(draw_key, remembered, hp.batch_size, length, importance)
+            data = keys, state.target_params, drawn(remembered, index), index.weight
             wanted = warm if block % hp.train_every == 0 else warm & (event < due)
-            state, priorities = jax.lax.cond(wanted, learn, lambda carry, key: carry, carry, key)
+            # only the networks pass through the branch: over seeds it becomes a select, which would copy a replay
+            wait = lambda state, data: (state, jnp.zeros((stride, hp.batch_size)))
+            state, size = jax.lax.cond(wanted, learn, wait, state, data)
+            if hp.priority is not None:
+                size = 0.9 * size.max(0) + 0.1 * size.mean(0)  # of a sequence: Kapturowski et al., 2019, section 2.3
+                priorities = replay.update(remembered, index, (size + 1e-6) ** hp.priority, wanted).priorities
             follows = schedules.times_due(state.events + event, hp.train_every, hp.target_period) > 0
-            rate = jnp.where(follows & (nth == hp.num_gradient_steps - 1), hp.target_rate, 0.0)
+            follows &= (event < due) & (nth == hp.num_gradient_steps - 1)
+            rate = jnp.where(follows, hp.target_rate, 0.0)
             follow = lambda target, online: jnp.where(rate > 0, target + rate * (online - target), target)
             target_params = jax.tree.map(follow, state.target_params, state.params)
             return (state._replace(target_params=target_params), priorities), None

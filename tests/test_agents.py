@@ -11,13 +11,16 @@ import pytest
 from linear import Linear
 
 import purerl
-from purerl import distributions, networks, normalize, training
+from purerl import bellman, distributions, networks, normalize, training
 from purerl.testing import check_agent, probes
 
 AGENTS = {
     "a2c": (purerl.a2c, purerl.A2C(normalize_advantage=True)),
     "reinforce": (purerl.reinforce, purerl.REINFORCE()),
 }
+
+
+linear_torso = partial(networks.MLP, ())
 
 
 def parts(env, torso=None, box=distributions.normal):
@@ -39,6 +42,41 @@ def test_contract_of_ppo_with_continuous_actions_and_every_normalizer(key):
     hp = purerl.PPO(num_epochs=2, num_minibatches=2, value_clip=0.2, anneal_steps=1e3, normalize_obs=True)
     reward = lambda hp: normalize.rewards(hp.gamma)
     check_agent(lambda hp: purerl.ppo(network, policy, hp), hp, env, env_params, key, reward=reward)
+
+
+SMALL = dict(learning_starts=0, batch_size=8, capacity=64, target_period=20)
+VALUES = {  # Q from replay: periods that a block of 4 x 8 steps does not divide, and every part in some agent
+    "dqn": (
+        lambda hp: purerl.dqn(networks.q_network(2, linear_torso), hp, bellman.munchausen_backup()),
+        purerl.DQN(**SMALL, train_every=5, num_gradient_steps=2, target_rate=0.5),
+    ),
+    "rainbow": (
+        lambda hp: purerl.rainbow(networks.q_network(2, linear_torso, outputs=5, dueling=True, noise=True), hp),
+        purerl.Rainbow(**SMALL, num_atoms=5, train_every=16),
+    ),
+    "qrdqn": (
+        lambda hp: purerl.qrdqn(networks.q_network(2, linear_torso, outputs=5), hp),
+        purerl.QRDQN(**SMALL, num_quantiles=5, train_every=32, double=True),
+    ),
+    "iqn": (
+        lambda hp: purerl.iqn(networks.implicit_q_network(2, linear_torso, num_cosines=4), hp),
+        purerl.IQN(**SMALL, num_fractions=4, num_target_fractions=3, train_every=32, double=True),
+    ),
+    "r2d2": (
+        lambda hp: purerl.dqn(networks.q_network(2, linear_torso, memory=networks.gru(4)), hp, bellman.double_backup),
+        purerl.DQN(**{**SMALL, "capacity": 200}, sequence_length=8, burn_in=4, n_step=2, priority=0.9, train_every=32),
+    ),
+    "pqn": (
+        lambda hp: purerl.pqn(networks.q_network(2, linear_torso, memory=networks.gru(4)), hp),
+        purerl.PQN(num_epochs=2, num_minibatches=2, normalize_obs=True, anneal_steps=1e3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_contract_of_agents_that_learn_values(name, cartpole, key):
+    make, hp = VALUES[name]
+    check_agent(make, hp, *cartpole, key)
 
 
 # --- known values ---------------------------------------------------------------------------------------------------
@@ -266,6 +304,30 @@ def test_learns_cartpole(name, cartpole):
     network, policy = parts(cartpole[0], partial(networks.MLP, hidden=(32,)))
     hp = CONFIGS[name](**hyperparameters)
     make = purerl.batch(lambda hp: purerl.learner(*cartpole, FAST[name][0](network, policy, hp), **settings))
+    keys = jax.random.split(jax.random.key(1), 5)
+    *_, (_, _, metrics) = purerl.run(make, hp, keys, num_updates, every=num_updates - num_updates // 6)
+    low, _ = purerl.statistics.interval(metrics["episode_return"], purerl.statistics.mean)
+    assert low > threshold, np.asarray(metrics["episode_return"])
+
+
+VALUE_LEARNING = {  # agent: (its maker, hyperparameters, learner settings, updates, threshold)
+    "dqn": (
+        lambda hp: purerl.dqn(networks.q_network(2, partial(networks.MLP, (64,), jax.nn.relu)), hp),
+        purerl.DQN(learning_starts=1000, train_every=4, explore_steps=1e4, learning_rate=1e-3),
+        dict(num_envs=4, rollout_length=4), 1600, 120,
+    ),
+    "pqn": (
+        lambda hp: purerl.pqn(networks.q_network(2, partial(networks.MLP, (64,), jax.nn.relu, layer_norm=True)), hp),
+        purerl.PQN(explore_steps=2e4, learning_rate=1e-3),
+        dict(num_envs=8, rollout_length=32), 240, 120,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VALUE_LEARNING)
+def test_learns_cartpole_by_value(name, cartpole):
+    agent, hp, settings, num_updates, threshold = VALUE_LEARNING[name]
+    make = purerl.batch(lambda hp: purerl.learner(*cartpole, agent(hp), **settings))
     keys = jax.random.split(jax.random.key(1), 5)
     *_, (_, _, metrics) = purerl.run(make, hp, keys, num_updates, every=num_updates - num_updates // 6)
     low, _ = purerl.statistics.interval(metrics["episode_return"], purerl.statistics.mean)

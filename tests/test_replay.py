@@ -193,6 +193,7 @@ def test_steps_are_drawn_by_priority_and_weighted(key):
     which = (np.asarray(got.row) - 20) * 2 + np.asarray(got.env)
     np.testing.assert_allclose(got.weight, (priority.min() / priority[which]) ** 0.7, rtol=1e-4)
     assert got.weight.max() == 1.0
+    assert (replay.update(memory, index, jnp.ones(40), False).priorities.tree[0] == memory.priorities.tree[0]).all()
     # what comes in is as likely as the most likely so far
     later = replay.add(memory, block_of(data, 0, 2))
     leaf = [(40 + k) % 21 * 2 + e for k in range(2) for e in range(2)]

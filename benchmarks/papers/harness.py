@@ -18,7 +18,7 @@ import numpy as np
 
 import purerl
 from purerl import distributions, networks, statistics
-from purerl.host import jobs, report
+from purerl.host import jobs, options, report
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -50,7 +50,8 @@ class Entry:
     differs: str = "-"  # from the published protocol
     frames: int | None = None  # stop counting at so many steps inside of episodes, where blocks hold others too
     sweep: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    network: Callable = networks.actor_critic  # of the policy: tanh 64-64, actor and critic apart
+    network: Callable = networks.actor_critic  # of the policy, or of A where Q is learned
+    every: int = 1  # updates that one row of the curve summarises
     reward: Callable[[Any], Any] = lambda hp: None  # what the agent learns from, of its hyperparameters; None: as it is
     greedy_episodes: int = 0  # the number is the mean of so many of the final policy; 0: of the last training episodes
 
@@ -58,7 +59,11 @@ class Entry:
 def parts(entry: Entry) -> tuple[Any, Any, Callable[[Any], Any]]:
     """The entry's environment, its parameters, and `hp -> Agent`."""
     env, env_params = purerl.make(entry.env) if isinstance(entry.env, str) else entry.env()
-    policy = distributions.for_space(env.action_space(env_params))
+    space = env.action_space(env_params)
+    if not options.takes(entry.agent, "policy"):
+        network = entry.network(space.n)
+        return env, env_params, lambda hp: entry.agent(network, hp=hp)
+    policy = distributions.for_space(space)
     network = entry.network(policy)
     return env, env_params, lambda hp: entry.agent(network, policy, hp)
 
@@ -115,12 +120,12 @@ def run(entry: Entry, num_seeds: int) -> None:
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))(jnp.array([seed for _, seed in missing]))
     report.note(f"{entry.key}: {len(missing)} runs")
     block = entry.num_envs * entry.rollout_length
-    measured = jobs.measure(learner_of(entry), hp, keys, jax.devices(), entry.num_updates, 1, block)
+    measured = jobs.measure(learner_of(entry), hp, keys, jax.devices(), entry.num_updates, entry.every, block)
     data = measured.metrics
     greedy = greedy_returns(entry, measured.state, keys) if entry.greedy_episodes else None
     for index, (value, seed) in enumerate(missing):
         episodes, returns, lengths = (data[n][:, index] for n in ("episodes", "episode_return", "episode_length"))
-        rows = np.array_split(np.arange(entry.num_updates), 50)
+        rows = np.array_split(np.arange(len(episodes)), 50)
         curve = [statistics.last_returns(episodes[p], returns[p], at_least=10**9) for p in rows]
         value_of_run = result(entry, episodes, returns, lengths) if greedy is None else float(greedy[index])
         record = {

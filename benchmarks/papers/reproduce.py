@@ -19,7 +19,7 @@ import numpy as np
 from harness import Entry, Published
 
 import purerl
-from purerl import networks, normalize, statistics
+from purerl import networks, normalize, statistics, updates
 from purerl.host import jobs
 
 CLEANRL = "[CleanRL](https://docs.cleanrl.dev/rl-algorithms/ppo/#experiment-results)"
@@ -72,6 +72,65 @@ ENTRIES = [
         protocol=LAST_100,
         differs="hyperparameters",
     ),
+]
+
+Q_TORSO = partial(networks.MLP, hidden=(120, 84), activation=nn.relu)
+Q_NETWORK = partial(networks.q_network, torso=Q_TORSO)
+
+
+def cleanrl_values(name: str, env: str, mean: float, std: float, control: bool = False) -> Entry:
+    """CleanRL's classic-control DQN, C51 and PQN at 500k steps."""
+    agent, hp, network, blocks, differs = {
+        "dqn": (
+            partial(purerl.dqn, optimizer=partial(updates.adam, eps=1e-8)),
+            purerl.DQN(),
+            Q_NETWORK,
+            (1, 10, 50_000, 100),
+            "initial weights",
+        ),
+        "c51": (
+            partial(purerl.c51, optimizer=partial(updates.adam, eps=0.01 / 128)),
+            purerl.C51(),
+            partial(Q_NETWORK, outputs=101),
+            (1, 10, 50_000, 100),
+            "initial weights",
+        ),
+        "pqn": (
+            purerl.pqn,
+            purerl.PQN(anneal_steps=976 * 512),
+            partial(networks.q_network, torso=partial(Q_TORSO, layer_norm=True)),
+            (4, 128, 976, 1),
+            BOOTSTRAP,
+        ),
+    }[name]
+    num_envs, rollout_length, num_updates, every = blocks
+    source = CLEANRL.replace("/ppo/", f"/{name}/")
+    return Entry(
+        key=f"{name}-{env}",
+        env=env,
+        agent=agent,
+        hp=hp,
+        num_envs=num_envs,
+        rollout_length=rollout_length,
+        num_updates=num_updates,
+        every=every,
+        published=Published(mean, source, std, runs=3, low_is_expected=control),
+        protocol=LAST_100.replace("updates", "thousands of steps") if every > 1 else LAST_100,
+        differs=differs,
+        network=network,
+    )
+
+
+VALUES = [
+    cleanrl_values("dqn", "CartPole-v1", 488.69, 16.11),
+    cleanrl_values("dqn", "Acrobot-v1", -91.54, 7.20),
+    cleanrl_values("dqn", "MountainCar-v0", -194.95, 8.48),
+    cleanrl_values("c51", "CartPole-v1", 481.20, 20.53),
+    cleanrl_values("c51", "Acrobot-v1", -87.70, 5.52),
+    cleanrl_values("c51", "MountainCar-v0", -166.38, 27.94),
+    cleanrl_values("pqn", "CartPole-v1", 495.13, 6.89),
+    cleanrl_values("pqn", "Acrobot-v1", -95.63, 5.73),
+    cleanrl_values("pqn", "MountainCar-v0", -200.00, 0.00, control=True),
 ]
 
 ENTROPY = Entry(
@@ -222,9 +281,10 @@ def report(here: Path) -> str:
         "",
         "| key | published | ours | seeds | verdict | measured | what differs |",
         "|---|---|---|---|---|---|---|",
-        *[harness.row(entry) for entry in ENTRIES],
+        *[harness.row(entry) for entry in [*ENTRIES, *VALUES]],
         "",
-        "MountainCar is a negative control: plain PPO does not solve it in 500k steps; solving it would be an error.",
+        "MountainCar is a negative control: plain PPO and PQN do not solve it in 500k steps; solving it would be an "
+        "error.",
         "",
         "## Entropy cost of PPO on CartPole-v1",
         "",
@@ -286,7 +346,7 @@ def draw(curves: dict, path: Path) -> None:
 def main() -> None:
     """Run what is asked for and missing, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = {entry.key: entry for entry in [*ENTRIES, ENTROPY, *itertools.chain(*MEMORY.values())]}
+    known = {entry.key: entry for entry in [*ENTRIES, *VALUES, ENTROPY, *itertools.chain(*MEMORY.values())]}
     parser.add_argument("keys", nargs="*", metavar="KEY", help="one of " + ", ".join(known) + " [default: all]")
     parser.add_argument("--seeds", type=int, default=10, help="seeds of each entry, the sweep at most 8 [10]")
     parser.add_argument("--report", action="store_true", help="only write RESULTS.md from what is there")

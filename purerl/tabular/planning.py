@@ -5,6 +5,7 @@ With γ = 1 every policy that a method meets must end for sure, or its value is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -267,6 +268,46 @@ def soft_value_iteration(mdp: MDP, gamma, temperature, tolerance=None, max_sweep
     value, sweeps, residual = _repeat(sweep, _zeros(mdp), tolerance, max_sweeps)
     q = q_of(value)
     return Solution(value, q, softmax_policy(q, temperature), sweeps, residual)
+
+
+def q_lambda_values(
+    mdp: MDP, gamma, lam, policy_of: Callable[[Array], Array], length: int, tolerance=None, max_sweeps: int = 100_000
+) -> Solution:
+    """What Peng's Q(λ) settles at when a policy μ acts and returns are cut after blocks of `length` steps.
+
+        Q = 1/T Σₖ Gₖ,   G₁ = r + γ E[max Q(s')],   Gₖ = r + γ E[(1 - λ) max Q(s') + λ Σ μ(a'|s') Gₖ₋₁(s',a')]
+
+    for k from 1 to T, each as likely. At λ = 0, or T = 1, that is Q*; else it lies between Q* and the value of μ.
+    Args:
+      policy_of: `q [S, A] -> μ [S, A]`, such as `lambda q: exploration.epsilon_greedy_probs(q, 0.1)`.
+      length: T.
+    Returns:
+      A `Solution` whose policy is μ and whose value is max Q.
+    Reference: Peng & Williams, 1994; Harutyunyan et al., 2016, arXiv:1602.04951.
+
+    >>> from purerl.tabular import worlds
+    >>> mdp = worlds.random_walk(3)
+    >>> print(q_lambda_values(mdp, 0.9, 0.0, lambda q: jnp.full(q.shape, 0.5), 8).q[2, 1].round(2))
+    0.9
+    """
+    _check("q_lambda_values", mdp, length=length)
+    ends, q_of = jnp.asarray(mdp.terminal), backup(mdp, gamma)
+
+    def sweep(q):
+        best, policy = jnp.where(ends, 0.0, q.max(-1)), policy_of(q)
+
+        def longer(carry, _):
+            returns, total = carry
+            goes_on = jnp.where(ends, 0.0, state_value(policy, returns))
+            returns = q_of((1 - lam) * best + lam * goes_on)
+            return (returns, total + returns), None
+
+        first = q_of(best)
+        (_, total), _ = jax.lax.scan(longer, (first, first), length=length - 1)
+        return total / length
+
+    q, sweeps, residual = _repeat(sweep, jnp.zeros_like(expected_reward(mdp)), tolerance, max_sweeps)
+    return Solution(jnp.where(ends, 0.0, q.max(-1)), q, policy_of(q), sweeps, residual)
 
 
 def relative_value_iteration(mdp: MDP, tolerance=None, max_sweeps: int = 1_000_000) -> AverageReward:
