@@ -361,7 +361,27 @@ def categorical_projection(atoms: Array, probs: Array, support: Array) -> Array:
     >>> categorical_projection(jnp.array([0.5, 9.0]), jnp.array([0.5, 0.5]), jnp.array([0.0, 1.0, 2.0])).tolist()
     [0.25, 0.25, 0.5]
     """
+    _check_increasing("categorical_projection", "support", support)
+    args = jnp.broadcast_arrays(atoms, probs)
+    return jax.lax.platform_dependent(*args, support, cpu=_project_one_by_one, default=_project_at_once)
+
+
+def _project_at_once(atoms: Array, probs: Array, support: Array) -> Array:
+    """J·K products: for what has many lanes, and where a sum of scattered numbers would depend on their order."""
     return (probs[..., None] * two_hot(atoms, support)).sum(-2)
+
+
+def _project_one_by_one(atoms: Array, probs: Array, support: Array) -> Array:
+    """J·log K steps, half the time on a CPU."""
+
+    def one(atoms, probs):
+        x = jnp.clip(atoms, support[0], support[-1])
+        lower = jnp.clip(jnp.searchsorted(support, x, side="right") - 1, 0, support.size - 2)
+        risen = probs * (x - support[lower]) / (support[lower + 1] - support[lower])
+        return jnp.zeros(support.shape, risen.dtype).at[lower].add(probs - risen).at[lower + 1].add(risen)
+
+    flat = lambda x: x.reshape(-1, x.shape[-1])
+    return jax.vmap(one)(flat(atoms), flat(probs)).reshape(*atoms.shape[:-1], support.size)
 
 
 def categorical_backup(support: Array) -> Backup:
@@ -442,9 +462,11 @@ def two_hot(x: Array, support: Array) -> Array:
     _check_increasing("two_hot", "support", support)
     x = jnp.clip(x, support[0], support[-1])[..., None]
     gaps = jnp.diff(support)
-    rising = jnp.clip((x - support[:-1]) / gaps, 0.0, 1.0)  # how far x has come from each atom to the next
-    come = jnp.concatenate([jnp.ones_like(x), rising], axis=-1)
-    return come - jnp.concatenate([rising, jnp.zeros_like(x)], axis=-1)
+    wide = jnp.ones_like(gaps[:1])  # beyond the ends, where x never is
+    below, above = jnp.concatenate([wide, gaps]), jnp.concatenate([gaps, wide])
+    # element by element, with nothing put together: so it melts into whatever sums it
+    weight = jnp.minimum((x - (support - below)) * (1 / below), ((support + above) - x) * (1 / above))
+    return jnp.clip(weight, 0.0, 1.0)
 
 
 def hl_gauss(x: Array, edges: Array, sigma) -> Array:

@@ -11,19 +11,27 @@ from pathlib import Path
 
 import jax
 
+from purerl.host import options
+
 FOLDER = Path(__file__).parent / "golden"
-NAMES = ("ppo", "a2c", "reinforce")
-
-
+NAMES = ("ppo", "a2c", "reinforce", "dqn", "qrdqn", "iqn", "rainbow", "pqn")
 PROGRAMS = Path(__file__).parent / "golden" / "programs.json"
 
 
 def learner_of(name):
-    """An agent with its default hyperparameters on CartPole-v1."""
+    """An agent with its default hyperparameters on CartPole-v1, but that it learns from the first step on."""
     import purerl
 
-    algorithm, config = getattr(purerl, name), getattr(purerl, name.upper())
+    algorithm = getattr(purerl, name)
+    config = getattr(purerl, name.upper(), None) or getattr(purerl, name.capitalize())
     env, env_params = purerl.make("CartPole-v1")
+    if not options.takes(algorithm, "policy"):
+        start = {"learning_starts": 0} if hasattr(config, "learning_starts") else {}
+        hp = config(**start)
+        build = getattr(config, "network", purerl.networks.q_network)
+        outputs = getattr(hp, "num_atoms", None) or getattr(hp, "num_quantiles", None)
+        network = build(2, lambda: purerl.networks.MLP((16,)), **({"outputs": outputs} if outputs else {}))
+        return lambda hp: purerl.learner(env, env_params, algorithm(network, hp), num_envs=4, rollout_length=32), hp
     policy = purerl.distributions.for_space(env.action_space(env_params))
     network = purerl.networks.actor_critic(policy, lambda: purerl.networks.MLP((16,)))
     make = lambda hp: purerl.learner(env, env_params, algorithm(network, policy, hp), num_envs=4, rollout_length=32)

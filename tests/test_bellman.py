@@ -202,6 +202,8 @@ def test_the_projection_keeps_mass_and_mean(seed, inside):
     probs = jnp.asarray(rng.dirichlet(np.ones(7)), jnp.float32)
     out = bellman.categorical_projection(atoms, probs, support)
     assert (out >= -1e-6).all()
+    # what a CPU computes, and what anything else does
+    np.testing.assert_allclose(out, bellman._project_at_once(atoms, probs, support), atol=1e-6)
     np.testing.assert_allclose(out.sum(), 1.0, atol=1e-5)
     clipped = jnp.clip(atoms, support[0], support[-1])
     np.testing.assert_allclose(bellman.expectation(out, support), (probs * clipped).sum(), atol=1e-4)

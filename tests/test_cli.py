@@ -38,7 +38,7 @@ def purerl_process(*arguments, cwd, blocked=""):
         (
             ["train", "nosuch", "CartPole-v1"],
             2,
-            "no agent 'nosuch'; allowed are a2c, ppo, reinforce, or your own FILE",
+            "no agent 'nosuch'; allowed are a2c, c51, dqn, iqn, ppo, pqn, qrdqn, rainbow, reinforce, or your own FILE",
         ),
         (["--nosuch"], 2, "purerl: error: No such option '--nosuch'."),
     ],
@@ -106,6 +106,29 @@ BAD = [
     (["own.py:nothing"], "own.py has no 'nothing'; it has"),
     ([], "Missing argument 'ENV'"),
 ]
+
+
+BAD_VALUES = [
+    (["dqn", "Pendulum-v1"], "dqn is for discrete actions; Pendulum-v1 has Box"),
+    (["iqn", "CartPole-v1", "--memory", "gru"], "--memory is gru; iqn takes no network with memory"),
+    (["pqn", "CartPole-v1", "--noise"], "--noise: pqn has no part that draws it"),
+    (["dqn", "CartPole-v1", "--backup", "mean"], "'mean' is not one of 'max', 'double', 'munchausen', 'soft'"),
+    (["dqn", "CartPole-v1", "--capacity", "1000000000000"], "replay: capacity is 1000000000000, which needs"),
+    (
+        ["dqn", "CartPole-v1", "--burn-in", "4"],
+        "sequence_length or burn_in is given; they are for a network with memory",
+    ),
+    (["c51", "CartPole-v1", "--low", "5", "--high", "1"], "c51: low is 5.0 and high is 1.0; low must be below high"),
+]
+
+
+@pytest.mark.parametrize("arguments, said", BAD_VALUES, ids=[" ".join(a) for a, _ in BAD_VALUES])
+def test_bad_input_to_agents_that_learn_values(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", *arguments])
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and said in err and err.count("\n") == 1, err
 
 
 @pytest.mark.parametrize("arguments, said", BAD, ids=[" ".join(a) for a, _ in BAD])

@@ -15,6 +15,7 @@ from typing import Any
 
 import flax.linen as nn
 import harness
+import jax
 import numpy as np
 from harness import Entry, Published
 
@@ -74,8 +75,24 @@ ENTRIES = [
     ),
 ]
 
-Q_TORSO = partial(networks.MLP, hidden=(120, 84), activation=nn.relu)
-Q_NETWORK = partial(networks.q_network, torso=Q_TORSO)
+
+class TorchMLP(nn.Module):
+    """ReLU layers of 120 and 84, and outputs for each action, all with the initial weights that PyTorch gives."""
+
+    num_actions: int
+    outputs: int | None = None
+
+    @nn.compact
+    def __call__(self, obs):
+        x = obs
+        for size in (120, 84, self.num_actions * (self.outputs or 1)):
+            bound = x.shape[-1] ** -0.5
+            uniform = lambda key, shape, dtype, bound=bound: jax.random.uniform(key, shape, dtype, -bound, bound)
+            x = nn.Dense(size, kernel_init=uniform, bias_init=uniform)(nn.relu(x) if x is not obs else x)
+        return x if self.outputs is None else x.reshape(*x.shape[:-1], self.num_actions, self.outputs)
+
+
+NORMED = partial(networks.MLP, hidden=(120, 84), activation=nn.relu, layer_norm=True)
 
 
 def cleanrl_values(name: str, env: str, mean: float, std: float, control: bool = False) -> Entry:
@@ -84,21 +101,21 @@ def cleanrl_values(name: str, env: str, mean: float, std: float, control: bool =
         "dqn": (
             partial(purerl.dqn, optimizer=partial(updates.adam, eps=1e-8)),
             purerl.DQN(),
-            Q_NETWORK,
+            TorchMLP,
             (1, 10, 50_000, 100),
-            "initial weights",
+            "-",
         ),
         "c51": (
             partial(purerl.c51, optimizer=partial(updates.adam, eps=0.01 / 128)),
             purerl.C51(),
-            partial(Q_NETWORK, outputs=101),
+            partial(TorchMLP, outputs=101),
             (1, 10, 50_000, 100),
-            "initial weights",
+            "-",
         ),
         "pqn": (
             purerl.pqn,
             purerl.PQN(anneal_steps=976 * 512),
-            partial(networks.q_network, torso=partial(Q_TORSO, layer_norm=True)),
+            partial(networks.q_network, torso=NORMED),
             (4, 128, 976, 1),
             BOOTSTRAP,
         ),

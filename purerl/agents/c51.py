@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from purerl import bellman, exploration, losses
 from purerl.core import Agent, MemoryNetwork, Network, config, option
@@ -42,6 +43,8 @@ def c51(
       hp: hyperparameters; floats may be tracers.
       explore, perturb, optimizer: as for `dqn`.
     """
+    if not isinstance(hp.low, Tracer | jax.Array) and hp.low >= hp.high:
+        raise ValueError(f"c51: low is {hp.low} and high is {hp.high}; low must be below high")
     network = with_memory(network)
     support = hp.low + (hp.high - hp.low) * jnp.linspace(0.0, 1.0, hp.num_atoms)
     values = lambda logits: bellman.expectation(jax.nn.softmax(logits), support)

@@ -1,0 +1,116 @@
+"""DQN and PQN on the five MinAtar games.
+
+    python benchmarks/minatar.py --agent pqn --frames 1e6 --seeds 2
+    python benchmarks/minatar.py --agent dqn --game Breakout --frames 5e6 --seeds 10 --sticky 0.1 --all-actions
+
+Published numbers differ by protocol, so the protocol is explicit: whether the last action is repeated with some
+probability (`--sticky`; 0.1 in MinAtar's own paper, 0 in most JAX papers), when the clock cuts an episode (`--cap`;
+gymnax 1,000 steps, the paper none), and whether all six actions are there or those that do something (`--all-actions`;
+the paper: six). The paper's DQN after 5 x 10⁶ frames, sticky 0.1, six actions, no cap, read off its figure: Asterix
+16.8, Breakout 10.0, Freeway 50.2, Seaquest 20.0, SpaceInvaders 43.9 (Young & Tian, 2019, arXiv:1903.03176). One frame
+is one step.
+A seed's number is the mean return of its last 100 training episodes or more. Writes results/minatar/*.json, one a game,
+and a table with 95 % bootstrap intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from purerl.host import jobs
+
+jobs.set_up_jax()
+
+import purerl  # noqa: E402
+from purerl import networks, statistics  # noqa: E402
+from purerl.envs import StickyActions, TimeLimit  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results" / "minatar"
+GAMES = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
+PAPER = {"Asterix": 16.8, "Breakout": 10.0, "Freeway": 50.2, "Seaquest": 20.0, "SpaceInvaders": 43.9}
+
+
+def environment(game: str, sticky: float, cap: int, all_actions: bool) -> tuple[Any, Any]:
+    """A game under a protocol."""
+    env, env_params = purerl.make(f"{game}-MinAtar", use_minimal_action_set=not all_actions)
+    env_params = env_params.replace(max_steps_in_episode=cap)
+    env = TimeLimit(env, cap)
+    return (StickyActions(env, sticky) if sticky else env), env_params
+
+
+def agent_of(name: str, num_actions: int, frames: int) -> tuple[Any, Any, int, int]:
+    """`hp -> Agent`, its hyperparameters, environments and steps of a block."""
+    if name == "dqn":  # the paper's, but for Adam in place of RMSProp
+        network = networks.q_network(num_actions, networks.MinAtarCNN)
+        hp = purerl.DQN(
+            capacity=min(100_000, frames), batch_size=32, learning_starts=5_000, train_every=1, target_period=1_000,
+            explore_end=0.1, explore_steps=100_000.0, num_gradient_steps=1,
+        )  # fmt: skip
+        return lambda hp: purerl.dqn(network, hp), hp, 1, 4
+    network = networks.q_network(num_actions, partial(networks.MinAtarCNN, layer_norm=True))
+    hp = purerl.PQN(
+        learning_rate=5e-4, anneal_steps=float(frames), q_lambda=0.65, explore_steps=0.1 * frames,
+        num_epochs=2, num_minibatches=32,
+    )  # fmt: skip
+    return lambda hp: purerl.pqn(network, hp), hp, 128, 32
+
+
+def played(given: argparse.Namespace, game: str) -> dict[str, Any]:
+    """Train all seeds of a game at once."""
+    env, env_params = environment(game, given.sticky, given.cap, given.all_actions)
+    agent, hp, num_envs, length = agent_of(given.agent, env.action_space(env_params).n, given.frames)
+    make = lambda hp: purerl.learner(env, env_params, agent(hp), num_envs, length)
+    keys = jax.random.split(jax.random.key(0), given.seeds)
+    devices = jax.devices() if given.seeds % len(jax.devices()) == 0 else jax.devices()[:1]
+    num_updates = given.frames // (num_envs * length)
+    print(f"{game}: {given.agent}, {given.seeds} seeds, {num_updates * num_envs * length:,} frames", flush=True)
+    done = jobs.measure(make, hp, keys, devices, num_updates, max(1, num_updates // 50), num_envs * length)
+    returns = jobs.returns_so_far([{k: v[i] for k, v in done.metrics.items()} for i in range(len(done.iterations))])
+    return {
+        "game": game, "agent": given.agent, "frames": num_updates * num_envs * length, "sticky": given.sticky,
+        "cap": given.cap, "all_actions": given.all_actions, "returns": returns.round(3).tolist(),
+        "curve": np.nanmean(done.metrics["episode_return"], 1).round(3).tolist(),
+        "frames_per_second": given.seeds * num_updates * num_envs * length / done.run_seconds,
+        "compile_seconds": done.compile_seconds, "jax": jax.__version__,
+        "machine": f"{os.cpu_count()} cores, {jax.devices()[0].device_kind}, {platform.machine()}",
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Play what is asked for, then report everything that is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    count = lambda text: int(float(text))
+    parser.add_argument("--agent", choices=("dqn", "pqn"), default="pqn")
+    parser.add_argument("--game", choices=GAMES, help="one game [all five]")
+    parser.add_argument("--frames", type=count, default=1_000_000)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--sticky", type=float, default=0.0)
+    parser.add_argument("--cap", type=int, default=1_000)
+    parser.add_argument("--all-actions", action="store_true")
+    given = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for game in [given.game] if given.game else GAMES:
+        result = played(given, game)
+        (RESULTS / f"{given.agent}-{game}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print("| game | agent | frames | sticky | cap | actions | mean return | seeds | the paper's DQN, 5 x 10⁶ |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for path in sorted(RESULTS.glob("*.json")):
+        x = json.loads(path.read_text())
+        ours = np.array(x["returns"])
+        low, high = statistics.interval(ours, statistics.mean) if len(ours) > 1 else (np.nan, np.nan)
+        print(f"| {x['game']} | {x['agent']} | {x['frames']:,} | {x['sticky']} | {x['cap']} | "
+              f"{'all' if x['all_actions'] else 'minimal'} | {ours.mean():.1f} [{low:.1f}, {high:.1f}] | {len(ours)} | "
+              f"{PAPER[x['game']]} |")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
