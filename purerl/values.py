@@ -245,7 +245,7 @@ def value_agent(
             follows = schedules.times_due(state.events + event, hp.train_every, hp.target_period) > 0
             follows &= (event < due) & (nth == hp.num_gradient_steps - 1)
             rate = jnp.where(follows, hp.target_rate, 0.0)
-            follow = lambda target, online: jnp.where(rate > 0, target + rate * (online - target), target)
+            follow = lambda target, online: (1 - rate) * target + rate * online  # exact at 0 and at 1
             target_params = jax.tree.map(follow, state.target_params, state.params)
             return (state._replace(target_params=target_params), priorities), None
 

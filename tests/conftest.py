@@ -1,6 +1,7 @@
 """Two XLA devices on the CPU, so that everything sharded is tested anywhere; compiled fast rather than to run fast."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -24,3 +25,12 @@ def cartpole():
     import purerl
 
     return purerl.make("CartPole-v1")
+
+
+@pytest.fixture(autouse=True)
+def room_for_programs():
+    """Every compiled program keeps pages mapped, and Linux allows a process 65,530 of them: one more kills it."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()

@@ -148,6 +148,20 @@ VALUES = [
     cleanrl_values("pqn", "CartPole-v1", 495.13, 6.89),
     cleanrl_values("pqn", "Acrobot-v1", -95.63, 5.73),
     cleanrl_values("pqn", "MountainCar-v0", -200.00, 0.00, control=True),
+    Entry(
+        key="dqn-DeepSea-10",
+        env=partial(purerl.make, "DeepSea-bsuite", size=10),
+        agent=purerl.dqn,
+        hp=purerl.DQN(learning_rate=1e-3, learning_starts=128, train_every=1, target_period=100, explore_start=0.05),
+        num_envs=1,
+        rollout_length=1,
+        num_updates=100_000,
+        every=1_000,
+        published=Published(0.0, "bsuite: ε-greedy does not find the one rewarded path of 1,024", low_is_expected=True),
+        protocol=LAST_100.replace("updates", "thousands of steps") + "; 10,000 episodes, ε = 0.05",
+        differs="hyperparameters",
+        network=partial(networks.q_network, torso=partial(networks.MLP, hidden=(50, 50), activation=nn.relu)),
+    ),
 ]
 
 ENTROPY = Entry(
@@ -300,8 +314,8 @@ def report(here: Path) -> str:
         "|---|---|---|---|---|---|---|",
         *[harness.row(entry) for entry in [*ENTRIES, *VALUES]],
         "",
-        "MountainCar is a negative control: plain PPO and PQN do not solve it in 500k steps; solving it would be an "
-        "error.",
+        "Negative controls: plain PPO and PQN do not solve MountainCar in 500k steps, and ε-greedy DQN does not find "
+        "the reward of DeepSea; solving them would be an error.",
         "",
         "## Entropy cost of PPO on CartPole-v1",
         "",
