@@ -118,10 +118,18 @@ def _find(tree: tuple[Array, ...], mass: Array) -> Array:
 # --- the ring -----------------------------------------------------------------------------------------------------
 
 
-def num_bytes(step: Transition, capacity: int, prioritized: bool = False, memory: Any = (), stride: int = 1) -> int:
+def bytes_of(tree: Any) -> int:
+    """Bytes of the arrays of a tree, which may be `jax.ShapeDtypeStruct`s; keys do not count."""
+    leaves = [x for x in jax.tree.leaves(tree) if not jnp.issubdtype(x.dtype, jax.dtypes.extended)]
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
+
+
+def num_bytes(
+    step: Transition, capacity: int, prioritized: bool = False, memory: Any = (), stride: int = 1, length: int = 1
+) -> int:
     """Bytes that `init` will allocate, of the same arguments; arrays may be `jax.ShapeDtypeStruct`s."""
-    made = jax.eval_shape(lambda step, memory: _init(step, capacity, prioritized, memory, stride, 1), step, memory)
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(made))
+    make = lambda step, memory: _init(step, capacity, prioritized, memory, stride, length)
+    return bytes_of(jax.eval_shape(make, step, memory))
 
 
 def device_bytes() -> int | None:
@@ -155,7 +163,7 @@ def init(
         or more memory than the device has.
     """
     check_counts("replay", capacity=capacity, stride=stride, length=length)
-    needed, there = num_bytes(step, capacity, prioritized, memory, stride), device_bytes()
+    needed, there = num_bytes(step, capacity, prioritized, memory, stride, length), device_bytes()
     if there is not None and needed > there:
         raise ValueError(
             f"replay: capacity is {capacity}, which needs {needed / 1e9:.1f} GB; the device has {there / 1e9:.1f} GB, "
@@ -232,7 +240,7 @@ def add(replay: Replay, block: Transition, memory: Any = (), length: int = 1) ->
     if jax.tree.leaves(replay.memory) and steps != stride:
         raise ValueError(f"replay: sequences start where blocks start; rollout_length is {steps}, and must be {stride}")
     at = (replay.num_rows + jnp.arange(steps + 1)) % rows
-    finals = max(1, replay.final_row.shape[0])
+    finals = replay.final_row.shape[0]
     cut = block.truncated.at[-1].set(block.truncated[-1] | ~block.valid[-1])  # the next block does not go on from there
     needed = cut & ~block.terminated
     rank = jnp.cumsum(needed.reshape(-1)) - 1

@@ -391,6 +391,10 @@ def test_bad_input(cartpole, key):
     agent = purerl.dqn(remembering, purerl.DQN(sequence_length=4))
     with pytest.raises(ValueError, match="rollout_length is 5, and must be 4"):
         jax.eval_shape(lambda key: purerl.train(purerl.learner(*cartpole, agent, 2, 5), key, 1), key)
+    with pytest.raises(ValueError, match=r"c51: low is 5.0 and high is 1.0; low must be below high"):
+        purerl.c51(network_of("c51"), purerl.C51(low=5.0, high=1.0))
+    swept = lambda high: purerl.c51(network_of("c51"), purerl.C51(num_atoms=21, high=high)).act and high
+    assert jax.vmap(swept)(jnp.array([1.0, 2.0])).tolist() == [1.0, 2.0]  # one end alone may be swept
     agent = purerl.c51(network_of("c51"), purerl.C51(num_atoms=7))
     with pytest.raises(ValueError, match=r"must end with \(A, 7\)|shapes|broadcast"):
         jax.eval_shape(lambda key: purerl.train(purerl.learner(*cartpole, agent, 2, 5), key, 1), key)

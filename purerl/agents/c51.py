@@ -43,7 +43,8 @@ def c51(
       hp: hyperparameters; floats may be tracers.
       explore, perturb, optimizer: as for `dqn`.
     """
-    if not isinstance(hp.low, Tracer | jax.Array) and hp.low >= hp.high:
+    given = not any(isinstance(x, Tracer | jax.Array) for x in (hp.low, hp.high))
+    if given and hp.low >= hp.high:
         raise ValueError(f"c51: low is {hp.low} and high is {hp.high}; low must be below high")
     network = with_memory(network)
     support = hp.low + (hp.high - hp.low) * jnp.linspace(0.0, 1.0, hp.num_atoms)

@@ -48,25 +48,23 @@ def iqn(
     """
     network = with_memory(network)
 
-    def at(obs, fractions):
-        """What the network is shown: every observation with fractions of its own, or with the middles of K parts."""
-        leading = jax.tree.leaves(obs)[0].shape[: 1 if isinstance(fractions, int) else 2]
-        if isinstance(fractions, int):
-            fractions = jnp.broadcast_to(midpoints(fractions), (*leading, fractions))
-        return obs, fractions
+    def with_middles(obs):
+        """What the network is shown to act: every observation with the middles of K parts."""
+        fractions = midpoints(hp.num_acting_fractions)
+        return obs, jnp.broadcast_to(fractions, (jax.tree.leaves(obs)[0].shape[0], *fractions.shape))
 
     acting = network._replace(
-        init=lambda key, obs: network.init(key, at(obs, hp.num_acting_fractions)),
-        step=lambda params, memory, obs: network.step(params, memory, at(obs, hp.num_acting_fractions)),
+        init=lambda key, obs: network.init(key, with_middles(obs)),
+        step=lambda params, memory, obs: network.step(params, memory, with_middles(obs)),
     )
 
     def loss(params, target_params, key, s):
         keys = jax.random.split(key)
         draw = lambda key, num: jax.random.uniform(key, (*s.ended.shape, num))
         fractions, target_fractions = draw(keys[0], hp.num_fractions), draw(keys[1], hp.num_target_fractions)
-        quantiles, _ = look(network, params, s, lambda obs: at(obs, fractions))
-        _, after = look(network, target_params, s, lambda obs: at(obs, target_fractions))
-        _, online = look(network, params, s, lambda obs: at(obs, target_fractions)) if hp.double else (None, None)
+        quantiles, _ = look(network, params, s, lambda obs: (obs, fractions))
+        _, after = look(network, target_params, s, lambda obs: (obs, target_fractions))
+        _, online = look(network, params, s, lambda obs: (obs, target_fractions)) if hp.double else (None, None)
         next = bellman.Next(after, online=online)
         target = jax.lax.stop_gradient(bellman.quantile_backup(s.reward, s.gamma, s.terminated, next))
         prediction = taken(quantiles, s.action)

@@ -205,8 +205,7 @@ def plan(config: dict[str, Any]) -> Plan:
 
 def _check_memory(state: Any, num_runs: int) -> None:
     """Raise a ValueError unless the states of all runs fit into what the devices have."""
-    leaves = [x for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.extended)]
-    needed = num_runs * sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
+    needed = num_runs * replay.bytes_of(state)
     there = replay.device_bytes()
     there = there and there * (1 if jax.default_backend() == "cpu" else jax.device_count())
     if there is not None and needed > there:

@@ -87,10 +87,8 @@ def hyperparameter_options(config: type) -> list[click.Option]:
         extra["help"] = said.replace("; None ", "; none ")
         share = field.metadata.get("share")
         if share is not None:  # filled in by `jobs.plan`
-            extra["default"], extra["show_default"] = (
-                None,
-                {1.0: "--steps", 0.5: "half of --steps"}.get(share, f"{share:g} x --steps"),
-            )
+            words = {1.0: "--steps", 0.5: "half of --steps"}
+            extra |= {"default": None, "show_default": words.get(share, f"{share:g} x --steps")}
         elif field.default is None:
             extra["show_default"] = "none"
         return click.Option([flag], type=Numbers(optional=hint is not float), **extra)
@@ -236,7 +234,7 @@ def memory(name: str, size: int, context: int) -> Any:
 
 def agent_of(job: dict[str, Any], space: Any) -> typing.Callable:
     """`hp -> Agent` of a job's words, for an action space."""
-    from purerl import bellman, distributions, exploration, losses, networks
+    from purerl import bellman, distributions, exploration, losses, networks, values
 
     make, config = agent_function(job["agent"])
     body = torso(job["network"], job["hidden"], job["activation"], job["layer_norm"])
@@ -266,7 +264,7 @@ def agent_of(job: dict[str, Any], space: Any) -> typing.Callable:
     }
     parts = {name: words[job[name]] for name, words in given.items() if takes(make, name)}
     if takes(make, "perturb"):
-        parts["perturb"] = networks.noisy if job["noise"] else lambda key, params: params
+        parts["perturb"] = networks.noisy if job["noise"] else values.unperturbed
     elif job["noise"]:
         raise ValueError(f"--noise: {job['agent']} has no part that draws it")
 
