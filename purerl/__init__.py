@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from purerl import (
+        actor_critics,
         bellman,
         core,
         distributions,
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
         losses,
         networks,
         normalize,
+        offpolicy,
         policies,
         replay,
         returns,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     )
     from purerl.agents.a2c import A2C, a2c
     from purerl.agents.c51 import C51, c51
+    from purerl.agents.ddpg import DDPG, ddpg
     from purerl.agents.dqn import DQN, dqn
     from purerl.agents.iqn import IQN, iqn
     from purerl.agents.ppo import PPO, ppo
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from purerl.agents.qrdqn import QRDQN, qrdqn
     from purerl.agents.rainbow import Rainbow, rainbow
     from purerl.agents.reinforce import REINFORCE, reinforce
+    from purerl.agents.sac import SAC, sac
+    from purerl.agents.td3 import TD3, td3
     from purerl.core import Agent, Distribution, Learner, Network, Reward, Rollout, Transition, config, option
     from purerl.envs import make
     from purerl.training import batch, evaluate, learner, rollout, run, shard_environments, train
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "purerl.agents.a2c": ("A2C", "a2c"),
     "purerl.agents.c51": ("C51", "c51"),
+    "purerl.agents.ddpg": ("DDPG", "ddpg"),
     "purerl.agents.dqn": ("DQN", "dqn"),
     "purerl.agents.iqn": ("IQN", "iqn"),
     "purerl.agents.ppo": ("PPO", "ppo"),
@@ -50,6 +56,8 @@ _NAMES = {
     "purerl.agents.qrdqn": ("QRDQN", "qrdqn"),
     "purerl.agents.rainbow": ("Rainbow", "rainbow"),
     "purerl.agents.reinforce": ("REINFORCE", "reinforce"),
+    "purerl.agents.sac": ("SAC", "sac"),
+    "purerl.agents.td3": ("TD3", "td3"),
     "purerl.core": (
         "Agent", "Distribution", "Learner", "Network", "Reward", "Rollout", "Transition", "config", "option",
     ),
@@ -57,8 +65,8 @@ _NAMES = {
     "purerl.training": ("batch", "evaluate", "learner", "rollout", "run", "shard_environments", "train"),
 }  # fmt: skip
 _MODULES = (
-    "bellman", "core", "distributions", "envs", "exploration", "host", "losses", "networks", "normalize", "policies",
-    "replay", "returns", "schedules", "statistics", "tabular", "training", "updates", "values",
+    "actor_critics", "bellman", "core", "distributions", "envs", "exploration", "host", "losses", "networks",
+    "normalize", "offpolicy", "policies", "replay", "returns", "schedules", "statistics", "tabular", "training", "updates", "values",
 )  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted([*_HOME, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll]

@@ -76,6 +76,8 @@ class Distribution(NamedTuple):
     `sample(key, p) -> action [...]`, `log_prob(p, action) -> [...]`, `entropy(p) -> [...]`,
     `mode(p) -> action`, `kl(p, q) -> [...]` which is KL(p ‖ q).
     The last `num_free` parameters are learned values that do not depend on the observation.
+    `draw(key, p) -> (action, log_prob)`: both at once, and differentiable in p where the family is reparametrised.
+    `mask(p, legal) -> p` of which no action that is not legal happens; None where no mask is known.
     """
 
     sample: Callable[[Key, Array], Any]
@@ -85,6 +87,8 @@ class Distribution(NamedTuple):
     kl: Callable[[Array, Array], Array]
     num_params: int
     num_free: int = 0
+    draw: Callable[[Key, Array], tuple[Any, Array]] | None = None
+    mask: Callable[[Array, Any], Array] | None = None
 
 
 class Network(Protocol):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import betaln, digamma
 
 from purerl.core import Array, Distribution
 
@@ -47,7 +49,27 @@ def categorical(num_actions: int) -> Distribution:
         p, q = jax.nn.log_softmax(p), jax.nn.log_softmax(q)
         return jnp.sum(jnp.exp(p) * jnp.where(jnp.isneginf(p), 0.0, p - q), axis=-1)
 
-    return Distribution(sample, log_prob, entropy, mode, kl, num_params=num_actions)
+    def draw(key, logits):
+        action = sample(key, logits)
+        return action, log_prob(logits, action)
+
+    return Distribution(sample, log_prob, entropy, mode, kl, num_actions, draw=draw, mask=mask_logits)
+
+
+def mask_logits(logits: Array, legal: Array) -> Array:
+    """Logits, or action values, with -inf where an action is not legal; all are taken for legal where none is.
+
+    A state without legal actions is one that has ended, or a fault that `testing.check_env` names; NaN would hide it.
+    Args:
+      logits: float `[..., A]`.  legal: bool `[..., A]`.
+
+    >>> mask_logits(jnp.zeros((2, 2)), jnp.array([[True, False], [False, False]])).tolist()
+    [[0.0, -inf], [0.0, 0.0]]
+    """
+    if jnp.shape(legal) != jnp.shape(logits):
+        raise ValueError(f"action_mask has shape {jnp.shape(legal)}; it must be that of the logits, {logits.shape}")
+    legal = jnp.asarray(legal, bool)
+    return jnp.where(legal | ~legal.any(-1, keepdims=True), logits, -jnp.inf)
 
 
 def _flat(array, shape) -> np.ndarray:
@@ -55,47 +77,50 @@ def _flat(array, shape) -> np.ndarray:
     return np.broadcast_to(np.asarray(array, np.float32), shape).reshape(-1)
 
 
-def _split(p):
-    mean, log_std = jnp.split(p, 2, axis=-1)
-    return mean, log_std
-
-
-def _normal_kl(p, q):
-    (mean_p, log_p), (mean_q, log_q) = _split(p), _split(q)
-    log_ratio = 2 * (log_p - log_q)
-    distance = jnp.square((mean_p - mean_q) * jnp.exp(-log_q))
-    return 0.5 * jnp.sum(jnp.exp(log_ratio) - 1 - log_ratio + distance, axis=-1)
-
-
-def _transformed_normal(forward, inverse, log_slope, mean_log_slope, shape, free_scale) -> Distribution:
-    """a = forward(μ + σ ε), element by element, with p = (μ, log σ).
+def _transformed_normal(
+    forward, inverse, log_slope, mean_log_slope, shape, free_scale, log_scale=(-jnp.inf, jnp.inf)
+) -> Distribution:
+    """a = forward(μ + σ ε), element by element, with p = (μ, log σ), and log σ clipped to a range.
 
     `log_slope(u)` is log |da/du| and `mean_log_slope(μ, log σ)` its expectation. KL is the normals' own, which a
     bijection keeps.
     """
-    size = math.prod(shape)
+    size, clipped = math.prod(shape), any(map(math.isfinite, log_scale))
+
+    def split(p):
+        mean, log_std = jnp.split(p, 2, axis=-1)
+        return mean, jnp.clip(log_std, *log_scale) if clipped else log_std
 
     def act(u):
         return forward(u).reshape(*u.shape[:-1], *shape)
 
-    def sample(key, p):
-        mean, log_std = _split(p)
-        return act(mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype))
-
-    def log_prob(p, action):
-        mean, log_std = _split(p)
-        u = inverse(action.reshape(*action.shape[: action.ndim - len(shape)], size))
-        z = (u - mean) * jnp.exp(-log_std)
+    def density(u, z, log_std):
         return -jnp.sum(0.5 * jnp.square(z) + log_std + 0.5 * _LOG_2PI + log_slope(u), axis=-1)
 
+    def draw(key, p):
+        mean, log_std = split(p)
+        z = jax.random.normal(key, mean.shape, mean.dtype)
+        u = mean + jnp.exp(log_std) * z
+        return act(u), density(u, z, log_std)
+
+    def log_prob(p, action):
+        mean, log_std = split(p)
+        u = inverse(action.reshape(*action.shape[: action.ndim - len(shape)], size))
+        return density(u, (u - mean) * jnp.exp(-log_std), log_std)
+
     def entropy(p):
-        mean, log_std = _split(p)
+        mean, log_std = split(p)
         return jnp.sum(log_std + 0.5 * (1 + _LOG_2PI) + mean_log_slope(mean, log_std), axis=-1)
 
-    def mode(p):
-        return act(_split(p)[0])
+    def kl(p, q):
+        (mean_p, log_p), (mean_q, log_q) = split(p), split(q)
+        log_ratio = 2 * (log_p - log_q)
+        distance = jnp.square((mean_p - mean_q) * jnp.exp(-log_q))
+        return 0.5 * jnp.sum(jnp.exp(log_ratio) - 1 - log_ratio + distance, axis=-1)
 
-    return Distribution(sample, log_prob, entropy, mode, _normal_kl, 2 * size, size if free_scale else 0)
+    sample = lambda key, p: draw(key, p)[0]
+    mode = lambda p: act(split(p)[0])
+    return Distribution(sample, log_prob, entropy, mode, kl, 2 * size, size if free_scale else 0, draw)
 
 
 def normal(low=-jnp.inf, high=jnp.inf, shape: tuple[int, ...] = (1,), free_scale: bool = True) -> Distribution:
@@ -135,7 +160,19 @@ def normal(low=-jnp.inf, high=jnp.inf, shape: tuple[int, ...] = (1,), free_scale
     )
 
 
-def tanh_normal(low, high, shape: tuple[int, ...] = (1,), free_scale: bool = True) -> Distribution:
+def _bounds(function: str, low, high, shape) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Finite bounds as float32 vectors, their middle and half of their range."""
+    low, high = _flat(low, shape), _flat(high, shape)
+    if not (np.isfinite(low) & np.isfinite(high)).all():
+        raise ValueError(f"{function}: bounds must be finite, got {low} and {high}; `normal` takes any")
+    if not (low < high).all():
+        raise ValueError(f"{function}: low must be less than high, got {low} and {high}")
+    return low, high, high / 2 + low / 2, high / 2 - low / 2
+
+
+def tanh_normal(
+    low, high, shape: tuple[int, ...] = (1,), free_scale: bool = True, log_scale=(-jnp.inf, jnp.inf)
+) -> Distribution:
     """A diagonal normal squashed into a bounded Box, with its density in the action's own units.
 
         a = centre + half · tanh(u),   u = μ + σ ε
@@ -148,6 +185,7 @@ def tanh_normal(low, high, shape: tuple[int, ...] = (1,), free_scale: bool = Tru
     Args:
       low, high: finite bounds, scalars or arrays of `shape`.  shape: of one action.
       free_scale: log σ is one learned vector; otherwise the network gives it for each observation.
+      log_scale: the range that log σ is clipped to.
     Returns:
       A distribution over float32 actions `[..., *shape]` inside the bounds, with 2 · prod(shape) parameters.
     Raises:
@@ -157,12 +195,7 @@ def tanh_normal(low, high, shape: tuple[int, ...] = (1,), free_scale: bool = Tru
     >>> tanh_normal(-2.0, 2.0, (1,)).mode(jnp.array([100.0, 0.0])).tolist()
     [2.0]
     """
-    low, high = _flat(low, shape), _flat(high, shape)
-    if not (np.isfinite(low) & np.isfinite(high)).all():
-        raise ValueError(f"tanh_normal: bounds must be finite, got {low} and {high}; `normal` takes any")
-    if not (low < high).all():
-        raise ValueError(f"tanh_normal: low must be less than high, got {low} and {high}")
-    centre, half = high / 2 + low / 2, high / 2 - low / 2
+    low, high, centre, half = _bounds("tanh_normal", low, high, shape)
     largest = np.float32(1 - 2.0**-23)
 
     def log_slope(u):
@@ -179,25 +212,361 @@ def tanh_normal(low, high, shape: tuple[int, ...] = (1,), free_scale: bool = Tru
         mean_log_slope=mean_log_slope,
         shape=shape,
         free_scale=free_scale,
+        log_scale=log_scale,
     )
 
 
-def for_space(space: Any, box=normal) -> Distribution:
-    """The distribution for an action space: `categorical` for a Discrete, `box(low, high, shape)` for a Box.
+def squashed(low, high, shape: tuple[int, ...] = (1,)) -> Distribution:
+    """`tanh_normal` as `sac` has it: log σ of every observation, clipped to [-20, 2]."""
+    return tanh_normal(low, high, shape, free_scale=False, log_scale=(-20.0, 2.0))
+
+
+def beta(low, high, shape: tuple[int, ...] = (1,)) -> Distribution:
+    """Independent Beta distributions scaled to a bounded Box: no mass outside, and none piled up at the bounds.
+
+        a = low + (high - low) y,   y ~ Beta(1 + softplus(p₁), 1 + softplus(p₂)),   p = (p₁, p₂)
+
+    Both shapes are above 1, so that the density has one maximum, the mode, and is 0 at the bounds.
+    Args:
+      low, high: finite bounds, scalars or arrays of `shape`.  shape: of one action.
+    Returns:
+      A distribution over float32 actions `[..., *shape]`, with 2 · prod(shape) parameters.
+    Raises:
+      ValueError: if a bound is not finite or low is not less than high.
+    Reference: Chou, Maturana & Scherer, 2017, "Improving stochastic policy gradients in continuous control with deep
+      reinforcement learning using the Beta distribution", eq. 11.
+
+    >>> beta(0.0, 4.0).mode(jnp.array([1.0, 1.0])).tolist()
+    [2.0]
+    """
+    low, high, _, half = _bounds("beta", low, high, shape)
+    size, width = math.prod(shape), 2 * half
+    nearest = np.float32(2.0**-24)  # a float32 action at a bound stands for one so far inside
+
+    def split(p):
+        return tuple(jax.nn.softplus(x) + 1e-6 for x in jnp.split(p, 2, axis=-1))  # above 1
+
+    def act(y):
+        return (low + width * y).reshape(*y.shape[:-1], *shape)
+
+    def sample(key, p):
+        a, b = split(p)
+        return act(jax.random.beta(key, 1 + a, 1 + b))
+
+    def log_prob(p, action):
+        a, b = split(p)
+        y = (action.reshape(*action.shape[: action.ndim - len(shape)], size) - low) / width
+        y = jnp.clip(y, nearest, 1 - nearest)
+        return jnp.sum(a * jnp.log(y) + b * jnp.log1p(-y) - betaln(1 + a, 1 + b) - np.log(width), axis=-1)
+
+    def entropy(p):
+        a, b = split(p)
+        middle = (a + b) * digamma(2 + a + b) - a * digamma(1 + a) - b * digamma(1 + b)
+        return jnp.sum(betaln(1 + a, 1 + b) + middle + np.log(width), axis=-1)
+
+    def kl(p, q):
+        (a, b), (c, d) = split(p), split(q)
+        middle = (a - c) * digamma(1 + a) + (b - d) * digamma(1 + b) + (c - a + d - b) * digamma(2 + a + b)
+        return jnp.sum(betaln(1 + c, 1 + d) - betaln(1 + a, 1 + b) + middle, axis=-1)
+
+    def mode(p):
+        a, b = split(p)
+        return act(a / (a + b))
+
+    def draw(key, p):
+        action = sample(key, p)
+        return action, log_prob(p, action)
+
+    return Distribution(sample, log_prob, entropy, mode, kl, 2 * size, draw=draw)
+
+
+def point(low, high, shape: tuple[int, ...] = (1,)) -> Distribution:
+    """A deterministic action inside a bounded Box, a = centre + half · tanh(p), for `ddpg` and `td3`.
+
+    It has no density: its log-probability, entropy and KL are 0.
+
+    >>> point(-2.0, 2.0).mode(jnp.array([100.0])).tolist()
+    [2.0]
+    """
+    _, _, centre, half = _bounds("point", low, high, shape)
+    mode = lambda p: (centre + half * jnp.tanh(p)).reshape(*p.shape[:-1], *shape)
+    nothing = lambda p, _=None: jnp.zeros(p.shape[:-1])
+    return Distribution(
+        sample=lambda key, p: mode(p),
+        log_prob=nothing,
+        entropy=nothing,
+        mode=mode,
+        kl=nothing,
+        num_params=math.prod(shape),
+        draw=lambda key, p: (mode(p), nothing(p)),
+    )
+
+
+# --- several actions at once --------------------------------------------------------------------------------------
+
+
+def _is_distribution(x: Any) -> bool:
+    return isinstance(x, Distribution)
+
+
+def _pack(parts: list[Distribution]) -> tuple[Callable, Callable, int, int]:
+    """Parameters of several distributions in one vector, what is free of them last.
+
+    Returns `split(p) -> [p of each]`, `join([p of each]) -> p`, num_params and num_free.
+    """
+    free = [part.num_free for part in parts]
+    given = [part.num_params - part.num_free for part in parts]
+    ends = np.cumsum(given + free)[:-1].tolist()
+
+    def split(p):
+        pieces = jnp.split(p, ends, axis=-1)
+        return [jnp.concatenate(pair, -1) for pair in zip(pieces[: len(parts)], pieces[len(parts) :], strict=True)]
+
+    def join(ps):
+        pairs = [jnp.split(p, [n], axis=-1) for p, n in zip(ps, given, strict=True)]
+        return jnp.concatenate([x for x, _ in pairs] + [x for _, x in pairs], -1)
+
+    return split, join, sum(given) + sum(free), sum(free)
+
+
+def joint(parts: Any) -> Distribution:
+    """Independent actions at once: any nesting of dicts and tuples of distributions.
+
+        log π(a|s) = Σᵢ log πᵢ(aᵢ|s),   H = Σᵢ Hᵢ,   KL = Σᵢ KLᵢ
 
     Args:
-      space: a Discrete or Box of gymnax or gymnasium.
-      box: `normal` (any bounds; the environment sees clipped actions) or `tanh_normal` (finite bounds).
+      parts: such as `{"kind": categorical(3), "throttle": normal(0.0, 1.0, (2,))}`; actions have its structure.
+    Returns:
+      A distribution. Its `mask` takes masks in the same structure, of those parts that have one.
+
+    >>> pi = joint({"kind": categorical(3), "throttle": normal(0.0, 1.0, (2,))})
+    >>> action = pi.mode(jnp.zeros(pi.num_params))
+    >>> action["kind"].item(), action["throttle"].tolist(), pi.num_params
+    (0, [0.5, 0.5], 7)
+    """
+    named, structure = jax.tree_util.tree_flatten_with_path(parts, is_leaf=_is_distribution)
+    paths, each = [path for path, _ in named], [part for _, part in named]
+    if not each or not all(map(_is_distribution, each)):
+        raise ValueError(f"joint: parts is {parts!r}; it must be a nesting of dicts and tuples of distributions")
+    split, join, num_params, num_free = _pack(each)
+    total = lambda function, *args: sum(map(function, each, *args))
+
+    def sample(key, p):
+        keys = jax.random.split(key, len(each))
+        return structure.unflatten([part.sample(k, x) for part, k, x in zip(each, keys, split(p), strict=True)])
+
+    def draw(key, p):
+        keys = jax.random.split(key, len(each))
+        drawn = [part.draw(k, x) for part, k, x in zip(each, keys, split(p), strict=True)]
+        return structure.unflatten([action for action, _ in drawn]), sum(log_prob for _, log_prob in drawn)
+
+    def log_prob(p, action):
+        return total(lambda part, p, a: part.log_prob(p, a), split(p), structure.flatten_up_to(action))
+
+    def mode(p):
+        return structure.unflatten([part.mode(x) for part, x in zip(each, split(p), strict=True)])
+
+    def mask(p, legal):
+        legal = [find(legal, path) for path in paths]
+        return join([x if m is None else part.mask(x, m) for part, x, m in zip(each, split(p), legal, strict=True)])
+
+    entropy = lambda p: total(lambda part, p: part.entropy(p), split(p))
+    kl = lambda p, q: total(lambda part, p, q: part.kl(p, q), split(p), split(q))
+    return Distribution(sample, log_prob, entropy, mode, kl, num_params, num_free, draw, mask)
+
+
+def find(tree: Any, path: tuple) -> Any:
+    """What lies at a path of `jax.tree_util` in a tree that need not have all of its branches; None where nothing."""
+    for step in path:
+        key = getattr(step, "key", getattr(step, "idx", None))
+        there = tree is not None and (key in tree if hasattr(tree, "keys") else key < len(tree))
+        tree = tree[key] if there else None
+    return tree
+
+
+def parameterised(parts: Sequence[Distribution]) -> Distribution:
+    """A choice among K kinds of action, each with parameters of its own that only count if it is chosen.
+
+        log π(k, x|s) = log π(k|s) + log πₖ(xₖ|s),   H = H(π) + Σ π(k) Hₖ,   KL = KL(π ‖ π') + Σ π(k) KLₖ
+
+    Args:
+      parts: the parameters' distribution of every kind.
+    Returns:
+      A distribution over `{"choice": int32 [...], "parameters": (x₁, …, x_K)}`; its mask is that of the choice.
+    Reference: Masson, Ranchod & Konidaris, 2016, arXiv:1509.01644, section 2.
+
+    >>> pi = parameterised((normal(0.0, 1.0, (1,)), normal(0.0, 2.0, (2,))))
+    >>> pi.mode(jnp.zeros(pi.num_params))["choice"].item(), pi.num_params
+    (0, 8)
+    """
+    parts = tuple(parts)
+    choice = categorical(len(parts))
+    split, join, num_params, num_free = _pack([choice, *parts])
+
+    def sample(key, p):
+        choice_key, *keys = jax.random.split(key, len(parts) + 1)
+        logits, *rest = split(p)
+        parameters = tuple(part.sample(k, x) for part, k, x in zip(parts, keys, rest, strict=True))
+        return {"choice": choice.sample(choice_key, logits), "parameters": parameters}
+
+    def log_prob(p, action):
+        logits, *rest = split(p)
+        each = [part.log_prob(x, a) for part, x, a in zip(parts, rest, action["parameters"], strict=True)]
+        chosen = action["choice"][..., None] == jnp.arange(len(parts))
+        return choice.log_prob(logits, action["choice"]) + jnp.where(chosen, jnp.stack(each, -1), 0.0).sum(-1)
+
+    def expected(logits, each):
+        return (jax.nn.softmax(logits) * jnp.stack(each, -1)).sum(-1)
+
+    def entropy(p):
+        logits, *rest = split(p)
+        return choice.entropy(logits) + expected(logits, [part.entropy(x) for part, x in zip(parts, rest, strict=True)])
+
+    def kl(p, q):
+        (p, *ps), (q, *qs) = split(p), split(q)
+        return choice.kl(p, q) + expected(p, [part.kl(x, y) for part, x, y in zip(parts, ps, qs, strict=True)])
+
+    def mode(p):
+        logits, *rest = split(p)
+        parameters = tuple(part.mode(x) for part, x in zip(parts, rest, strict=True))
+        return {"choice": choice.mode(logits), "parameters": parameters}
+
+    def draw(key, p):
+        action = sample(key, p)
+        return action, log_prob(p, action)
+
+    def mask(p, legal):
+        logits, *rest = split(p)
+        legal = legal["choice"] if hasattr(legal, "keys") else legal
+        return join([mask_logits(logits, legal), *rest])
+
+    return Distribution(sample, log_prob, entropy, mode, kl, num_params, num_free, draw, mask)
+
+
+# --- action spaces ------------------------------------------------------------------------------------------------
+
+
+def tree_of(space: Any, closed: Callable[[Any], bool] = lambda space: False) -> Any:
+    """A space as a tree whose leaves are its Discretes and Boxes, and what is `closed`; a leaf itself if it is one.
+
     Raises:
       ValueError: for any other space.
     """
-    if hasattr(space, "n"):
-        return categorical(int(space.n))
+    inside = getattr(space, "spaces", None)
+    if closed(space) or hasattr(space, "n") or hasattr(space, "low"):
+        return space
+    if inside is not None:
+        if hasattr(inside, "keys"):
+            return {name: tree_of(inside[name], closed) for name in inside}
+        return tuple(tree_of(part, closed) for part in inside)
+    raise ValueError(f"no distribution for the space {space!r}; allowed are Discrete, Box, and Dict and Tuple of them")
+
+
+def for_space(space: Any, box=normal) -> Distribution:
+    """The distribution for an action space, as policies need it.
+
+    `categorical` for a Discrete, `box(low, high, shape)` for a Box, `joint` for a Dict or Tuple of them, nested as they
+    are, and `parameterised` for a `purerl.envs.Parameterised`.
+
+    Args:
+      space: of gymnax or gymnasium.
+      box: `normal` (any bounds; the environment sees clipped actions), `tanh_normal` or `beta` (finite bounds).
+    Raises:
+      ValueError: for any other space.
+    """
+
+    def leaf(space):
+        if hasattr(space, "branches"):
+            return parameterised([for_space(branch, box) for branch in space.branches])
+        return categorical(int(space.n)) if hasattr(space, "n") else box(space.low, space.high, tuple(space.shape))
+
+    tree = jax.tree.map(leaf, tree_of(space, lambda space: hasattr(space, "branches")))
+    return tree if _is_distribution(tree) else joint(tree)
+
+
+def clip_to_space(space: Any, action: Any) -> Any:
+    """What the environment sees of an action: the bounds of every Box applied, anything else as it is."""
     if hasattr(space, "low"):
-        return box(space.low, space.high, tuple(space.shape))
-    raise ValueError(f"no distribution for the action space {space!r}; allowed are Discrete and Box")
+        return jnp.clip(action, space.low, space.high)
+    inside = getattr(space, "spaces", None)
+    if inside is None:
+        return action
+    if hasattr(inside, "keys"):
+        return {name: clip_to_space(inside[name], action[name]) for name in inside}
+    return tuple(map(clip_to_space, inside, action))
 
 
-def clip_to_space(space: Any, action: Array) -> Array:
-    """What the environment sees of an action: a Box's bounds applied, anything else as it is."""
-    return jnp.clip(action, space.low, space.high) if hasattr(space, "low") else action
+class Hybrid(NamedTuple):
+    """An action space as one choice k among K and one vector x of d numbers, for critics of continuous actions.
+
+    Where nothing is discrete K = 1, and where nothing is continuous d = 0, so that no agent has to ask. Parameters are
+    those of the choice, then those of x.
+    """
+
+    choice: Distribution  # categorical(K)
+    continuous: Distribution  # over x [..., d], in the action's own units
+    join: Callable[[Array, Array], Any]  # (k [...], x [..., d]) -> action
+    split: Callable[[Any], tuple[Array, Array]]  # action -> (k, x)
+    mask: Callable[[Array, Any], Array]  # (p, legal) -> p; see `Distribution`
+    centre: np.ndarray  # [d], of the bounds of x
+    half: np.ndarray  # [d], half of their range
+    num_params: int
+    num_free: int = 0
+
+
+def hybrid(space: Any, box: Callable[..., Distribution] = squashed) -> Hybrid:
+    """A space of any nesting of Discretes and bounded Boxes as a `Hybrid`.
+
+    Several Discretes become one choice among all of their combinations.
+
+    Args:
+      box: `(low [d], high [d], shape) -> Distribution` of all continuous numbers together: `squashed` or `point`.
+    Raises:
+      ValueError: for a bound that is not finite, or any other space.
+
+    >>> from gymnax.environments import spaces
+    >>> space = spaces.Dict({"kind": spaces.Discrete(3), "throttle": spaces.Box(0.0, 2.0, (2,))})
+    >>> pi = hybrid(space, point)
+    >>> pi.choice.num_params, pi.continuous.num_params, pi.join(jnp.array(2), jnp.array([0.5, 1.0]))["kind"].item()
+    (3, 2, 2)
+    """
+    named, structure = jax.tree_util.tree_flatten_with_path(tree_of(space))
+    paths, leaves = [path for path, _ in named], [leaf for _, leaf in named]
+    counts = tuple(int(leaf.n) for leaf in leaves if hasattr(leaf, "n"))
+    boxes = [leaf for leaf in leaves if not hasattr(leaf, "n")]
+    shapes = [tuple(leaf.shape) for leaf in boxes]
+    ends = np.cumsum([0, *map(math.prod, shapes)]).tolist()
+    empty = [np.zeros(0, np.float32)]
+    low, high = (
+        np.concatenate([_flat(getattr(leaf, name), leaf.shape) for leaf in boxes] or empty) for name in ("low", "high")
+    )
+    low, high, centre, half = _bounds("hybrid", low, high, (ends[-1],))
+    choice, continuous = categorical(math.prod(counts)), box(low, high, (ends[-1],))
+
+    def join(k, x):
+        choices = iter(jnp.unravel_index(k, counts) if counts else ())
+        numbers = iter(x[..., a:b].reshape(*k.shape, *s) for a, b, s in zip(ends, ends[1:], shapes, strict=False))
+        return structure.unflatten([next(choices if hasattr(leaf, "n") else numbers) for leaf in leaves])
+
+    def split(action):
+        parts = structure.flatten_up_to(action)
+        chosen = [a for leaf, a in zip(leaves, parts, strict=True) if hasattr(leaf, "n")]
+        numbers = [a for leaf, a in zip(leaves, parts, strict=True) if not hasattr(leaf, "n")]
+        lead = chosen[0].shape if chosen else numbers[0].shape[: numbers[0].ndim - len(shapes[0])]
+        k = jnp.zeros(lead, jnp.int32)
+        for count, a in zip(counts, chosen, strict=True):
+            k = k * count + a
+        x = [a.reshape(*lead, -1) for a in numbers] or [jnp.zeros((*lead, 0))]
+        return k.astype(jnp.int32), jnp.concatenate(x, -1)
+
+    def mask(p, legal):
+        masks = [find(legal, path) for path, leaf in zip(paths, leaves, strict=True) if hasattr(leaf, "n")]
+        logits, rest = jnp.split(p, [choice.num_params], axis=-1)
+        combined = jnp.ones((*p.shape[:-1], 1), bool)
+        for count, m in zip(counts, masks, strict=True):
+            m = jnp.ones((*p.shape[:-1], count), bool) if m is None else jnp.asarray(m, bool)
+            combined = (combined[..., :, None] & m[..., None, :]).reshape(*p.shape[:-1], -1)
+        return jnp.concatenate([mask_logits(logits, combined), rest], -1)
+
+    num_params = choice.num_params + continuous.num_params
+    return Hybrid(choice, continuous, join, split, mask, centre, half, num_params)

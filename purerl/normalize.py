@@ -59,8 +59,16 @@ def deviation(state: Moments) -> Any:
 
 
 def standardize(state: Moments, x: Any, clip: float = 10.0) -> Any:
-    """(x - mean) / deviation of `x [..., *shape]`, within ±clip; x itself before anything was seen."""
-    scale = lambda x, mean, std: jnp.clip((x.astype(jnp.float32) - mean) / jnp.maximum(std, 1e-4), -clip, clip)
+    """(x - mean) / deviation of `x [..., *shape]`, within ±clip; x itself before anything was seen.
+
+    Leaves of bools, such as a mask of legal actions, stay as they are.
+    """
+
+    def scale(x, mean, std):
+        if x.dtype == bool:
+            return x
+        return jnp.clip((x.astype(jnp.float32) - mean) / jnp.maximum(std, 1e-4), -clip, clip)
+
     return jax.tree.map(scale, x, state.mean, deviation(state))
 
 

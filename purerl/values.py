@@ -11,57 +11,26 @@ import optax
 
 from purerl import replay, schedules
 from purerl.core import Agent, Array, Key, MemoryNetwork, Transition, config, option
-from purerl.updates import annealed, sgd
+from purerl.offpolicy import Learned, Replaying, from_replay, polyak
+from purerl.updates import sgd
 
 
 @config
-class QLearning:
-    """Hyperparameters that every agent with a replay has; configs of agents add their own."""
+class QLearning(Replaying):
+    """Hyperparameters that every agent has that learns Q from replay; configs of agents add their own."""
 
     num_envs: ClassVar[int] = 1  # what the defaults are tuned for; arguments of `learner`
     rollout_length: ClassVar[int] = 10
     hidden: ClassVar[tuple[int, ...]] = (120, 84)  # of the command line's network
     activation: ClassVar[str] = "relu"
 
-    learning_rate: float = option(2.5e-4, "step size of Adam", low=0.0)
-    anneal_steps: float | None = option(
-        None, "environment steps over which the learning rate falls to 0; None keeps it", low=0.0, open_low=True
-    )
-    gamma: float = option(0.99, "discount", low=0.0, high=1.0)
-    capacity: int = option(10_000, "steps that the replay keeps", low=1)
-    batch_size: int = option(128, "steps, or sequences, of a gradient step", low=1)
-    learning_starts: int = option(10_000, "environment steps before the first gradient step", low=0)
-    train_every: int = option(10, "environment steps for each gradient step", low=1)
-    num_gradient_steps: int = option(1, "gradient steps each time", low=1)
-    n_step: int = option(1, "rewards before the value that follows", low=1)
     target_period: int = option(500, "environment steps between updates of the target network", low=1)
     target_rate: float = option(1.0, "τ of target ← τ online + (1 - τ) target", low=0.0, high=1.0, open_low=True)
     explore_start: float = option(1.0, "ε (or the temperature of `boltzmann`) at first", low=0.0)
     explore_end: float = option(0.05, "ε at last", low=0.0)
     explore_steps: float = option(250_000.0, "environment steps in between", low=0.0, open_low=True, share=0.5)
-    priority: float | None = option(None, "α of prioritised replay; None samples uniformly", low=0.0)
-    importance: float = option(0.4, "β of prioritised replay: how much of its bias is corrected", low=0.0, high=1.0)
-    importance_steps: float | None = option(
-        None, "environment steps over which β rises to 1; None keeps it", low=0.0, open_low=True
-    )
-    max_grad_norm: float | None = option(
-        None, "gradients are clipped to this global norm; None leaves them", low=0.0, open_low=True
-    )
     sequence_length: int = option(1, "steps of a sequence, for a network with memory; must be rollout_length", low=1)
     burn_in: int = option(0, "steps before a sequence that only bring its memory up to date", low=0)
-
-
-class Learned(NamedTuple):
-    """The state of an agent that learns from replay."""
-
-    params: Any
-    target_params: Any
-    opt_state: Any
-    replay: replay.Replay
-    explore: Array  # float32 []: ε of the block to come
-    updates: Array  # int32 []: calls of the agent's `update` so far
-    events: Array  # int32 []: times that learning was due so far
-    metrics: dict[str, Array]  # of the last gradient step; 0 before it
 
 
 class Batch(NamedTuple):
@@ -213,53 +182,29 @@ def value_agent(
 
     descend = sgd(objective, direction)
 
+    def learn(state, data, learning_rate):
+        state, (metrics, size) = descend(state, data, learning_rate)
+        return state._replace(metrics=metrics), size
+
+    def step(keys, state, kept, index, now):
+        data = keys, state.target_params, drawn(kept, index), index.weight
+        wait = lambda state, data, learning_rate: (state, jnp.zeros((stride, hp.batch_size)))
+        state, size = jax.lax.cond(now.wanted, learn, wait, state, data, now.learning_rate)
+        # after the last gradient step of an event the target network, if that is due
+        follows = schedules.times_due(now.event, hp.train_every, hp.target_period) > 0
+        rate = jnp.where(follows & now.due & (now.nth == hp.num_gradient_steps - 1), hp.target_rate, 0.0)
+        state = state._replace(target_params=polyak(state.target_params, state.params, rate))
+        if hp.priority is not None:  # of a sequence: Kapturowski et al., 2019, section 2.3
+            size = 0.9 * size.max(0) + 0.1 * size.mean(0)
+        return state, size
+
+    improve = from_replay(hp, step, length)
+
     def update(key, state, rollout):
-        block = rollout.transitions.reward.size
-        kept = replay.add(state.replay, rollout.transitions, rollout.memory, length)
-        steps = state.updates.astype(jnp.float32) * block
-        learning_rate = annealed(hp.learning_rate, hp.anneal_steps, state.updates, block)
-        importance = hp.importance
-        if hp.importance_steps is not None:
-            importance = schedules.linear(steps, importance, 1.0, hp.importance_steps)
-        due = schedules.times_due(state.updates, block, hp.train_every)
-        warm = state.updates + 1 >= -(-hp.learning_starts // block)
-
-        def learn(state, data):
-            state, (metrics, size) = descend(state, data, learning_rate)
-            return state._replace(metrics=metrics), size
-
-        def one(carry, now):
-            """One gradient step if it is due, and after the last of an event the target network if that is due."""
-            (state, priorities), (key, nth, event) = carry, now
-            draw_key, *keys = jax.random.split(key, 4)
-            remembered = kept._replace(priorities=priorities)
-            index = replay.sample(draw_key, remembered, hp.batch_size, length, importance)
-            data = keys, state.target_params, drawn(remembered, index), index.weight
-            wanted = warm if block % hp.train_every == 0 else warm & (event < due)
-            # only the networks pass through the branch: over seeds it becomes a select, which would copy a replay
-            wait = lambda state, data: (state, jnp.zeros((stride, hp.batch_size)))
-            state, size = jax.lax.cond(wanted, learn, wait, state, data)
-            if hp.priority is not None:
-                size = 0.9 * size.max(0) + 0.1 * size.mean(0)  # of a sequence: Kapturowski et al., 2019, section 2.3
-                priorities = replay.update(remembered, index, (size + 1e-6) ** hp.priority, wanted).priorities
-            follows = schedules.times_due(state.events + event, hp.train_every, hp.target_period) > 0
-            follows &= (event < due) & (nth == hp.num_gradient_steps - 1)
-            rate = jnp.where(follows, hp.target_rate, 0.0)
-            follow = lambda target, online: (1 - rate) * target + rate * online  # exact at 0 and at 1
-            target_params = jax.tree.map(follow, state.target_params, state.params)
-            return (state._replace(target_params=target_params), priorities), None
-
-        most = -(-block // hp.train_every)  # events that a block may hold
-        event, nth = jnp.divmod(jnp.arange(most * hp.num_gradient_steps), hp.num_gradient_steps)
-        carry = state._replace(replay=()), kept.priorities
-        (state, priorities), _ = jax.lax.scan(one, carry, (jax.random.split(key, len(event)), nth, event))
-        state = state._replace(
-            replay=kept._replace(priorities=priorities),
-            explore=explored(hp, steps + block),
-            updates=state.updates + 1,
-            events=state.events + due,
-        )
-        return state, {**state.metrics, "explore": state.explore, "learning_rate": learning_rate}
+        state, metrics = improve(key, state, rollout)
+        steps = state.updates.astype(jnp.float32) * rollout.transitions.reward.size
+        state = state._replace(explore=explored(hp, steps))
+        return state, {**metrics, "explore": state.explore}
 
     act, greedy = behaviour(network, values, explore, perturb)
     return Agent(init, network.memory, network.reset, act, greedy, update)

@@ -135,7 +135,7 @@ def test_for_space_takes_a_box_of_any_bounds_and_shape(low, high, shape, key):
 def test_for_space_takes_discrete_and_refuses_the_rest():
     assert for_space(spaces.Discrete(5)).num_params == 5
     assert for_space(spaces.Box(-1.0, 1.0, (2,)), box=tanh_normal).num_params == 4
-    with pytest.raises(ValueError, match="allowed are Discrete and Box"):
+    with pytest.raises(ValueError, match="allowed are Discrete, Box, and Dict and Tuple"):
         for_space(spaces.Tuple([spaces.Discrete(2)]))
     with pytest.raises(ValueError, match="bounds must be finite"):
         for_space(spaces.Box(0.0, jnp.inf, (2,)), box=tanh_normal)

@@ -48,7 +48,12 @@ def c51(
         raise ValueError(f"c51: low is {hp.low} and high is {hp.high}; low must be below high")
     network = with_memory(network)
     support = hp.low + (hp.high - hp.low) * jnp.linspace(0.0, 1.0, hp.num_atoms)
-    values = lambda logits: bellman.expectation(jax.nn.softmax(logits), support)
+
+    def values(logits):
+        # an action that a mask rules out has the first atom alone, see `networks.values.masked_values`
+        ruled_out = jnp.isneginf(logits[..., -1])
+        return jnp.where(ruled_out, -jnp.inf, bellman.expectation(jax.nn.softmax(logits), support))
+
     backup = bellman.categorical_backup(support)
 
     def loss(params, target_params, key, s):

@@ -1,7 +1,7 @@
 """Networks: torsos that represent an observation, what remembers, and the heads that act and judge on top of them."""
 
 from purerl.networks.cnn import MinAtarCNN
-from purerl.networks.heads import ActorCritic, actor_critic, remembering
+from purerl.networks.heads import Actor, ActorCritic, Critic, actor, actor_critic, critic, remembering, sight
 from purerl.networks.mlp import MLP
 from purerl.networks.recurrent import Core, gru, lstm, min_gru
 from purerl.networks.transformer import transformer
@@ -9,12 +9,16 @@ from purerl.networks.values import Noisy, QHead, implicit_q_network, noisy, q_ne
 
 __all__ = [
     "MLP",
+    "Actor",
     "ActorCritic",
     "Core",
+    "Critic",
     "MinAtarCNN",
     "Noisy",
     "QHead",
+    "actor",
     "actor_critic",
+    "critic",
     "gru",
     "implicit_q_network",
     "lstm",
@@ -22,5 +26,6 @@ __all__ = [
     "noisy",
     "q_network",
     "remembering",
+    "sight",
     "transformer",
 ]

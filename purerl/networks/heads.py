@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from purerl.core import Distribution, MemoryNetwork
+from purerl.core import Array, Distribution, MemoryNetwork
+from purerl.distributions import Hybrid
 from purerl.memory import with_memory
 from purerl.networks.mlp import MLP
 from purerl.networks.recurrent import Core
@@ -34,6 +36,87 @@ class Head(nn.Module):
         return jnp.concatenate([outputs, jnp.broadcast_to(free, (*outputs.shape[:-1], self.num_free))], axis=-1)
 
 
+def sight(obs: Any) -> tuple[Any, Any]:
+    """What of observations a torso sees, and which actions they say are legal: `(obs, legal)`.
+
+    An environment may put `action_mask` into observations that are dicts: bool `[..., A]`, or a tree of such in the
+    structure of the actions. What else there is goes on, alone if it is one entry. legal is None without a mask.
+
+    >>> sight({"position": 1.0, "action_mask": [True, False]})
+    (1.0, [True, False])
+    """
+    if not isinstance(obs, Mapping) or "action_mask" not in obs:
+        return obs, None
+    rest = {name: x for name, x in obs.items() if name != "action_mask"}
+    return rest if len(rest) != 1 else next(iter(rest.values())), obs["action_mask"]
+
+
+def masked(mask: Callable | None, p: Array, legal: Any) -> Array:
+    """Policy parameters under which no action that is not legal happens; as they are without a mask."""
+    if legal is None:
+        return p
+    if mask is None:
+        raise ValueError("the observation has an action_mask, but the policy is of a space that takes none: a Box")
+    return mask(p, legal)
+
+
+class Actor(nn.Module):
+    """`obs [B, ...] -> policy parameters [B, num_params]`. See `actor`."""
+
+    num_params: int
+    num_free: int
+    torso: Callable[[], nn.Module]
+    mask: Callable | None
+
+    @nn.compact
+    def __call__(self, obs):
+        obs, legal = sight(obs)
+        return masked(self.mask, Head(self.num_params - self.num_free, 0.01, self.num_free)(self.torso()(obs)), legal)
+
+
+def actor(policy: Distribution | Hybrid, torso: Callable[[], nn.Module] = MLP) -> Actor:
+    """A policy alone, for agents whose critic is another network; arguments as of `actor_critic`.
+
+    >>> from purerl import distributions
+    >>> network = actor(distributions.normal(shape=(2,)))
+    >>> network.apply(network.init(jax.random.key(0), jnp.ones((5, 4))), jnp.ones((5, 4))).shape
+    (5, 4)
+    """
+    return Actor(policy.num_params, policy.num_free, torso, policy.mask)
+
+
+class Critic(nn.Module):
+    """`(obs [B, ...], x [B, d]) -> Q [B, K]`. See `critic`."""
+
+    num_choices: int
+    torso: Callable[[], nn.Module]
+    eye: Callable[[], nn.Module] | None
+
+    @nn.compact
+    def __call__(self, obs):
+        obs, x = obs
+        obs, _ = sight(obs)
+        return Head(self.num_choices, 1.0)(self.torso()((obs if self.eye is None else self.eye()(obs), x)))
+
+
+def critic(policy: Hybrid, torso: Callable[[], nn.Module] = MLP, eye: Callable[[], nn.Module] | None = None) -> Critic:
+    """Action values of what is continuous in an action, for each choice of what is discrete: Q(s, x)[k].
+
+    Args:
+      policy: the space, as `distributions.hybrid` gives it.
+      torso: sees observations and x side by side.
+      eye: what looks at the observations first, such as `MinAtarCNN`, so that x need not pass through it.
+
+    >>> from gymnax.environments import spaces
+    >>> from purerl import distributions
+    >>> network = critic(distributions.hybrid(spaces.Box(-1.0, 1.0, (2,)), distributions.point))
+    >>> obs = jnp.ones((5, 4)), jnp.ones((5, 2))
+    >>> network.apply(network.init(jax.random.key(0), obs), obs).shape
+    (5, 1)
+    """
+    return Critic(policy.choice.num_params, torso, eye)
+
+
 class ActorCritic(nn.Module):
     """`obs [B, ...] -> (policy parameters [B, num_params], value [B])`. See `actor_critic`."""
 
@@ -41,11 +124,13 @@ class ActorCritic(nn.Module):
     num_free: int
     torso: Callable[[], nn.Module]
     shared: bool
+    mask: Callable | None = None
 
     @nn.compact
     def __call__(self, obs):
+        obs, legal = sight(obs)
         features = self.torso()(obs)
-        pi = Head(self.num_params - self.num_free, 0.01, self.num_free)(features)
+        pi = masked(self.mask, Head(self.num_params - self.num_free, 0.01, self.num_free)(features), legal)
         value = Head(1, 1.0)(features if self.shared else self.torso()(obs))
         return pi, value[..., 0]
 
@@ -74,7 +159,7 @@ def actor_critic(
     ((5, 3), (5,))
     """
     if memory is None:
-        return ActorCritic(policy.num_params, policy.num_free, torso, shared)
+        return ActorCritic(policy.num_params, policy.num_free, torso, shared, policy.mask)
     branch = remembering(torso(), memory)
     branches = [branch] if shared else [branch, branch]
     heads = Head(policy.num_params - policy.num_free, 0.01, policy.num_free), Head(1, 1.0)
@@ -90,10 +175,11 @@ def actor_critic(
             "heads": tuple(head.init(k, example) for k, head in zip(keys[2:], heads, strict=True)),
         }
 
-    def read(params, features):
+    def read(params, features, obs):
         """Policy parameters and values off the features of the first and of the last branch."""
         actor, critic = params["heads"]
-        return heads[0].apply(actor, features[0]), heads[1].apply(critic, features[-1])[..., 0]
+        pi = masked(policy.mask, heads[0].apply(actor, features[0]), sight(obs)[1])
+        return pi, heads[1].apply(critic, features[-1])[..., 0]
 
     def each(function, *arguments):
         """What a function of every branch gives, one tuple a result."""
@@ -101,12 +187,13 @@ def actor_critic(
 
     def step(params, memory, obs):
         features, memory = each(lambda p, m: branch.step(p, m, obs), params["trunks"], memory)
-        return read(params, features), memory
+        return read(params, features, obs), memory
 
     def unroll(params, memory, obs, ended, next_obs=None):
         go = lambda p, m: branch.unroll(p, m, obs, ended, next_obs)
         features, next_features, memory = each(go, params["trunks"], memory)
-        return read(params, features), None if next_obs is None else read(params, next_features), memory
+        after = None if next_obs is None else read(params, next_features, next_obs)
+        return read(params, features, obs), after, memory
 
     return MemoryNetwork(
         init,
@@ -119,20 +206,22 @@ def actor_critic(
 
 def remembering(torso: nn.Module, core: Core) -> MemoryNetwork:
     """A torso whose features pass through a memory: observations to features `[..., H]`."""
-    sight = with_memory(torso)
+    eye = with_memory(torso)
 
     def init(key, obs):
         torso_key, core_key = jax.random.split(key)
-        params = sight.init(torso_key, obs)
-        features, _ = jax.eval_shape(lambda: sight.step(params, (), obs))
+        obs, _ = sight(obs)
+        params = eye.init(torso_key, obs)
+        features, _ = jax.eval_shape(lambda: eye.step(params, (), obs))
         return {"torso": params, "core": core.init(core_key, features.shape[-1])}
 
     def step(params, memory, obs):
-        x, _ = sight.step(params["torso"], (), obs)
+        x, _ = eye.step(params["torso"], (), sight(obs)[0])
         return core.step(params["core"], memory, x)
 
     def unroll(params, memory, obs, ended, next_obs=None):
-        x, next_x, _ = sight.unroll(params["torso"], (), obs, ended, next_obs)
+        next_obs = None if next_obs is None else sight(next_obs)[0]
+        x, next_x, _ = eye.unroll(params["torso"], (), sight(obs)[0], ended, next_obs)
         return core.unroll(params["core"], memory, x, ended, next_x)
 
     return MemoryNetwork(init, core.memory, core.reset, step, unroll)

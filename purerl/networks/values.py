@@ -10,8 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from purerl.core import Key, MemoryNetwork
-from purerl.networks.heads import Head, remembering
+from purerl.core import Array, Key, MemoryNetwork
+from purerl.distributions import mask_logits
+from purerl.networks.heads import Head, remembering, sight
 from purerl.networks.mlp import MLP
 from purerl.networks.recurrent import Core
 
@@ -93,6 +94,18 @@ class QHead(nn.Module):
         return q if self.outputs else q[..., 0]
 
 
+def masked_values(q: Array, legal: Any, outputs: int | None) -> Array:
+    """Q of -inf where an action is not legal, so that nothing is greedy for it, explores it, or bootstraps from it.
+
+    Of several outputs the first stays as it is: to quantiles it makes no difference, and a distribution over atoms has
+    all of its mass on the worst return.
+    """
+    if legal is None or not outputs:
+        return q if legal is None else mask_logits(q, legal)
+    there = mask_logits(jnp.zeros(q.shape[:-1]), legal) == 0
+    return jnp.where(there[..., None] | (jnp.arange(outputs) == 0), q, -jnp.inf)
+
+
 class QNetwork(nn.Module):
     """`obs [B, ...] -> Q [B, A]`, or `[B, A, outputs]`. See `q_network`."""
 
@@ -101,7 +114,8 @@ class QNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, obs):
-        return self.head(self.torso()(obs))
+        obs, legal = sight(obs)
+        return masked_values(self.head(self.torso()(obs)), legal, self.head.outputs)
 
 
 def q_network(
@@ -139,14 +153,17 @@ def q_network(
         features, _ = jax.eval_shape(lambda: base.step(params, base.memory(num_envs), obs))
         return {"base": params, "head": head.init(head_key, jnp.zeros(features.shape, features.dtype))}
 
+    def read(params, features, obs):
+        return masked_values(head.apply(params["head"], features), sight(obs)[1], outputs)
+
     def step(params, memory, obs):
         features, memory = base.step(params["base"], memory, obs)
-        return head.apply(params["head"], features), memory
+        return read(params, features, obs), memory
 
     def unroll(params, memory, obs, ended, next_obs=None):
         features, next_features, memory = base.unroll(params["base"], memory, obs, ended, next_obs)
-        read = lambda features: head.apply(params["head"], features)
-        return read(features), None if next_obs is None else read(next_features), memory
+        after = None if next_obs is None else read(params, next_features, next_obs)
+        return read(params, features, obs), after, memory
 
     return MemoryNetwork(init, base.memory, base.reset, step, unroll)
 
@@ -161,11 +178,14 @@ class ImplicitQNetwork(nn.Module):
     @nn.compact
     def __call__(self, obs):
         obs, fractions = obs
+        obs, legal = sight(obs)
         features = self.torso()(obs)
         waves = jnp.cos(jnp.pi * jnp.arange(1, self.num_cosines + 1) * fractions[..., None])
         gain = nn.initializers.orthogonal(math.sqrt(2))
         embedded = nn.relu(nn.Dense(features.shape[-1], kernel_init=gain)(waves))
-        return jnp.moveaxis(self.head(features[:, None] * embedded), -1, -2)
+        quantiles = self.head(features[:, None] * embedded)  # [B, K, A]
+        legal = None if legal is None else jnp.broadcast_to(legal[:, None], quantiles.shape)
+        return jnp.moveaxis(masked_values(quantiles, legal, None), -1, -2)
 
 
 def implicit_q_network(

@@ -1,0 +1,40 @@
+"""Deep deterministic policy gradient. Lillicrap et al., 2016, arXiv:1509.02971."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from purerl import exploration
+from purerl.agents.td3 import TD3, td3
+from purerl.core import Agent, Network, config, option
+from purerl.distributions import Hybrid
+from purerl.updates import adam
+
+
+@config
+class DDPG(TD3):
+    """Hyperparameters of `ddpg`: those of `td3`, with one critic, no noise in targets and no delay."""
+
+    num_critics: int = option(1, "critics with initial weights of their own; targets take the smallest", low=1)
+    target_noise: float = option(0.0, "deviation of the noise in targets' actions, in halves of the range", low=0.0)
+    policy_delay: int = option(1, "gradient steps of the critics for each of the actor and the targets", low=1)
+
+
+def ddpg(
+    actor: Network,
+    critic: Network,
+    policy: Hybrid,
+    hp: DDPG = DDPG(),  # noqa: B008 (frozen)
+    noise: Callable[..., exploration.Noise] = exploration.gaussian_noise,
+    optimizer: Callable = adam,
+) -> Agent:
+    """Deep deterministic policy gradient as an `Agent`: `td3` without its three repairs.
+
+        critic : ½ (r + γ Q_target(s', μ_target(s')) - Q(s, x))²
+        actor  : -Q(s, μ(s))
+
+    Args:
+      actor, critic, policy, hp, optimizer: as for `td3`.
+      noise: `exploration.ornstein_uhlenbeck` is the paper's.
+    """
+    return td3(actor, critic, policy, hp, noise, optimizer)
