@@ -156,6 +156,6 @@ def replay_actor_critic(
         block = rollout.transitions.reward.size
         state, metrics = improve(key, state, rollout._replace(memory=()))  # that of the noise is not replayed
         ready = warm(hp, state.updates - 1, block)
-        return state._replace(explore=jnp.where(ready, 0.0, 1.0)), metrics
+        return state._replace(explore=1 - ready.astype(jnp.float32)), metrics
 
     return Agent(init, memory, reset, act, greedy, update)

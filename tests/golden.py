@@ -14,16 +14,26 @@ import jax
 from purerl.host import options
 
 FOLDER = Path(__file__).parent / "golden"
-NAMES = ("ppo", "a2c", "reinforce", "dqn", "qrdqn", "iqn", "rainbow", "pqn")
+NAMES = ("ppo", "a2c", "reinforce", "dqn", "qrdqn", "iqn", "rainbow", "pqn", "sac", "td3", "ddpg")
 PROGRAMS = Path(__file__).parent / "golden" / "programs.json"
 
 
 def learner_of(name):
-    """An agent with its default hyperparameters on CartPole-v1, but that it learns from the first step on."""
+    """An agent with its default hyperparameters, but that it learns from the first step on.
+
+    It acts in CartPole-v1, or in Pendulum-v1 where actions must be continuous.
+    """
     import purerl
 
     algorithm = getattr(purerl, name)
     config = getattr(purerl, name.upper(), None) or getattr(purerl, name.capitalize())
+    if options.takes(algorithm, "critic"):
+        env, env_params = purerl.make("Pendulum-v1")
+        policy = purerl.distributions.hybrid(env.action_space(env_params), config.box)
+        torso = lambda: purerl.networks.MLP((16,))
+        actor, critic = purerl.networks.actor(policy, torso), purerl.networks.critic(policy, torso)
+        make = lambda hp: purerl.learner(env, env_params, algorithm(actor, critic, policy, hp), 4, 32)
+        return make, config(learning_starts=0, capacity=1_000, train_every=32)
     env, env_params = purerl.make("CartPole-v1")
     if not options.takes(algorithm, "policy"):
         start = {"learning_starts": 0} if hasattr(config, "learning_starts") else {}

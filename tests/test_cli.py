@@ -67,7 +67,8 @@ BAD = [
         "--steps is 511; one iteration is num_envs x rollout_length = 4 x 128 = 512",
     ),
     (["CartPole-v1", "--steps", "1e400"], "'1e400' is not a positive whole number"),
-    (["CartPole-v1", "--squash"], "--squash is for continuous actions; CartPole-v1 has Discrete(2"),
+    (["CartPole-v1", "--policy", "cauchy"], "'cauchy' is not one of 'normal', 'tanh-normal', 'beta'"),
+    (["jumanj/Snake-v1"], "there is no suite 'jumanj' of environments; allowed are brax, jumanji"),
     (
         ["CartPole-v1", "--network", "big"],
         "--network is 'big'; allowed are mlp, minatar-cnn, or your own FILE.py:name",

@@ -25,7 +25,7 @@ def ddpg(
     critic: Network,
     policy: Hybrid,
     hp: DDPG = DDPG(),  # noqa: B008 (frozen)
-    noise: Callable[..., exploration.Noise] = exploration.gaussian_noise,
+    process: Callable[..., exploration.Noise] = exploration.gaussian_noise,
     optimizer: Callable = adam,
 ) -> Agent:
     """Deep deterministic policy gradient as an `Agent`: `td3` without its three repairs.
@@ -35,6 +35,6 @@ def ddpg(
 
     Args:
       actor, critic, policy, hp, optimizer: as for `td3`.
-      noise: `exploration.ornstein_uhlenbeck` is the paper's.
+      process: `exploration.ornstein_uhlenbeck` is the paper's.
     """
-    return td3(actor, critic, policy, hp, noise, optimizer)
+    return td3(actor, critic, policy, hp, process, optimizer)

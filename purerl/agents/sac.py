@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 from purerl import bellman
 from purerl.actor_critics import ActorCritic, critic_loss, descend, judge, replay_actor_critic
 from purerl.core import Agent, Network, config, option
-from purerl.distributions import Hybrid
+from purerl.distributions import Hybrid, squashed
 from purerl.offpolicy import polyak
 from purerl.updates import adam
 
@@ -19,6 +20,8 @@ from purerl.updates import adam
 @config
 class SAC(ActorCritic):
     """Hyperparameters of `sac`."""
+
+    box: ClassVar = squashed  # of the command line's policy
 
     temperature: float | None = option(None, "τ, what a nat of entropy is worth; None learns it", low=0.0)
     target_entropy: float = option(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from purerl import bellman, exploration, losses
+from purerl import bellman, distributions, exploration, losses
 from purerl.actor_critics import ActorCritic, critic_loss, descend, judge, replay_actor_critic
 from purerl.core import Agent, Network, config, option
 from purerl.distributions import Hybrid
@@ -18,6 +19,8 @@ from purerl.updates import adam
 @config
 class TD3(ActorCritic):
     """Hyperparameters of `td3`. Noise is in units of half of an action's range, so that 1 reaches the bounds."""
+
+    box: ClassVar = distributions.point  # of the command line's policy
 
     noise: float = option(0.1, "deviation of the noise that explores, in halves of an action's range", low=0.0)
     target_noise: float = option(0.2, "deviation of the noise in targets' actions, in halves of the range", low=0.0)
@@ -30,7 +33,7 @@ def td3(
     critic: Network,
     policy: Hybrid,
     hp: TD3 = TD3(),  # noqa: B008 (frozen)
-    noise: Callable[..., exploration.Noise] = exploration.gaussian_noise,
+    process: Callable[..., exploration.Noise] = exploration.gaussian_noise,
     optimizer: Callable = adam,
 ) -> Agent:
     """Twin delayed deterministic policy gradient as an `Agent`.
@@ -43,7 +46,7 @@ def td3(
       critic: Q `[B, 1]` of (observations, x), such as `networks.critic(policy)`.
       policy: `distributions.hybrid(action_space, distributions.point)`; nothing in it may be discrete.
       hp: hyperparameters; floats may be tracers.
-      noise: `(shape, sigma=) -> Noise`, such as `exploration.ornstein_uhlenbeck`.
+      process: of the noise, `(shape, sigma=) -> Noise`, such as `exploration.ornstein_uhlenbeck`.
       optimizer: `max_grad_norm -> optax.GradientTransformation` of unit learning rate.
     Raises:
       ValueError: for a space with discrete actions.
@@ -52,7 +55,7 @@ def td3(
         raise ValueError("td3 and ddpg are for continuous actions alone; sac takes discrete and hybrid ones as well")
     direction, q = optimizer(hp.max_grad_norm), judge(critic, policy)
     half, (low, high) = policy.half, (policy.centre - policy.half, policy.centre + policy.half)
-    added = noise(half.shape, sigma=1.0)
+    added = process(half.shape, sigma=1.0)
     mean = lambda p: policy.continuous.mode(p[..., 1:])  # p[0] is of a choice that is none
     action = lambda params, obs: mean(actor.apply(params, obs))
 

@@ -12,13 +12,19 @@ from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
 from purerl.core import Array
+from purerl.envs import suites
+from purerl.envs.masked_grid import MaskedGrid
+from purerl.envs.platform import Platform
 from purerl.envs.tmaze import TMaze
 
-OWN = {"TMaze-v0": TMaze}
+OWN = {env.name: env for env in (TMaze, Platform, MaskedGrid)}
 
 
 def make(env_id: str, **kwargs: Any) -> tuple[Environment, Any]:
     """See `purerl.envs.make`."""
+    if "/" in env_id:
+        env = suites.make(env_id, **kwargs)
+        return env, env.default_params
     known = [*gymnax.registered_envs, *OWN]
     if env_id not in known:
         near = difflib.get_close_matches(env_id, known, n=3, cutoff=0.4)

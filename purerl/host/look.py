@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import rich.progress
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from purerl import training
@@ -118,14 +119,17 @@ def _space(space: Any) -> str:
         low, high = np.min(space.low), np.max(space.high)
         bounds = "" if max(abs(low), abs(high)) > 1e30 else f" in [{low:g}, {high:g}]"
         return f"Box{list(space.shape)}{bounds}"
-    return repr(space)
+    inside = getattr(space, "spaces", ())
+    if hasattr(inside, "keys"):
+        return ", ".join(f"{name}: {_space(inside[name])}" for name in inside)
+    return f"({', '.join(map(_space, inside))})" if inside else repr(space)
 
 
 def catalogue() -> None:
     """Print every agent, and every environment with its spaces."""
     import gymnax
 
-    from purerl.envs import adapters, make
+    from purerl.envs import adapters, make, suites
 
     agents = Table(title="agents", title_justify="left")
     agents.add_column("name")
@@ -145,6 +149,8 @@ def catalogue() -> None:
         limit = getattr(env_params, "max_steps_in_episode", None)
         spaces = _space(env.observation_space(env_params)), _space(env.action_space(env_params))
         environments.add_row(name, *spaces, f"{int(limit)}" if limit else "none")
+    for name in suites.SUITES:
+        environments.add_row(f"{name}/...", escape(f"of the package {name}: pip install 'purerl[{name}]'"), "", "")
     console = Console()
     console.print(agents)
     console.print(environments)

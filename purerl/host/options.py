@@ -22,7 +22,9 @@ PARTS = {
     "backup": (("max", "double", "munchausen", "soft"), "what Q(s,a) is drawn to: see purerl.bellman"),
     "td_loss": (("squared", "huber"), "of the error of Q"),
     "explore": (("epsilon-greedy", "boltzmann"), "how actions are chosen; the next options say how much"),
+    "process": (("gaussian", "ornstein-uhlenbeck"), "of the noise that explores"),
 }
+BOXES = ("normal", "tanh-normal", "beta")  # policies of continuous actions
 
 
 @cache
@@ -51,7 +53,10 @@ def from_file(text: str) -> Any:
 
 
 def agent_function(name: str) -> tuple[typing.Callable, type]:
-    """An agent's constructor `(network, policy, hp)`, or `(network, hp)` if it learns Q, and the class of its `hp`."""
+    """An agent's constructor and the class of its `hp`.
+
+    Constructors are `(network, policy, hp)`, `(network, hp)` where Q is learned, or `(actor, critic, policy, hp)`.
+    """
     own = ".py:" in name
     make = from_file(name) if own else getattr(importlib.import_module(f"purerl.agents.{name}"), name)
     try:
@@ -59,9 +64,10 @@ def agent_function(name: str) -> tuple[typing.Callable, type]:
     except (TypeError, ValueError):
         parameters = {}
     hp = parameters["hp"].default if "hp" in parameters else None
-    if not {"network", "hp"} <= set(parameters) or not dataclasses.is_dataclass(hp):
-        raise OneLine(f"{name} must be a function (network, policy, hp=Config()), or (network, hp=Config()) if it "
-                      "learns Q, whose Config is a purerl.config class")  # fmt: skip
+    names = set(parameters)
+    if not ("network" in names or {"actor", "critic", "policy"} <= names) or not dataclasses.is_dataclass(hp):
+        raise OneLine(f"{name} must be a function (network, policy, hp=Config()), (network, hp=Config()) if it learns "
+                      "Q, or (actor, critic, policy, hp=Config()), whose Config is a purerl.config class")  # fmt: skip
     return make, type(hp)
 
 
@@ -102,11 +108,18 @@ def run_options(make: typing.Callable, config: type) -> list[click.Parameter]:
     usual |= {name: getattr(config, name) for name in usual if hasattr(config, name)}
     say = partial(click.Option, show_default=True)
     widths = ",".join(map(str, usual["hidden"]))
-    if takes(make, "policy"):
+    parts = [
+        say([f"--{part.replace('_', '-')}"], type=click.Choice(words), default=words[0], help=about)
+        for part, (words, about) in PARTS.items() if takes(make, part)
+    ]  # fmt: skip
+    if takes(make, "critic"):
+        own = parts
+    elif takes(make, "policy"):
         own = [
             say(["--shared-torso/--separate-torsos"], default=False, help="whether actor and critic share their torso"),
-            say(["--squash/--no-squash"], default=False, help="continuous actions by a tanh-normal inside the bounds"),
-        ]
+            say(["--policy"], type=click.Choice(BOXES), default=BOXES[0], help="of continuous actions; a normal's are "
+                "clipped to the bounds, the others' lie inside"),
+        ]  # fmt: skip
     else:
         build = getattr(config, "network", None)
         preset = getattr(build, "keywords", {})
@@ -114,8 +127,7 @@ def run_options(make: typing.Callable, config: type) -> list[click.Parameter]:
             say(["--dueling/--no-dueling"], default=preset.get("dueling", False), help="Q = V + A - mean A"),
             say(["--noise/--no-noise"], default=preset.get("noise", False), help="noisy layers in the head: explores "
                 "without --explore-start and --explore-end"),
-            *[say([f"--{part.replace('_', '-')}"], type=click.Choice(words), default=words[0], help=about)
-              for part, (words, about) in PARTS.items() if takes(make, part)],
+            *parts,
         ]  # fmt: skip
         if "backup" in {option.name for option in own}:
             own.append(say(["--temperature"], type=click.FloatRange(0, min_open=True), default=0.03,
@@ -239,10 +251,20 @@ def agent_of(job: dict[str, Any], space: Any) -> typing.Callable:
     make, config = agent_function(job["agent"])
     body = torso(job["network"], job["hidden"], job["activation"], job["layer_norm"])
     core = memory(job["memory"], job["memory_size"], job["context"])
+    if takes(make, "critic"):
+        if core is not None:
+            raise ValueError(f"--memory is {job['memory']}; {job['agent']} takes no network with memory")
+        policy = distributions.hybrid(space, getattr(config, "box", distributions.squashed))
+        if job["network"] == "mlp":
+            critic = networks.critic(policy, body)
+        else:  # the action joins what has been seen
+            critic = networks.critic(policy, torso("mlp", job["hidden"], job["activation"], job["layer_norm"]), body)
+        kinds = {"gaussian": exploration.gaussian_noise, "ornstein-uhlenbeck": exploration.ornstein_uhlenbeck}
+        process = {"process": kinds[job["process"]]} if takes(make, "process") else {}
+        return lambda hp: make(networks.actor(policy, body), critic, policy, hp, **process)
     if takes(make, "policy"):
-        if job["squash"] and not hasattr(space, "low"):
-            raise ValueError(f"--squash is for continuous actions; {job['env']} has {space!r}")
-        policy = distributions.for_space(space, distributions.tanh_normal if job["squash"] else distributions.normal)
+        boxes = zip(BOXES, (distributions.normal, distributions.tanh_normal, distributions.beta), strict=True)
+        policy = distributions.for_space(space, dict(boxes)[job["policy"]])
         net = networks.actor_critic(policy, body, job["shared_torso"], core)
         return lambda hp: make(net, policy, hp)
     if not hasattr(space, "n"):

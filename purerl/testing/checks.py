@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purerl import training
+from purerl import distributions, training
 from purerl.core import Agent, Reward, Transition
 
 
@@ -119,9 +119,9 @@ def check_agent(
     acted = jax.eval_shape(lambda key, s, obs: agent.act(key, s, agent.memory(num_envs), obs)[0], key, begin.agent, obs)
     greedy = jax.eval_shape(lambda s, obs: agent.greedy(s, agent.memory(num_envs), obs)[0], begin.agent, obs)
     assert_same_structure(acted, greedy, "greedy against act: the action")
-    if hasattr(space, "shape"):
-        expected = (num_envs, *space.shape)
-        assert acted.shape == expected, f"act: actions have shape {acted.shape}, the space wants {expected}"
+    wanted = [(num_envs, *part.shape) for part in jax.tree.leaves(distributions.tree_of(space))]
+    shapes = [x.shape for x in jax.tree.leaves(acted)]
+    assert shapes == wanted, f"act: actions have shapes {shapes}, the space wants {wanted}"
 
     # one scan, chunks of it, the shorter last one, and a resumed run
     state, metrics = jax.jit(lambda hp, key: training.train(make(hp), key, num_updates))(hp, key)
@@ -152,12 +152,32 @@ def check_agent(
     assert_close(jax.tree.map(lambda x: x[1], several.agent), one.agent, "one of a batch against itself alone")
 
 
+def _mask_of(obs: Any) -> Any:
+    return obs.get("action_mask") if isinstance(obs, Mapping) else None
+
+
+def _legal_action(space: Any, key: Any, obs: Any) -> Any:
+    """A random action, legal if the observation of one environment has a mask."""
+    action, mask = space.sample(key), _mask_of(obs)
+    if mask is None:
+        return action
+    named, structure = jax.tree_util.tree_flatten_with_path(distributions.tree_of(space))
+    paths = [path for path, _ in named]
+    drawn = []
+    for own_key, path, x in zip(jax.random.split(key, len(paths)), paths, jax.tree.leaves(action), strict=True):
+        legal = distributions.find(mask, path)
+        logits = None if legal is None else jnp.where(legal, 0.0, -jnp.inf)
+        drawn.append(x if logits is None else jax.random.categorical(own_key, logits).astype(x.dtype))
+    return structure.unflatten(drawn)
+
+
 def check_env(env: Any, env_params: Any, key: Any, num_steps: int = 50, num_envs: int = 4) -> None:
     """Check that an environment is one that the learner can use, by random play.
 
     Observations have the declared shape and lie in the declared space; rewards are float32 scalars; ends are bool
     scalars; states keep their structure; the same key gives the same episode; nothing becomes NaN; the reported
-    successor of a step that did not end is the next observation.
+    successor of a step that did not end is the next observation; where observations have an `action_mask`, play keeps
+    to it, and some action is legal in every state.
 
     Raises:
       AssertionError: saying what is wrong.
@@ -172,7 +192,7 @@ def check_env(env: Any, env_params: Any, key: Any, num_steps: int = 50, num_envs
         def step(carry, key):
             obs, state = carry
             keys = jax.random.split(key, (3, num_envs))
-            actions = jax.vmap(action_space.sample)(keys[2])
+            actions = jax.vmap(partial(_legal_action, action_space))(keys[2], obs)
             out = environment.step(keys[0], keys[1], state, actions, environment.reset)
             return (out.obs, out.state), (out, obs)
 
@@ -184,12 +204,16 @@ def check_env(env: Any, env_params: Any, key: Any, num_steps: int = 50, num_envs
     actions = jax.eval_shape(jax.vmap(action_space.sample), keys)
     step = lambda keys, state, actions: environment.step(keys, keys, state, actions, environment.reset)
     jax.eval_shape(step, keys, begin[1], actions)
-    if hasattr(space, "shape") and not hasattr(space, "spaces"):
-        shape = begin[0].shape[1:]
-        assert shape == tuple(space.shape), f"{name}: observations have shape {shape}, the space {tuple(space.shape)}"
+    if hasattr(space, "shape") or hasattr(space, "spaces"):
+        shapes = [x.shape[1:] for x in jax.tree.leaves(begin[0])]
+        wanted = [tuple(part.shape) for part in jax.tree.leaves(distributions.tree_of(space))]
+        assert shapes == wanted, f"{name}: observations have shapes {shapes}, the space has {wanted}"
 
     play = jax.jit(play)
     (_, _, (steps, obs)), (_, _, (again, _)) = play(reset_key, play_key), play(reset_key, play_key)
+    for path, mask in _leaves(_mask_of(obs)):
+        stuck = ~np.asarray(mask).any(-1)
+        assert not stuck.any(), f"{name}: action_mask {path} allows no action in {stuck.sum()} of the states acted in"
     assert_same_bits(steps.reward, again.reward, f"{name}: rewards of the same key")
     assert_same_bits(steps.next_obs, again.next_obs, f"{name}: observations of the same key")
     assert_finite((steps.next_obs, steps.reward), name)

@@ -1,0 +1,213 @@
+"""Masks of legal actions and hybrid actions, in every agent that takes them; environments of other packages."""
+
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+
+import purerl
+from purerl import bellman, distributions, exploration, networks, tabular, training
+from purerl.envs import MaskedGrid, Platform, masked_grid, platform, suites
+from purerl.testing import check_agent, check_env
+
+linear = partial(networks.MLP, ())
+GRID = MaskedGrid(), MaskedGrid().default_params
+KEEP = dict(learning_starts=0, batch_size=16, capacity=256, target_period=32)
+
+
+def by_policy(algorithm, **hyperparameters):
+    def make(env, env_params, hp, **parts):
+        policy = distributions.for_space(env.action_space(env_params))
+        return algorithm(networks.actor_critic(policy, linear, **parts), policy, hp)
+
+    config = {purerl.ppo: purerl.PPO, purerl.a2c: purerl.A2C, purerl.reinforce: purerl.REINFORCE}[algorithm]
+    return make, config(**hyperparameters)
+
+
+def by_value(algorithm, hp, build=networks.q_network, **parts):
+    outputs = {"outputs": 5} if hasattr(hp, "num_atoms") or hasattr(hp, "num_quantiles") else {}
+    return lambda env, env_params, hp: algorithm(build(4, linear, **outputs), hp, **parts), hp
+
+
+def sac(env, env_params, hp):
+    policy = distributions.hybrid(env.action_space(env_params))
+    return purerl.sac(networks.actor(policy, linear), networks.critic(policy, linear), policy, hp)
+
+
+MASKED = {
+    "ppo": by_policy(purerl.ppo, num_epochs=2, num_minibatches=2, normalize_obs=True),
+    "a2c": by_policy(purerl.a2c, entropy_cost=0.01),
+    "reinforce": by_policy(purerl.reinforce),
+    "double dqn": by_value(purerl.dqn, purerl.DQN(**KEEP), backup=bellman.double_backup),
+    "munchausen": by_value(
+        purerl.dqn, purerl.DQN(**KEEP), backup=bellman.munchausen_backup(), explore=exploration.boltzmann
+    ),
+    "c51": by_value(purerl.c51, purerl.C51(**KEEP, num_atoms=5, low=-100.0, high=1.0)),
+    "qrdqn": by_value(purerl.qrdqn, purerl.QRDQN(**KEEP, num_quantiles=5, double=True)),
+    "iqn": by_value(purerl.iqn, purerl.IQN(**KEEP, num_fractions=4), build=networks.implicit_q_network),
+    "pqn": by_value(purerl.pqn, purerl.PQN(num_epochs=1, num_minibatches=1)),
+    "sac": (sac, purerl.SAC(learning_starts=32, batch_size=16, capacity=256, train_every=8)),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_no_agent_plays_or_believes_in_a_move_that_is_not_legal(name, key):
+    """A move that is not legal pays 1: where one was played, the return is not minus the length of the episode."""
+    make, hp = MASKED[name]
+    agent = make(*GRID, hp)
+    learner = purerl.learner(*GRID, agent, num_envs=4, rollout_length=100 if name == "reinforce" else 16)
+    state, metrics = jax.jit(lambda key: purerl.train(learner, key, 8))(key)
+    played = np.asarray(metrics["episodes"]) > 0
+    assert played.any()
+    returns, lengths = (np.asarray(metrics[name])[played] for name in ("episode_return", "episode_length"))
+    # an episode that ends at the goal has paid -1 for its last step as well
+    np.testing.assert_allclose(returns, -lengths, rtol=1e-6)
+    finite = [np.isfinite(x).all() for x in jax.tree.leaves(state.agent) if jnp.issubdtype(x.dtype, jnp.floating)]
+    assert all(finite) and all(np.isfinite(x).all() for n, x in metrics.items() if "episode_" not in n)
+    for greedy in (True, False):
+        play = partial(training.evaluate, *GRID, agent, num_episodes=32, greedy=greedy)
+        result = jax.jit(play)(state.agent, key)
+        np.testing.assert_array_equal(result.returns, -result.lengths.astype(jnp.float32))
+
+
+@pytest.mark.parametrize("name", ["ppo", "sac"])
+def test_contract_with_masks(name, key):
+    make, hp = MASKED[name]
+    check_agent(lambda hp: make(*GRID, hp), hp, *GRID, key)
+
+
+def test_contract_of_ppo_with_parameterised_actions(key):
+    make, hp = by_policy(purerl.ppo, num_epochs=2, num_minibatches=2)
+    env = Platform()
+    check_agent(lambda hp: make(env, env.default_params, hp), hp, env, env.default_params, key)
+
+
+def test_a_mask_passes_through_a_memory(key):
+    make, hp = by_policy(purerl.ppo, num_epochs=1, num_minibatches=1)
+    agent = make(*GRID, hp, memory=networks.gru(8))
+    network = networks.q_network(4, linear, memory=networks.gru(8), outputs=3)
+    obs = jax.vmap(GRID[0].see)(jnp.array([0, 4]))
+    state = agent.init(key, obs)
+    _, _, log_prob = agent.act(key, state, agent.memory(2), obs)
+    assert np.isfinite(log_prob).all()
+    q, _ = network.step(network.init(key, obs), network.memory(2), obs)
+    np.testing.assert_array_equal(np.isfinite(q[..., 1]), masked_grid.LEGAL[[0, 4]])
+    np.testing.assert_array_equal(np.isfinite(q[..., 0]), True)
+
+
+def exact():
+    """Q* of the grid, by value iteration over legal moves only."""
+    cells, moves = masked_grid.LEGAL.shape
+    P = np.zeros((cells, moves, cells))
+    P[np.arange(cells)[:, None], np.arange(moves), masked_grid.NEXT] = 1
+    R = np.where(masked_grid.LEGAL, -1.0, -1e6)
+    terminal = np.arange(cells) == masked_grid._GOAL
+    return np.asarray(tabular.value_iteration(tabular.MDP(P, R, terminal), 0.9).q)
+
+
+def test_learned_values_with_masks_are_the_exact_ones(key):
+    hp = purerl.DQN(
+        learning_rate=3e-2, anneal_steps=32_000.0, gamma=0.9, capacity=8_000, learning_starts=500, train_every=16,
+        target_period=320, explore_start=1.0, explore_end=1.0,
+    )  # fmt: skip
+    network = networks.q_network(4, linear)
+    learner = purerl.learner(*GRID, purerl.dqn(network, hp), num_envs=16, rollout_length=1)
+    state, _ = jax.jit(lambda key: purerl.train(learner, key, 2000, 2000))(key)
+    obs = jax.vmap(GRID[0].see)(jnp.asarray(masked_grid.STARTS))
+    learned, legal = network.apply(state.agent.params, obs), masked_grid.LEGAL[masked_grid.STARTS]
+    assert (np.isneginf(learned) == ~legal).all()
+    np.testing.assert_allclose(np.where(legal, learned, 0), np.where(legal, exact()[masked_grid.STARTS], 0), atol=0.02)
+
+
+def test_the_platform_pays_what_it_says(key):
+    mean, _ = scipy.integrate.quad(lambda gap: float(platform.best_reward(jnp.array(gap))), 0, 1, points=[0.4, 0.8])
+    assert abs(mean - 0.8369) < 1e-3
+    env = Platform()
+    params = env.default_params
+    check_env(env, params, key)
+    _, state = env.reset_env(key, params)
+    jump = lambda k, x: {"choice": jnp.int32(k), "parameters": tuple(jnp.array([x]) for _ in range(3))}
+    state = state._replace(gap=jnp.array(0.35))
+    _, _, reward, ended, _ = env.step_env(key, state, jump(0, 0.35), params)
+    assert reward == 1 and not ended
+    _, _, reward, ended, _ = env.step_env(key, state, jump(1, 0.40), params)
+    np.testing.assert_allclose(reward, 0.8 - 0.25, rtol=1e-5)
+    _, _, reward, ended, _ = env.step_env(key, state, jump(2, 0.60), params)
+    assert reward == 0 and ended
+    last = state._replace(crossed=jnp.int32(9))
+    assert env.step_env(key, last, jump(0, 0.35), params)[3]
+
+
+def test_a_state_without_legal_actions_is_named(key, monkeypatch):
+    check_env(*GRID, key)
+    stuck = masked_grid.LEGAL.copy()
+    stuck[0] = False
+    monkeypatch.setattr(masked_grid, "LEGAL", stuck)
+    with pytest.raises(AssertionError, match=r"MaskedGrid-v0: action_mask it allows no action in \d+ of the states"):
+        check_env(*GRID, key)
+
+
+def test_a_mask_for_a_box_is_refused(key):
+    policy = distributions.normal(-1.0, 1.0)
+    network = networks.actor_critic(policy, linear)
+    with pytest.raises(ValueError, match=r"the observation has an action_mask, but the policy is of a space"):
+        network.init(key, jax.vmap(GRID[0].see)(jnp.array([0])))
+
+
+# --- other packages -------------------------------------------------------------------------------------------------
+
+OTHERS = ["brax/fast", "jumanji/Snake-v1", "jumanji/Minesweeper-v0", "xminigrid/MiniGrid-Empty-5x5", "pgx/tic_tac_toe"]
+
+
+@pytest.mark.parametrize("env_id", OTHERS)
+def test_environments_of_other_packages(env_id, key):
+    pytest.importorskip(env_id.split("/")[0])
+    check_env(*purerl.make(env_id), key)
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pgx", None)  # an import of it fails
+    with pytest.raises(ValueError, match=r"pgx/2048 needs the package pgx: pip install 'purerl\[pgx\]'"):
+        purerl.make("pgx/2048")
+    with pytest.raises(ValueError, match=r"there is no suite 'atari' of environments; allowed are brax, jumanji"):
+        purerl.make("atari/pong")
+
+
+def counter(ends_at, clock_at):
+    """Counts its steps; it ends, or its own clock cuts it, at given ones."""
+    reset = lambda key: (jnp.zeros(1), jnp.int32(0))
+
+    def step(key, state, action):
+        state = state + 1
+        return jnp.full(1, state, jnp.float32), state, 1.0, state == ends_at, state == clock_at
+
+    return suites.Suite("counter", reset, step, GRID[0].action_space(), max_steps=5)
+
+
+@pytest.mark.parametrize(
+    "ends_at, clock_at, terminated, truncated", [(3, 9, [3], []), (9, 2, [], [2, 4, 6]), (9, 9, [], [5])]
+)
+def test_ends_of_other_packages_are_told_apart_and_the_last_observation_is_kept(
+    ends_at, clock_at, terminated, truncated, key
+):
+    env = counter(ends_at, clock_at)
+    environment = training.vectorized(env, env.default_params)
+
+    def step(carry, key):
+        keys = jax.random.split(key, (2, 1))
+        out = environment.step(*keys, carry[1], jnp.zeros(1, jnp.int32), environment.reset)
+        return (out.obs, out.state), out
+
+    begin = environment.reset(jax.random.split(key, 1))
+    _, out = jax.lax.scan(step, begin, jax.random.split(key, 6))
+    at = lambda flags: (np.flatnonzero(np.asarray(flags)[:, 0]) + 1).tolist()
+    period = terminated or truncated
+    every = [t for t in range(1, 7) if t % period[0] == 0]
+    assert at(out.terminated) == (every if terminated else []) and at(out.truncated) == (every if truncated else [])
+    for t in every:
+        assert out.next_obs[t - 1, 0, 0] == period[0] and out.obs[t - 1, 0, 0] == 0
+    check_env(env, env.default_params, key)
