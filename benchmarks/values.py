@@ -132,7 +132,9 @@ def contestants(world: World, steps: int) -> dict[str, Contestant]:
     }  # fmt: skip
     plain = networks.q_network(num_actions, world.torso)
     many = networks.q_network(num_actions, world.torso, outputs=51)
-    implicit = networks.implicit_q_network(num_actions, world.torso)
+    # quantiles of two actions need features of their own, which a single one a state can not give
+    wide = lambda: nn.Sequential([world.torso(), networks.MLP((64,), nn.relu)])
+    implicit = networks.implicit_q_network(num_actions, wide)
     support = jnp.linspace(low, high, 51)
     middle = midpoints(64)
     of_quantiles = lambda params, obs: implicit.apply(params, (obs, jnp.tile(middle, (obs.shape[0], 1)))).mean(-1)
@@ -158,7 +160,7 @@ def contestants(world: World, steps: int) -> dict[str, Contestant]:
                 kappa=0.0,
                 num_fractions=16,
                 num_target_fractions=16,
-                **replayed | {"learning_rate": 2e-3, "batch_size": 128},
+                **replayed | {"learning_rate": 1e-3, "batch_size": 128},
             ),
             lambda world, params, obs: of_quantiles(params, obs),
         ),

@@ -50,7 +50,7 @@ class Entry:
     differs: str = "-"  # from the published protocol
     frames: int | None = None  # stop counting at so many steps inside of episodes, where blocks hold others too
     sweep: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    network: Callable = networks.actor_critic  # of the policy, or of A where Q is learned
+    network: Callable = networks.actor_critic  # of the policy; of A where Q is learned; (actor, critic) of a hybrid one
     every: int = 1  # updates that one row of the curve summarises
     reward: Callable[[Any], Any] = lambda hp: None  # what the agent learns from, of its hyperparameters; None: as it is
     greedy_episodes: int = 0  # the number is the mean of so many of the final policy; 0: of the last training episodes
@@ -60,6 +60,10 @@ def parts(entry: Entry) -> tuple[Any, Any, Callable[[Any], Any]]:
     """The entry's environment, its parameters, and `hp -> Agent`."""
     env, env_params = purerl.make(entry.env) if isinstance(entry.env, str) else entry.env()
     space = env.action_space(env_params)
+    if options.takes(entry.agent, "critic"):
+        policy = distributions.hybrid(space, type(entry.hp).box)
+        actor, critic = entry.network(policy)
+        return env, env_params, lambda hp: entry.agent(actor, critic, policy, hp)
     if not options.takes(entry.agent, "policy"):
         network = entry.network(space.n)
         return env, env_params, lambda hp: entry.agent(network, hp=hp)

@@ -20,7 +20,7 @@ import numpy as np
 from harness import Entry, Published
 
 import purerl
-from purerl import networks, normalize, statistics, updates
+from purerl import exploration, networks, normalize, statistics, updates
 from purerl.host import jobs
 
 CLEANRL = "[CleanRL](https://docs.cleanrl.dev/rl-algorithms/ppo/#experiment-results)"
@@ -164,6 +164,124 @@ VALUES = [
     ),
 ]
 
+
+def pair(torso: Any):
+    """Actor and critic on torsos of one kind."""
+    return lambda policy: (networks.actor(policy, torso), networks.critic(policy, torso))
+
+
+SMALL = pair(partial(networks.MLP, (64, 64), nn.relu))
+ZOO = "one library, no deviation given"
+GREEDY = "mean return of 128 greedy episodes of the final policy, mean over seeds"
+
+
+def acting(name: str, task: str, env: str, steps: int, mean: float, agent: Any, hp: Any) -> Entry:
+    """A continuous task for an actor-critic with a replay: one environment, one gradient step a step."""
+    return Entry(
+        key=f"{name}-{task}",
+        env=env,
+        agent=agent,
+        hp=hp,
+        num_envs=1,
+        rollout_length=1,
+        num_updates=steps,
+        every=steps // 50,
+        published=Published(mean, f"{ZOO}, {steps:,} steps"),
+        protocol=GREEDY,
+        differs="networks of 64-64",
+        network=SMALL,
+        greedy_episodes=128,
+    )
+
+
+ZOO_TD3 = {"learning_rate": 1e-3, "gamma": 0.98, "learning_starts": 10_000, "capacity": 200_000}
+PENDULUM, MOUNTAIN = "Pendulum-v1", "MountainCarContinuous-v0"
+SOFT = {"learning_rate": 1e-3, "learning_starts": 100}
+CONTINUOUS = [
+    acting("sac", "Pendulum-20k", PENDULUM, 20_000, -157.0, purerl.sac, purerl.SAC(**SOFT, capacity=20_000)),
+    acting("td3", "Pendulum-20k", PENDULUM, 20_000, -151.9, purerl.td3, purerl.TD3(**ZOO_TD3)),
+    acting("ddpg", "Pendulum-20k", PENDULUM, 20_000, -152.1, purerl.ddpg, purerl.DDPG(**ZOO_TD3)),
+    acting("sac", "Pendulum-300k", PENDULUM, 300_000, -151.0, purerl.sac, purerl.SAC(**SOFT, capacity=300_000)),
+    acting(
+        "td3",
+        "MountainCarContinuous",
+        MOUNTAIN,
+        300_000,
+        93.5,
+        partial(purerl.td3, process=exploration.ornstein_uhlenbeck),
+        purerl.TD3(learning_rate=1e-3, learning_starts=10_000, capacity=200_000, noise=0.5),
+    ),
+]
+
+
+def on_policy(
+    name: str,
+    task: str,
+    env: str,
+    blocks: tuple[int, int, int],
+    mean: float,
+    agent: Any,
+    hp: Any,
+    control: bool = False,
+) -> Entry:
+    """A continuous task for a policy gradient; blocks are (environments, steps, updates)."""
+    num_envs, rollout_length, num_updates = blocks
+    steps = num_envs * rollout_length * num_updates
+    return Entry(
+        key=f"{name}-{task}",
+        env=env,
+        agent=agent,
+        hp=hp,
+        num_envs=num_envs,
+        rollout_length=rollout_length,
+        num_updates=num_updates,
+        published=Published(mean, f"{ZOO}, {steps:,} steps", low_is_expected=control),
+        protocol=GREEDY,
+        differs="hyperparameters",
+        reward=lambda hp: normalize.rewards(hp.gamma),
+        greedy_episodes=128,
+    )
+
+
+CONTINUOUS += [
+    on_policy(
+        "ppo",
+        "Pendulum-300k",
+        PENDULUM,
+        (4, 1024, 73),
+        -174.9,
+        purerl.ppo,
+        purerl.PPO(
+            learning_rate=1e-3,
+            anneal_steps=299_008.0,
+            gamma=0.9,
+            entropy_cost=0.0,
+            num_epochs=10,
+            num_minibatches=32,
+            normalize_obs=True,
+        ),
+    ),
+    on_policy(
+        "a2c",
+        "Pendulum-300k",
+        PENDULUM,
+        (8, 8, 4688),
+        -820.7,
+        purerl.a2c,
+        purerl.A2C(gamma=0.9, gae_lambda=0.9, anneal_steps=300_032.0, normalize_obs=True, normalize_advantage=True),
+    ),
+    on_policy(
+        "ppo",
+        "MountainCarContinuous",
+        MOUNTAIN,
+        (4, 128, 586),
+        0.0,
+        purerl.ppo,
+        purerl.PPO(anneal_steps=300_032.0, entropy_cost=0.0),
+        control=True,
+    ),
+]
+
 ENTROPY = Entry(
     key="ppo-entropy-CartPole-v1",
     env="CartPole-v1",
@@ -211,9 +329,6 @@ def without_velocities(name: str, keep: tuple[int, ...]):
 
     env, env_params = purerl.make(name)
     return Observe(env, keep), env_params
-
-
-GREEDY = "mean return of 128 greedy episodes of the final policy, mean over seeds"
 
 
 def remembering(
@@ -312,10 +427,11 @@ def report(here: Path) -> str:
         "",
         "| key | published | ours | seeds | verdict | measured | what differs |",
         "|---|---|---|---|---|---|---|",
-        *[harness.row(entry) for entry in [*ENTRIES, *VALUES]],
+        *[harness.row(entry) for entry in [*ENTRIES, *VALUES, *CONTINUOUS]],
         "",
-        "Negative controls: plain PPO and PQN do not solve MountainCar in 500k steps, and ε-greedy DQN does not find "
-        "the reward of DeepSea; solving them would be an error.",
+        "Negative controls: plain PPO and PQN do not solve MountainCar in 500k steps, ε-greedy DQN does not find the "
+        "reward of DeepSea, and PPO without exploration learns to stand still in MountainCarContinuous; solving them "
+        "would be an error.",
         "",
         "## Entropy cost of PPO on CartPole-v1",
         "",
@@ -377,7 +493,9 @@ def draw(curves: dict, path: Path) -> None:
 def main() -> None:
     """Run what is asked for and missing, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = {entry.key: entry for entry in [*ENTRIES, *VALUES, ENTROPY, *itertools.chain(*MEMORY.values())]}
+    known = {
+        entry.key: entry for entry in [*ENTRIES, *VALUES, *CONTINUOUS, ENTROPY, *itertools.chain(*MEMORY.values())]
+    }
     parser.add_argument("keys", nargs="*", metavar="KEY", help="one of " + ", ".join(known) + " [default: all]")
     parser.add_argument("--seeds", type=int, default=10, help="seeds of each entry, the sweep at most 8 [10]")
     parser.add_argument("--report", action="store_true", help="only write RESULTS.md from what is there")
