@@ -2,11 +2,11 @@
 
     python benchmarks/optima.py [--seeds 10] [--only regulator] [--agent SAC] [--report]
 
-`regulator`: a mass that drags is pushed to the origin, for the discounted cost s'Qs + a'Ra with noise; the best action is
--K s with K of the discounted Riccati equation. The learned gain is fitted to the greedy actions in states that the best
-policy visits; the error is ‖K̂ - K‖ / ‖K‖. `platform`: the return of greedy episodes of Platform-v0 against the best,
-8.369, the shortfall as a share of it. `grid`: in MaskedGrid-v0, what greedy episodes from every cell lose against V* of
-value iteration over legal moves, and for agents that learn Q the largest error of a legal move, both as a share of the
+`regulator`: a mass that drags is pushed to the origin; the discounted cost is s'Qs + a'Ra, there is noise, and the best
+action is -K s with K of the discounted Riccati equation. The learned gain is fitted to the greedy actions in states
+that the best policy visits; the error is ‖K̂ - K‖ / ‖K‖. `platform`: the return of greedy episodes of Platform-v0
+against the best, 8.369, the shortfall as a share of it. `grid`: in MaskedGrid-v0, what greedy episodes from every cell
+lose against V* of value iteration over legal moves, and for agents that learn Q the largest error, as a share of the
 largest |V*|. Every seed is an entry of results/optima/CASE.json; what is missing is run.
 """
 

@@ -6,6 +6,7 @@
     python benchmarks/versus.py --job ppo-breakout-mlp --peers rejax
     python benchmarks/versus.py --job dqn-cartpole --seeds 1
     python benchmarks/versus.py --job pqn-cartpole --seeds 1 --peers rejax
+    python benchmarks/versus.py --job sac-pendulum --seeds 1
 
 Every contestant is a process of its own, with the XLA flags that it is used with, that waits while another runs. A
 round trains each of them once, from a new seed; the ratio of a round is a peer's time over purerl's. Evaluation is
@@ -47,6 +48,7 @@ class Job:
     torso: str
     num_updates: int
     algorithm: str = "ppo"
+    width: int = 64  # of both hidden layers
 
     @property
     def block(self) -> int:
@@ -60,7 +62,11 @@ JOBS = {
     "ppo-breakout-cnn": Job("Breakout-MinAtar", 64, 128, 4, 8, "cnn", 10),
     "dqn-cartpole": Job("CartPole-v1", 1, 1, 1, 1, "relu", 10_000, "dqn"),
     "pqn-cartpole": Job("CartPole-v1", 4, 128, 4, 4, "norm", 200, "pqn"),
+    "sac-pendulum": Job("Pendulum-v1", 1, 1, 1, 1, "relu", 10_000, "sac"),
+    "sac-pendulum-256": Job("Pendulum-v1", 1, 1, 1, 1, "relu", 2_000, "sac", 256),
 }
+REPLAYED = ("dqn", "sac")
+SOFT = {"learning_rate": 1e-3, "gamma": 0.99, "batch_size": 256}
 BATCH, CAPACITY, WARM_UP, TARGET_PERIOD, Q_LAMBDA = 128, 10_000, 1_000, 500, 0.65
 RATES = {"learning_rate": 2.5e-4, "gamma": 0.99, "max_grad_norm": 10.0}  # of those that learn Q;
 SHARED = {"learning_rate": 2.5e-4, "gamma": 0.99, "gae_lambda": 0.95, "max_grad_norm": 0.5}
@@ -182,7 +188,24 @@ def _pqn(job: Job, space: Any, parts: dict[str, Any]):
     return lambda hp: package.pqn(network, hp, **_q_arguments(parts)), hp
 
 
-AGENTS = {"ppo": _ppo, "dqn": _dqn, "pqn": _pqn}
+def _sac(job: Job, space: Any, parts: dict[str, Any]):
+    from functools import partial
+
+    import flax.linen as nn
+
+    import purerl as package
+    from purerl import distributions, networks
+
+    policy = distributions.hybrid(space)
+    torso = partial(networks.MLP, (job.width, job.width), nn.relu)
+    actor, critic = networks.actor(policy, torso), networks.critic(policy, torso)
+    starts = 10**9 if parts.get("num_epochs") == 0 else WARM_UP
+    hp = package.SAC(capacity=CAPACITY, learning_starts=starts, num_gradient_steps=job.num_epochs, **SOFT)
+    optimizer = {"optimizer": parts["optimizer"]} if "optimizer" in parts else {}
+    return lambda hp: package.sac(actor, critic, policy, hp, **optimizer), hp
+
+
+AGENTS = {"ppo": _ppo, "dqn": _dqn, "pqn": _pqn, "sac": _sac}
 
 
 class FiveValues:
@@ -245,6 +268,11 @@ def rejax(job: Job, seeds: int):
             "target_update_freq": TARGET_PERIOD, "polyak": 0.0, "ddqn": False, "exploration_fraction": 0.5,
             "agent_kwargs": {"activation": "relu"}, **RATES,
         }),
+        "sac": (package.SAC, {
+            "num_epochs": job.num_epochs, "buffer_size": CAPACITY, "fill_buffer": WARM_UP, "polyak": 0.995,
+            "target_update_freq": 1, "max_grad_norm": float("inf"), "hidden_layer_sizes": (job.width, job.width),
+            **SOFT,
+        }),
         "pqn": (package.PQN, {
             "num_steps": job.rollout_length, "num_epochs": job.num_epochs, "num_minibatches": job.num_minibatches,
             "td_lambda": Q_LAMBDA, "exploration_fraction": 0.5, **RATES,
@@ -258,7 +286,8 @@ def rejax(job: Job, seeds: int):
         torso = {"hidden_layer_sizes": (), "activation": nn.relu}
         actions = env.action_space(env_params).n
         algorithm = algorithm.replace(actor=Actor(actions, **torso), critic=Critic(**torso))
-    trained = lambda state: (state.actor_ts if job.algorithm == "ppo" else state.q_ts).params
+    acts = job.algorithm in ("ppo", "sac")
+    trained = lambda state: (state.actor_ts if acts else state.q_ts).params
     algorithm = algorithm.replace(eval_callback=lambda algorithm, state, key: trained(state))
     train_one = lambda key: kind.train(algorithm, key)
     keys = lambda seed: jax.random.key(seed) if seeds == 1 else jax.random.split(jax.random.key(seed), seeds)
@@ -268,7 +297,7 @@ def rejax(job: Job, seeds: int):
 
     @jax.jit
     def returns(params, key):
-        network, how = (algorithm.actor, {}) if job.algorithm == "ppo" else (algorithm.agent, {"epsilon": 0.0})
+        network, how = (algorithm.actor, {}) if acts else (algorithm.agent, {"epsilon": 0.0})
         act = lambda obs, key: jnp.squeeze(network.apply(params, obs[None], key, method="act", **how))
         return evaluate.__wrapped__(act, key, env, env_params, 16, env_params.max_steps_in_episode)[1].mean()
 
@@ -319,6 +348,11 @@ def _sb3_arguments(job: Job) -> dict[str, Any]:
             "gradient_steps": job.num_epochs, "target_update_interval": TARGET_PERIOD, "exploration_fraction": 0.5,
             "policy_kwargs": {"net_arch": [64, 64]}, "verbose": 0, **RATES,
         }  # fmt: skip
+    if job.algorithm == "sac":
+        return {
+            "buffer_size": CAPACITY, "learning_starts": WARM_UP, "train_freq": 1, "gradient_steps": job.num_epochs,
+            "tau": 0.005, "policy_kwargs": {"net_arch": [job.width, job.width]}, "verbose": 0, **SOFT,
+        }  # fmt: skip
     return {
         "n_steps": job.rollout_length, "batch_size": job.block // job.num_minibatches, "n_epochs": job.num_epochs,
         "clip_range": CLIP, "ent_coef": ENTROPY_COST, "vf_coef": VALUE_COST, "verbose": 0, **SHARED,
@@ -328,25 +362,26 @@ def _sb3_arguments(job: Job) -> dict[str, Any]:
 def sb3(job: Job, seeds: int):
     """Stable-Baselines3, on one thread of torch: with two it is slower at this size."""
     import torch
-    from stable_baselines3 import DQN, PPO
+    from stable_baselines3 import DQN, PPO, SAC
 
     torch.set_num_threads(1)
-    kind, more = (DQN, {}) if job.algorithm == "dqn" else (PPO, {"clip_range_vf": CLIP})
+    kind = {"dqn": DQN, "ppo": PPO, "sac": SAC}[job.algorithm]
+    more = {"clip_range_vf": CLIP} if kind is PPO else {}
     make_model = lambda env, seed: kind("MlpPolicy", env, seed=seed, device="cpu", **more, **_sb3_arguments(job))
     return _stable_baselines(make_model, job)
 
 
 def sbx(job: Job, seeds: int):
     """SBX; what it compiles is compiled in a first training that is not counted."""
-    from sbx import DQN, PPO
+    from sbx import DQN, PPO, SAC
 
-    kind, arguments = DQN if job.algorithm == "dqn" else PPO, _sb3_arguments(job)
+    kind, arguments = {"dqn": DQN, "ppo": PPO, "sac": SAC}[job.algorithm], _sb3_arguments(job)
     if job.algorithm == "dqn":
         arguments.pop("max_grad_norm")  # it has none
     make_model = lambda env, seed: kind("MlpPolicy", env, seed=seed, **arguments)
     _, train = _stable_baselines(make_model, job)
     begin = time.perf_counter()
-    short = Job(**{**vars(job), "num_updates": 2 if job.algorithm == "ppo" else WARM_UP + 100})
+    short = Job(**{**vars(job), "num_updates": WARM_UP + 100 if job.algorithm in REPLAYED else 2})
     _stable_baselines(make_model, short)[1](0)
     return time.perf_counter() - begin, train
 
@@ -361,8 +396,9 @@ CONTESTANTS: dict[str, tuple[Contestant, str]] = {
 
 
 def applies(name: str, job: Job, seeds: int) -> bool:
-    """Whether a contestant can do the same work: Stable-Baselines3 and SBX train one seed, of gymnasium's CartPole."""
-    return name not in ("sb3", "sbx") or (seeds == 1 and job.env == "CartPole-v1" and job.algorithm != "pqn")
+    """Whether a contestant can do the same work: Stable-Baselines3 and SBX train one seed, in gymnasium."""
+    theirs = job.env in ("CartPole-v1", "Pendulum-v1") and job.algorithm != "pqn"
+    return name not in ("sb3", "sbx") or (seeds == 1 and theirs)
 
 
 # --- the floor, and where the rest goes -------------------------------------------------------------------------------
@@ -440,13 +476,14 @@ def profile(job: Job, seeds: int, rounds: int = 7) -> dict[str, Any]:
             return jnp.bool_(False)
 
     certain = lambda policy: policy._replace(sample=lambda key, p: policy.mode(p))
-    fewer = 0 if job.algorithm == "dqn" else 1
+    replayed = job.algorithm in REPLAYED
+    fewer = 0 if replayed else 1
     parts: dict[str, dict[str, Any]] = {
         "everything": {},
-        **({} if job.algorithm == "dqn" else {"shuffling": {}}),
+        **({} if replayed else {"shuffling": {}}),
         "optimiser and clipping": {"optimizer": lambda max_grad_norm: optax.identity()},
-        "environment": {"env": (Still(), real_params)},
-        "sampling of actions": {"policy": certain},
+        **({} if job.algorithm == "sac" else {"environment": {"env": (Still(), real_params)}}),
+        **({} if job.algorithm == "sac" else {"sampling of actions": {"policy": certain}}),
         f"{job.num_epochs - fewer} of {job.num_epochs} passes": {"num_epochs": fewer},
     }
     runs, true_permutation = {}, updates.permutation

@@ -1,5 +1,6 @@
 """SAC, TD3 and DDPG: contracts, targets against NumPy, units of noise and entropy, optima that are known."""
 
+import dataclasses
 from functools import partial
 
 import flax.linen as nn
@@ -203,6 +204,28 @@ def test_images_pass_through_an_eye(key):
     critic = networks.critic(policy, eye=networks.MinAtarCNN)
     obs = jnp.ones((3, 10, 10, 4)), jnp.ones((3, 2))
     assert critic.apply(critic.init(key, obs), obs).shape == (3, 1)
+
+
+@pytest.mark.parametrize("name", ["sac", "td3"])
+def test_every_hyperparameter_changes_the_result(name, key):
+    env, env_params = purerl.make("Platform-v0") if name == "sac" else purerl.make("Pendulum-v1")
+    algorithm, config = getattr(purerl, name), {"sac": purerl.SAC, "td3": purerl.TD3}[name]
+    base = config(
+        learning_rate=0.03, anneal_steps=500.0, max_grad_norm=0.05, priority=0.5, n_step=2, learning_starts=20,
+        importance_steps=100.0, capacity=40, target_rate=0.7, train_every=4, batch_size=4,
+    )  # fmt: skip
+    other = {float: lambda x: 0.7 * x + 0.01, int: lambda x: 2 * x}
+    make = agent_of(algorithm, env.action_space(env_params))
+    learner = lambda hp: purerl.learner(env, env_params, make(hp), 4, 4)
+    compiled = jax.jit(lambda hp, key: purerl.train(learner(hp), key, 10)[0].agent)
+    leaves = lambda hp: [np.asarray(x) for x in jax.tree.leaves(compiled(hp, key)._replace(updates=0))]
+    plain = leaves(base)
+    for field in dataclasses.fields(config):
+        value = getattr(base, field.name)
+        change = (lambda _: 0.3) if value is None else other[type(value)]
+        changed = leaves(dataclasses.replace(base, **{field.name: change(value)}))
+        same = len(changed) == len(plain) and all(np.array_equal(x, y) for x, y in zip(changed, plain, strict=True))
+        assert not same, f"{field.name} has no effect"
 
 
 # --- optima that are known ------------------------------------------------------------------------------------------

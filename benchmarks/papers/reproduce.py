@@ -16,11 +16,12 @@ from typing import Any
 import flax.linen as nn
 import harness
 import jax
+import jax.numpy as jnp
 import numpy as np
 from harness import Entry, Published
 
 import purerl
-from purerl import exploration, networks, normalize, statistics, updates
+from purerl import bellman, exploration, networks, normalize, statistics, updates
 from purerl.host import jobs
 
 CLEANRL = "[CleanRL](https://docs.cleanrl.dev/rl-algorithms/ppo/#experiment-results)"
@@ -364,6 +365,68 @@ def remembering(
 
 
 SOLVED = Published(1.0, "bsuite: 1 with memory, 0 without")
+
+
+class Magnified(nn.Module):
+    """An MLP whose observations are first brought to a common scale; a replay keeps them as they are."""
+
+    scale: tuple[float, ...]
+
+    @nn.compact
+    def __call__(self, obs):
+        return networks.MLP((64,), nn.relu)(obs * jnp.array(self.scale))
+
+
+def recurrent_q(task: str, env: Any, blocks: tuple, published: Published, torso: Any, **hp: Any) -> Entry:
+    """DQN with a GRU, sequences and stored memory: R2D2. Sequences are as long as blocks."""
+    num_envs, rollout_length, num_updates = blocks
+    return Entry(
+        key=f"r2d2-{task}",
+        env=env,
+        agent=partial(purerl.dqn, backup=bellman.double_backup),
+        hp=purerl.DQN(sequence_length=rollout_length, batch_size=32, learning_starts=2_000, max_grad_norm=10.0, **hp),
+        num_envs=num_envs,
+        rollout_length=rollout_length,
+        num_updates=num_updates,
+        every=num_updates // 50,
+        published=published,
+        protocol=GREEDY,
+        differs="hyperparameters",
+        network=partial(networks.q_network, torso=torso, memory=networks.gru()),
+        greedy_episodes=128,
+    )
+
+
+RECURRENT = [
+    recurrent_q(
+        "chain-20",
+        partial(chain, 20),
+        (16, 32, 200),
+        SOLVED,
+        partial(networks.MLP, (64,)),
+        learning_rate=1e-3,
+        capacity=32_000,
+        train_every=32,
+        target_period=2_000,
+        explore_steps=50_000.0,
+    ),
+    recurrent_q(
+        "cartpole",
+        partial(without_velocities, "CartPole-v1", (0, 2)),
+        (8, 16, 2_400),
+        Published(500, "solved: the longest episode"),
+        partial(Magnified, (1.0, 10.0)),
+        learning_rate=1e-3,
+        anneal_steps=307_200.0,
+        gamma=0.98,
+        capacity=100_000,
+        train_every=8,
+        target_period=1_000,
+        explore_steps=60_000.0,
+        explore_end=0.02,
+        burn_in=16,
+    ),
+]
 LSTM = "a recurrent PPO (LSTM), 100k steps"
 TO_REMEMBER = {"learning_rate": 2e-3, "clip": 0.1}
 MEMORY = {
@@ -427,7 +490,7 @@ def report(here: Path) -> str:
         "",
         "| key | published | ours | seeds | verdict | measured | what differs |",
         "|---|---|---|---|---|---|---|",
-        *[harness.row(entry) for entry in [*ENTRIES, *VALUES, *CONTINUOUS]],
+        *[harness.row(entry) for entry in [*ENTRIES, *VALUES, *RECURRENT, *CONTINUOUS]],
         "",
         "Negative controls: plain PPO and PQN do not solve MountainCar in 500k steps, ε-greedy DQN does not find the "
         "reward of DeepSea, and PPO without exploration learns to stand still in MountainCarContinuous; solving them "
@@ -493,9 +556,8 @@ def draw(curves: dict, path: Path) -> None:
 def main() -> None:
     """Run what is asked for and missing, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = {
-        entry.key: entry for entry in [*ENTRIES, *VALUES, *CONTINUOUS, ENTROPY, *itertools.chain(*MEMORY.values())]
-    }
+    entries = [*ENTRIES, *VALUES, *RECURRENT, *CONTINUOUS, ENTROPY, *itertools.chain(*MEMORY.values())]
+    known = {entry.key: entry for entry in entries}
     parser.add_argument("keys", nargs="*", metavar="KEY", help="one of " + ", ".join(known) + " [default: all]")
     parser.add_argument("--seeds", type=int, default=10, help="seeds of each entry, the sweep at most 8 [10]")
     parser.add_argument("--report", action="store_true", help="only write RESULTS.md from what is there")

@@ -51,7 +51,7 @@ class Suite(Environment):
     def __init__(self, name: str, reset: Callable, step: Callable, action_space: spaces.Space, max_steps: int):
         self._name, self._reset, self._step = name, reset, step
         self._space, self._max_steps = action_space, max_steps
-        self._seen = jax.eval_shape(reset, jax.random.key(0))[0]  # only shapes: nothing is drawn
+        self._seen = _shapes(reset)[0]
 
     @property
     def default_params(self) -> EpisodeParams:
@@ -82,6 +82,11 @@ class Suite(Environment):
 
     def observation_space(self, params):
         return _space_of(self._seen)
+
+
+def _shapes(reset: Callable) -> Any:
+    """The shapes of what a function of a key gives; nothing is drawn."""
+    return jax.eval_shape(lambda seed: reset(jax.random.key(seed)), jnp.zeros((), jnp.int32))
 
 
 def _space_of(obs: Any) -> spaces.Space:
@@ -144,7 +149,7 @@ def jumanji(name: str, **kwargs: Any) -> Environment:
     _known("jumanji", name, package.registered_environments())
     env = package.make(name, **kwargs)
     spec = env.action_spec
-    _, first = jax.eval_shape(env.reset, jax.random.key(0))
+    _, first = _shapes(env.reset)
     mask = getattr(first.observation, "action_mask", None)
     act, see_mask = (lambda action: action), (lambda mask: mask)
     if isinstance(spec, specs.DiscreteArray):
