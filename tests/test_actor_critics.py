@@ -34,7 +34,6 @@ CONTRACTS = {
         purerl.TD3(**SMALL, train_every=16, policy_delay=3, max_grad_norm=1.0, anneal_steps=1e3),
         {"process": exploration.ornstein_uhlenbeck},
     ),
-    "ddpg": (purerl.ddpg, purerl.DDPG(**SMALL, train_every=32), {}),
 }
 
 

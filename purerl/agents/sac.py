@@ -50,7 +50,8 @@ def sac(
     as published, where nothing is continuous its discrete form (Christodoulou, 2019, arXiv:1910.07207), and where both
     are the hybrid one (Delalleau et al., 2019, arXiv:1912.11077), the expectation over k always exact. Densities are in
     the action's own units, and so is the target: Σ (target_entropy + log of half the range). For a choice it is
-    choice_entropy times log of the number of legal ones. The temperature's loss has log τ where arXiv:1812.05905,
+    choice_entropy times log of the number of legal ones. Of an `envs.Parameterised` space the parameters of every kind
+    are drawn and their entropies counted, chosen or not. The temperature's loss has log τ where arXiv:1812.05905,
     eq. 18, has τ: the same sign and zero, and no τ so small that it can not grow again.
 
     Args:
