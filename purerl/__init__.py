@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         policies,
         replay,
         returns,
+        rewards,
         schedules,
         statistics,
         tabular,
@@ -66,8 +67,8 @@ _NAMES = {
 }  # fmt: skip
 _MODULES = (
     "actor_critics", "bellman", "core", "distributions", "envs", "exploration", "host", "losses", "networks",
-    "normalize", "offpolicy", "policies", "replay", "returns", "schedules", "statistics", "tabular", "training",
-    "updates", "values",
+    "normalize", "offpolicy", "policies", "replay", "returns", "rewards", "schedules", "statistics", "tabular",
+    "training", "updates", "values",
 )  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted([*_HOME, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll]

@@ -210,6 +210,11 @@ def test_own_files_train_and_the_picture_is_written(tmp_path):
         ("own.py:not_an_agent", "must be a function (network, policy, hp=Config())"),
         ("own.py:absent", "own.py has no 'absent'; it has"),
         ("own.py:mine --normalize-reward", "--normalize-reward needs a discount; Mine has no gamma"),
+        (
+            "ppo --reward own.py:not_an_agent",
+            "--reward is own.py:not_an_agent; it must be FILE.py:name of a purerl Reward, or of a",
+        ),
+        ("ppo --reward own.py:absent", "own.py has no 'absent'; it has"),
     ],
 )
 def test_own_agents_that_do_not_fit(agent, said, tmp_path, monkeypatch, capsys):

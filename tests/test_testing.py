@@ -113,7 +113,7 @@ class Odd(probes.Probe):
         ),
         (
             dict(observation_space=lambda params: spaces.Box(0, 1, (2,))),
-            r"observations have shape \(1,\), the space \(2,\)",
+            r"observations have shapes \[\(1,\)\], the space has \[\(2,\)\]",
         ),
         (
             dict(is_truncated=lambda state, params: jnp.zeros(2, bool)),

@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from purerl import normalize, replay, statistics, training
+from purerl import normalize, replay, rewards, statistics, training
 from purerl.host import loggers, options, report, runs
 from purerl.host.progress import Progress
 
@@ -62,6 +62,9 @@ def set_up_jax() -> None:
 
 
 # --- from words to functions ----------------------------------------------------------------------------------------
+
+
+WORDS = ("agent", "env", "network", "reward")  # that may name a file of the user's
 
 
 class Plan(NamedTuple):
@@ -168,9 +171,12 @@ def plan(config: dict[str, Any]) -> Plan:
     config["network"] = config["network"] or ("minatar-cnn" if image else "mlp")
     agent = options.agent_of(config, space)
 
+    own = options.reward(config["reward"]) if config["reward"] else None
+
     def make(hp):
-        reward = normalize.rewards(hp.gamma) if config["normalize_reward"] else None
-        return training.learner(env, env_params, agent(hp), num_envs, rollout_length, reward)
+        parts = ([own(hp)] if own else []) + ([normalize.rewards(hp.gamma)] if config["normalize_reward"] else [])
+        paid = rewards.chain(*parts) if len(parts) > 1 else (parts or [None])[0]
+        return training.learner(env, env_params, agent(hp), num_envs, rollout_length, paid)
 
     root = jax.random.key(config["seed"])
     keys = jax.vmap(partial(jax.random.fold_in, root))(jnp.arange(seeds))
@@ -182,8 +188,9 @@ def plan(config: dict[str, Any]) -> Plan:
     chunks = config["chunks"] or min(max(seeds * len(grid) * steps // STEPS_PER_CHUNK, FEWEST_CHUNKS), MOST_CHUNKS)
     every = config.get("updates_per_chunk") or max(1, num_updates // chunks)
     config["updates_per_chunk"] = every
-    words = [options.absolute(config[name]) for name in ("agent", "env", "network")]
-    config |= zip(("agent", "env", "network"), words, strict=True)
+    named = [name for name in WORDS if config[name]]
+    words = [options.absolute(config[name]) for name in named]
+    config |= zip(named, words, strict=True)
     short = lambda name: Path(name).name if ".py:" in name else name
     return Plan(
         config=config,
@@ -221,8 +228,8 @@ def of_directory(directory: Path, same_files: bool = True) -> Plan:
         changed since, unless `same_files` is False, or lies in the directory itself: that might be anybody's code.
     """
     stored = runs.read_config(directory)
-    for name in (stored.get("agent"), stored.get("env"), stored.get("network")):
-        path = Path(str(name).rpartition(":")[0])
+    for name in WORDS:
+        path = Path(str(stored.get(name)).rpartition(":")[0])
         if path.suffix == ".py" and path.resolve().is_relative_to(directory.resolve()):
             raise ValueError(f"{directory} names code of its own, {path}; it is not run")
     made = runs.read_manifest(directory)["made_with"]["files"] if same_files else {}

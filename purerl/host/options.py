@@ -149,6 +149,8 @@ def run_options(make: typing.Callable, config: type) -> list[click.Parameter]:
         say(["--memory"], type=click.Choice(MEMORIES), default="none", help="what remembers between torso and heads"),
         say(["--memory-size"], type=Count(), default=64, help="features of the memory"),
         say(["--context"], type=Count(), default=64, help="steps of its episode that a transformer sees"),
+        click.Option(["--reward"], metavar="FILE.py:name", help="what the agent learns from instead: a purerl Reward, "
+                     "or a function of the hyperparameters that returns one; returns are reported as they are"),
         say(["--normalize-reward/--no-normalize-reward"], default=False, help="divide rewards by the deviation of "
             "the discounted return; returns are reported as they are"),
         click.Option(["--observe"], type=Entries(), help="entries of a flat observation to keep, such as 0,2: "
@@ -295,6 +297,22 @@ def agent_of(job: dict[str, Any], space: Any) -> typing.Callable:
         return make(build(space.n, body, **kinds, **({"outputs": outputs} if outputs else {})), hp, **parts)
 
     return agent
+
+
+def reward(name: str) -> typing.Callable:
+    """`hp -> Reward`, of the Reward, or the function of hyperparameters, that FILE.py:name names."""
+    from purerl.core import Reward
+
+    made = from_file(name) if ".py:" in name else None
+
+    def of(hp):
+        given = made if isinstance(made, Reward) or not callable(made) else made(hp)
+        if not isinstance(given, Reward):
+            raise ValueError(f"--reward is {name}; it must be FILE.py:name of a purerl Reward, or of a function of the "
+                             f"hyperparameters that returns one; it is {given!r:.80}")  # fmt: skip
+        return given
+
+    return of
 
 
 def environment(name: str) -> tuple[Any, Any]:

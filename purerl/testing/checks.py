@@ -245,7 +245,9 @@ def check_reward(reward: Reward, transitions: Transition, key: Any) -> None:
     assert_same_structure(state, new_state, "reward state")
     assert shaped.shape == shape, f"the reward has shape {shaped.shape}; it must be {shape}"
     assert shaped.dtype == jnp.float32, f"the reward is {shaped.dtype}; it must be float32"
-    assert np.isfinite(np.asarray(shaped)[np.asarray(transitions.valid)]).all(), "the reward is not finite"
+    broken = sorted(name for name, x in metrics.items() if not np.isfinite(x).all())
+    finite = np.isfinite(np.asarray(shaped)[np.asarray(transitions.valid)]).all()
+    assert finite, "the reward is not finite" + (f"; nor are {', '.join(broken)}" if broken else "")
     for path, x in _leaves(metrics):
         assert jnp.shape(x) == (), f"metric {path} has shape {jnp.shape(x)}; metrics are scalars"
     assert_same_bits(shaped, apply(apply_key, state, transitions)[1], "the same input twice")

@@ -1,0 +1,269 @@
+"""Rewards against loops in NumPy; shaping against exact solutions of random MDPs; what learns, learns."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import purerl
+from purerl import networks, rewards, schedules, tabular
+from purerl.testing import check_reward, probes
+
+T, N = 12, 3
+
+
+@pytest.fixture
+def block(key):
+    """Random steps whose successors are the next observations, with ends of both kinds, and some steps not valid."""
+    keys = jax.random.split(key, 5)
+    obs = jax.random.normal(keys[0], (T + 1, N, 2))
+    ends = jax.random.bernoulli(keys[1], 0.2, (2, T, N))
+    valid = jnp.ones((T, N), bool).at[-2:, 0].set(False)
+    action, reward = jax.random.randint(keys[2], (T, N), 0, 2), jax.random.normal(keys[3], (T, N))
+    cost = {"cost": jax.random.uniform(keys[4], (T, N))}
+    return purerl.Transition(obs[:-1], action, reward, obs[1:], *ends, valid, (), cost)
+
+
+def paid(reward, tr, times=1):
+    """What a reward gives for the same block again and again: the last, with its state and metrics."""
+    reward = rewards.term(reward)
+    key = jax.random.key(0)
+    state = reward.init(key, jax.tree.map(lambda x: x[0], tr))
+    apply = jax.jit(reward.apply)
+    for _ in range(times):
+        state, given, metrics = apply(key, state, tr)
+    return np.asarray(given), state, metrics
+
+
+phi = lambda obs: 3.0 * obs[..., 0]
+index = lambda obs: (obs[..., 0] > 0).astype(jnp.int32)
+torso = partial(networks.MLP, (8,), nn.relu)
+ALL = {
+    "term": lambda tr: 2 * tr.reward,
+    "weighted": rewards.weighted(
+        {"task": rewards.environment, "new": rewards.count_bonus(index, 2)}, {"task": 2.0, "new": -1.0}
+    ),
+    "chain": rewards.chain(rewards.scale(3.0), rewards.normalize(0.9), rewards.clip(-1.0, 1.0)),
+    "sign": rewards.sign(),
+    "symlog": rewards.symlog(),
+    "when": rewards.when(lambda tr: tr.obs[..., 0] > 0, rewards.scale(2.0)),
+    "anneal": rewards.anneal(lambda steps: schedules.linear(steps, 1.0, 0.0, 100.0)),
+    "terminal_bonus": rewards.terminal_bonus(5.0),
+    "potential": rewards.potential(phi, 0.9),
+    "count_bonus": rewards.count_bonus(index, 2, 0.5),
+    "rnd": rewards.rnd(torso()),
+    "lagrangian": rewards.lagrangian(lambda tr: tr.info["cost"], 0.1),
+    "modelled": rewards.modelled(nn.Dense(1), {"params": {"kernel": jnp.ones((2, 1)), "bias": jnp.zeros(1)}}),
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_contract(name, block, key):
+    check_reward(rewards.term(ALL[name]), block, key)
+
+
+def test_changes_of_the_reward_that_is_there(block):
+    r = np.asarray(block.reward)
+    for reward, expected in {
+        rewards.scale(3.0): 3 * r,
+        rewards.clip(-0.5, 0.2): np.clip(r, -0.5, 0.2),
+        rewards.sign(): np.sign(r),
+        rewards.symlog(): np.sign(r) * np.log1p(np.abs(r)),
+        ALL["when"]: np.where(np.asarray(block.obs)[..., 0] > 0, 2 * r, r),
+        rewards.terminal_bonus(5.0): r + 5.0 * np.asarray(block.terminated),
+        rewards.chain(rewards.scale(3.0), rewards.clip(-1.0, 1.0)): np.clip(3 * r, -1, 1),
+        rewards.chain(): r,
+    }.items():
+        np.testing.assert_allclose(paid(reward, block)[0], expected, rtol=1e-5)
+    goal = rewards.terminal_bonus(5.0, lambda tr: tr.next_obs[..., 0] > 0)
+    here = np.asarray(block.terminated) & (np.asarray(block.next_obs)[..., 0] > 0)
+    np.testing.assert_allclose(paid(goal, block)[0], r + 5.0 * here, rtol=1e-6)
+
+
+def test_terms_are_weighted_and_logged_raw_and_weighted(block):
+    terms = {"task": rewards.environment, "cost": lambda tr: tr.info["cost"]}
+    given, _, metrics = paid(rewards.weighted(terms, {"task": 2.0, "cost": -0.5}), block)
+    r, c, valid = (np.asarray(x) for x in (block.reward, block.info["cost"], block.valid))
+    np.testing.assert_allclose(given, 2 * r - 0.5 * c, rtol=1e-5)
+    means = {"task": r[valid].mean(), "cost": c[valid].mean()}
+    for name, weight in {"task": 2.0, "cost": -0.5}.items():
+        np.testing.assert_allclose(metrics[name], means[name], rtol=1e-5)
+        np.testing.assert_allclose(metrics[f"weighted/{name}"], weight * means[name], rtol=1e-5)
+
+
+def test_weights_are_swept_in_one_program(cartpole, key):
+    """The environment's own return is reported whatever is paid."""
+    network = networks.actor_critic(purerl.distributions.categorical(2), partial(networks.MLP, ()))
+    agent = purerl.a2c(network, purerl.distributions.categorical(2))
+    terms = {"task": rewards.environment, "centre": lambda tr: -jnp.abs(tr.next_obs[..., 0])}
+
+    def run(weight):
+        reward = rewards.weighted(terms, {"task": weight, "centre": 1.0})
+        return purerl.train(purerl.learner(*cartpole, agent, 4, 32, reward), key, 4, 4)[1]
+
+    metrics = jax.jit(jax.vmap(run))(jnp.array([0.0, 1.0]))
+    np.testing.assert_allclose(metrics["weighted/task"][:, 0], [0.0, 1.0])
+    np.testing.assert_allclose(metrics["episode_return"], metrics["episode_length"])
+
+
+def test_annealing_counts_environment_steps(block):
+    for times, factor in ((1, 1.0), (2, 1 - T * N / 100), (4, 0.0)):
+        given, _, metrics = paid(ALL["anneal"], block, times)
+        np.testing.assert_allclose(given, factor * np.asarray(block.reward), atol=1e-6)
+        np.testing.assert_allclose(metrics["anneal"], factor, atol=1e-6)
+
+
+def test_potential_is_0_at_an_end_and_not_at_the_clock(block):
+    given, _, _ = paid(rewards.potential(phi, 0.9), block)
+    for t in range(T):
+        for n in range(N):
+            after = 0.0 if block.terminated[t, n] else 3 * float(block.next_obs[t, n, 0])
+            expected = float(block.reward[t, n]) + 0.9 * after - 3 * float(block.obs[t, n, 0])
+            assert abs(given[t, n] - expected) < 1e-4
+
+
+def test_counts_are_those_of_the_visits(block):
+    given, counts, _ = paid(rewards.count_bonus(index, 2, 0.5), block, times=2)
+    at, valid = np.asarray(index(block.next_obs)), np.asarray(block.valid)
+    expected = 2 * np.array([(at[valid] == i).sum() for i in (0, 1)])
+    np.testing.assert_array_equal(counts, expected)
+    np.testing.assert_allclose(given, np.asarray(block.reward) + 0.5 / np.sqrt(expected[at]), rtol=1e-5)
+
+
+def test_the_multiplier_rises_while_the_cost_is_above_its_limit(block):
+    mean = float(np.asarray(block.info["cost"])[np.asarray(block.valid)].mean())
+    reward = rewards.lagrangian(lambda tr: tr.info["cost"], mean - 0.2, learning_rate=0.5, initial=1.0)
+    given, after, metrics = paid(reward, block)
+    r, c = np.asarray(block.reward), np.asarray(block.info["cost"])
+    np.testing.assert_allclose(given, (r - c) / 2, rtol=1e-5)
+    np.testing.assert_allclose([after, metrics["multiplier"], metrics["cost"]], [1.1, 1.0, mean], rtol=1e-5)
+    _, after, _ = paid(rewards.lagrangian(lambda tr: tr.info["cost"], mean + 0.2, 0.5, 0.05), block)
+    assert after == 0.0
+
+
+def test_what_was_often_seen_is_no_longer_new(block):
+    network = nn.Sequential([networks.MLP((32,), nn.relu), nn.Dense(8)])
+    reward = rewards.rnd(network, weight=1.0, learning_rate=1e-2, num_steps=8)
+    _, first, begun = paid(reward, block)
+    _, last, ended = paid(reward, block, times=60)
+    assert ended["rnd_loss"] < 0.1 * begun["rnd_loss"]
+    jax.tree.map(np.testing.assert_array_equal, first.target, last.target)
+    far = block._replace(next_obs=block.next_obs.at[3, 1].add(4.0))
+    bonus = np.asarray(reward.apply(None, last, far)[1] - block.reward)
+    assert bonus[3, 1] == bonus.max() and bonus[3, 1] > 5 * np.median(bonus)
+
+
+# --- exact ------------------------------------------------------------------------------------------------------------
+
+
+def test_shaping_keeps_the_optimal_policies_of_1000_random_mdps(key):
+    """Sound shaping changes Q by -Φ(s) and no policy; with Φ at the end, or without γ, policies change."""
+    gamma, num_states, num_actions = 0.9, 6, 3
+
+    def one(key):
+        keys = jax.random.split(key, 4)
+        P = jax.random.dirichlet(keys[0], 0.3 * jnp.ones(num_states), (num_states, num_actions))
+        R = jax.random.normal(keys[1], (num_states, num_actions, num_states))
+        terminal = jnp.arange(num_states) == num_states - 1
+        potential = 3 * jax.random.normal(keys[2], (num_states,))
+        after = lambda sound: jnp.where(terminal, 0.0, potential) if sound else potential
+        solve = lambda R: tabular.value_iteration(tabular.MDP(P, R, terminal), gamma).q
+        plain = solve(R)
+        shaped = solve(R + gamma * after(True)[None, None] - potential[:, None, None])
+        at_end = solve(R + gamma * after(False)[None, None] - potential[:, None, None])
+        no_gamma = solve(R + after(True)[None, None] - potential[:, None, None])
+        best = lambda q: q[:-1].argmax(-1)
+        shift = jnp.abs(shaped + potential[:, None] - plain)[:-1].max()
+        same = lambda q: (best(q) == best(plain)).all()
+        return shift, same(shaped), same(at_end), same(no_gamma)
+
+    shift, sound, at_end, no_gamma = jax.jit(jax.vmap(one))(jax.random.split(key, 1000))
+    assert shift.max() < 1e-3 and sound.mean() == 1.0
+    assert at_end.mean() < 0.5 and no_gamma.mean() < 0.8
+
+
+def test_a_good_potential_saves_sweeps():
+    """Value iteration from 0 on a chain: Φ = V* solves it at once, a rough Φ sooner than none."""
+    num, gamma = 30, 0.99
+    at = np.arange(num)
+    P = np.zeros((num, 2, num))
+    P[at, 0, np.maximum(at - 1, 0)] = P[at, 1, np.minimum(at + 1, num - 1)] = 1.0
+    R = jnp.zeros(P.shape).at[num - 2, 1, num - 1].set(1.0)
+    terminal = at == num - 1
+    solve = lambda R: tabular.value_iteration(tabular.MDP(P, R, terminal), gamma)
+    plain = solve(R)
+    value = plain.q.max(-1)
+
+    def under(potential):
+        after = jnp.where(terminal, 0.0, potential)
+        return int(solve(R + gamma * after[None, None] - potential[:, None, None]).sweeps)
+
+    assert under(value) <= 2 < under(0.8 * value) < int(plain.sweeps)
+
+
+# --- preferences ------------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_of_preferences_is_bradley_and_terrys(key):
+    a, b = np.asarray(jax.random.normal(key, (2, 5, 4)))
+    for preferred in (0.0, 0.5, 1.0):
+        probability = 1 / (1 + np.exp(a.sum(-1) - b.sum(-1)))
+        expected = -preferred * np.log(probability) - (1 - preferred) * np.log(1 - probability)
+        np.testing.assert_allclose(rewards.preference_loss(a, b, jnp.full(5, preferred)), expected, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"segments have rewards of shapes \(5, 4\) and \(5, 3\)"):
+        rewards.preference_loss(a, b[:, :3], jnp.ones(5))
+
+
+def test_a_hidden_reward_is_recovered_from_preferences(key):
+    """200 noisy comparisons of segments of 5 steps: the order of states is that of the hidden reward."""
+    hidden = lambda obs: 2 * obs[..., 0] - obs[..., 1]
+    keys = jax.random.split(key, 4)
+    a, b = jax.random.normal(keys[0], (2, 200, 5, 2))
+    gap = hidden(b).sum(-1) - hidden(a).sum(-1)
+    preferred = jax.random.bernoulli(keys[1], jax.nn.sigmoid(gap)).astype(jnp.float32)
+    network = nn.Sequential([torso(), nn.Dense(1)])
+    params, values = jax.jit(lambda key: rewards.learn_preferences(key, network, a, b, preferred, 400, 1e-2))(keys[2])
+    assert values[-1] < 0.5 * values[0]
+    obs = jax.random.normal(keys[3], (100, 1, 2))
+    tr = purerl.Transition(obs, *[jnp.zeros((100, 1))] * 2, obs, *[jnp.zeros((100, 1), bool)] * 3)
+    learned = paid(rewards.modelled(network, params), tr)[0]
+    assert np.corrcoef(learned[:, 0], hidden(obs)[:, 0])[0, 1] > 0.9
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def test_bad_terms_are_named(block, key):
+    with pytest.raises(ValueError, match=r"weighted: terms are \['a'\] and weights \['b'\]; the names must agree"):
+        rewards.weighted({"a": rewards.environment}, {"b": 1.0})
+    with pytest.raises(ValueError, match=r"weighted: term 'wide' gives a reward of shape \(12, 3, 2\); .* \(12, 3\)"):
+        paid(rewards.weighted({"wide": lambda tr: tr.obs}, {"wide": 1.0}), block)
+    with pytest.raises(ValueError, match=r"potential: gamma is None; it must be the learner's"):
+        rewards.potential(phi)
+    with pytest.raises(ValueError, match=r"potential: phi gives a reward of shape \(12, 3, 2\)"):
+        paid(rewards.potential(lambda obs: obs, 0.9), block)
+    with pytest.raises(ValueError, match=r"chain: two of its rewards report anneal"):
+        paid(rewards.chain(ALL["anneal"], ALL["anneal"]), block)
+    with pytest.raises(ValueError, match=r"when: the condition has shape \(\)"):
+        paid(rewards.when(lambda tr: jnp.array(True), rewards.scale(2.0)), block)
+    with pytest.raises(ValueError, match=r"count_bonus: num is 0; it must be a positive int"):
+        rewards.count_bonus(index, 0)
+    bad = rewards.weighted({"good": rewards.environment, "bad": lambda tr: jnp.log(-jnp.abs(tr.reward))},
+                           {"good": 1.0, "bad": 1.0})  # fmt: skip
+    with pytest.raises(AssertionError, match=r"the reward is not finite; nor are bad, weighted/bad"):
+        check_reward(bad, block, key)
+
+
+def test_a_learner_counts_novelty_apart_from_the_return(key):
+    env, _ = probes.constant_reward(5)
+    network = networks.actor_critic(purerl.distributions.categorical(2), partial(networks.MLP, ()))
+    reward = rewards.chain(rewards.scale(0.0), rewards.rnd(torso(), weight=0.5))
+    learner = purerl.learner(
+        env, env.default_params, purerl.a2c(network, purerl.distributions.categorical(2)), 2, 5, reward
+    )
+    _, metrics = jax.jit(lambda key: purerl.train(learner, key, 3))(key)
+    np.testing.assert_allclose(metrics["episode_return"], 5.0)
+    assert np.isfinite(metrics["rnd"]).all() and np.isfinite(metrics["value_loss"]).all()
