@@ -40,7 +40,6 @@ def sac(env, env_params, hp):
 
 MASKED = {
     "ppo": by_policy(purerl.ppo, num_epochs=2, num_minibatches=2, normalize_obs=True),
-    "a2c": by_policy(purerl.a2c, entropy_cost=0.01),
     "reinforce": by_policy(purerl.reinforce),
     "double dqn": by_value(purerl.dqn, purerl.DQN(**KEEP), backup=bellman.double_backup),
     "munchausen": by_value(
@@ -77,12 +76,6 @@ def test_no_agent_plays_or_believes_in_a_move_that_is_not_legal(name, key):
 def test_contract_with_masks(key):
     make, hp = MASKED["ppo"]
     check_agent(lambda hp: make(*GRID, hp), hp, *GRID, key)
-
-
-def test_contract_of_ppo_with_parameterised_actions(key):
-    make, hp = by_policy(purerl.ppo, num_epochs=2, num_minibatches=2)
-    env = Platform()
-    check_agent(lambda hp: make(env, env.default_params, hp), hp, env, env.default_params, key)
 
 
 def test_a_mask_passes_through_a_memory(key):

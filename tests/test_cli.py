@@ -38,7 +38,7 @@ def purerl_process(*arguments, cwd, blocked=""):
         (
             ["train", "nosuch", "CartPole-v1"],
             2,
-            "no agent 'nosuch'; allowed are a2c, c51, dqn, iqn, ppo, pqn, qrdqn, rainbow, reinforce, or your own FILE",
+            "no agent 'nosuch'; allowed are a2c, c51, ddpg, dqn, iqn, ppo, pqn, qrdqn, rainbow, reinforce, sac, td3",
         ),
         (["--nosuch"], 2, "purerl: error: No such option '--nosuch'."),
     ],

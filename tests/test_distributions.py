@@ -21,7 +21,10 @@ CASES = {
     "tanh_normal": (tanh_normal(np.array([-1.0, 0.0]), np.array([1.0, 10.0]), (2,)), P),
     "clipped": (tanh_normal(-1.0, 3.0, (2,), False, log_scale=(-0.25, 0.1)), P),
     "beta": (beta(np.array([-1.0, 0.0]), np.array([1.0, 10.0]), (2,)), 3 * P),
-    "joint": (joint({"kind": categorical(3), "rest": (normal(0.0, 1.0), beta(0.0, 2.0))}), jnp.concatenate([P, P[:3]])),
+    "joint": (
+        joint({"kind": categorical(3), "rest": (normal(0.0, 1.0), point(0.0, 2.0))}),
+        jnp.concatenate([P, P[:2]]),
+    ),
     "parameterised": (parameterised((normal(0.0, 1.0), categorical(3))), jnp.concatenate([P, P[:3]])),
 }
 

@@ -76,8 +76,10 @@ SMALL = {
     "ppo": ["--num-envs", "4", "--rollout-length", "8", "--num-minibatches", "2", "--num-epochs", "1"],
     "a2c": ["--num-envs", "4", "--rollout-length", "8"],
     "reinforce": ["--num-envs", "4", "--rollout-length", "8"],
-    "rainbow": ["--num-envs", "4", "--rollout-length", "8", "--learning-starts", "64", "--train-every", "32",
-                "--capacity", "200", "--batch-size", "8", "--num-atoms", "5"],
+    "dqn": ["--num-envs", "4", "--rollout-length", "8", "--learning-starts", "64", "--train-every", "32",
+            "--capacity", "200", "--batch-size", "8", "--priority", "0.6"],
+    "sac": ["--num-envs", "4", "--rollout-length", "8", "--learning-starts", "64", "--train-every", "32",
+            "--capacity", "200", "--batch-size", "8", "--hidden", "8"],
 }  # fmt: skip
 
 
@@ -259,7 +261,7 @@ def test_loading_executes_nothing(tmp_path, monkeypatch):
 # --- stopped and resumed --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("agent", ["ppo", "a2c", "reinforce", "rainbow"])
+@pytest.mark.parametrize("agent", ["ppo", "reinforce", "dqn", "sac"])
 def test_stopped_and_resumed_is_uninterrupted(agent, tmp_path, monkeypatch, capsys):
     """A sweep over seeds, stopped twice: the same bits on disk, and in the table of metrics."""
     sweep = ["--learning-rate", "1e-3,1e-2", "--normalize-reward"]

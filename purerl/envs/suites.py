@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -127,6 +128,7 @@ def brax(name: str, max_steps: int = 1000, **kwargs: Any) -> Environment:
     from brax import envs
 
     _known("brax", name, envs._envs)
+    over = operator.attrgetter("done")  # brax's word for the end of the MDP; its time limit is a wrapper's
     env = envs.get_environment(name, **kwargs)
 
     def reset(key):
@@ -136,7 +138,7 @@ def brax(name: str, max_steps: int = 1000, **kwargs: Any) -> Environment:
     def step(key, state, action):
         del key  # brax keeps its own, if it needs one
         state = env.step(state, action)
-        return state.obs, state, state.reward, state.done, False
+        return state.obs, state, state.reward, over(state), False
 
     return Suite(f"brax/{name}", reset, step, spaces.Box(-1.0, 1.0, (env.action_size,)), max_steps)
 

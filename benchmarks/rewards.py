@@ -1,0 +1,231 @@
+"""What rewards do: shaping, novelty, constraints, several aims at once. Judged by the environment's own return.
+
+    python benchmarks/rewards.py [--seeds 10] [--only mountain-car] [--report]
+
+`mountain-car`: PPO in MountainCar-v0 as it is, and shaped by the potential of its height and speed; the plain return.
+`deep-sea`: DQN in DeepSea of size 10, plain, with counts and with RND; the share of its last episodes that find the
+reward. `constraint`: CartPole whose cart costs where it is more than 0.3 from the middle, by `lagrangian`; the mean
+cost of a step over the last tenth of the run, against a limit of 0.1. `front`: Pendulum for 64 weightings of standing
+upright against saving effort, trained at once, one seed each; what each of them reached, drawn as a front. Every seed
+is an entry of results/rewards/CASE.json; what is missing is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purerl.host import jobs
+
+jobs.set_up_jax()
+
+import purerl  # noqa: E402
+from purerl import distributions, networks, rewards, statistics  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results" / "rewards"
+
+
+class Case(NamedTuple):
+    """One design in one world."""
+
+    env_id: str
+    kwargs: dict[str, Any]
+    agent: Callable[[Any, Any], Any]  # (space, hp) -> Agent
+    hp: Any
+    reward: Callable[[Any], Any]  # hp -> Reward or None
+    blocks: tuple[int, int, int]  # environments, steps, updates
+    measure: Callable[[dict[str, np.ndarray]], np.ndarray]  # of the metrics [K, R]: one number a run
+
+
+def ppo(space: Any, hp: Any) -> Any:
+    """PPO with separate networks of 64-64."""
+    policy = distributions.for_space(space)
+    return purerl.ppo(networks.actor_critic(policy), policy, hp)
+
+
+def dqn(space: Any, hp: Any) -> Any:
+    """DQN with a network of 64-64."""
+    return purerl.dqn(networks.q_network(space.n, partial(networks.MLP, (64, 64), nn.relu)), hp)
+
+
+def last_return(metrics: dict[str, np.ndarray]) -> np.ndarray:
+    """Mean return of the last 100 episodes or more."""
+    return statistics.last_returns(metrics["episodes"], metrics["episode_return"])
+
+
+def share_found(metrics: dict[str, np.ndarray]) -> np.ndarray:
+    """DeepSea pays about 1 where the way down was found and about 0 where not."""
+    return np.clip(last_return(metrics), 0.0, 1.0)
+
+
+def last_cost(metrics: dict[str, np.ndarray]) -> np.ndarray:
+    """Mean cost of a step in the last tenth of the run."""
+    return metrics["cost"][-max(1, len(metrics["cost"]) // 10) :].mean(0)
+
+
+def energy(obs: jax.Array) -> jax.Array:
+    """Twenty times the height of the car and the square of its speed, both about 0 to 1."""
+    position, speed = obs[..., 0], obs[..., 1]
+    return 20 * (0.5 * (jnp.sin(3 * position) + 1) + jnp.square(speed / 0.07))
+
+
+def cell(obs: jax.Array) -> jax.Array:
+    """The number of DeepSea's cell, whose observation is a picture with a one."""
+    return obs.reshape(*obs.shape[:2], -1).argmax(-1)
+
+
+def off_centre(tr: purerl.Transition) -> jax.Array:
+    """1 where the cart is more than 0.3 from the middle."""
+    return (jnp.abs(tr.next_obs[..., 0]) > 0.3).astype(jnp.float32)
+
+
+CAR = purerl.PPO(learning_rate=1e-3, gamma=0.99, entropy_cost=0.01, normalize_obs=True)
+SEA = purerl.DQN(
+    learning_rate=1e-3, gamma=0.99, capacity=20_000, batch_size=64, learning_starts=200, train_every=2,
+    target_period=200, explore_start=0.05, explore_end=0.05,
+)  # fmt: skip
+POLE = purerl.PPO(learning_rate=1e-3, num_minibatches=8)
+DEEP = {"size": 10}
+WIDE = nn.Sequential([networks.MLP((64,), nn.relu), nn.Dense(16)])
+
+
+def cases() -> dict[str, dict[str, Case]]:
+    """Every world with its designs."""
+    none = lambda hp: None
+    car = ("MountainCar-v0", {}, ppo, CAR)
+    sea = ("DeepSea-bsuite", DEEP, dqn, SEA)
+    pole = ("CartPole-v1", {}, ppo, POLE)
+    return {
+        "mountain-car": {
+            "plain": Case(*car, none, (16, 128, 150), last_return),
+            "shaped": Case(*car, lambda hp: rewards.potential(energy, hp.gamma), (16, 128, 150), last_return),
+        },
+        "deep-sea": {
+            "plain": Case(*sea, none, (1, 10, 6_000), share_found),
+            "counts": Case(*sea, lambda hp: rewards.count_bonus(cell, 101, 0.1), (1, 10, 6_000), share_found),
+            "RND": Case(*sea, lambda hp: rewards.rnd(WIDE, 0.1, 1e-3), (1, 10, 6_000), share_found),
+        },
+        "constraint": {
+            "plain": Case(*pole, lambda hp: rewards.lagrangian(off_centre, 0.1, 0.0), (16, 64, 300), last_cost),
+            "lagrangian": Case(*pole, lambda hp: rewards.lagrangian(off_centre, 0.1, 0.1), (16, 64, 300), last_cost),
+        },
+    }
+
+
+def run(case: Case, seeds: list[int]) -> tuple[list[float], list[float]]:
+    """The number of every seed, all trained in one program, and the return beside it."""
+    env, env_params = purerl.make(case.env_id, **case.kwargs)
+    space = env.action_space(env_params)
+    make = lambda hp: purerl.learner(env, env_params, case.agent(space, hp), *case.blocks[:2], reward=case.reward(hp))
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))(jnp.array(seeds))
+    num_updates = case.blocks[2]
+    block = case.blocks[0] * case.blocks[1]
+    measured = jobs.measure(make, case.hp, keys, jax.devices(), num_updates, max(1, num_updates // 50), block)
+    rounded = lambda x: [round(float(y), 4) for y in x]
+    return rounded(case.measure(measured.metrics)), rounded(last_return(measured.metrics))
+
+
+TERMS = {
+    "upright": lambda tr: -jnp.square(jnp.arctan2(tr.obs[..., 1], tr.obs[..., 0])) - 0.1 * jnp.square(tr.obs[..., 2]),
+    "effort": lambda tr: -jnp.square(jnp.clip(tr.action[..., 0], -2.0, 2.0)),
+}
+
+
+def front(num: int = 64) -> dict[str, list[float]]:
+    """What `num` weightings of the two terms reach at the end of training, all of them in one program."""
+    env, env_params = purerl.make("Pendulum-v1")
+    hp = purerl.PPO(learning_rate=1e-3, gamma=0.95, entropy_cost=0.0, num_epochs=10, normalize_obs=True)
+    weights = jnp.linspace(0.0, 1.0, num)
+
+    def make(hp):
+        hp, weight = hp
+        paid = rewards.weighted(TERMS, {"upright": weight, "effort": 1.0 - weight})
+        agent = ppo(env.action_space(env_params), hp)
+        return purerl.learner(env, env_params, agent, 16, 128, rewards.chain(paid, rewards.normalize(hp.gamma)))
+
+    keys = jax.random.split(jax.random.key(0), num)
+    metrics = jobs.measure(make, (hp, weights), keys, jax.devices(), 150, 5, 2048).metrics
+    late = {name: np.asarray(metrics[name])[-3:].mean(0).round(4).tolist() for name in TERMS}
+    return {"weight": np.asarray(weights).round(4).tolist(), **late}
+
+
+def draw(points: dict[str, list[float]], path: Path) -> None:
+    """Both terms of every weighting, and which of them no other beats in both."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    upright, effort, weight = (np.array(points[name]) for name in ("upright", "effort", "weight"))
+    beaten = [((upright > u) & (effort > e)).any() for u, e in zip(upright, effort, strict=True)]
+    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    picture = axis.scatter(effort, upright, c=weight, cmap="viridis", s=np.where(beaten, 12, 40))
+    figure.colorbar(picture, label="weight of standing upright")
+    axis.set(xlabel="effort, mean of -torque² a step", ylabel="upright, mean of -(angle² + 0.1 speed²) a step")
+    axis.set_title(
+        f"{len(weight)} weightings in one program; large: no other is better in both", loc="left", fontsize=10
+    )
+    axis.grid(alpha=0.25, linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def table(found: dict[str, dict[str, dict[str, list[float]]]]) -> str:
+    """Mean and interval of every design in every world."""
+    lines = ["| world | design | measured, mean [95 %] | return | seeds |", "|---|---|---|---|---|"]
+    for world, designs in found.items():
+        for name, values in designs.items():
+            x = np.array(values.get("measured", []))
+            if len(x) > 1:
+                low, high = statistics.interval(x, statistics.mean)
+                paid = np.mean(values["return"])
+                lines.append(f"| {world} | {name} | {x.mean():.3f} [{low:.3f}, {high:.3f}] | {paid:.1f} | {len(x)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    every = cases()
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--only", choices=[*every, "front"], help="one world")
+    parser.add_argument("--report", action="store_true", help="only print the table of what is there")
+    given = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for world, designs in every.items():
+        path = RESULTS / f"{world}.json"
+        stored = json.loads(path.read_text()) if path.exists() else {"designs": {}}
+        for name, case in designs.items():
+            there = stored["designs"].get(name, {"measured": [], "return": []})
+            done = len(there["measured"])
+            if not given.report and given.only in (None, world) and done < given.seeds:
+                print(f"{world}, {name}", flush=True)
+                measured, paid = run(case, list(range(done, given.seeds)))
+                there = {"measured": there["measured"] + measured, "return": there["return"] + paid}
+                stored["designs"][name] = there
+                stored["machine"] = f"{os.cpu_count()} cores, {platform.machine()}, jax {jax.__version__}"
+                path.write_text(json.dumps(stored, indent=1) + "\n")
+            found.setdefault(world, {})[name] = there
+    path = RESULTS / "front.json"
+    if not given.report and given.only in (None, "front") and not path.exists():
+        path.write_text(json.dumps(front(), indent=1) + "\n")
+    if path.exists():
+        draw(json.loads(path.read_text()), path.with_suffix(".png"))
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
