@@ -482,8 +482,14 @@ def profile(job: Job, seeds: int, rounds: int = 7) -> dict[str, Any]:
         "everything": {},
         **({} if replayed else {"shuffling": {}}),
         "optimiser and clipping": {"optimizer": lambda max_grad_norm: optax.identity()},
-        **({} if job.algorithm == "sac" else {"environment": {"env": (Still(), real_params)}}),
-        **({} if job.algorithm == "sac" else {"sampling of actions": {"policy": certain}}),
+        **(
+            {}
+            if job.algorithm == "sac"
+            else {
+                "environment": {"env": (Still(), real_params)},
+                "sampling of actions": {"policy": certain},
+            }
+        ),
         f"{job.num_epochs - fewer} of {job.num_epochs} passes": {"num_epochs": fewer},
     }
     runs, true_permutation = {}, updates.permutation

@@ -14,6 +14,7 @@ from purerl.core import Agent, Array, MemoryNetwork, Network, Transition, config
 from purerl.distributions import Hybrid
 from purerl.offpolicy import Learned, Now, Replaying, from_replay, warm
 from purerl.updates import Trained, sgd
+from purerl.values import taken
 
 
 @config
@@ -76,7 +77,7 @@ def critic_loss(q: Callable, s: Batch, target: Array) -> Callable:
 
     def loss(params):
         every = q(params, s.obs, s.x)
-        value = jnp.where(s.k[:, None] == jnp.arange(every.shape[-1]), every, 0.0).sum(-1)  # [critics, B]
+        value = taken(every, jnp.broadcast_to(s.k, every.shape[:2]))  # [critics, B]
         error = losses.squared(value, jnp.broadcast_to(target, value.shape)).sum(0)
         return (s.weight * error).mean(), (error.mean(), jnp.abs(target - value).mean(0), value.mean())
 

@@ -30,6 +30,7 @@ from purerl import bellman, losses
 from purerl.core import Array, Key, Network, Reward, Transition, check_counts
 from purerl.normalize import Moments, deviation, merge, moments, standardize
 from purerl.normalize import rewards as normalize
+from purerl.updates import Trained, adam, sgd
 
 __all__ = [
     "RND", "Term", "anneal", "chain", "clip", "count_bonus", "environment", "lagrangian", "learn_preferences",
@@ -54,6 +55,27 @@ def _checked(name: str, value: Any, transitions: Transition) -> Array:
 
 def _mean(x: Array, transitions: Transition) -> Array:
     return losses.masked_mean(x, transitions.valid)
+
+
+_ADAM = adam(None, eps=1e-8)
+
+
+def _fit(loss: Callable, params: Any, opt_state: Any, learning_rate, num_steps: int) -> tuple[Any, Any, Array]:
+    """Parameters after so many steps of Adam, the optimiser's state, and the loss before every step."""
+
+    def twice(params, _):
+        value = loss(params)
+        return value, value
+
+    step = sgd(twice, _ADAM)
+    begin = Trained(params, opt_state, jnp.zeros((), jnp.int32))
+    trained, values = jax.lax.scan(lambda state, _: step(state, (), learning_rate), begin, length=num_steps)
+    return trained.params, trained.opt_state, values
+
+
+def _flat(tree: Any) -> Any:
+    """Leaves `[T, N, ...]` as `[T·N, ...]`."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
 
 def term(function: Term | Reward, name: str | None = None) -> Reward:
@@ -158,9 +180,8 @@ def when(
     then, otherwise = term(then), term(otherwise)
 
     def init(key, transition):
-        return tuple(
-            part.init(k, transition) for part, k in zip((then, otherwise), jax.random.split(key, 2), strict=True)
-        )
+        then_key, otherwise_key = jax.random.split(key)
+        return then.init(then_key, transition), otherwise.init(otherwise_key, transition)
 
     def apply(key, state, transitions):
         keys = jax.random.split(key, 2)
@@ -290,20 +311,18 @@ def rnd(
     Reference: Burda et al., 2018, arXiv:1810.12894, sections 2.2 to 2.4.
     """
     check_counts("rnd", num_steps=num_steps)
-    adam = optax.scale_by_adam()
-    flat = lambda tree: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
     def init(key, transition):
         target_key, key = jax.random.split(key)
         params = network.init(key, transition.next_obs)
-        opt_state, discounted = adam.init(params), jnp.zeros(transition.reward.shape)
+        opt_state, discounted = _ADAM.init(params), jnp.zeros(transition.reward.shape)
         target = network.init(target_key, transition.next_obs)
         return RND(target, params, opt_state, moments(transition.next_obs), discounted, moments(transition.reward))
 
     def apply(key, state, transitions):
         del key  # nothing is drawn
         seen = merge(state.seen, transitions.next_obs, transitions.valid)
-        obs = flat(standardize(seen, transitions.next_obs, clip_obs))
+        obs = _flat(standardize(seen, transitions.next_obs, clip_obs))
         wanted = network.apply(state.target, obs)
         error = lambda params: jnp.square(network.apply(params, obs) - wanted).mean(-1)
         valid = transitions.valid.reshape(-1)
@@ -316,15 +335,8 @@ def rnd(
         discounted, gathered = jax.lax.scan(gather, state.discounted, raw)
         returns = merge(state.returns, gathered, transitions.valid)
         bonus = raw / jnp.maximum(deviation(returns), 1e-8)
-        loss = jax.value_and_grad(lambda params: losses.masked_mean(error(params), valid))
-
-        def descend(carry, _):
-            params, opt_state = carry
-            value, grads = loss(params)
-            direction, opt_state = adam.update(grads, opt_state, params)
-            return (jax.tree.map(lambda p, d: p - learning_rate * d, params, direction), opt_state), value
-
-        (params, opt_state), values = jax.lax.scan(descend, (state.params, state.opt_state), length=num_steps)
+        loss = lambda params: losses.masked_mean(error(params), valid)
+        params, opt_state, values = _fit(loss, state.params, state.opt_state, learning_rate, num_steps)
         state = RND(state.target, params, opt_state, seen, discounted, returns)
         metrics = {"rnd": _mean(bonus, transitions), "rnd_loss": values[0]}
         return state, transitions.reward + weight * bonus, metrics
@@ -398,20 +410,11 @@ def learn_preferences(
       Parameters, for `modelled`, and the loss of every step, `[num_steps]`.
     """
     check_counts("learn_preferences", num_steps=num_steps)
-    adam = optax.scale_by_adam()
-    flat = lambda tree: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
     num, length = jax.tree.leaves(segments_a)[0].shape[:2]
     params = network.init(key, jax.tree.map(lambda x: x[:, 0], segments_a))
-    rewards = lambda params, segments: network.apply(params, flat(segments)).reshape(num, length)
+    rewards = lambda params, segments: network.apply(params, _flat(segments)).reshape(num, length)
     loss = lambda params: preference_loss(rewards(params, segments_a), rewards(params, segments_b), preferred).mean()
-
-    def descend(carry, _):
-        params, opt_state = carry
-        value, grads = jax.value_and_grad(loss)(params)
-        direction, opt_state = adam.update(grads, opt_state, params)
-        return (jax.tree.map(lambda p, d: p - learning_rate * d, params, direction), opt_state), value
-
-    (params, _), values = jax.lax.scan(descend, (params, adam.init(params)), length=num_steps)
+    params, _, values = _fit(loss, params, _ADAM.init(params), learning_rate, num_steps)
     return params, values
 
 
@@ -423,8 +426,7 @@ def modelled(network: Network, params: Any, see: Callable[[Transition], Any] = l
     """
 
     def reward(tr):
-        shown = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), see(tr))
-        given = network.apply(params, shown)
+        given = network.apply(params, _flat(see(tr)))
         return given.reshape(tr.reward.shape) if given.size == math.prod(tr.reward.shape) else given
 
     return term(reward, "modelled: network")

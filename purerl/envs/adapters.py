@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, NamedTuple
 
 import gymnax
@@ -27,9 +26,7 @@ def make(env_id: str, **kwargs: Any) -> tuple[Environment, Any]:
         return env, env.default_params
     known = [*gymnax.registered_envs, *OWN]
     if env_id not in known:
-        near = difflib.get_close_matches(env_id, known, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else "allowed are " + ", ".join(known)
-        raise ValueError(f"there is no environment {env_id!r}; {hint}")
+        raise ValueError(f"there is no environment {env_id!r}; {suites.near(env_id, known)}")
     if env_id in OWN:
         env = OWN[env_id](**kwargs)
         return env, env.default_params

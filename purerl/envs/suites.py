@@ -114,13 +114,17 @@ def _as_dict(obs: Any) -> Any:
     return obs
 
 
+def near(name: str, names: list[str]) -> str:
+    """What to say of a name that is not among those that are there: which are like it, or all of them."""
+    alike = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    return f"did you mean {' or '.join(alike)}?" if alike else "allowed are " + ", ".join(names)
+
+
 def _known(suite: str, name: str, names: Any) -> None:
     """Raise a ValueError unless a package has an environment of this name."""
     names = sorted(names)
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else "allowed are " + ", ".join(names)
-        raise ValueError(f"there is no environment {suite}/{name}; {hint}")
+        raise ValueError(f"there is no environment {suite}/{name}; {near(name, names)}")
 
 
 def brax(name: str, max_steps: int = 1000, **kwargs: Any) -> Environment:

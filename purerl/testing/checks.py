@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purerl import distributions, training
+from purerl import distributions, networks, training
 from purerl.core import Agent, Reward, Transition
 
 
@@ -152,13 +152,9 @@ def check_agent(
     assert_close(jax.tree.map(lambda x: x[1], several.agent), one.agent, "one of a batch against itself alone")
 
 
-def _mask_of(obs: Any) -> Any:
-    return obs.get("action_mask") if isinstance(obs, Mapping) else None
-
-
 def _legal_action(space: Any, key: Any, obs: Any) -> Any:
     """A random action, legal if the observation of one environment has a mask."""
-    action, mask = space.sample(key), _mask_of(obs)
+    action, (_, mask) = space.sample(key), networks.sight(obs)
     if mask is None:
         return action
     named, structure = jax.tree_util.tree_flatten_with_path(distributions.tree_of(space))
@@ -211,7 +207,7 @@ def check_env(env: Any, env_params: Any, key: Any, num_steps: int = 50, num_envs
 
     play = jax.jit(play)
     (_, _, (steps, obs)), (_, _, (again, _)) = play(reset_key, play_key), play(reset_key, play_key)
-    for path, mask in _leaves(_mask_of(obs)):
+    for path, mask in _leaves(networks.sight(obs)[1]):
         stuck = ~np.asarray(mask).any(-1)
         assert not stuck.any(), f"{name}: action_mask {path} allows no action in {stuck.sum()} of the states acted in"
     assert_same_bits(steps.reward, again.reward, f"{name}: rewards of the same key")
