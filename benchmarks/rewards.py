@@ -2,12 +2,13 @@
 
     python benchmarks/rewards.py [--seeds 10] [--only mountain-car] [--report]
 
-`mountain-car`: PPO in MountainCar-v0 as it is, and shaped by the potential of its height and speed; the plain return.
-`deep-sea`: DQN in DeepSea of size 10, plain, with counts and with RND; the share of its last episodes that find the
-reward. `constraint`: CartPole whose cart costs where it is more than 0.3 from the middle, by `lagrangian`; the mean
-cost of a step over the last tenth of the run, against a limit of 0.1. `front`: Pendulum for 64 weightings of standing
-upright against saving effort, trained at once, one seed each; what each of them reached, drawn as a front. Every seed
-is an entry of results/rewards/CASE.json; what is missing is run.
+`mountain-car`: PPO in MountainCar-v0 for 154,000 steps as it is, and shaped by the potential of its height and speed;
+the plain return. `deep-sea-10`, `deep-sea-20`: DeepSea of those sizes, by DQN with ε = 0.05 and by PPO, plain, with
+counts and with RND; the share of the last episodes that find the reward. `constraint`: CartPole whose cart costs where
+it is more than 0.3 from the middle, by `lagrangian`; the mean cost of a step over the last tenth of the run, against a
+limit of 0.1. `preferences`: 300 noisy comparisons of segments; the rank correlation of what was learned with the truth.
+`front`: Pendulum for 64 weightings of standing upright against saving effort, trained at once, one seed each; what each
+of them reached, drawn as a front. Every seed is an entry of results/rewards/CASE.json; what is missing is run.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats import spearmanr
 
 from purerl.host import jobs
 
@@ -91,31 +93,41 @@ def off_centre(tr: purerl.Transition) -> jax.Array:
 
 
 CAR = purerl.PPO(learning_rate=1e-3, gamma=0.99, entropy_cost=0.01, normalize_obs=True)
-SEA = purerl.DQN(
+SEA = purerl.PPO(learning_rate=1e-3, gae_lambda=0.99, num_minibatches=4)
+EPSILON = purerl.DQN(
     learning_rate=1e-3, gamma=0.99, capacity=20_000, batch_size=64, learning_starts=200, train_every=2,
     target_period=200, explore_start=0.05, explore_end=0.05,
 )  # fmt: skip
 POLE = purerl.PPO(learning_rate=1e-3, num_minibatches=8)
-DEEP = {"size": 10}
 WIDE = nn.Sequential([networks.MLP((64,), nn.relu), nn.Dense(16)])
+
+
+def deep_sea(size: int, blocks: tuple[int, int, int]) -> dict[str, Case]:
+    """DeepSea with and without a bonus for what is new; blocks are of PPO."""
+    world = ("DeepSea-bsuite", {"size": size})
+    none = lambda hp: None
+    counts = lambda hp: rewards.count_bonus(cell, size * size + 1, 0.3)
+    novelty = lambda hp: rewards.rnd(WIDE, 0.3, 3e-3, num_steps=8)
+    return {
+        "DQN, ε-greedy": Case(*world, dqn, EPSILON, none, (1, 10, 6_000), share_found),
+        "PPO": Case(*world, ppo, SEA, none, blocks, share_found),
+        "PPO, counts": Case(*world, ppo, SEA, counts, blocks, share_found),
+        "PPO, RND": Case(*world, ppo, SEA, novelty, blocks, share_found),
+    }
 
 
 def cases() -> dict[str, dict[str, Case]]:
     """Every world with its designs."""
     none = lambda hp: None
     car = ("MountainCar-v0", {}, ppo, CAR)
-    sea = ("DeepSea-bsuite", DEEP, dqn, SEA)
     pole = ("CartPole-v1", {}, ppo, POLE)
     return {
         "mountain-car": {
-            "plain": Case(*car, none, (16, 128, 150), last_return),
-            "shaped": Case(*car, lambda hp: rewards.potential(energy, hp.gamma), (16, 128, 150), last_return),
+            "plain": Case(*car, none, (16, 128, 75), last_return),
+            "shaped": Case(*car, lambda hp: rewards.potential(energy, hp.gamma), (16, 128, 75), last_return),
         },
-        "deep-sea": {
-            "plain": Case(*sea, none, (1, 10, 6_000), share_found),
-            "counts": Case(*sea, lambda hp: rewards.count_bonus(cell, 101, 0.1), (1, 10, 6_000), share_found),
-            "RND": Case(*sea, lambda hp: rewards.rnd(WIDE, 0.1, 1e-3), (1, 10, 6_000), share_found),
-        },
+        "deep-sea-10": deep_sea(10, (16, 40, 200)),
+        "deep-sea-20": deep_sea(20, (32, 20, 300)),
         "constraint": {
             "plain": Case(*pole, lambda hp: rewards.lagrangian(off_centre, 0.1, 0.0), (16, 64, 300), last_cost),
             "lagrangian": Case(*pole, lambda hp: rewards.lagrangian(off_centre, 0.1, 0.1), (16, 64, 300), last_cost),
@@ -140,6 +152,23 @@ TERMS = {
     "upright": lambda tr: -jnp.square(jnp.arctan2(tr.obs[..., 1], tr.obs[..., 0])) - 0.1 * jnp.square(tr.obs[..., 2]),
     "effort": lambda tr: -jnp.square(jnp.clip(tr.action[..., 0], -2.0, 2.0)),
 }
+
+
+def preferences(seeds: list[int]) -> list[float]:
+    """Rank correlation, on states not compared, of a hidden reward with the one that 300 noisy comparisons gave."""
+    hidden = lambda x: 2 * x[..., 0] - jnp.square(x[..., 1])
+    network = nn.Sequential([networks.MLP((64,)), nn.Dense(1)])
+
+    def once(seed):
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), seed), 4)
+        a, b = jax.random.normal(keys[0], (2, 300, 10, 2))
+        preferred = jax.random.bernoulli(keys[1], jax.nn.sigmoid(hidden(b).sum(-1) - hidden(a).sum(-1)))
+        params, _ = rewards.learn_preferences(keys[2], network, a, b, preferred, num_steps=500, learning_rate=3e-3)
+        states = jax.random.normal(keys[3], (1_000, 2))
+        return network.apply(params, states)[:, 0], hidden(states)
+
+    learned, true = jax.jit(jax.vmap(once))(jnp.array(seeds))
+    return [round(float(spearmanr(*pair).statistic), 4) for pair in zip(learned, true, strict=True)]
 
 
 def front(num: int = 64) -> dict[str, list[float]]:
@@ -190,8 +219,8 @@ def table(found: dict[str, dict[str, dict[str, list[float]]]]) -> str:
             x = np.array(values.get("measured", []))
             if len(x) > 1:
                 low, high = statistics.interval(x, statistics.mean)
-                paid = np.mean(values["return"])
-                lines.append(f"| {world} | {name} | {x.mean():.3f} [{low:.3f}, {high:.3f}] | {paid:.1f} | {len(x)} |")
+                paid = f"{np.mean(values['return']):.2f}" if "return" in values else ""
+                lines.append(f"| {world} | {name} | {x.mean():.3f} [{low:.3f}, {high:.3f}] | {paid} | {len(x)} |")
     return "\n".join(lines)
 
 
@@ -200,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     every = cases()
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--only", choices=[*every, "front"], help="one world")
+    parser.add_argument("--only", choices=[*every, "preferences", "front"], help="one world")
     parser.add_argument("--report", action="store_true", help="only print the table of what is there")
     given = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -219,6 +248,12 @@ def main() -> None:
                 stored["machine"] = f"{os.cpu_count()} cores, {platform.machine()}, jax {jax.__version__}"
                 path.write_text(json.dumps(stored, indent=1) + "\n")
             found.setdefault(world, {})[name] = there
+    path = RESULTS / "preferences.json"
+    stored = json.loads(path.read_text()) if path.exists() else []
+    if not given.report and given.only in (None, "preferences") and len(stored) < given.seeds:
+        stored += preferences(list(range(len(stored), given.seeds)))
+        path.write_text(json.dumps(stored, indent=1) + "\n")
+    found["preferences"] = {"rank correlation": {"measured": stored}}
     path = RESULTS / "front.json"
     if not given.report and given.only in (None, "front") and not path.exists():
         path.write_text(json.dumps(front(), indent=1) + "\n")
