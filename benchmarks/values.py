@@ -248,7 +248,7 @@ def main() -> None:
         world, path = WORLDS[title](), RESULTS / f"{title}.json"
         steps = given.steps or (1_600_000 if title == "FrozenLake" else 400_000)
         result = {
-            "steps": steps, "seeds": given.seeds, "gamma": GAMMA, "jax": jax.__version__,
+            "steps": steps, "gamma": GAMMA, "jax": jax.__version__,
             "machine": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {platform.machine()}",
             "agents": json.loads(path.read_text())["agents"] if path.exists() else {},
         }  # fmt: skip
