@@ -70,6 +70,10 @@ class Reward(NamedTuple):
     apply: Callable[[Key, Any, Transition], tuple[Any, Array, dict[str, Array]]]
 
 
+def _no_draw(key: Key, p: Array) -> tuple[Any, Array]:
+    raise ValueError("this Distribution was made without draw; give it (key, p) -> (action, log_prob)")
+
+
 class Distribution(NamedTuple):
     """A family of distributions as pure functions of its parameters `p [..., num_params]`.
 
@@ -87,7 +91,7 @@ class Distribution(NamedTuple):
     kl: Callable[[Array, Array], Array]
     num_params: int
     num_free: int = 0
-    draw: Callable[[Key, Array], tuple[Any, Array]] | None = None
+    draw: Callable[[Key, Array], tuple[Any, Array]] = _no_draw
     mask: Callable[[Array, Any], Array] | None = None
 
 

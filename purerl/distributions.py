@@ -378,9 +378,10 @@ def joint(parts: Any) -> Distribution:
 def find(tree: Any, path: tuple) -> Any:
     """What lies at a path of `jax.tree_util` in a tree that need not have all of its branches; None where nothing."""
     for step in path:
-        key = getattr(step, "key", getattr(step, "idx", None))
-        there = tree is not None and (key in tree if hasattr(tree, "keys") else key < len(tree))
-        tree = tree[key] if there else None
+        key: Any = getattr(step, "key", getattr(step, "idx", None))
+        if tree is None or not (key in tree if hasattr(tree, "keys") else key < len(tree)):
+            return None
+        tree = tree[key]
     return tree
 
 

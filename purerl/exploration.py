@@ -99,7 +99,8 @@ def ucb1(value: Array, count: Array, c=2.0**0.5) -> Array:
     [0.0, inf]
     """
     total = jnp.maximum(count.sum(-1, keepdims=True), 1)
-    return jnp.where(count > 0, value + c * jnp.sqrt(jnp.log(total) / jnp.maximum(count, 1)), jnp.inf)
+    above: Array = c * jnp.sqrt(jnp.log(total) / jnp.maximum(count, 1))
+    return jnp.where(count > 0, value + above, jnp.inf)
 
 
 # --- bandits ------------------------------------------------------------------------------------------------------

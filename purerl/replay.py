@@ -314,7 +314,7 @@ def sample(key: Key, replay: Replay, batch_size: int, length: int = 1, importanc
     check_counts("replay", batch_size=batch_size, length=length)
     rows, num_envs, stride = _sizes(replay)
     first, count = _starts(replay, length)
-    if not replay.priorities:
+    if not isinstance(replay.priorities, Priorities):
         drawn = below(key, batch_size, jnp.maximum(count, 1) * num_envs)  # one number for row and environment
         weight = jnp.broadcast_to((count > 0).astype(jnp.float32), (batch_size,))
         return Index((first + drawn // num_envs) * stride, drawn % num_envs, weight)

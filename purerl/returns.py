@@ -264,11 +264,12 @@ def vtrace(
     # the smaller in the log: e^{log ρ} may overflow where it is clipped
     rho = jnp.exp(jnp.minimum(log_ratio, jnp.log(clip_rho)))
     trace = lam * jnp.exp(jnp.minimum(log_ratio, jnp.log(clip_c)))
-    next_value = jnp.where(terminated, 0.0, next_value)
+    next_value = jnp.where(terminated, 0.0, jnp.asarray(next_value))
     delta = rho * (reward + gamma * next_value - value)
     target = value + corrections(delta, trace, terminated, truncated, gamma)
     goes_on = jnp.asarray(~(terminated | truncated)).at[-1].set(False)
-    after = jnp.where(goes_on, (1 - lam) * next_value + lam * _next_step(target), next_value)
+    mixed: Array = (1 - lam) * next_value + lam * _next_step(target)
+    after = jnp.where(goes_on, mixed, next_value)
     return VTrace(target, rho * (reward + gamma * after - value))
 
 

@@ -162,8 +162,8 @@ def value_agent(
             s = replay.read(kept, index, hp.gamma, hp.n_step)
             one = lambda tree: jax.tree.map(lambda x: x[None], tree)
             ended = jnp.ones((1, hp.batch_size), bool)
-            rest = one((s.action, s.reward, s.gamma, s.terminated, s.next_obs))
-            return Batch(one(s.obs), *rest, ended, None, (), None)
+            seen = one((s.obs, s.action, s.reward, s.gamma, s.terminated, s.next_obs))
+            return Batch(*seen, ended=ended, last=None, memory=(), burn_in=None)
         tr, memory = replay.read_sequences(kept, index, length)
         ended = tr.terminated | tr.truncated
         before = jax.tree.map(lambda x: x[: hp.burn_in], (tr.obs, ended)) if hp.burn_in else None

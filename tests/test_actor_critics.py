@@ -196,6 +196,9 @@ def test_bad_parts_are_named():
         purerl.sac(recurrent, networks.critic(policy), policy)
     with pytest.raises(ValueError, match=r"SAC.temperature is -1.0; it must be a number >= 0 or None"):
         purerl.SAC(temperature=-1.0)
+    bare = purerl.Distribution(*policy.continuous[:6])
+    with pytest.raises(ValueError, match=r"this Distribution was made without draw; give it \(key, p\)"):
+        bare.draw(jax.random.key(0), jnp.zeros(2))
 
 
 def test_images_pass_through_an_eye(key):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from purerl import bellman, exploration, losses, networks
 from purerl.agents.qrdqn import midpoints
-from purerl.core import Agent, Network, config, option
+from purerl.core import Agent, MemoryNetwork, Network, config, option
 from purerl.memory import with_memory
 from purerl.updates import adam
 from purerl.values import Errors, QLearning, look, taken, unperturbed, value_agent
@@ -30,7 +30,7 @@ class IQN(QLearning):
 
 
 def iqn(
-    network: Network,
+    network: Network | MemoryNetwork,
     hp: IQN = IQN(),  # noqa: B008 (frozen)
     explore: Callable = exploration.epsilon_greedy,
     perturb: Callable = unperturbed,

@@ -55,8 +55,8 @@ class MaskedGrid(Environment):
     nowhere: who ignores the mask, or bootstraps from what it forbids, is found out by its values.
     """
 
-    name = "MaskedGrid-v0"
-    num_actions = 4
+    name: str = "MaskedGrid-v0"
+    num_actions: int = 4
 
     @property
     def default_params(self) -> MaskedGridParams:

@@ -44,8 +44,8 @@ class Platform(Environment):
     Reference: after the domain of Masson, Ranchod & Konidaris, 2016, arXiv:1509.01644, section 5.2.
     """
 
-    name = "Platform-v0"
-    num_actions = len(JUMPS)
+    name: str = "Platform-v0"
+    num_actions: int = len(JUMPS)
 
     @property
     def default_params(self) -> PlatformParams:

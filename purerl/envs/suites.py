@@ -49,7 +49,7 @@ class Suite(Environment):
       max_steps: truncates episodes that the environment itself has not ended by then.
     """
 
-    def __init__(self, name: str, reset: Callable, step: Callable, action_space: spaces.Space, max_steps: int):
+    def __init__(self, name: str, reset: Callable, step: Callable, action_space: Any, max_steps: int):
         self._name, self._reset, self._step = name, reset, step
         self._space, self._max_steps = action_space, max_steps
         self._seen = _shapes(reset)[0]
@@ -129,7 +129,7 @@ def _known(suite: str, name: str, names: Any) -> None:
 
 def brax(name: str, max_steps: int = 1000, **kwargs: Any) -> Environment:
     """`brax/ant` and the like; `backend="spring"`, "positional", "generalized" or "mjx" chooses the physics."""
-    from brax import envs
+    envs = importlib.import_module("brax.envs")
 
     _known("brax", name, envs._envs)
     over = operator.attrgetter("done")  # brax's word for the end of the MDP; its time limit is a wrapper's
@@ -149,8 +149,7 @@ def brax(name: str, max_steps: int = 1000, **kwargs: Any) -> Environment:
 
 def jumanji(name: str, **kwargs: Any) -> Environment:
     """`jumanji/Snake-v1` and the like. Several discrete actions whose mask is joint become one choice among all."""
-    import jumanji as package
-    from jumanji import specs
+    package, specs = importlib.import_module("jumanji"), importlib.import_module("jumanji.specs")
 
     _known("jumanji", name, package.registered_environments())
     env = package.make(name, **kwargs)
@@ -196,7 +195,7 @@ def jumanji(name: str, **kwargs: Any) -> Environment:
 
 def xminigrid(name: str, **kwargs: Any) -> Environment:
     """`xminigrid/MiniGrid-Empty-5x5` and the like; kwargs change its parameters."""
-    import xminigrid as package
+    package = importlib.import_module("xminigrid")
 
     _known("xminigrid", name, package.registered_environments())
     env, env_params = package.make(name)
@@ -218,10 +217,10 @@ def xminigrid(name: str, **kwargs: Any) -> Environment:
 
 def craftax(name: str, max_steps: int = 10_000, **kwargs: Any) -> Environment:
     """`craftax/Craftax-Symbolic-v1` and the like; max_steps is its own time limit."""
-    from craftax.craftax_env import make_craftax_env_from_name
+    make_env = importlib.import_module("craftax.craftax_env").make_craftax_env_from_name
 
     try:
-        env = make_craftax_env_from_name(name, auto_reset=False, **kwargs)
+        env = make_env(name, auto_reset=False, **kwargs)
     except ValueError as error:
         raise ValueError(f"there is no environment craftax/{name}: {error}") from error
     env_params = env.default_params.replace(max_timesteps=max_steps)
@@ -249,7 +248,7 @@ def pgx(name: str, opponent: Callable[[Array, Any], Array] = uniform_opponent, *
 
     opponent: `(key, pgx's state) -> action` of everyone else; who begins is drawn by pgx.
     """
-    import pgx as package
+    package = importlib.import_module("pgx")
 
     _known("pgx", name, package.available_envs())
     env: Any = package.make(name, **kwargs)

@@ -36,7 +36,7 @@ class Table(Environment):
       noise: deviation of a normal that is added to rewards, a scalar or `[S, A]`.
     """
 
-    name = "Table"
+    name: str = "Table"
 
     def __init__(self, mdp: MDP, noise: Any = 0.0):
         mdp = checked(mdp)

@@ -39,8 +39,8 @@ class TMaze(Environment):
     Reference: Bakker, 2002, "Reinforcement learning with long short-term memory", section 4.
     """
 
-    name = "TMaze-v0"
-    num_actions = 4
+    name: str = "TMaze-v0"
+    num_actions: int = 4
 
     @property
     def default_params(self) -> TMazeParams:

@@ -179,7 +179,8 @@ def actor_critic(
         """Policy parameters and values off the features of the first and of the last branch."""
         actor, critic = params["heads"]
         pi = masked(policy.mask, heads[0].apply(actor, features[0]), sight(obs)[1])
-        return pi, heads[1].apply(critic, features[-1])[..., 0]
+        value: Any = heads[1].apply(critic, features[-1])
+        return pi, value[..., 0]
 
     def each(function, *arguments):
         """What a function of every branch gives, one tuple a result."""

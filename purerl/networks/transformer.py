@@ -99,10 +99,10 @@ def transformer(
             h = rest(layer, h, _attend(query[:, None], keys[-1], values[-1], seen[:, None])[:, 0])
         return _norm(params["norm"], h), Cache(tuple(keys), tuple(values), position + 1)
 
-    def unroll(params, cache, x, ended, next_x=None):
+    def unroll(params, cache: Cache, x, ended, next_x=None):
         # environments first: attention is a product over time for each of them
-        swap = lambda x: None if x is None else jnp.swapaxes(x, 0, 1)
-        x, ended, next_x = swap(x), swap(ended), swap(next_x)
+        swap = lambda x: jnp.swapaxes(x, 0, 1)
+        x, ended, next_x = swap(x), swap(ended), None if next_x is None else swap(next_x)
         time = jnp.arange(x.shape[1])
         began = jnp.pad(ended[:, :-1], ((0, 0), (1, 0)))
         episode = jnp.cumsum(began, axis=1)  # 0 for the one that the cache is of

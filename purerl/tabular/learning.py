@@ -115,7 +115,7 @@ def control(
         raise ValueError(f"control: legal has shape {jnp.shape(legal)}; it must be {shape}")
     allowed = jnp.ones(shape, bool) if legal is None else jnp.asarray(legal)
 
-    def look(q, state):
+    def look(q, state) -> Any:
         """Q of states `[N]`, -inf where an action is not legal."""
         return jnp.where(allowed[state], q[..., state, :], -jnp.inf)
 
