@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from purerl import losses
 from purerl.core import Agent, Array, Key, Learner, Reward, Rollout, Transition
 from purerl.distributions import clip_to_space
 
@@ -277,7 +278,8 @@ def learner(
     Args:
       env, env_params: a gymnax 1.x environment, such as `purerl.make(id)` gives.
       num_envs, rollout_length: a block is `[rollout_length, num_envs]` steps.
-      reward: replaces the environment's reward in what the agent learns from; returns are reported unchanged.
+      reward: replaces the environment's reward in what the agent learns from; returns are reported unchanged, and
+        what a step paid is in the metrics as `reward`.
       episodic: every block starts with a reset and `rollout_length` caps its episodes; steps after an
         environment's first end are not `valid`. None: as the agent needs.
       group_size: so many neighbouring environments share their reset keys (and nothing else).
@@ -336,6 +338,7 @@ def learner(
         reward_state, reward_metrics = state.reward, {}
         if reward is not None:
             reward_state, shaped, reward_metrics = reward.apply(reward_key, state.reward, data.transitions)
+            reward_metrics = {"reward": losses.masked_mean(shaped, data.transitions.valid), **reward_metrics}
             data = data._replace(transitions=data.transitions._replace(reward=shaped))
         agent_state, metrics = agent.update(update_key, state.agent, data)
         end = () if episodic else end._replace(episode_return=open_return, episode_length=open_length)

@@ -107,6 +107,8 @@ def test_weights_are_swept_in_one_program(cartpole, key):
     metrics = jax.jit(jax.vmap(run))(jnp.array([0.0, 1.0]))
     np.testing.assert_allclose(metrics["weighted/task"][:, 0], [0.0, 1.0])
     np.testing.assert_allclose(metrics["episode_return"], metrics["episode_length"])
+    paid = metrics["weighted/task"] + metrics["weighted/centre"]
+    np.testing.assert_allclose(metrics["reward"], paid, rtol=1e-5)
 
 
 def test_annealing_counts_environment_steps(block):
