@@ -268,8 +268,7 @@ def vtrace(
     delta = rho * (reward + gamma * next_value - value)
     target = value + corrections(delta, trace, terminated, truncated, gamma)
     goes_on = jnp.asarray(~(terminated | truncated)).at[-1].set(False)
-    mixed: Array = (1 - lam) * next_value + lam * _next_step(target)
-    after = jnp.where(goes_on, mixed, next_value)
+    after = jnp.where(goes_on, (1 - lam) * next_value + lam * _next_step(target), next_value)
     return VTrace(target, rho * (reward + gamma * after - value))
 
 

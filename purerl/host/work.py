@@ -44,14 +44,15 @@ class Record:
         """What a checkpoint needs to know beside the state."""
         return {"ended": json.dumps(self.ended), "broken": json.dumps(self.broken)}
 
-    def call_broken(self, iterations: np.ndarray, metrics: dict[str, np.ndarray]) -> Iterator[str]:
-        """Mark the runs whose iteration is not 0, and say so, with the metrics that show it."""
+    def call_broken(self, iterations: np.ndarray) -> Iterator[str]:
+        """Mark the runs whose iteration is not 0, and say so, with the last metrics that show it."""
+        metrics = self.rows[-1] if self.rows else {}
+        own = sorted(metrics.keys() - {"episode_return", "episode_length"})  # NaN where no episode ended
         for run in map(int, np.flatnonzero((iterations > 0) & self.mask(self.ended, self.broken))):
             self.broken[run] = int(iterations[run])
-            name, own = self.job.name_of(run), metrics.keys() - {"episode_return", "episode_length"}
-            bad = ", ".join(sorted(x for x in own if not np.isfinite(metrics[x][run])))
+            bad = ", ".join(name for name in own if not np.isfinite(metrics[name][run]))
             at = f"iteration {iterations[run]}" + (f" ({bad})" if bad else "")
-            yield f"{name}: not finite at {at}; left out of the means from here on"
+            yield f"{self.job.name_of(run)}: not finite at {at}; left out of the means from here on"
 
     def add(self, chunk: jobs.Chunk) -> Iterator[str]:
         """Take in a chunk; yields what a person should know."""
@@ -59,7 +60,7 @@ class Record:
         gone = lambda name, x: np.where(live, x, 0 if name == "episodes" else np.nan)
         self.rows.append({name: gone(name, x) for name, x in chunk.metrics.items()})
         self.iterations.append(chunk.iteration)
-        yield from self.call_broken(np.asarray(chunk.state.nonfinite)[: self.job.num_runs], chunk.metrics)
+        yield from self.call_broken(np.asarray(chunk.state.nonfinite)[: self.job.num_runs])
         if (goal := self.job.config["stop_when"]) is None:
             return
         enough = np.sum([row["episodes"] for row in self.rows], axis=0) >= ENOUGH
@@ -114,7 +115,7 @@ def _chunks(job: jobs.Plan, devices: list[Any], progress: Progress, first: int, 
 
 def _save(job: jobs.Plan, directory: Path, record: Record, iteration: int, state: Any, progress: Progress) -> dict:
     leaves = record.leaves(state)
-    for text in record.call_broken(np.where(not_numbers(leaves, job.num_runs), iteration, 0), {}):
+    for text in record.call_broken(np.where(not_numbers(leaves, job.num_runs), iteration, 0)):
         progress.note(text)
     if (directory / runs.METRICS).exists():
         checkpoint.sync(directory / runs.METRICS)
