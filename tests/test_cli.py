@@ -171,6 +171,9 @@ def only_continuous(network, policy, hp=Mine()):
 def not_an_agent(x):
     return x
 
+def of_transitions(tr):
+    return tr.reward
+
 def bandit():
     return probes.contextual_bandit()[0]
 
@@ -213,6 +216,10 @@ def test_own_files_train_and_the_picture_is_written(tmp_path):
         (
             "ppo --reward own.py:not_an_agent",
             "--reward is own.py:not_an_agent; it must be FILE.py:name of a purerl Reward, or of a",
+        ),
+        (
+            "ppo --reward own.py:of_transitions",
+            "'PPO' object has no attribute 'reward'. If it is a function of transitions",
         ),
         ("ppo --reward own.py:absent", "own.py has no 'absent'; it has"),
     ],

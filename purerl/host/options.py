@@ -306,7 +306,13 @@ def reward(name: str) -> typing.Callable:
     made = from_file(name) if ".py:" in name else None
 
     def of(hp):
-        given = made if isinstance(made, Reward) or not callable(made) else made(hp)
+        try:
+            given = made if isinstance(made, Reward) or not callable(made) else made(hp)
+        except AttributeError as error:  # most likely of a function of transitions
+            raise ValueError(
+                f"--reward is {name}; called with the hyperparameters it says: {error}. If it is a function of "
+                "transitions, purerl.rewards.term(function) is the Reward of it"
+            ) from error
         if not isinstance(given, Reward):
             raise ValueError(f"--reward is {name}; it must be FILE.py:name of a purerl Reward, or of a function of the "
                              f"hyperparameters that returns one; it is {given!r:.80}")  # fmt: skip
