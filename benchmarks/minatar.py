@@ -9,8 +9,8 @@ gymnax 1,000 steps, the paper none), and whether all six actions are there or th
 the paper: six). The paper's DQN after 5 x 10⁶ frames, sticky 0.1, six actions, no cap, read off its figure: Asterix
 16.8, Breakout 10.0, Freeway 50.2, Seaquest 20.0, SpaceInvaders 43.9 (Young & Tian, 2019, arXiv:1903.03176). One frame
 is one step.
-A seed's number is the mean return of its last 100 training episodes or more. Writes results/minatar/*.json, one a game,
-and a table with 95 % bootstrap intervals.
+A seed's number is the mean return of its last 100 training episodes or more. Writes results/minatar/*.json, one a game
+and protocol, and a table with 95 % bootstrap intervals; what is there already is not run again.
 """
 
 from __future__ import annotations
@@ -98,9 +98,11 @@ def main() -> None:
     parser.add_argument("--all-actions", action="store_true")
     given = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
+    protocol = f"{given.frames}-{given.seeds}-{given.sticky:g}-{given.cap}-{'all' if given.all_actions else 'minimal'}"
     for game in [given.game] if given.game else GAMES:
-        result = played(given, game)
-        (RESULTS / f"{given.agent}-{game}.json").write_text(json.dumps(result, indent=1) + "\n")
+        path = RESULTS / f"{given.agent}-{game}-{protocol}.json"
+        if not path.exists():
+            path.write_text(json.dumps(played(given, game), indent=1) + "\n")
     print("| game | agent | frames | sticky | cap | actions | mean return | seeds | the paper's DQN, 5 x 10⁶ |")
     print("|---|---|---|---|---|---|---|---|---|")
     for path in sorted(RESULTS.glob("*.json")):

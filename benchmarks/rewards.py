@@ -2,13 +2,14 @@
 
     python benchmarks/rewards.py [--seeds 10] [--only mountain-car] [--report]
 
-`mountain-car`: PPO in MountainCar-v0 for 154,000 steps as it is, and shaped by the potential of its height and speed;
-the plain return. `deep-sea-10`, `deep-sea-20`: DeepSea of those sizes, by DQN with ε = 0.05 and by PPO, plain, with
-counts and with RND; the share of the last episodes that find the reward. `constraint`: CartPole whose cart costs where
-it is more than 0.3 from the middle, by `lagrangian`; the mean cost of a step over the last tenth of the run, against a
-limit of 0.1. `preferences`: 300 noisy comparisons of segments; the rank correlation of what was learned with the truth.
-`front`: Pendulum for 64 weightings of standing upright against saving effort, trained at once, one seed each; what each
-of them reached, drawn as a front. Every seed is an entry of results/rewards/CASE.json; what is missing is run.
+`mountain-car`: PPO in MountainCar-v0 for 307,000 steps as it is, and shaped by the potential of its height and speed;
+the plain return of 512 greedy episodes (solved: -110 or more). `deep-sea-10`, `deep-sea-20`: DeepSea of those sizes, by
+DQN with ε = 0.05 and by PPO, plain, with counts and with RND; the share of the last episodes that find the reward.
+`constraint`: CartPole whose cart costs where it is more than 0.3 from the middle, by `lagrangian`; the mean cost of a
+step over the last tenth of the run, against a limit of 0.1. `preferences`: 300 noisy comparisons of segments; the rank
+correlation of what was learned with the truth. Every seed is an entry of results/rewards/WORLD.json; what is missing is
+run. `front`: Pendulum for 64 weightings of standing upright against saving effort, trained at once, one seed each; what
+each of them reached, drawn as a front.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import platform
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -38,16 +39,7 @@ from purerl import distributions, networks, rewards, statistics  # noqa: E402
 RESULTS = Path(__file__).parent / "results" / "rewards"
 
 
-class Case(NamedTuple):
-    """One design in one world."""
-
-    env_id: str
-    kwargs: dict[str, Any]
-    agent: Callable[[Any, Any], Any]  # (space, hp) -> Agent
-    hp: Any
-    reward: Callable[[Any], Any]  # hp -> Reward or None
-    blocks: tuple[int, int, int]  # environments, steps, updates
-    measure: Callable[[dict[str, np.ndarray]], np.ndarray]  # of the metrics [K, R]: one number a run
+Design = Callable[[list[int]], dict[str, list[float]]]  # seeds -> "measured" and perhaps "return", one number a seed
 
 
 def ppo(space: Any, hp: Any) -> Any:
@@ -66,20 +58,25 @@ def last_return(metrics: dict[str, np.ndarray]) -> np.ndarray:
     return statistics.last_returns(metrics["episodes"], metrics["episode_return"])
 
 
-def share_found(metrics: dict[str, np.ndarray]) -> np.ndarray:
+def greedy_return(metrics: dict[str, np.ndarray], play: Callable[[], np.ndarray]) -> np.ndarray:
+    """Mean return of greedy episodes of the policy that training ended with."""
+    return play()
+
+
+def share_found(metrics: dict[str, np.ndarray], play: Callable[[], np.ndarray]) -> np.ndarray:
     """DeepSea pays about 1 where the way down was found and about 0 where not."""
     return np.clip(last_return(metrics), 0.0, 1.0)
 
 
-def last_cost(metrics: dict[str, np.ndarray]) -> np.ndarray:
+def last_cost(metrics: dict[str, np.ndarray], play: Callable[[], np.ndarray]) -> np.ndarray:
     """Mean cost of a step in the last tenth of the run."""
     return metrics["cost"][-max(1, len(metrics["cost"]) // 10) :].mean(0)
 
 
 def energy(obs: jax.Array) -> jax.Array:
-    """Twenty times the height of the car and the square of its speed, both about 0 to 1."""
+    """Sixty times the height of the car and the square of its speed, both about 0 to 1."""
     position, speed = obs[..., 0], obs[..., 1]
-    return 20 * (0.5 * (jnp.sin(3 * position) + 1) + jnp.square(speed / 0.07))
+    return 60 * (0.5 * (jnp.sin(3 * position) + 1) + jnp.square(speed / 0.07))
 
 
 def cell(obs: jax.Array) -> jax.Array:
@@ -92,7 +89,9 @@ def off_centre(tr: purerl.Transition) -> jax.Array:
     return (jnp.abs(tr.next_obs[..., 0]) > 0.3).astype(jnp.float32)
 
 
-CAR = purerl.PPO(learning_rate=1e-3, gamma=0.99, entropy_cost=0.01, normalize_obs=True)
+CAR = purerl.PPO(
+    learning_rate=2e-3, anneal_steps=307_200.0, gamma=0.995, entropy_cost=0.0, num_epochs=10, num_minibatches=16
+)  # observations as they are: with them standardised the plain reward is often enough
 SEA = purerl.PPO(learning_rate=1e-3, gae_lambda=0.99, num_minibatches=4)
 EPSILON = purerl.DQN(
     learning_rate=1e-3, gamma=0.99, capacity=20_000, batch_size=64, learning_starts=200, train_every=2,
@@ -106,48 +105,32 @@ def unchanged(hp: Any) -> None:
     """The environment's own reward."""
 
 
-def deep_sea(size: int, blocks: tuple[int, int, int]) -> dict[str, Case]:
-    """DeepSea with and without a bonus for what is new; blocks are of PPO."""
-    world = ("DeepSea-bsuite", {"size": size})
-    counts = lambda hp: rewards.count_bonus(cell, size * size + 1, 0.3)
-    novelty = lambda hp: rewards.rnd(WIDE, 0.3, 3e-3, num_steps=8)
-    return {
-        "DQN, ε-greedy": Case(*world, dqn, EPSILON, unchanged, (1, 10, 6_000), share_found),
-        "PPO": Case(*world, ppo, SEA, unchanged, blocks, share_found),
-        "PPO, counts": Case(*world, ppo, SEA, counts, blocks, share_found),
-        "PPO, RND": Case(*world, ppo, SEA, novelty, blocks, share_found),
-    }
-
-
-def cases() -> dict[str, dict[str, Case]]:
-    """Every world with its designs."""
-    car = ("MountainCar-v0", {}, ppo, CAR)
-    pole = ("CartPole-v1", {}, ppo, POLE)
-    return {
-        "mountain-car": {
-            "plain": Case(*car, unchanged, (16, 128, 75), last_return),
-            "shaped": Case(*car, lambda hp: rewards.potential(energy, hp.gamma), (16, 128, 75), last_return),
-        },
-        "deep-sea-10": deep_sea(10, (16, 40, 200)),
-        "deep-sea-20": deep_sea(20, (32, 20, 300)),
-        "constraint": {
-            "plain": Case(*pole, lambda hp: rewards.lagrangian(off_centre, 0.1, 0.0), (16, 64, 300), last_cost),
-            "lagrangian": Case(*pole, lambda hp: rewards.lagrangian(off_centre, 0.1, 0.1), (16, 64, 300), last_cost),
-        },
-    }
-
-
-def run(case: Case, seeds: list[int]) -> tuple[list[float], list[float]]:
+def train(
+    env_id: str,
+    kwargs: dict[str, Any],
+    agent_of: Callable[[Any, Any], purerl.Agent],  # (space, hp) ->
+    hp: Any,
+    reward_of: Callable[[Any], purerl.Reward | None],  # hp ->
+    blocks: tuple[int, int, int],  # environments, steps, updates
+    measure: Callable[[dict[str, np.ndarray], Callable[[], np.ndarray]], np.ndarray],  # (metrics [K, R], play) -> [R]
+    seeds: list[int],
+) -> dict[str, list[float]]:
     """The number of every seed, all trained in one program, and the return beside it."""
-    env, env_params = purerl.make(case.env_id, **case.kwargs)
-    space = env.action_space(env_params)
-    make = lambda hp: purerl.learner(env, env_params, case.agent(space, hp), *case.blocks[:2], reward=case.reward(hp))
+    env, env_params = purerl.make(env_id, **kwargs)
+    agent = partial(agent_of, env.action_space(env_params))
+    num_envs, length, num_updates = blocks
+    make = lambda hp: purerl.learner(env, env_params, agent(hp), num_envs, length, reward=reward_of(hp))
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))(jnp.array(seeds))
-    num_updates = case.blocks[2]
-    block = case.blocks[0] * case.blocks[1]
-    measured = jobs.measure(make, case.hp, keys, jax.devices(), num_updates, max(1, num_updates // 50), block)
+    every = max(1, num_updates // 50)
+    measured = jobs.measure(make, hp, keys, jax.devices(), num_updates, every, num_envs * length)
+
+    def one(state: Any, key: jax.Array) -> Any:
+        key = jax.random.fold_in(key, 1)  # another stream than training's
+        return purerl.evaluate(env, env_params, agent(hp), state, key, 512, greedy=True)
+
+    play = lambda: np.asarray(jax.jit(jax.vmap(one))(measured.state.agent, keys).returns.mean(-1))
     rounded = lambda x: [round(float(y), 4) for y in x]
-    return rounded(case.measure(measured.metrics)), rounded(last_return(measured.metrics))
+    return {"measured": rounded(measure(measured.metrics, play)), "return": rounded(last_return(measured.metrics))}
 
 
 TERMS = {
@@ -156,7 +139,7 @@ TERMS = {
 }
 
 
-def preferences(seeds: list[int]) -> list[float]:
+def preferences(seeds: list[int]) -> dict[str, list[float]]:
     """Rank correlation, on states not compared, of a hidden reward with the one that 300 noisy comparisons gave."""
     hidden = lambda x: 2 * x[..., 0] - jnp.square(x[..., 1])
     network = nn.Sequential([networks.MLP((64,)), nn.Dense(1)])
@@ -170,7 +153,45 @@ def preferences(seeds: list[int]) -> list[float]:
         return network.apply(params, states)[:, 0], hidden(states)
 
     learned, true = jax.jit(jax.vmap(once))(jnp.array(seeds))
-    return [round(float(spearmanr(*pair).statistic), 4) for pair in zip(learned, true, strict=True)]
+    return {"measured": [round(float(spearmanr(*x).statistic), 4) for x in zip(learned, true, strict=True)]}
+
+
+def deep_sea(size: int, blocks: tuple[int, int, int]) -> dict[str, Design]:
+    """DeepSea with and without a bonus for what is new; blocks are of PPO."""
+    world = ("DeepSea-bsuite", {"size": size})
+    counts = lambda hp: rewards.count_bonus(cell, size * size + 1, 0.3)
+    novelty = lambda hp: rewards.rnd(WIDE, 0.3, 3e-3, num_steps=8)
+    return {
+        "DQN, ε-greedy": partial(train, *world, dqn, EPSILON, unchanged, (1, 10, 6_000), share_found),
+        "PPO": partial(train, *world, ppo, SEA, unchanged, blocks, share_found),
+        "PPO, counts": partial(train, *world, ppo, SEA, counts, blocks, share_found),
+        "PPO, RND": partial(train, *world, ppo, SEA, novelty, blocks, share_found),
+    }
+
+
+def worlds() -> dict[str, dict[str, Design]]:
+    """Every world with its designs."""
+    car = ("MountainCar-v0", {}, ppo, CAR)
+    pole = ("CartPole-v1", {}, ppo, POLE)
+    return {
+        "mountain-car": {
+            "plain": partial(train, *car, unchanged, (16, 128, 150), greedy_return),
+            "shaped": partial(
+                train, *car, lambda hp: rewards.potential(energy, hp.gamma), (16, 128, 150), greedy_return
+            ),
+        },
+        "deep-sea-10": deep_sea(10, (16, 40, 200)),
+        "deep-sea-20": deep_sea(20, (32, 20, 300)),
+        "constraint": {
+            "plain": partial(
+                train, *pole, lambda hp: rewards.lagrangian(off_centre, 0.1, 0.0), (16, 64, 300), last_cost
+            ),
+            "lagrangian": partial(
+                train, *pole, lambda hp: rewards.lagrangian(off_centre, 0.1, 0.1), (16, 64, 300), last_cost
+            ),
+        },
+        "preferences": {"rank correlation": preferences},
+    }
 
 
 def front(num: int = 64) -> dict[str, list[float]]:
@@ -218,7 +239,7 @@ def table(found: dict[str, dict[str, dict[str, list[float]]]]) -> str:
     lines = ["| world | design | measured, mean [95 %] | return | seeds |", "|---|---|---|---|---|"]
     for world, designs in found.items():
         for name, values in designs.items():
-            x = np.array(values.get("measured", []))
+            x = np.array(values["measured"])
             if len(x) > 1:
                 low, high = statistics.interval(x, statistics.mean)
                 paid = f"{np.mean(values['return']):.2f}" if "return" in values else ""
@@ -229,35 +250,29 @@ def table(found: dict[str, dict[str, dict[str, list[float]]]]) -> str:
 def main() -> None:
     """Run what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    every = cases()
+    every = worlds()
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--only", choices=[*every, "preferences", "front"], help="one world")
+    parser.add_argument("--only", choices=[*every, "front"], help="one world")
     parser.add_argument("--report", action="store_true", help="only print the table of what is there")
     given = parser.parse_args()
+    wanted = lambda world: not given.report and given.only in (None, world)
     RESULTS.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for world, designs in every.items():
         path = RESULTS / f"{world}.json"
         stored = json.loads(path.read_text()) if path.exists() else {"designs": {}}
-        for name, case in designs.items():
-            there = stored["designs"].get(name, {"measured": [], "return": []})
-            done = len(there["measured"])
-            if not given.report and given.only in (None, world) and done < given.seeds:
+        found[world] = stored["designs"]
+        for name, run in designs.items():
+            there = found[world].get(name, {})
+            done = len(there.get("measured", []))
+            if wanted(world) and done < given.seeds:
                 print(f"{world}, {name}", flush=True)
-                measured, paid = run(case, list(range(done, given.seeds)))
-                there = {"measured": there["measured"] + measured, "return": there["return"] + paid}
-                stored["designs"][name] = there
+                more = run(list(range(done, given.seeds)))
+                found[world][name] = {kind: there.get(kind, []) + numbers for kind, numbers in more.items()}
                 stored["machine"] = f"{os.cpu_count()} cores, {platform.machine()}, jax {jax.__version__}"
                 path.write_text(json.dumps(stored, indent=1) + "\n")
-            found.setdefault(world, {})[name] = there
-    path = RESULTS / "preferences.json"
-    stored = json.loads(path.read_text()) if path.exists() else []
-    if not given.report and given.only in (None, "preferences") and len(stored) < given.seeds:
-        stored += preferences(list(range(len(stored), given.seeds)))
-        path.write_text(json.dumps(stored, indent=1) + "\n")
-    found["preferences"] = {"rank correlation": {"measured": stored}}
     path = RESULTS / "front.json"
-    if not given.report and given.only in (None, "front") and not path.exists():
+    if wanted("front") and not path.exists():
         path.write_text(json.dumps(front(), indent=1) + "\n")
     if path.exists():
         draw(json.loads(path.read_text()), path.with_suffix(".png"))
