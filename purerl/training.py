@@ -289,7 +289,8 @@ def learner(
         None computes a reset whenever an episode ends.
     Raises:
       ValueError: for counts that are not positive ints, a group size that does not divide num_envs,
-        `episodic=False` for an agent that needs whole episodes, or a pool for a wrapper that resets itself.
+        `episodic=False` for an agent that needs whole episodes, or a pool for a wrapper that resets itself; when it
+        steps, for a reward that reports a metric by a name that the learner has for one of its own.
     """
     counts = {"num_envs": num_envs, "rollout_length": rollout_length, "group_size": group_size}
     counts |= {} if reset_pool is None else {"reset_pool": reset_pool}
@@ -338,9 +339,14 @@ def learner(
         reward_state, reward_metrics = state.reward, {}
         if reward is not None:
             reward_state, shaped, reward_metrics = reward.apply(reward_key, state.reward, data.transitions)
-            reward_metrics = {"reward": losses.masked_mean(shaped, data.transitions.valid), **reward_metrics}
             data = data._replace(transitions=data.transitions._replace(reward=shaped))
         agent_state, metrics = agent.update(update_key, state.agent, data)
+        if reward is not None:
+            metrics = {**metrics, "reward": losses.masked_mean(data.transitions.reward, data.transitions.valid)}
+        if taken := sorted(reward_metrics.keys() & {*metrics, "episodes", "episode_return", "episode_length"}):
+            raise ValueError(
+                f"reward reports {', '.join(taken)}, which the learner reports itself; name its terms otherwise"
+            )
         end = () if episodic else end._replace(episode_return=open_return, episode_length=open_length)
         metrics = {name: jnp.asarray(x, jnp.float32) for name, x in {**metrics, **reward_metrics}.items()}
         sums = Sums(jnp.ones((), jnp.int32), episodes, returns, lengths, metrics)

@@ -153,7 +153,7 @@ OWN = """
 import functools
 import flax.linen as nn
 import purerl
-from purerl import networks
+from purerl import networks, rewards
 from purerl.testing import probes
 
 @purerl.config
@@ -173,6 +173,9 @@ def not_an_agent(x):
 
 def of_transitions(tr):
     return tr.reward
+
+doubled = rewards.scale(2.0)
+entropy = rewards.weighted({"entropy": rewards.environment}, {"entropy": 1.0})
 
 def bandit():
     return probes.contextual_bandit()[0]
@@ -221,7 +224,11 @@ def test_own_files_train_and_the_picture_is_written(tmp_path):
             "ppo --reward own.py:of_transitions",
             "'PPO' object has no attribute 'reward'. If it is a function of transitions",
         ),
-        ("ppo --reward own.py:absent", "own.py has no 'absent'; it has"),
+        (
+            "ppo --reward own.py:absent",
+            "own.py has no 'absent'; it has Mine, mine, only_continuous, not_an_agent, of_transitions, doubled,",
+        ),
+        ("ppo --reward own.py:entropy", "reward reports entropy, which the learner reports itself"),
     ],
 )
 def test_own_agents_that_do_not_fit(agent, said, tmp_path, monkeypatch, capsys):

@@ -111,6 +111,15 @@ def test_weights_are_swept_in_one_program(cartpole, key):
     np.testing.assert_allclose(metrics["reward"], paid, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["reward", "entropy", "episode_return"])
+def test_terms_do_not_hide_what_the_learner_reports(name, cartpole, key):
+    policy = purerl.distributions.categorical(2)
+    agent = purerl.a2c(networks.actor_critic(policy, partial(networks.MLP, ())), policy)
+    reward = rewards.weighted({name: rewards.environment}, {name: 1.0})
+    with pytest.raises(ValueError, match=f"reward reports {name}, which the learner reports itself"):
+        purerl.train(purerl.learner(*cartpole, agent, 4, 4, reward), key, 1)
+
+
 def test_annealing_counts_environment_steps(block):
     for times, factor in ((1, 1.0), (2, 1 - T * N / 100), (4, 0.0)):
         given, _, metrics = paid(ALL["anneal"], block, times)

@@ -47,7 +47,10 @@ def from_file(text: str) -> Any:
     except Exception as error:
         raise OneLine(f"{path} could not be imported: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
-        names = [n for n, x in vars(module).items() if callable(x) and getattr(x, "__module__", "") == module.__name__]
+        from purerl.core import Reward
+
+        own = lambda x: isinstance(x, Reward) or (callable(x) and getattr(x, "__module__", "") == module.__name__)
+        names = [n for n, x in vars(module).items() if own(x)]
         raise OneLine(f"{path} has no {name!r}; it has {', '.join(names) or 'no functions'}")
     return getattr(module, name)
 
