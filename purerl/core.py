@@ -262,6 +262,21 @@ def check_counts(function: str, **counts: Any) -> None:
             raise ValueError(f"{function}: {name} is {count!r}; it must be a positive int")
 
 
+def check_range(function: str, low: Any, high: Any, /, **numbers: Any) -> None:
+    """Raise a ValueError that names the first number outside of [low, high]; what is traced is not looked at."""
+    for name, x in numbers.items():
+        known = not any(isinstance(value, Tracer) for value in (low, high, x))
+        if known and not ((np.asarray(x) >= low) & (np.asarray(x) <= high)).all():
+            raise ValueError(f"{function}: {name} is {x}; it must lie in [{low}, {high}]")
+
+
+def check_functions(function: str, /, **parts: Any) -> None:
+    """Raise a ValueError that names the first that can not be called."""
+    for name, part in parts.items():
+        if not callable(part):
+            raise ValueError(f"{function}: {name} is {part!r}; it must be a function")
+
+
 def check_shapes(function: str, **arrays: Any) -> None:
     """Raise a ValueError that names the arrays and their shapes unless all shapes are equal."""
     shapes = {name: jnp.shape(x) for name, x in arrays.items()}

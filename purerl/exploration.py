@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from purerl.bellman import softmax_policy
-from purerl.core import Array, Key
+from purerl.core import Array, Key, check_range
 from purerl.distributions import categorical
 from purerl.memory import clear
 
@@ -321,8 +321,7 @@ def top_p(logits: Array, p) -> Array:
     >>> top_p(jnp.log(jnp.array([0.25, 0.5, 0.25])), 0.6).round(2).tolist()
     [-1.38..., -0.68..., -inf]
     """
-    if isinstance(p, int | float) and not 0 <= p <= 1:
-        raise ValueError(f"top_p: p is {p}; it must lie in [0, 1]")
+    check_range("top_p", 0, 1, p=p)
     rank, ordered = _ranks(logits)
     probs = jax.nn.softmax(ordered)
     before = jnp.cumsum(probs, axis=-1) - probs
@@ -340,8 +339,7 @@ def min_p(logits: Array, p) -> Array:
     >>> min_p(jnp.array([0.0, -1.0, -5.0]), 0.1).tolist()
     [0.0, -1.0, -inf]
     """
-    if isinstance(p, int | float) and not 0 <= p <= 1:
-        raise ValueError(f"min_p: p is {p}; it must lie in [0, 1]")
+    check_range("min_p", 0, 1, p=p)
     return jnp.where(logits >= logits.max(-1, keepdims=True) + jnp.log(jnp.asarray(p, logits.dtype))[..., None],
                      logits, -jnp.inf)  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purerl.core import Agent, Array, Reward, Rollout, Transition
+from purerl.core import Agent, Array, Reward, Rollout, Transition, check_range
 
 
 class Moments(NamedTuple):
@@ -127,6 +127,7 @@ def rewards(gamma, clip: float = 10.0) -> Reward:
     The return is gathered within an episode and starts again from 0 after its last reward. A block's returns
     are merged into the moments first, then its rewards are divided: the scale is frozen at collection.
     """
+    check_range("normalize.rewards", 0, 1, gamma=gamma)
 
     def init(key, transition):
         return RewardScale(jnp.zeros(transition.reward.shape), moments(transition.reward))

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import optax
 
 from purerl import bellman, losses
-from purerl.core import Array, Key, Network, Reward, Transition, check_counts
+from purerl.core import Array, Key, Network, Reward, Transition, check_counts, check_functions, check_range
 from purerl.normalize import Moments, deviation, merge, moments, standardize
 from purerl.normalize import rewards as normalize
 from purerl.updates import Trained, adam, sgd
@@ -82,10 +82,12 @@ def term(function: Term | Reward, name: str | None = None) -> Reward:
     """A plain function of transitions as a `Reward`; a `Reward` as it is.
 
     Raises:
-      ValueError: when it is applied, naming the function, if it does not give one number a step.
+      ValueError: if it is neither; when it is applied, naming the function, if it does not give one number a step.
     """
     if isinstance(function, Reward):
         return function
+    if not callable(function):
+        raise ValueError(f"{name or 'term'} is {function!r}; it must be a function of transitions, or a Reward")
     name = name or getattr(function, "__name__", repr(function))
     return Reward(lambda key, tr: (), lambda key, state, tr: ((), _checked(name, function(tr), tr), {}))
 
@@ -156,6 +158,7 @@ def scale(factor) -> Reward:
 
 def clip(low, high) -> Reward:
     """r within [low, high]."""
+    check_range("clip", low, math.inf, high=high)
     return term(lambda tr: jnp.clip(tr.reward, low, high), "clip")
 
 
@@ -177,7 +180,8 @@ def when(
     Args:
       condition: bool of the transitions, `[T, N]`.
     """
-    then, otherwise = term(then), term(otherwise)
+    check_functions("when", condition=condition)
+    then, otherwise = term(then, "when: then"), term(otherwise, "when: otherwise")
 
     def init(key, transition):
         then_key, otherwise_key = jax.random.split(key)
@@ -204,7 +208,8 @@ def anneal(schedule: Callable[[Array], Any], reward: Term | Reward = environment
     Returns:
       A `Reward`; its metric is `anneal`, the factor.
     """
-    inner = term(reward)
+    check_functions("anneal", schedule=schedule)
+    inner = term(reward, "anneal: reward")
 
     def init(key, transition):
         return jnp.zeros((), jnp.int32), inner.init(key, transition)
@@ -250,6 +255,8 @@ def potential(phi: Callable[[Any], Array], gamma=None) -> Reward:
     """
     if gamma is None:
         raise ValueError("potential: gamma is None; it must be the learner's, or shaping changes what is optimal")
+    check_range("potential", 0, 1, gamma=gamma)
+    check_functions("potential", phi=phi)
 
     def shaped(tr):
         now, after = _checked("potential: phi", phi(tr.obs), tr), _checked("potential: phi", phi(tr.next_obs), tr)
@@ -270,6 +277,7 @@ def count_bonus(index: Callable[[Any], Array], num: int, weight=1.0) -> Reward:
       arXiv:1606.01868.
     """
     check_counts("count_bonus", num=num)
+    check_functions("count_bonus", index=index)
 
     def apply(key, counts, transitions):
         del key  # nothing is drawn
@@ -311,6 +319,8 @@ def rnd(
     Reference: Burda et al., 2018, arXiv:1810.12894, sections 2.2 to 2.4.
     """
     check_counts("rnd", num_steps=num_steps)
+    check_range("rnd", 0, 1, gamma=gamma)
+    check_range("rnd", 0, math.inf, learning_rate=learning_rate, clip_obs=clip_obs)
 
     def init(key, transition):
         target_key, key = jax.random.split(key)
@@ -356,6 +366,8 @@ def lagrangian(cost: Term, limit, learning_rate=0.05, initial=0.0) -> Reward:
       A `Reward`; its metrics are `cost`, the mean of a step, and `multiplier`, λ.
     Reference: Tessler, Mankowitz & Mannor, 2018, arXiv:1805.11074, eq. 5 and 9; dividing keeps rewards at one scale.
     """
+    check_range("lagrangian", 0, math.inf, learning_rate=learning_rate, initial=initial)
+    check_functions("lagrangian", cost=cost)
 
     def apply(key, multiplier, transitions):
         del key  # nothing is drawn

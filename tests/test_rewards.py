@@ -263,6 +263,22 @@ def test_bad_terms_are_named(block, key):
         paid(rewards.when(lambda tr: jnp.array(True), rewards.scale(2.0)), block)
     with pytest.raises(ValueError, match=r"count_bonus: num is 0; it must be a positive int"):
         rewards.count_bonus(index, 0)
+    for make, said in (
+        (lambda: rewards.potential(phi, 1.5), r"potential: gamma is 1.5; it must lie in \[0, 1\]"),
+        (lambda: rewards.potential(3, 0.9), r"potential: phi is 3; it must be a function"),
+        (lambda: rewards.clip(1.0, -1.0), r"clip: high is -1.0; it must lie in \[1.0, inf\]"),
+        (lambda: rewards.lagrangian(rewards.environment, 0.1, -0.1), r"lagrangian: learning_rate is -0.1; it must lie"),
+        (lambda: rewards.rnd(torso(), gamma=2.0), r"rnd: gamma is 2.0; it must lie in \[0, 1\]"),
+        (lambda: rewards.normalize(jnp.array([0.9, -1.0])), r"normalize.rewards: gamma is \[ 0.9 -1. \]; it must lie"),
+        (lambda: rewards.anneal(3.0), r"anneal: schedule is 3.0; it must be a function"),
+        (
+            lambda: rewards.weighted({"a": "x"}, {"a": 1.0}),
+            r"term 'a' is 'x'; it must be a function of transitions, or",
+        ),
+    ):
+        with pytest.raises(ValueError, match=said):
+            make()
+    jax.eval_shape(lambda x: rewards.clip(x, -x).init(key, block), 1.0)  # what is traced is not looked at
     bad = rewards.weighted({"good": rewards.environment, "bad": lambda tr: jnp.log(-jnp.abs(tr.reward))},
                            {"good": 1.0, "bad": 1.0})  # fmt: skip
     with pytest.raises(AssertionError, match=r"the reward is not finite; nor are bad, weighted/bad"):
