@@ -336,13 +336,13 @@ def learner(
         block_key, reward_key, update_key = jax.random.split(jax.random.fold_in(state.key, state.iteration), 3)
         position, end, data = block(block_key, state.agent, state.position)
         episodes, returns, lengths, open_return, open_length = _finished(position, data.transitions)
-        reward_state, reward_metrics = state.reward, {}
+        reward_state, own_metrics, reward_metrics = state.reward, {}, {}
         if reward is not None:
             reward_state, shaped, reward_metrics = reward.apply(reward_key, state.reward, data.transitions)
+            own_metrics = {"reward": losses.masked_mean(shaped, data.transitions.valid)}
             data = data._replace(transitions=data.transitions._replace(reward=shaped))
         agent_state, metrics = agent.update(update_key, state.agent, data)
-        if reward is not None:
-            metrics = {**metrics, "reward": losses.masked_mean(data.transitions.reward, data.transitions.valid)}
+        metrics = {**metrics, **own_metrics}
         if taken := sorted(reward_metrics.keys() & {*metrics, "episodes", "episode_return", "episode_length"}):
             raise ValueError(
                 f"reward reports {', '.join(taken)}, which the learner reports itself; name its terms otherwise"
