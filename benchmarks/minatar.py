@@ -2,6 +2,7 @@
 
     python benchmarks/minatar.py --agent pqn --frames 1e6 --seeds 2
     python benchmarks/minatar.py --agent dqn --game Breakout --frames 5e6 --seeds 10 --sticky 0.1 --all-actions
+    python benchmarks/minatar.py --agent dqn --envs 64 --frames 5e6 --seeds 10 --sticky 0.1 --all-actions --cap 100000
 
 Published numbers differ by protocol, so the protocol is explicit: whether the last action is repeated with some
 probability (`--sticky`; 0.1 in MinAtar's own paper, 0 in most JAX papers), when the clock cuts an episode (`--cap`;
@@ -9,6 +10,8 @@ gymnax 1,000 steps, the paper none), and whether all six actions are there or th
 the paper: six). The paper's DQN after 5 x 10⁶ frames, sticky 0.1, six actions, no cap, read off its figure: Asterix
 16.8, Breakout 10.0, Freeway 50.2, Seaquest 20.0, SpaceInvaders 43.9 (Young & Tian, 2019, arXiv:1903.03176). One frame
 is one step.
+DQN in one environment takes a gradient step of 32 after every frame, as the paper's: 5 x 10⁶ one after another. With
+`--envs N` it acts in N at once and takes one of 512 after N frames, which suits a GPU: 8 samples a frame where N is 64.
 A seed's number is the mean return of its last 100 training episodes or more. Writes results/minatar/*.json, one a game
 and protocol, and a table with 95 % bootstrap intervals; what is there already is not run again.
 """
@@ -47,15 +50,17 @@ def environment(game: str, sticky: float, cap: int, all_actions: bool) -> tuple[
     return (StickyActions(env, sticky) if sticky else env), env_params
 
 
-def agent_of(name: str, num_actions: int, frames: int) -> tuple[Any, Any, int, int]:
+def agent_of(name: str, num_actions: int, frames: int, num_envs: int) -> tuple[Any, Any, int, int]:
     """`hp -> Agent`, its hyperparameters, environments and steps of a block."""
-    if name == "dqn":  # the paper's, but for Adam in place of RMSProp
+    if name == "dqn":  # the paper's, but for Adam in place of RMSProp, and where there are many environments
         network = networks.q_network(num_actions, networks.MinAtarCNN)
+        one = num_envs == 1
         hp = purerl.DQN(
-            capacity=min(100_000, frames), batch_size=32, learning_starts=5_000, train_every=1, target_period=1_000,
-            explore_end=0.1, explore_steps=100_000.0, num_gradient_steps=1,
+            capacity=min(100_000, frames), batch_size=32 if one else 512, learning_starts=5_000, train_every=num_envs,
+            target_period=1_000 if one else 8_000, explore_end=0.1, explore_steps=100_000.0,
+            learning_rate=2.5e-4 if one else 5e-4,
         )  # fmt: skip
-        return lambda hp: purerl.dqn(network, hp), hp, 1, 4
+        return lambda hp: purerl.dqn(network, hp), hp, num_envs, 4 if one else 1
     network = networks.q_network(num_actions, partial(networks.MinAtarCNN, layer_norm=True))
     hp = purerl.PQN(
         learning_rate=5e-4, anneal_steps=float(frames), q_lambda=0.65, explore_steps=0.1 * frames,
@@ -67,7 +72,7 @@ def agent_of(name: str, num_actions: int, frames: int) -> tuple[Any, Any, int, i
 def played(given: argparse.Namespace, game: str) -> dict[str, Any]:
     """Train all seeds of a game at once."""
     env, env_params = environment(game, given.sticky, given.cap, given.all_actions)
-    agent, hp, num_envs, length = agent_of(given.agent, env.action_space(env_params).n, given.frames)
+    agent, hp, num_envs, length = agent_of(given.agent, env.action_space(env_params).n, given.frames, given.envs)
     make = lambda hp: purerl.learner(env, env_params, agent(hp), num_envs, length)
     keys = jax.random.split(jax.random.key(0), given.seeds)
     devices = jax.devices() if given.seeds % len(jax.devices()) == 0 else jax.devices()[:1]
@@ -76,8 +81,9 @@ def played(given: argparse.Namespace, game: str) -> dict[str, Any]:
     done = jobs.measure(make, hp, keys, devices, num_updates, max(1, num_updates // 50), num_envs * length)
     returns = jobs.returns_so_far([{k: v[i] for k, v in done.metrics.items()} for i in range(len(done.iterations))])
     return {
-        "game": game, "agent": given.agent, "frames": num_updates * num_envs * length, "sticky": given.sticky,
-        "cap": given.cap, "all_actions": given.all_actions, "returns": returns.round(3).tolist(),
+        "game": game, "agent": given.agent, "num_envs": num_envs, "frames": num_updates * num_envs * length,
+        "sticky": given.sticky, "cap": given.cap, "all_actions": given.all_actions,
+        "returns": returns.round(3).tolist(),
         "curve": np.nanmean(done.metrics["episode_return"], 1).round(3).tolist(),
         "frames_per_second": given.seeds * num_updates * num_envs * length / done.run_seconds,
         "compile_seconds": done.compile_seconds, "jax": jax.__version__,
@@ -96,20 +102,23 @@ def main() -> None:
     parser.add_argument("--sticky", type=float, default=0.0)
     parser.add_argument("--cap", type=int, default=1_000)
     parser.add_argument("--all-actions", action="store_true")
+    parser.add_argument("--envs", type=int, default=1, help="environments that DQN acts in at once [1]")
     given = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     protocol = f"{given.frames}-{given.seeds}-{given.sticky:g}-{given.cap}-{'all' if given.all_actions else 'minimal'}"
     for game in [given.game] if given.game else GAMES:
-        path = RESULTS / f"{given.agent}-{game}-{protocol}.json"
+        many = f"-{given.envs}" if given.agent == "dqn" and given.envs > 1 else ""
+        path = RESULTS / f"{given.agent}-{game}-{protocol}{many}.json"
         if not path.exists():
             path.write_text(json.dumps(played(given, game), indent=1) + "\n")
-    print("| game | agent | frames | sticky | cap | actions | mean return | seeds | the paper's DQN, 5 x 10⁶ |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| game | agent | in | frames | sticky | cap | actions | mean return | seeds | the paper's DQN, 5 x 10⁶ |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for path in sorted(RESULTS.glob("*.json")):
         x = json.loads(path.read_text())
         ours = np.array(x["returns"])
         low, high = statistics.interval(ours, statistics.mean) if len(ours) > 1 else (np.nan, np.nan)
-        print(f"| {x['game']} | {x['agent']} | {x['frames']:,} | {x['sticky']} | {x['cap']} | "
+        environments = x.get("num_envs", 128)  # files of PQN did not say once
+        print(f"| {x['game']} | {x['agent']} | {environments} | {x['frames']:,} | {x['sticky']} | {x['cap']} | "
               f"{'all' if x['all_actions'] else 'minimal'} | {ours.mean():.1f} [{low:.1f}, {high:.1f}] | {len(ours)} | "
               f"{PAPER[x['game']]} |")  # fmt: skip
 

@@ -119,7 +119,7 @@ def rollouts(env: Any, env_params: Any, num_envs: int, length: int) -> dict[str,
 def acting(given: argparse.Namespace) -> dict[str, Any]:
     """Environment steps a second against the number of environments."""
     env, env_params = purerl.make(given.env)
-    sizes = [4**k for k in range(20) if 4**k <= given.largest]
+    sizes = [given.factor**k for k in range(20) if given.factor**k <= given.largest]
     rows = []
     for num_envs in track(sizes, "acting"):
         length = int(np.clip(STEPS_AT_ONCE // num_envs, 16, 8192))
@@ -498,6 +498,7 @@ def main() -> None:
             part.add_argument("--env", default="CartPole-v1")
         if name == "acting":
             part.add_argument("--largest", type=int, default=65536)
+            part.add_argument("--factor", type=int, default=4, help="between two numbers of environments [4]")
         if name == "training":
             part.add_argument("--torso", choices=("mlp", "cnn"), default="mlp")
             part.add_argument("--envs", type=numbers, default=[4, 16, 64, 256, 1024])

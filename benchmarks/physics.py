@@ -1,0 +1,251 @@
+"""purerl against brax's own trainer on brax's robots: wall time and return, in one run.
+
+    pip install -c constraints.txt -e '.[brax,cuda]'
+    python benchmarks/physics.py [--algorithm ppo] [--envs ant,halfcheetah,hopper,walker2d] [--share 1] [--report]
+
+Both have the same robots ("spring" physics), steps, environments, minibatches, gradient steps, networks and
+coefficients: those that brax's notebook has for PPO on ant and for SAC on halfcheetah, for all four. Every contestant
+is a process of its own: all compile at once, train a third of the steps to warm up, and then wait until it is their
+turn to train the rest, which is timed. The return is that of 128 greedy episodes of 1,000 steps of the final policy,
+measured for both by `purerl.evaluate`. What differs: purerl's advantages look over the whole block and bootstrap at
+the time limit, brax's look over 5 steps and are computed again for every minibatch. Writes results/physics/*.json,
+one a robot and algorithm, and a table. `--share` is that of the steps, for a first try.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "physics"
+ROBOTS = ("ant", "halfcheetah", "hopper", "walker2d")
+PARTS, WARM_PARTS = 6, 2  # of the training, and those of them that warm up: brax compiles again in the second
+PPO = {"num_envs": 4096, "length": 80, "num_updates": 60}  # 19,660,800 steps
+SAC = {"num_envs": 128, "length": 1, "num_updates": 2048, "gradient_steps": 64}  # 262,144 steps
+CAPACITY, WARM_UP = 2**20, 8192
+SIZES = {"ppo": PPO, "sac": SAC}
+
+
+def ours(algorithm: str, robot: str, num_updates: int, wait: Any) -> tuple[Any, Any]:
+    """Train by purerl; `(agent, agent_state)`. `wait(1)` is called after the first part."""
+    import flax.linen as nn
+    import jax
+    import optax
+
+    import purerl
+    from purerl import distributions, networks, training
+
+    env, env_params = purerl.make(f"brax/{robot}", backend="spring")
+    space = env.action_space(env_params)
+
+    class Two(nn.Module):
+        """brax's networks: a slim policy and a wide value function."""
+
+        num_params: int
+
+        @nn.compact
+        def __call__(self, obs):
+            slim, wide = (networks.MLP(hidden, nn.swish)(obs) for hidden in ((32,) * 4, (256,) * 5))
+            return nn.Dense(self.num_params)(slim), nn.Dense(1)(wide)[..., 0]
+
+    if algorithm == "ppo":
+        policy = distributions.squashed(space.low, space.high, space.shape)
+        network = Two(policy.num_params)
+        hp = purerl.PPO(
+            learning_rate=3e-4, gamma=0.97, clip=0.3, entropy_cost=1e-2, num_epochs=4, num_minibatches=32,
+            normalize_obs=True,
+        )  # fmt: skip
+        agent = lambda hp: purerl.ppo(network, policy, hp, optimizer=lambda _: optax.scale_by_adam())
+        scale = 10.0
+    else:
+        policy = distributions.hybrid(space, distributions.squashed)
+        torso = partial(networks.MLP, (256, 256), nn.relu)
+        actor, critic = networks.actor(policy, torso), networks.critic(policy, torso)
+        hp = purerl.SAC(
+            learning_rate=6e-4, gamma=0.997, batch_size=512, capacity=CAPACITY, learning_starts=WARM_UP,
+            train_every=SAC["num_envs"], num_gradient_steps=SAC["gradient_steps"], target_entropy=-0.5,
+        )  # fmt: skip
+        agent = lambda hp: purerl.sac(actor, critic, policy, hp)
+        scale = 30.0
+    size = SIZES[algorithm]
+    paid = purerl.rewards.scale(scale)
+    make = lambda hp: purerl.learner(env, env_params, agent(hp), size["num_envs"], size["length"], paid)
+    program = training.compile_run(make, hp, jax.random.key(0))
+    every = num_updates // PARTS
+    state: Any = None
+    for part, (_, state, metrics) in enumerate(training.run(make, hp, None, num_updates, every, program=program)):  # noqa: B007
+        jax.block_until_ready(metrics)
+        wait(part + 1)
+    return agent(hp), state.agent
+
+
+def theirs(algorithm: str, robot: str, num_updates: int, wait: Any) -> tuple[Any, Any]:
+    """Train by brax; as `ours`."""
+    import jax
+    import jax.numpy as jnp
+    from brax import envs
+    from brax.training.agents.ppo import train as ppo
+    from brax.training.agents.sac import train as sac
+
+    from purerl.core import Agent
+
+    if not hasattr(jax, "device_put_replicated"):  # brax 0.14 calls what jax 0.11 has no more
+        spread = lambda tree, devices: jax.tree.map(lambda x: jnp.stack([x] * len(devices)), tree)
+        jax.device_put_replicated = spread  # pyright: ignore
+    size, env = SIZES[algorithm], envs.get_environment(robot, backend="spring")
+    common = {
+        "num_timesteps": num_updates * size["num_envs"] * size["length"], "num_envs": size["num_envs"],
+        "episode_length": 1000, "seed": 0, "max_devices_per_host": 1,
+    }  # fmt: skip
+    if algorithm == "ppo":
+        parts = iter(range(1, 100))
+        make_policy, params, _ = ppo.train(
+            env, **common, learning_rate=3e-4, discounting=0.97, entropy_cost=1e-2, num_updates_per_batch=4,
+            num_minibatches=32, batch_size=size["num_envs"] * size["length"] // (32 * 5), unroll_length=5,
+            reward_scaling=10, normalize_observations=True,
+            num_evals=PARTS + 1, run_evals=False, progress_fn=lambda *_: wait(next(parts)),
+        )  # fmt: skip
+    else:
+        parts = iter(range(100))  # of which 0 is before training
+        make_policy, params, _ = sac.train(
+            env, **common, learning_rate=6e-4, discounting=0.997, batch_size=512, reward_scaling=30,
+            grad_updates_per_step=SAC["gradient_steps"], max_replay_size=CAPACITY, min_replay_size=WARM_UP,
+            num_evals=PARTS + 1, num_eval_envs=1, progress_fn=lambda *_: wait(next(parts)),
+        )  # fmt: skip
+
+    def greedy(params, memory, obs):
+        return make_policy(params, deterministic=True)(obs, jax.random.key(0))[0], memory
+
+    nothing: Any = None
+    return Agent(nothing, lambda n: (), lambda memory, ended: memory, nothing, greedy, nothing), params
+
+
+CONTESTANTS = {"purerl": ours, "brax": theirs}
+
+
+def worker(who: str, algorithm: str, robot: str, num_updates: int) -> None:
+    """A contestant's process: compiles and warms up, says so, waits for a line, trains, and is judged."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    say = lambda **answer: print(json.dumps(answer), file=out, flush=True)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import jax
+
+    import purerl
+
+    jax.config.update("jax_enable_compilation_cache", False)
+    times: dict[str, float] = {}
+    began = time.perf_counter()
+
+    def wait(part: int) -> None:
+        print(f"part {part} after {time.perf_counter() - began:.1f} s", file=sys.stderr)
+        if part == WARM_PARTS:
+            say(ready=time.perf_counter() - began)
+            sys.stdin.readline()
+            times["start"] = time.perf_counter()
+        if part == PARTS:
+            say(seconds=time.perf_counter() - times["start"])
+            sys.stdin.readline()
+
+    agent, state = CONTESTANTS[who](algorithm, robot, num_updates, wait)
+    env, env_params = purerl.make(f"brax/{robot}", backend="spring")
+    judge = jax.jit(lambda state, key: purerl.evaluate(env, env_params, agent, state, key, 128, greedy=True))
+    played = judge(state, jax.random.key(1))
+    say(
+        greedy_return=float(played.returns.mean()), spread=float(played.returns.std()),
+        device=jax.devices()[0].device_kind,
+    )  # fmt: skip
+
+
+def ask(process: subprocess.Popen) -> dict[str, Any]:
+    """A contestant's next answer."""
+    answer = process.stdout.readline() if process.stdout else ""
+    if not answer:
+        raise SystemExit(f"a contestant has died: {' '.join(map(str, process.args))}")
+    return json.loads(answer)
+
+
+def contest(algorithm: str, robots: list[str], num_updates: int) -> None:
+    """All compile at once; then each trains alone; then all are judged at once."""
+    from rich.progress import track
+
+    races = [(robot, who) for robot in robots for who in CONTESTANTS]
+    processes: dict[tuple[str, str], subprocess.Popen] = {}
+    for robot, who in races:
+        command = [sys.executable, __file__, "--worker", who, "--envs", robot, "--algorithm", algorithm]
+        command += ["--updates", str(num_updates)]
+        pipe = subprocess.PIPE
+        processes[robot, who] = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+    answers = {race: ask(processes[race]) for race in track(races, "compiling and warming up")}
+    go_on = lambda race: print(file=processes[race].stdin, flush=True)
+    for race in track(races, "training"):
+        go_on(race)
+        answers[race] |= ask(processes[race])
+    for race in races:
+        go_on(race)
+    for race in track(races, "judging"):
+        answers[race] |= ask(processes[race])
+    size = SIZES[algorithm]
+    steps = num_updates * size["num_envs"] * size["length"]
+    for robot in robots:
+        result = {
+            "algorithm": algorithm, "robot": robot, "physics": "spring", **size, "num_updates": num_updates,
+            "steps": steps, "timed_steps": steps // PARTS * (PARTS - WARM_PARTS),
+            "contestants": {who: answers[robot, who] for who in CONTESTANTS},
+            "versions": {name: version(name) for name in ("purerl", "brax", "jax", "jaxlib")},
+            "date": datetime.date.today().isoformat(),
+        }  # fmt: skip
+        (RESULTS / f"{algorithm}-{robot}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def table() -> list[str]:
+    """The report of everything that is there, in lines of Markdown."""
+    lines = ["| | steps | on | purerl, steps/s | brax, steps/s | its time over purerl's | return: purerl | brax |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for path in sorted(RESULTS.glob("*.json")):
+        x = json.loads(path.read_text())
+        our, their = (x["contestants"][who] for who in CONTESTANTS)
+        pace = [f"{x['timed_steps'] / one['seconds']:,.0f}" for one in (our, their)]
+        lines.append(
+            f"| {x['algorithm'].upper()}, {x['robot']} | {x['steps']:,} | {our['device']} | {pace[0]} | {pace[1]} | "
+            f"{their['seconds'] / our['seconds']:.2f} | {our['greedy_return']:,.0f} | {their['greedy_return']:,.0f} |"
+        )
+    return lines
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--algorithm", choices=SIZES, default="ppo")
+    parser.add_argument("--envs", default=",".join(ROBOTS), help="with commas between")
+    parser.add_argument("--share", type=float, default=1.0)
+    parser.add_argument("--report", action="store_true", help="only write the table from what is there")
+    parser.add_argument("--worker", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--updates", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    robots = given.envs.split(",")
+    if unknown := [robot for robot in robots if robot not in ROBOTS]:
+        parser.error(f"--envs: there is no {unknown[0]!r}; allowed are {', '.join(ROBOTS)}")
+    if given.worker:
+        worker(given.worker, given.algorithm, robots[0], given.updates)
+        return
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    if not given.report:
+        num_updates = int(SIZES[given.algorithm]["num_updates"] * given.share) // PARTS * PARTS
+        if num_updates < PARTS:
+            parser.error(f"--share is {given.share}; there must be at least {PARTS} updates")
+        contest(given.algorithm, robots, num_updates)
+    print("\n".join(table()))
+
+
+if __name__ == "__main__":
+    main()
