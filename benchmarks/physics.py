@@ -43,6 +43,7 @@ def ours(algorithm: str, robot: str, num_updates: int, wait: Any) -> tuple[Any, 
 
     import purerl
     from purerl import distributions, networks, training
+    from purerl.networks.heads import Head
 
     env, env_params = purerl.make(f"brax/{robot}", backend="spring")
     space = env.action_space(env_params)
@@ -55,7 +56,7 @@ def ours(algorithm: str, robot: str, num_updates: int, wait: Any) -> tuple[Any, 
         @nn.compact
         def __call__(self, obs):
             slim, wide = (networks.MLP(hidden, nn.swish)(obs) for hidden in ((32,) * 4, (256,) * 5))
-            return nn.Dense(self.num_params)(slim), nn.Dense(1)(wide)[..., 0]
+            return Head(self.num_params, 0.01)(slim), Head(1, 1.0)(wide)[..., 0]
 
     if algorithm == "ppo":
         policy = distributions.squashed(space.low, space.high, space.shape)

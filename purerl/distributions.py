@@ -78,12 +78,12 @@ def _flat(array, shape) -> np.ndarray:
 
 
 def _transformed_normal(
-    forward, inverse, log_slope, mean_log_slope, shape, free_scale, log_scale=(-jnp.inf, jnp.inf)
+    forward, inverse, log_slope, mean_log_slope, shape, free_scale, log_scale=(-jnp.inf, jnp.inf), edge=jnp.inf
 ) -> Distribution:
     """a = forward(μ + σ ε), element by element, with p = (μ, log σ), and log σ clipped to a range.
 
     `log_slope(u)` is log |da/du| and `mean_log_slope(μ, log σ)` its expectation. KL is the normals' own, which a
-    bijection keeps.
+    bijection keeps. All u beyond ±`edge` give the same action, whose log-probability is that of them all.
     """
     size, clipped = math.prod(shape), any(map(math.isfinite, log_scale))
 
@@ -94,8 +94,11 @@ def _transformed_normal(
     def act(u):
         return forward(u).reshape(*u.shape[:-1], *shape)
 
+    def log_density(u, z, log_std):
+        return -(0.5 * jnp.square(z) + log_std + 0.5 * _LOG_2PI + log_slope(u))
+
     def density(u, z, log_std):
-        return -jnp.sum(0.5 * jnp.square(z) + log_std + 0.5 * _LOG_2PI + log_slope(u), axis=-1)
+        return jnp.sum(log_density(u, z, log_std), axis=-1)
 
     def draw(key, p):
         mean, log_std = split(p)
@@ -106,7 +109,12 @@ def _transformed_normal(
     def log_prob(p, action):
         mean, log_std = split(p)
         u = inverse(action.reshape(*action.shape[: action.ndim - len(shape)], size))
-        return density(u, (u - mean) * jnp.exp(-log_std), log_std)
+        if edge == jnp.inf:
+            return density(u, (u - mean) * jnp.exp(-log_std), log_std)
+        beyond = jnp.abs(u) > edge
+        mass = jax.scipy.special.log_ndtr((jnp.sign(u) * mean - edge) * jnp.exp(-log_std))
+        z = (jnp.where(beyond, mean, u) - mean) * jnp.exp(-log_std)  # no product that overflows, nor its gradient
+        return jnp.sum(jnp.where(beyond, mass, log_density(u, z, log_std)), axis=-1)
 
     def entropy(p):
         mean, log_std = split(p)
@@ -180,7 +188,8 @@ def tanh_normal(
 
     The entropy has no closed form; it is integrated by a 32-point Gauss-Hermite rule. The mode is the image of
     μ, as is customary (the density's own maximum can lie at a bound). KL is the normals': a bijection keeps it.
-    A float32 action at a bound stands for |u| = 8.3.
+    Of a float32 action nearer to a bound than that of |u| = 7, `log_prob` is the logarithm of the probability of all
+    such actions: u can not be read off it, and where σ is small the density there may be wrong by any factor.
 
     Args:
       low, high: finite bounds, scalars or arrays of `shape`.  shape: of one action.
@@ -213,6 +222,7 @@ def tanh_normal(
         shape=shape,
         free_scale=free_scale,
         log_scale=log_scale,
+        edge=7.0,  # float32 has 28 numbers between tanh 7 and 1: u can not be read off them
     )
 
 

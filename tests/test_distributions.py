@@ -134,6 +134,28 @@ def test_tanh_normal_stays_inside_and_finite_when_saturated(key):
     assert np.isfinite(value) and np.isfinite(slope).all() and np.isfinite(pi.entropy(p))
 
 
+@pytest.mark.parametrize("mean, log_std", [(6.5, 0.0), (-7.5, -1.0), (9.0, 1.0)])
+def test_tanh_normal_at_the_bounds_has_the_probability_of_what_is_beyond(mean, log_std):
+    pi, p = tanh_normal(-1.0, 3.0, (1,)), jnp.array([mean, log_std])
+    edge = np.tanh(np.linspace(-6.99, 6.99, 200_001))  # fine where tanh is flat
+    x = 1 + (edge[1:] + edge[:-1])
+    log_prob = jax.vmap(lambda x: pi.log_prob(p, x))(jnp.float32(x)[:, None])
+    inside = (np.exp(np.asarray(log_prob, np.float64)) * 2 * np.diff(edge)).sum()
+    atoms = np.exp([pi.log_prob(p, jnp.array([bound])).item() for bound in (-1.0, 3.0)])
+    beyond = scipy.stats.norm(mean, math.exp(log_std))
+    np.testing.assert_allclose(atoms, [beyond.cdf(-7), beyond.sf(7)], rtol=1e-5, atol=1e-30)
+    assert abs(inside + atoms.sum() - 1) < 0.02
+
+
+def test_tanh_normal_far_outside_tells_a_policy_from_one_beside_it():
+    """The action is at the bound whatever u was; read off as one u, it made log-ratios of thousands, and NaN of PPO."""
+    pi, x = tanh_normal(-1.0, 1.0, (1,), free_scale=False), jnp.array([1.0])
+    slope = jax.grad(pi.log_prob)(jnp.array([40.0, -5.0]), x)
+    assert pi.log_prob(jnp.array([40.0, -5.0]), x) == 0 and not slope.any()
+    low = pi.log_prob(jnp.array([6.0, -20.0]), x)  # a hundred million σ away
+    assert np.isfinite(low) and np.isfinite(jax.grad(pi.log_prob)(jnp.array([6.0, -20.0]), x)).all()
+
+
 @pytest.mark.parametrize("low, high", [(-1.0, 1.0), (0.0, np.inf), (-np.inf, 3.0), (-np.inf, np.inf)])
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
 def test_for_space_takes_a_box_of_any_bounds_and_shape(low, high, shape, key):

@@ -70,7 +70,8 @@ def ppo(
 
     def loss(params, s: Sample):
         pi, value = unrolled(network, params, s)
-        log_ratio = policy.log_prob(pi, s.action) - s.log_prob
+        # where Â < 0 nothing bounds ρ, which overflows at e⁸⁹
+        log_ratio = jnp.minimum(policy.log_prob(pi, s.action) - s.log_prob, 20.0)
         minibatch = hp.normalize_advantage == "minibatch"
         advantage = losses.standardize(s.advantage, s.valid) if minibatch else s.advantage
         if hp.value_clip is None:
