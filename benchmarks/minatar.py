@@ -104,11 +104,12 @@ def main() -> None:
     parser.add_argument("--sticky", type=float, default=0.0)
     parser.add_argument("--cap", type=int, default=1_000)
     parser.add_argument("--all-actions", action="store_true")
+    parser.add_argument("--report", action="store_true", help="only write the table from what is there")
     parser.add_argument("--envs", type=int, default=1, help="environments that DQN acts in at once [1]")
     given = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     protocol = f"{given.frames}-{given.seeds}-{given.sticky:g}-{given.cap}-{'all' if given.all_actions else 'minimal'}"
-    for game in [given.game] if given.game else GAMES:
+    for game in () if given.report else [given.game] if given.game else GAMES:
         many = f"-{given.envs}" if given.agent == "dqn" and given.envs > 1 else ""
         path = RESULTS / f"{given.agent}-{game}-{protocol}{many}.json"
         if not path.exists():

@@ -187,17 +187,20 @@ def contest(algorithm: str, robots: list[str], num_updates: int) -> None:
         pipe = subprocess.PIPE
         processes[robot, who] = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
     answers = {race: ask(processes[race]) for race in track(races, "compiling and warming up")}
-    go_on = lambda race: print(file=processes[race].stdin, flush=True)
+
+    def go_on(race: tuple[str, str]) -> None:
+        print(file=processes[race].stdin, flush=True)
+
     for race in track(races, "training"):
         go_on(race)
         answers[race] |= ask(processes[race])
     for race in races:
         go_on(race)
-    for race in track(races, "judging"):
-        answers[race] |= ask(processes[race])
     size = SIZES[algorithm]
     steps = num_updates * size["num_envs"] * size["length"]
-    for robot in robots:
+    for robot in track(robots, "judging"):
+        for who in CONTESTANTS:
+            answers[robot, who] |= ask(processes[robot, who])
         result = {
             "algorithm": algorithm, "robot": robot, "physics": "spring", **size, "num_updates": num_updates,
             "steps": steps, "timed_steps": steps // PARTS * (PARTS - WARM_PARTS),

@@ -154,6 +154,25 @@ def test_without_a_learning_rate_the_ratio_stays_one(cartpole, key):
     assert abs(sums.metrics["approx_kl"]) < 1e-6 and sums.metrics["clip_fraction"] == 0
 
 
+def test_ppo_survives_a_policy_far_outside_of_its_bounds(key):
+    """What brax's halfcheetah did: large observations, saturated actions, and NaN within the first update."""
+    env, env_params = purerl.make("Pendulum-v1")
+    quiet, policy = parts(env, networks.MLP, box=distributions.squashed)
+
+    class Loud:
+        init = staticmethod(quiet.init)
+
+        @staticmethod
+        def apply(params, obs):
+            pi, value = quiet.apply(params, obs)
+            return 1e3 * pi, value
+
+    unclipped = lambda max_grad_norm: optax.scale_by_adam()
+    run = purerl.learner(env, env_params, purerl.ppo(Loud, policy, optimizer=unclipped), 4, 64)
+    state, sums = jax.jit(lambda key: run.step(run.step(run.init(key))[0]))(key)
+    assert state.nonfinite == 0 and all(np.isfinite(x) for x in sums.metrics.values())
+
+
 def test_reinforce_is_the_score_times_the_return(key):
     """One update against the estimator written out over episodes."""
     env, _ = probes.random_length(0.4)
