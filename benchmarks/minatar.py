@@ -107,6 +107,8 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="only write the table from what is there")
     parser.add_argument("--envs", type=int, default=1, help="environments that DQN acts in at once [1]")
     given = parser.parse_args()
+    if given.envs < 1:
+        parser.error(f"--envs is {given.envs}; it must be at least 1")
     RESULTS.mkdir(parents=True, exist_ok=True)
     protocol = f"{given.frames}-{given.seeds}-{given.sticky:g}-{given.cap}-{'all' if given.all_actions else 'minimal'}"
     for game in () if given.report else [given.game] if given.game else GAMES:

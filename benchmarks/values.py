@@ -46,6 +46,7 @@ class World(NamedTuple):
     mdp: Any
     torso: Callable[[], nn.Module]
     range: tuple[float, float]  # of returns
+    features: int = 64  # that IQN makes its quantiles of
 
 
 class OneHot(nn.Module):
@@ -66,7 +67,9 @@ def enumerated(name: str, torso: Callable, low: float, high: float, **arguments:
 
 def frozen_lake() -> World:
     """16 cells, slippery; linear in the cell."""
-    return enumerated("FrozenLake-misc", partial(networks.MLP, ()), 0.0, 1.0, denominator=3, start_denominator=1)
+    world = enumerated("FrozenLake-misc", partial(networks.MLP, ()), 0.0, 1.0, denominator=3, start_denominator=1)
+    # most returns are 0 and the rest far from it: 64 features bend such steps, and the mean with them
+    return world._replace(features=256)
 
 
 def catch() -> World:
@@ -133,7 +136,7 @@ def contestants(world: World, steps: int) -> dict[str, Contestant]:
     plain = networks.q_network(num_actions, world.torso)
     many = networks.q_network(num_actions, world.torso, outputs=51)
     # quantiles of two actions need features of their own, which a single one a state can not give
-    wide = lambda: nn.Sequential([world.torso(), networks.MLP((64,), nn.relu)])
+    wide = lambda: nn.Sequential([world.torso(), networks.MLP((world.features,), nn.relu)])
     implicit = networks.implicit_q_network(num_actions, wide)
     support = jnp.linspace(low, high, 51)
     middle = midpoints(64)
