@@ -48,7 +48,6 @@ from versus import JOBS, dot_flops, peak_flops, program  # noqa: E402
 import purerl  # noqa: E402
 from purerl import distributions, networks, training  # noqa: E402
 from purerl.core import Agent  # noqa: E402
-from purerl.networks.recurrent import _cell  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "throughput"
 STEPS_AT_ONCE = 2**17  # of a timed rollout, all environments together
@@ -389,11 +388,9 @@ def remembering(given: argparse.Namespace) -> dict[str, Any]:
     env, env_params = purerl.make("CartPole-v1")
     policy = distributions.for_space(env.action_space(env_params))
     narrow = partial(networks.MLP, hidden=(64,))
-    added = lambda h, of_x, of_h: 1e-3 * sum((*of_x, *of_h))
-    floor = _cell(64, [np.zeros(64)] * 3, lambda n: jnp.zeros((n, 64)), added, lambda h: h)
     cores = {
-        "none": None, "min_gru": networks.min_gru(), "gru": networks.gru(), "a gru's products alone": floor,
-        "lstm": networks.lstm(), "transformer": networks.transformer(context=32),
+        "none": None, "min_gru": networks.min_gru(), "gru": networks.gru(), "lstm": networks.lstm(),
+        "transformer": networks.transformer(context=32),
     }  # fmt: skip
 
     def update(core):
