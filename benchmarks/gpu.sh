@@ -4,7 +4,7 @@
 #
 #   pip install -c constraints.txt -e '.[cuda,brax]' && bash benchmarks/gpu.sh
 #
-# Each part prints a table and writes JSON and a picture, with the card's name and the date, under results/.
+# Each part prints a table and writes JSON, and throughput.py pictures, with the card's name and the date, under results/.
 set -euo pipefail
 cd "$(dirname "$0")"
 out=${OUT:-results/gpu}

@@ -26,6 +26,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from versus import ask
+
 RESULTS = Path(__file__).parent / "results" / "physics"
 ROBOTS = ("ant", "halfcheetah", "hopper", "walker2d")
 PARTS, WARM_PARTS = 6, 2  # of the training, and those of them that warm up: brax compiles again in the second
@@ -167,14 +169,6 @@ def worker(who: str, algorithm: str, robot: str, num_updates: int) -> None:
     )  # fmt: skip
 
 
-def ask(process: subprocess.Popen) -> dict[str, Any]:
-    """A contestant's next answer."""
-    answer = process.stdout.readline() if process.stdout else ""
-    if not answer:
-        raise SystemExit(f"a contestant has died: {' '.join(map(str, process.args))}")
-    return json.loads(answer)
-
-
 def contest(algorithm: str, robots: list[str], num_updates: int) -> None:
     """All compile at once; then each trains alone; then all are judged at once."""
     from rich.progress import track
@@ -187,15 +181,10 @@ def contest(algorithm: str, robots: list[str], num_updates: int) -> None:
         pipe = subprocess.PIPE
         processes[robot, who] = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
     answers = {race: ask(processes[race]) for race in track(races, "compiling and warming up")}
-
-    def go_on(race: tuple[str, str]) -> None:
-        print(file=processes[race].stdin, flush=True)
-
     for race in track(races, "training"):
-        go_on(race)
-        answers[race] |= ask(processes[race])
-    for race in races:
-        go_on(race)
+        answers[race] |= ask(processes[race], "train")
+    for process in processes.values():
+        print("be judged", file=process.stdin, flush=True)
     size = SIZES[algorithm]
     steps = num_updates * size["num_envs"] * size["length"]
     for robot in track(robots, "judging"):
