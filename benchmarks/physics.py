@@ -1,15 +1,16 @@
 """purerl against brax's own trainer on brax's robots: wall time and return, in one run.
 
     pip install -c constraints.txt -e '.[brax,cuda]'
-    python benchmarks/physics.py [--algorithm ppo] [--envs ant,halfcheetah,hopper,walker2d] [--share 1] [--report]
+    python benchmarks/physics.py [--algorithm ppo] [--envs ant,halfcheetah,hopper,walker2d] [--seeds 1] [--report]
 
 Both have the same robots ("spring" physics), steps, environments, minibatches, gradient steps, networks and
 coefficients: those that brax's notebook has for PPO on ant and for SAC on halfcheetah, for all four. Every contestant
 is a process of its own: all compile at once, train a third of the steps to warm up, and then wait until it is their
-turn to train the rest, which is timed. The return is that of 128 greedy episodes of 1,000 steps of the final policy,
-measured for both by `purerl.evaluate`. What differs: purerl's advantages look over the whole block and bootstrap at
-the time limit, brax's look over 5 steps and are computed again for every minibatch. Writes results/physics/*.json,
-one a robot and algorithm, and a table. `--share` is that of the steps, for a first try.
+turn to train the rest, which is timed. Other seeds than the first train after that, all at once and not timed. A
+seed's return is that of 128 greedy episodes of 1,000 steps of the final policy, measured for both by
+`purerl.evaluate`. What differs: purerl's advantages look over the whole block and bootstrap at the time limit, brax's
+look over 5 steps and are computed again for every minibatch. Writes results/physics/*.json, one a robot and algorithm,
+and a table, with the lowest and the highest seed. `--share` is that of the steps, for a first try.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import datetime
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -37,7 +39,7 @@ CAPACITY, WARM_UP = 2**20, 8192
 SIZES = {"ppo": PPO, "sac": SAC}
 
 
-def ours(algorithm: str, robot: str, num_updates: int, wait: Any) -> tuple[Any, Any]:
+def ours(algorithm: str, robot: str, seed: int, num_updates: int, wait: Any) -> tuple[Any, Any]:
     """Train by purerl; `(agent, agent_state)`. `wait(1)` is called after the first part."""
     import flax.linen as nn
     import jax
@@ -82,7 +84,7 @@ def ours(algorithm: str, robot: str, num_updates: int, wait: Any) -> tuple[Any, 
     size = SIZES[algorithm]
     paid = purerl.rewards.scale(scale)
     make = lambda hp: purerl.learner(env, env_params, agent(hp), size["num_envs"], size["length"], paid)
-    program = training.compile_run(make, hp, jax.random.key(0))
+    program = training.compile_run(make, hp, jax.random.key(seed))
     every = num_updates // PARTS
     state: Any = None
     for part, (_, state, metrics) in enumerate(training.run(make, hp, None, num_updates, every, program=program)):  # noqa: B007
@@ -91,7 +93,7 @@ def ours(algorithm: str, robot: str, num_updates: int, wait: Any) -> tuple[Any, 
     return agent(hp), state.agent
 
 
-def theirs(algorithm: str, robot: str, num_updates: int, wait: Any) -> tuple[Any, Any]:
+def theirs(algorithm: str, robot: str, seed: int, num_updates: int, wait: Any) -> tuple[Any, Any]:
     """Train by brax; as `ours`."""
     import jax
     import jax.numpy as jnp
@@ -107,7 +109,7 @@ def theirs(algorithm: str, robot: str, num_updates: int, wait: Any) -> tuple[Any
     size, env = SIZES[algorithm], envs.get_environment(robot, backend="spring")
     common = {
         "num_timesteps": num_updates * size["num_envs"] * size["length"], "num_envs": size["num_envs"],
-        "episode_length": 1000, "seed": 0, "max_devices_per_host": 1,
+        "episode_length": 1000, "seed": seed, "max_devices_per_host": 1,
     }  # fmt: skip
     if algorithm == "ppo":
         parts = iter(range(1, 100))
@@ -135,7 +137,7 @@ def theirs(algorithm: str, robot: str, num_updates: int, wait: Any) -> tuple[Any
 CONTESTANTS = {"purerl": ours, "brax": theirs}
 
 
-def worker(who: str, algorithm: str, robot: str, num_updates: int) -> None:
+def worker(who: str, algorithm: str, robot: str, seed: int, num_updates: int) -> None:
     """A contestant's process: compiles and warms up, says so, waits for a line, trains, and is judged."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
@@ -159,41 +161,53 @@ def worker(who: str, algorithm: str, robot: str, num_updates: int) -> None:
             say(seconds=time.perf_counter() - times["start"])
             sys.stdin.readline()
 
-    agent, state = CONTESTANTS[who](algorithm, robot, num_updates, wait)
+    agent, state = CONTESTANTS[who](algorithm, robot, seed, num_updates, wait)
     env, env_params = purerl.make(f"brax/{robot}", backend="spring")
     judge = jax.jit(lambda state, key: purerl.evaluate(env, env_params, agent, state, key, 128, greedy=True))
     played = judge(state, jax.random.key(1))
-    say(
-        greedy_return=float(played.returns.mean()), spread=float(played.returns.std()),
-        device=jax.devices()[0].device_kind,
-    )  # fmt: skip
+    say(greedy_return=float(played.returns.mean()), device=jax.devices()[0].device_kind)
 
 
-def contest(algorithm: str, robots: list[str], num_updates: int) -> None:
-    """All compile at once; then each trains alone; then all are judged at once."""
+def contest(algorithm: str, robots: list[str], seeds: int, num_updates: int) -> None:
+    """All compile at once; then each first seed trains alone, and then all the others; then all are judged."""
     from rich.progress import track
 
-    races = [(robot, who) for robot in robots for who in CONTESTANTS]
-    processes: dict[tuple[str, str], subprocess.Popen] = {}
-    for robot, who in races:
+    races = [(seed, robot, who) for seed in range(seeds) for robot in robots for who in CONTESTANTS]
+    first, others = races[: len(robots) * len(CONTESTANTS)], races[len(robots) * len(CONTESTANTS) :]
+    processes: dict[Any, subprocess.Popen] = {}
+    for seed, robot, who in races:
         command = [sys.executable, __file__, "--worker", who, "--envs", robot, "--algorithm", algorithm]
-        command += ["--updates", str(num_updates)]
+        command += ["--updates", str(num_updates), "--seeds", str(seed)]
         pipe = subprocess.PIPE
-        processes[robot, who] = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        processes[seed, robot, who] = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+
+    def tell(races, line):
+        for race in races:
+            print(line, file=processes[race].stdin, flush=True)
+
     answers = {race: ask(processes[race]) for race in track(races, "compiling and warming up")}
-    for race in track(races, "training"):
+    for race in track(first, "training"):
         answers[race] |= ask(processes[race], "train")
-    for process in processes.values():
-        print("be judged", file=process.stdin, flush=True)
+    tell(others, "train")
+    for race in track(others, "training more seeds"):
+        ask(processes[race])
+    tell(races, "be judged")
     size = SIZES[algorithm]
     steps = num_updates * size["num_envs"] * size["length"]
     for robot in track(robots, "judging"):
-        for who in CONTESTANTS:
-            answers[robot, who] |= ask(processes[robot, who])
+        for race in races:
+            if race[1] == robot:
+                answers[race] |= ask(processes[race])
         result = {
             "algorithm": algorithm, "robot": robot, "physics": "spring", **size, "num_updates": num_updates,
             "steps": steps, "timed_steps": steps // PARTS * (PARTS - WARM_PARTS),
-            "contestants": {who: answers[robot, who] for who in CONTESTANTS},
+            "contestants": {
+                who: {
+                    **{name: answers[0, robot, who][name] for name in ("ready", "seconds", "device")},
+                    "greedy_returns": [answers[seed, robot, who]["greedy_return"] for seed in range(seeds)],
+                }
+                for who in CONTESTANTS
+            },
             "versions": {name: version(name) for name in ("purerl", "brax", "jax", "jaxlib")},
             "date": datetime.date.today().isoformat(),
         }  # fmt: skip
@@ -202,15 +216,21 @@ def contest(algorithm: str, robots: list[str], num_updates: int) -> None:
 
 def table() -> list[str]:
     """The report of everything that is there, in lines of Markdown."""
-    lines = ["| | steps | on | purerl, steps/s | brax, steps/s | its time over purerl's | return: purerl | brax |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
+
+    def returns(all_seeds):
+        low, high = min(all_seeds), max(all_seeds)
+        return f"{statistics.fmean(all_seeds):,.0f}" + (f" [{low:,.0f}, {high:,.0f}]" if low < high else "")
+
+    head = "| | steps | on | purerl, steps/s | brax, steps/s | its time over purerl's | seeds | return: purerl | brax |"
+    lines = [head, "|---|---|---|---|---|---|---|---|---|"]
     for path in sorted(RESULTS.glob("*.json")):
         x = json.loads(path.read_text())
         our, their = (x["contestants"][who] for who in CONTESTANTS)
         pace = [f"{x['timed_steps'] / one['seconds']:,.0f}" for one in (our, their)]
+        scores = [returns(one["greedy_returns"]) for one in (our, their)]
         lines.append(
             f"| {x['algorithm'].upper()}, {x['robot']} | {x['steps']:,} | {our['device']} | {pace[0]} | {pace[1]} | "
-            f"{their['seconds'] / our['seconds']:.2f} | {our['greedy_return']:,.0f} | {their['greedy_return']:,.0f} |"
+            f"{their['seconds'] / our['seconds']:.2f} | {len(our['greedy_returns'])} | {scores[0]} | {scores[1]} |"
         )
     return lines
 
@@ -220,23 +240,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--algorithm", choices=SIZES, default="ppo")
     parser.add_argument("--envs", default=",".join(ROBOTS), help="with commas between")
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--report", action="store_true", help="only write the table from what is there")
     parser.add_argument("--worker", choices=CONTESTANTS, help=argparse.SUPPRESS)
     parser.add_argument("--updates", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.seeds < 1 and not given.worker:
+        parser.error(f"--seeds is {given.seeds}; there must be at least one")
     robots = given.envs.split(",")
     if unknown := [robot for robot in robots if robot not in ROBOTS]:
         parser.error(f"--envs: there is no {unknown[0]!r}; allowed are {', '.join(ROBOTS)}")
     if given.worker:
-        worker(given.worker, given.algorithm, robots[0], given.updates)
+        worker(given.worker, given.algorithm, robots[0], given.seeds, given.updates)  # of --seeds: which one
         return
     RESULTS.mkdir(parents=True, exist_ok=True)
     if not given.report:
         num_updates = int(SIZES[given.algorithm]["num_updates"] * given.share) // PARTS * PARTS
         if num_updates < PARTS:
             parser.error(f"--share is {given.share}; there must be at least {PARTS} updates")
-        contest(given.algorithm, robots, num_updates)
+        contest(given.algorithm, robots, given.seeds, num_updates)
     print("\n".join(table()))
 
 
