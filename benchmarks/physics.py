@@ -9,8 +9,9 @@ is a process of its own: all compile at once, train a third of the steps to warm
 turn to train the rest, which is timed. Other seeds than the first train after that, all at once and not timed. A
 seed's return is that of 128 greedy episodes of 1,000 steps of the final policy, measured for both by
 `purerl.evaluate`. What differs: purerl's advantages look over the whole block and bootstrap at the time limit, brax's
-look over 5 steps and are computed again for every minibatch. Writes results/physics/*.json, one a robot and algorithm,
-and a table, with the lowest and the highest seed. `--share` is that of the steps, for a first try.
+look over 5 steps and are computed again for every minibatch; purerl's SAC acts at random for its first steps, brax's
+by its untrained policy. Writes results/physics/*.json, one a robot and algorithm, and a table, with the lowest and the
+highest seed. `--share` is that of the steps, for a first try.
 """
 
 from __future__ import annotations
@@ -177,7 +178,7 @@ def contest(algorithm: str, robots: list[str], seeds: int, num_updates: int) -> 
     processes: dict[Any, subprocess.Popen] = {}
     for seed, robot, who in races:
         command = [sys.executable, __file__, "--worker", who, "--envs", robot, "--algorithm", algorithm]
-        command += ["--updates", str(num_updates), "--seeds", str(seed)]
+        command += ["--updates", str(num_updates), "--seed", str(seed)]
         pipe = subprocess.PIPE
         processes[seed, robot, who] = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
 
@@ -240,19 +241,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--algorithm", choices=SIZES, default="ppo")
     parser.add_argument("--envs", default=",".join(ROBOTS), help="with commas between")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1, help="of which the first is timed")
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--report", action="store_true", help="only write the table from what is there")
     parser.add_argument("--worker", choices=CONTESTANTS, help=argparse.SUPPRESS)
     parser.add_argument("--updates", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.seeds < 1 and not given.worker:
+    if given.seeds < 1:
         parser.error(f"--seeds is {given.seeds}; there must be at least one")
     robots = given.envs.split(",")
     if unknown := [robot for robot in robots if robot not in ROBOTS]:
         parser.error(f"--envs: there is no {unknown[0]!r}; allowed are {', '.join(ROBOTS)}")
     if given.worker:
-        worker(given.worker, given.algorithm, robots[0], given.seeds, given.updates)  # of --seeds: which one
+        worker(given.worker, given.algorithm, robots[0], given.seed, given.updates)
         return
     RESULTS.mkdir(parents=True, exist_ok=True)
     if not given.report:
