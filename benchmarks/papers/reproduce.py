@@ -472,7 +472,7 @@ MEMORY = {
         partial(without_velocities, "CartPole-v1", (0, 2)),
         (32, 64, 49),  # as for Pendulum below: blocks of 256 steps hold back every memory
         Published(500, LSTM),
-        memories(context=32),
+        memories(context=16),
         activation=nn.relu,
         reward=lambda hp: normalize.rewards(hp.gamma),
         learning_rate=1e-3,
