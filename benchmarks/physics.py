@@ -174,7 +174,7 @@ def contest(algorithm: str, robots: list[str], seeds: int, num_updates: int) -> 
     from rich.progress import track
 
     races = [(seed, robot, who) for seed in range(seeds) for robot in robots for who in CONTESTANTS]
-    first, others = races[: len(robots) * len(CONTESTANTS)], races[len(robots) * len(CONTESTANTS) :]
+    first, others = [race for race in races if race[0] == 0], [race for race in races if race[0] > 0]
     processes: dict[Any, subprocess.Popen] = {}
     for seed, robot, who in races:
         command = [sys.executable, __file__, "--worker", who, "--envs", robot, "--algorithm", algorithm]
@@ -196,18 +196,15 @@ def contest(algorithm: str, robots: list[str], seeds: int, num_updates: int) -> 
     size = SIZES[algorithm]
     steps = num_updates * size["num_envs"] * size["length"]
     for robot in track(robots, "judging"):
-        for race in races:
-            if race[1] == robot:
-                answers[race] |= ask(processes[race])
+        judged = {who: [ask(processes[seed, robot, who]) for seed in range(seeds)] for who in CONTESTANTS}
         result = {
             "algorithm": algorithm, "robot": robot, "physics": "spring", **size, "num_updates": num_updates,
             "steps": steps, "timed_steps": steps // PARTS * (PARTS - WARM_PARTS),
             "contestants": {
-                who: {
-                    **{name: answers[0, robot, who][name] for name in ("ready", "seconds", "device")},
-                    "greedy_returns": [answers[seed, robot, who]["greedy_return"] for seed in range(seeds)],
+                who: answers[0, robot, who] | {
+                    "device": every[0]["device"], "greedy_returns": [one["greedy_return"] for one in every]
                 }
-                for who in CONTESTANTS
+                for who, every in judged.items()
             },
             "versions": {name: version(name) for name in ("purerl", "brax", "jax", "jaxlib")},
             "date": datetime.date.today().isoformat(),
