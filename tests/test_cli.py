@@ -113,7 +113,10 @@ BAD_VALUES = [
     (["dqn", "Pendulum-v1"], "dqn is for discrete actions; Pendulum-v1 has Box"),
     (["iqn", "CartPole-v1", "--memory", "gru"], "--memory is gru; iqn takes no network with memory"),
     (["pqn", "CartPole-v1", "--noise"], "--noise: pqn has no part that draws it"),
-    (["dqn", "CartPole-v1", "--backup", "mean"], "'mean' is not one of 'max', 'double', 'munchausen', 'soft'"),
+    (
+        ["dqn", "CartPole-v1", "--backup", "mean"],
+        "'mean' is not one of 'max', 'double', 'munchausen', 'soft', 'rescaled'",
+    ),
     (["dqn", "CartPole-v1", "--capacity", "1000000000000"], "replay: capacity is 1000000000000, which needs"),
     (
         ["dqn", "CartPole-v1", "--burn-in", "4"],

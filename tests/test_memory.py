@@ -19,6 +19,7 @@ CORES = {
     "gated": networks.transformer(8, num_layers=1, num_heads=1, context=3, gated=True),
     "long": networks.transformer(8, num_layers=1, num_heads=2, context=64),
     "one": networks.transformer(8, num_layers=2, num_heads=2, context=1),
+    "stack": networks.stack(networks.min_gru(5), networks.MLP((6,)), networks.lstm(7)),
 }
 T, N, F = 17, 3, 5
 
@@ -68,11 +69,11 @@ def test_unroll_is_step_after_step_through_episode_ends(name, key):
         close(ours_next, next_outputs)
     alone, none, _ = jax.eval_shape(network.unroll, params, by_block, obs, ended)
     assert none is None and jax.tree.structure(alone) == jax.tree.structure(outputs)
-    if "gru" in name or name == "lstm":
+    if "gru" in name or name in ("lstm", "stack"):
         close(by_block, by_step)
 
 
-@pytest.mark.parametrize("name", ["gru", "lstm", "min_gru", "transformer", "gated"])
+@pytest.mark.parametrize("name", ["gru", "lstm", "min_gru", "transformer", "gated", "stack"])
 def test_gradients_are_those_of_step_after_step(name, key):
     network = network_of(CORES[name], shared=True)
     obs, next_obs, ended = block(key)
@@ -89,7 +90,7 @@ def test_gradients_are_those_of_step_after_step(name, key):
     assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(ours["trunks"]))
 
 
-@pytest.mark.parametrize("name", ["gru", "lstm", "min_gru", "transformer"])
+@pytest.mark.parametrize("name", ["gru", "lstm", "min_gru", "transformer", "stack"])
 def test_environments_do_not_see_one_another(name, key):
     """In another order the same, and one of them alone too."""
     network = network_of(CORES[name])
@@ -103,7 +104,7 @@ def test_environments_do_not_see_one_another(name, key):
     close(one, jax.tree.map(lambda x: x[:, :1], (out, next_out)))
 
 
-@pytest.mark.parametrize("name", ["gru", "lstm", "min_gru", "transformer"])
+@pytest.mark.parametrize("name", ["gru", "lstm", "min_gru", "transformer", "stack"])
 def test_nothing_is_seen_of_other_episodes_or_of_the_future(name, key):
     network = network_of(CORES[name], shared=True)
     obs, _, _ = block(key)
@@ -314,6 +315,23 @@ def test_longest_spreads_what_cells_keep(core):
 def test_longest_must_be_a_step_at_least(core):
     with pytest.raises(ValueError, match=r"longest is 0\.5; it must be at least 1"):
         core(4, longest=0.5)
+
+
+def test_a_stack_is_its_layers_one_after_another(key):
+    first, layer, second = networks.gru(4), networks.MLP((6,)), networks.min_gru(5)
+    core = networks.stack(first, layer, second)
+    params, memory = core.init(key, F), jax.tree.map(lambda m: m + 0.5, core.memory(N))
+    x = jax.random.normal(key, (N, F))
+    y, after = core.step(params, memory, x)
+    h, wanted = first.step(params[0], memory[0], x)
+    wanted_y, last = second.step(params[2], memory[2], layer.apply(params[1], h))
+    close((y, after), (wanted_y, (wanted, (), last)))
+
+
+@pytest.mark.parametrize("layers", [(), (networks.gru(4), jnp.tanh)])
+def test_a_stack_is_of_memories_and_modules(layers):
+    with pytest.raises(ValueError, match=r"stack: .* it (must be|takes)"):
+        networks.stack(*layers)
 
 
 @pytest.mark.parametrize("core", [networks.gru(4), networks.lstm(4)], ids=["gru", "lstm"])

@@ -82,12 +82,17 @@ class OneHot(nn.Module):
         return jax.nn.one_hot(obs, self.num)
 
 
-@pytest.mark.parametrize("kind", ["max", "double", "munchausen", "prioritised"])
+@pytest.mark.parametrize("kind", ["max", "double", "munchausen", "prioritised", "rescaled"])
 def test_exact_values_of_a_chain(kind):
     """Q of every state and action of a random walk, against the exact answer of `tabular`."""
     mdp = tabular.worlds.random_walk(6)
     env, network = Table(mdp), networks.q_network(2, lambda: OneHot(8))
-    backup = {"double": bellman.double_backup, "munchausen": bellman.munchausen_backup(0.1, 0.5)}
+    scale = bellman.signed_hyperbolic, bellman.signed_parabolic
+    backup = {
+        "double": bellman.double_backup,
+        "munchausen": bellman.munchausen_backup(0.1, 0.5),
+        "rescaled": bellman.transformed_backup(bellman.double_backup, *scale),
+    }
     extra = dict(priority=0.6, importance=1.0) if kind == "prioritised" else {}
     hp = purerl.DQN(
         **{**FEW, "capacity": 4000, "batch_size": 64, "target_period": 100}, **extra,
@@ -106,6 +111,7 @@ def test_exact_values_of_a_chain(kind):
     else:
         exact = tabular.value_iteration(mdp, 0.9).q
     learned = network.apply(state.agent.params, jnp.arange(8))
+    learned = scale[1](learned) if kind == "rescaled" else learned
     np.testing.assert_allclose(learned[~ends], exact[~ends], atol=0.01)
 
 

@@ -407,12 +407,13 @@ class Magnified(nn.Module):
 
 
 def recurrent_q(task: str, env: Any, blocks: tuple, published: Published, torso: Any, **hp: Any) -> Entry:
-    """DQN with a GRU, sequences and stored memory: R2D2. Sequences are as long as blocks."""
+    """R2D2: DQN with a GRU, stored memory, double and dueling, its Q on another scale. Sequences are long as blocks."""
+    rescaled = bellman.transformed_backup(bellman.double_backup, bellman.signed_hyperbolic, bellman.signed_parabolic)
     num_envs, rollout_length, num_updates = blocks
     return Entry(
         key=f"r2d2-{task}",
         env=env,
-        agent=partial(purerl.dqn, backup=bellman.double_backup),
+        agent=partial(purerl.dqn, backup=rescaled),
         hp=purerl.DQN(sequence_length=rollout_length, batch_size=32, learning_starts=2_000, max_grad_norm=10.0, **hp),
         num_envs=num_envs,
         rollout_length=rollout_length,
@@ -421,7 +422,7 @@ def recurrent_q(task: str, env: Any, blocks: tuple, published: Published, torso:
         published=published,
         protocol=GREEDY,
         differs="hyperparameters",
-        network=partial(networks.q_network, torso=torso, memory=networks.gru()),
+        network=partial(networks.q_network, torso=torso, dueling=True, memory=networks.gru()),
         greedy_episodes=128,
     )
 
@@ -448,7 +449,7 @@ RECURRENT = [
         learning_rate=2e-3,
         anneal_steps=115_200.0,
         n_step=3,
-        gamma=0.98,
+        gamma=0.99,
         capacity=100_000,
         train_every=8,
         target_period=1_000,

@@ -45,7 +45,7 @@ def dqn(
     | Munchausen, arXiv:2007.14430 | `backup=bellman.munchausen_backup()` |
     | soft Q-learning, arXiv:1702.08165 | `backup=bellman.soft_backup(τ)`, `explore=exploration.boltzmann` |
     | Polyak averages | `DQN(target_period=1, target_rate=0.005)` |
-    | R2D2, Kapturowski et al., 2019 | `networks.q_network(num_actions, memory=networks.gru())`, sequence_length |
+    | R2D2, Kapturowski et al., 2019 | sequence_length, dueling, `memory=networks.gru()`, `bellman.transformed_backup` |
 
     Args:
       network: Q `[B, A]` of observations, such as `networks.q_network(num_actions)`, with memory or without.

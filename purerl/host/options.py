@@ -19,7 +19,7 @@ ACTIVATIONS = ("tanh", "relu", "silu", "gelu", "elu")
 MEMORIES = ("none", "gru", "lstm", "min-gru", "transformer")
 # Parts that an agent's constructor takes by these names, and the words for them; the first is the default.
 PARTS = {
-    "backup": (("max", "double", "munchausen", "soft"), "what Q(s,a) is drawn to: see purerl.bellman"),
+    "backup": (("max", "double", "munchausen", "soft", "rescaled"), "what Q(s,a) is drawn to: see purerl.bellman"),
     "td_loss": (("squared", "huber"), "of the error of Q"),
     "explore": (("epsilon-greedy", "boltzmann"), "how actions are chosen; the next options say how much"),
     "process": (("gaussian", "ornstein-uhlenbeck"), "of the noise that explores"),
@@ -246,7 +246,9 @@ def memory(name: str, size: int, context: int) -> Any:
         return None
     if name == "transformer":
         return networks.transformer(size, context=context)
-    return {"gru": networks.gru, "lstm": networks.lstm, "min-gru": networks.min_gru}[name](size)
+    if name == "min-gru":  # a sum of what was seen, of which the heads alone would make little
+        return networks.stack(networks.min_gru(size), networks.MLP((size,)))
+    return {"gru": networks.gru, "lstm": networks.lstm}[name](size)
 
 
 def agent_of(job: dict[str, Any], space: Any) -> typing.Callable:
@@ -285,6 +287,9 @@ def agent_of(job: dict[str, Any], space: Any) -> typing.Callable:
             "double": bellman.double_backup,
             "munchausen": bellman.munchausen_backup(job.get("temperature")),
             "soft": bellman.soft_backup(job.get("temperature")),
+            "rescaled": bellman.transformed_backup(
+                bellman.double_backup, bellman.signed_hyperbolic, bellman.signed_parabolic
+            ),
         },
         "td_loss": {"squared": losses.squared, "huber": losses.huber},
         "explore": {"epsilon-greedy": exploration.epsilon_greedy, "boltzmann": exploration.boltzmann},

@@ -3,7 +3,7 @@
 from purerl.networks.cnn import MinAtarCNN
 from purerl.networks.heads import Actor, ActorCritic, Critic, actor, actor_critic, critic, remembering, sight
 from purerl.networks.mlp import MLP
-from purerl.networks.recurrent import Core, gru, lstm, min_gru
+from purerl.networks.recurrent import Core, gru, lstm, min_gru, stack
 from purerl.networks.transformer import transformer
 from purerl.networks.values import Noisy, QHead, implicit_q_network, noisy, q_network
 
@@ -27,5 +27,6 @@ __all__ = [
     "q_network",
     "remembering",
     "sight",
+    "stack",
     "transformer",
 ]

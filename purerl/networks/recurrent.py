@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax.linen import initializers
 
 from purerl.core import Array, Key, check_counts
-from purerl.memory import clear
+from purerl.memory import clear, with_memory
 
 
 class Core(NamedTuple):
@@ -191,6 +192,62 @@ def min_gru(size: int = 64, longest: float = 100.0) -> Core:
         return after, next_y, reset(after[-1], ended[-1])
 
     return Core(init, lambda n: jnp.zeros((n, size)), reset, step, unroll)
+
+
+def stack(*layers: Core | nn.Module) -> Core:
+    """Memories one after another, each on what the one before it gives; a module is a layer that remembers nothing.
+
+    A linear recurrence gives sums of what it saw. A layer after it makes more of them, and a second memory after that
+    has gates that see the past.
+    Raises:
+      ValueError: without layers, or where one is neither a memory nor a module.
+
+    >>> from purerl.networks import MLP
+    >>> core = stack(min_gru(32), MLP((32,)), min_gru(8))
+    >>> y, memory = core.step(core.init(jax.random.key(0), 4), core.memory(5), jnp.ones((5, 4)))
+    >>> y.shape, [m.shape for m in jax.tree.leaves(memory)]
+    ((5, 8), [(5, 32), (5, 8)])
+    """
+    for layer in layers:
+        if not isinstance(layer, Core | nn.Module):
+            raise ValueError(f"stack: a layer is {layer!r}; it must be a memory, such as gru(), or a module")
+    if not layers:
+        raise ValueError("stack: no layers are given; it takes at least one")
+    cores = [layer if isinstance(layer, Core) else _forgetful(layer) for layer in layers]
+
+    def through(look, params, memory, *x):
+        """What the last core gives, and the memories of all."""
+        memories = []
+        for core, p, m in zip(cores, params, memory, strict=True):
+            *x, m = look(core, p, m, *x)
+            memories.append(m)
+        return *x, tuple(memories)
+
+    def init(key, num_features):
+        params, width = [], num_features
+        for k, core in zip(jax.random.split(key, len(cores)), cores, strict=True):
+            params.append(core.init(k, width))
+            y, _ = jax.eval_shape(core.step, params[-1], core.memory(1), jnp.zeros((1, width)))
+            width = y.shape[-1]
+        return tuple(params)
+
+    def reset(memory, ended):
+        return tuple(core.reset(m, ended) for core, m in zip(cores, memory, strict=True))
+
+    def step(params, memory, x):
+        return through(lambda core, *now: core.step(*now), params, memory, x)
+
+    def unroll(params, memory, x, ended, next_x=None):
+        look = lambda core, p, m, x, next_x: core.unroll(p, m, x, ended, next_x)
+        return through(look, params, memory, x, next_x)
+
+    return Core(init, lambda n: tuple(core.memory(n) for core in cores), reset, step, unroll)
+
+
+def _forgetful(module: nn.Module) -> Core:
+    """A module as a memory of nothing."""
+    network = with_memory(module)
+    return Core(lambda key, num_features: network.init(key, jnp.zeros((1, num_features))), *network[1:])
 
 
 def _linear_in_steps(a: Array, b: Array) -> Array:
