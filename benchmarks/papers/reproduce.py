@@ -329,14 +329,21 @@ ENTROPY = Entry(
 # --- networks with memory -----------------------------------------------------------------------------------------
 
 
-def memories(longest: float | None = None, context: int = 64) -> dict[str, Any]:
-    """Each memory, and none; `longest` is what cells start with, where a task needs more than is customary."""
+def memories(
+    longest: float | None = None, slowest: float = 100.0, context: int = 64, layers: tuple[nn.Module, ...] = ()
+) -> dict[str, Any]:
+    """Each memory, and none.
+
+    `longest` is what cells start with, where a task needs more than is customary, and `slowest` what the linear
+    recurrence does; `layers` follow those that are recurrent, as they do in the published recurrent PPO.
+    """
     spans = {} if longest is None else {"longest": longest}
+    then = lambda core: networks.stack(core, *layers) if layers else core
     return {
         "none": None,
-        "gru": networks.gru(**spans),
-        "lstm": networks.lstm(**spans),
-        "min_gru": networks.min_gru(),
+        "gru": then(networks.gru(**spans)),
+        "lstm": then(networks.lstm(**spans)),
+        "min_gru": then(networks.min_gru(longest=slowest)),
         "transformer": networks.transformer(context=context),
     }
 
@@ -459,6 +466,7 @@ RECURRENT = [
     ),
 ]
 LSTM = "a recurrent PPO (LSTM), 100k steps"
+AFTER = (networks.MLP((64,), nn.relu),)
 TO_REMEMBER = {"learning_rate": 2e-3, "clip": 0.1}
 MEMORY = {
     "MemoryChain, 5 steps": remembering("chain-5", partial(chain, 5), (32, 32, 100), SOLVED, memories(), **TO_REMEMBER),
@@ -473,7 +481,7 @@ MEMORY = {
         partial(without_velocities, "CartPole-v1", (0, 2)),
         (32, 64, 49),  # as for Pendulum below: blocks of 256 steps hold back every memory
         Published(500, LSTM),
-        memories(context=16),
+        memories(slowest=8.0, context=16, layers=AFTER),
         activation=nn.relu,
         reward=lambda hp: normalize.rewards(hp.gamma),
         learning_rate=1e-3,
@@ -488,7 +496,7 @@ MEMORY = {
         partial(without_velocities, "Pendulum-v1", (0, 1)),
         (32, 64, 49),  # blocks of 512 and γ = 0.9 hold back even a PPO that sees the velocity
         Published(-218, LSTM),
-        memories(context=8),
+        memories(slowest=8.0, context=8, layers=AFTER),
         activation=nn.relu,
         reward=lambda hp: normalize.rewards(hp.gamma),
         learning_rate=1e-3,
