@@ -151,6 +151,7 @@ def min_gru(size: int = 64, longest: float = 100.0) -> Core:
 
         z = σ(W_z x + b),  h' = (1 - z) ⊙ h + z ⊙ W_h x
 
+    What it gives is a sum of what was seen, of which heads alone make little: put a layer after it, by `stack`.
     `unroll` is an associative scan, log₂ T passes in place of T steps; on a CPU, where passes over memory cost more
     than small steps, a plain scan, which is three times as fast there.
     Args:
