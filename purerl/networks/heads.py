@@ -149,7 +149,7 @@ def actor_critic(
       torso: makes a module from observations `[B, ...]` to features `[B, F]`: `MLP`, `MinAtarCNN`, or
         `functools.partial(MLP, hidden=(256, 256), activation=nn.relu)`.
       shared: one torso (and one memory) for both.
-      memory: what remembers between torso and heads: `gru()`, `lstm()`, `min_gru()`, `transformer()` or a `stack` of such.
+      memory: what remembers between torso and heads: `gru()`, `lstm()`, `min_gru()`, `transformer()` or a `stack`.
 
     >>> from purerl import distributions, networks
     >>> network = actor_critic(distributions.categorical(3), memory=networks.gru(32))

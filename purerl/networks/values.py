@@ -134,7 +134,7 @@ def q_network(
       outputs: so many numbers for each action, such as the atoms of a distribution; None: one, and no axis for it.
       dueling: two streams of one hidden layer, Q = V + A - mean A. Wang et al., 2016, arXiv:1511.06581, eq. 9.
       noise: `Noisy` layers in the head; give the agent `perturb=networks.noisy`.
-      memory: what remembers between torso and head: `gru()`, `lstm()`, `min_gru()`, `transformer()` or a `stack` of such.
+      memory: what remembers between torso and head: `gru()`, `lstm()`, `min_gru()`, `transformer()` or a `stack`.
 
     >>> network = q_network(3, outputs=51, dueling=True)
     >>> obs = jnp.ones((5, 4))
