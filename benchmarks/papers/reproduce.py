@@ -414,7 +414,7 @@ class Magnified(nn.Module):
 
 
 def recurrent_q(task: str, env: Any, blocks: tuple, published: Published, torso: Any, **hp: Any) -> Entry:
-    """R2D2: DQN with a GRU, stored memory, double and dueling, its Q on another scale. Sequences are long as blocks."""
+    """R2D2: DQN with a GRU, stored memory, double and dueling, Q on another scale. A sequence is a block."""
     rescaled = bellman.transformed_backup(bellman.double_backup, bellman.signed_hyperbolic, bellman.signed_parabolic)
     num_envs, rollout_length, num_updates = blocks
     return Entry(
@@ -556,7 +556,8 @@ def report(here: Path) -> str:
         "",
         "## Networks with memory",
         "",
-        "PPO: " + GREEDY + ", with its 95 % interval; in brackets the number of seeds.",
+        "PPO: " + GREEDY + ", with its 95 % interval; in brackets the number of seeds. Where velocities are hidden, a layer "
+        "of 64 follows gru, lstm and min_gru, as one does in the published agent.",
         "",
     ]
     lines += ["| task | published | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 2)]
