@@ -556,7 +556,7 @@ def report(here: Path) -> str:
         "",
         "## Networks with memory",
         "",
-        "PPO: " + GREEDY + ", with its 95 % interval; in brackets the number of seeds. Where velocities are hidden, a layer "
+        f"PPO: {GREEDY}, with its 95 % interval; in brackets the number of seeds. Where velocities are hidden, a layer "
         "of 64 follows gru, lstm and min_gru, as one does in the published agent.",
         "",
     ]
