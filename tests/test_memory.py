@@ -245,7 +245,7 @@ SMALL = {
 @pytest.mark.parametrize("agent, core", [("ppo", "transformer"), ("a2c", "gru"), ("reinforce", "min_gru")])
 def test_contract_with_memory(agent, core, cartpole, key):
     algorithm, hp = AGENTS[agent]
-    policy, network = distributions.categorical(2), network_of(SMALL[core], shared=True)
+    policy, network = distributions.categorical(2), network_of(SMALL[core], shared=core != "gru")
     check_agent(lambda hp: algorithm(network, policy, hp), hp, *cartpole, key)
 
 

@@ -165,14 +165,14 @@ def actor_critic(
     heads = Head(policy.num_params - policy.num_free, 0.01, policy.num_free), Head(1, 1.0)
 
     def init(key, obs):
-        keys = jax.random.split(key, 4)
-        trunks = tuple(branch.init(key, obs) for key, branch in zip(keys, branches, strict=False))
+        actor_key, critic_key, *head_keys = jax.random.split(key, 4)
+        trunks = tuple(b.init(k, obs) for k, b in zip((actor_key, critic_key), branches, strict=False))
         num_envs = jax.tree.leaves(obs)[0].shape[0]
         features, _ = jax.eval_shape(lambda: branch.step(trunks[0], branch.memory(num_envs), obs))
         example = jnp.zeros(features.shape, features.dtype)
         return {
             "trunks": trunks,
-            "heads": tuple(head.init(k, example) for k, head in zip(keys[2:], heads, strict=True)),
+            "heads": tuple(head.init(k, example) for k, head in zip(head_keys, heads, strict=True)),
         }
 
     def read(params, features, obs):
