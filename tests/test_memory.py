@@ -9,6 +9,7 @@ import pytest
 
 import purerl
 from purerl import distributions, memory, networks, training
+from purerl.host import options
 from purerl.testing import check_agent, probes
 
 CORES = {
@@ -332,6 +333,16 @@ def test_a_stack_is_its_layers_one_after_another(key):
 def test_a_stack_is_of_memories_and_modules(layers):
     with pytest.raises(ValueError, match=r"stack: .* it (must be|takes)"):
         networks.stack(*layers)
+
+
+@pytest.mark.parametrize("name", options.MEMORIES)
+def test_every_memory_of_the_command_line_is_one(name, key):
+    core = options.memory(name, 8, context=4)
+    if name == "none":
+        assert core is None
+        return
+    y, after = core.step(core.init(key, F), core.memory(N), jnp.ones((N, F)))
+    assert y.shape == (N, 8) and jax.tree.structure(after) == jax.tree.structure(core.memory(N))
 
 
 @pytest.mark.parametrize("core", [networks.gru(4), networks.lstm(4)], ids=["gru", "lstm"])

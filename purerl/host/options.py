@@ -242,13 +242,15 @@ def memory(name: str, size: int, context: int) -> Any:
     """The memory that a name stands for; None without."""
     from purerl import networks
 
-    if name == "none":
-        return None
-    if name == "transformer":
-        return networks.transformer(size, context=context)
-    if name == "min-gru":  # a sum of what was seen, of which the heads alone would make little
-        return networks.stack(networks.min_gru(size), networks.MLP((size,)))
-    return {"gru": networks.gru, "lstm": networks.lstm}[name](size)
+    made = {
+        "none": lambda: None,
+        "gru": lambda: networks.gru(size),
+        "lstm": lambda: networks.lstm(size),
+        # what a linear recurrence gives is a sum of what was seen, of which the heads alone would make little
+        "min-gru": lambda: networks.stack(networks.min_gru(size), networks.MLP((size,))),
+        "transformer": lambda: networks.transformer(size, context=context),
+    }
+    return made[name]()
 
 
 def agent_of(job: dict[str, Any], space: Any) -> typing.Callable:
