@@ -1,22 +1,69 @@
-"""Two XLA devices on the CPU, so that everything sharded is tested anywhere; compiled fast rather than to run fast."""
+"""Two XLA devices on the CPU, so that everything sharded is tested anywhere; programs are compiled fast and kept.
 
+A folder is a tier, and a marker of the same name: `pytest -m contract` is `pytest tests/contract`.
+"""
+
+import hashlib
 import os
+import platform
+import sys
 from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TIERS = ("unit", "contract", "runs", "learning", "process")
+FLAGS = "--xla_cpu_multi_thread_eigen=false"
+FAST_TO_COMPILE = "--xla_backend_optimization_level=0"
+MOST_MAPPINGS = 40_000  # of the 65,530 that Linux allows a process; every compiled program keeps some
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-FLAGS = " --xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + FLAGS
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
 
-jax.config.update("jax_num_cpu_devices", 2)
-jax.config.update("jax_enable_compilation_cache", False)  # what is tested is compiled
+def tier_of(path):
+    """The folder of a test, such as "unit"."""
+    return next((part for part in Path(path).parts if part in TIERS), None)
+
+
+def cache_folder():
+    """Compiled programs are kept beside the checkout, for this processor and these versions alone."""
+    if "PURERL_TEST_CACHE" in os.environ:
+        return os.environ["PURERL_TEST_CACHE"]
+    import jax
+    import jaxlib
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else [platform.processor()]
+    processor = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    about = [platform.machine(), *processor, jax.__version__, jaxlib.__version__, sys.version]
+    return str(ROOT / ".cache" / f"xla-{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}")
+
+
+def pytest_configure(config):
+    """Runs before any program is compiled. Learning tests alone are compiled to run fast."""
+    asked = [tier_of(str(argument).split("::")[0]) for argument in config.args]
+    flags = FLAGS if set(asked) == {"learning"} else f"{FLAGS} {FAST_TO_COMPILE}"
+    if FLAGS not in os.environ.get("XLA_FLAGS", ""):  # a worker has them from the process that started it
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.config.update("jax_compilation_cache_dir", cache_folder())
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if tier := tier_of(item.path):
+            item.add_marker(tier)
 
 
 @pytest.fixture
 def key():
+    import jax
+
     return jax.random.key(0)
 
 
@@ -27,10 +74,12 @@ def cartpole():
     return purerl.make("CartPole-v1")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def room_for_programs():
-    """Every compiled program keeps pages mapped, and Linux allows a process 65,530 of them: one more kills it."""
+    """At the end of a file, if the process is near the limit of its mappings: one more would kill it."""
     yield
+    import jax
+
     maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 15_000:
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPPINGS:
         jax.clear_caches()

@@ -14,7 +14,7 @@ import pytest
 
 import purerl
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "purerl"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "purerl.")]
