@@ -225,6 +225,26 @@ def test_a_joint_is_the_sum_of_its_parts(key):
         joint({"kind": 3})
 
 
+@pytest.mark.parametrize("make", [joint, parameterised])
+def test_parts_are_drawn_independently(make, key):
+    pi = make((normal(), normal(), categorical(2)))
+    p = jnp.zeros((10_000, pi.num_params))
+    for draw in (pi.sample, lambda key, p: pi.draw(key, p)[0]):
+        action = draw(key, p)
+        parts = action["parameters"] if make is parameterised else action
+        drawn = [x.reshape(len(p)) for x in (*parts, *([action["choice"]] if make is parameterised else []))]
+        assert np.abs(np.corrcoef(drawn) - np.eye(len(drawn))).max() < 0.05
+
+
+def test_a_parameterised_space_has_as_many_kinds_as_branches(key):
+    space = Parameterised([spaces.Box(0.0, 1.0, (1,)), spaces.Box(0.0, 2.0, (2,))])
+    actions = jax.vmap(space.sample)(jax.random.split(key, 200))
+    assert np.unique(actions["choice"]).tolist() == [0, 1]
+    assert jax.tree.map(jnp.shape, actions["parameters"]) == ((200, 1), (200, 2))
+    pi = for_space(space)
+    assert np.isfinite(pi.log_prob(jnp.zeros((200, pi.num_params)), actions)).all()
+
+
 def test_parameters_count_only_if_their_kind_is_chosen():
     pi = parameterised((normal(0.0, 1.0), normal(0.0, 1.0)))
     p = jnp.array([0.3, -0.2, 0.5, 0.1, -1.0, 0.4])  # logits, means, deviations

@@ -9,7 +9,8 @@ from gymnax.wrappers.purerl import FlattenObservationWrapper, LogWrapper
 
 import purerl
 from purerl import training
-from purerl.envs import Observe, StickyActions, TimeLimit, TMaze, adapters, from_five_values
+from purerl.envs import MaskedGrid, Observe, StickyActions, TimeLimit, TMaze, adapters, from_five_values, masked_grid
+from purerl.envs.masked_grid import MaskedGridState
 from purerl.testing import check_env, probes
 
 IDS = [env_id for env_id in gymnax.registered_envs if env_id != "MNISTBandit-bsuite"]
@@ -143,6 +144,23 @@ def test_tmaze(key):
             *_, reward, terminated, _ = step(state, action)
             assert terminated and np.isclose(reward, 4.0 if right else -0.1)
     assert not env.is_truncated(state, env_params) and env.is_truncated(state._replace(time=200), env_params)
+
+
+def test_moves_of_the_masked_grid_are_those_of_its_picture(key):
+    env = MaskedGrid()
+    step = jax.jit(lambda cell, move: env.step_env(key, MaskedGridState(cell, 0), move, env.default_params))
+    rows, moves = masked_grid.CELLS, ((-1, 0), (0, 1), (1, 0), (0, -1))
+    for cell in masked_grid.STARTS.tolist():
+        row, column = divmod(cell, 4)
+        assert rows[row][column] == "."
+        for move, (down, right) in enumerate(moves):
+            to = (row + down, column + right)
+            legal = min(to) >= 0 and max(to) <= 3 and rows[to[0]][to[1]] != "#"
+            assert bool(env.see(cell)["action_mask"][move]) == legal
+            obs, state, reward, terminated, _ = step(cell, move)
+            reached = to if legal else (row, column)
+            assert divmod(int(state.cell), 4) == reached and obs["cell"].argmax() == state.cell
+            assert reward == (-1 if legal else 1) and terminated == (rows[reached[0]][reached[1]] == "G")
 
 
 @pytest.mark.parametrize("wrap", [LogWrapper, FlattenObservationWrapper])

@@ -63,6 +63,19 @@ def test_cnn_is_a_convolution(key):
     np.testing.assert_allclose(network.apply({"params": params}, obs), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_layers_are_normalised_before_their_activation(key):
+    obs = jax.random.normal(key, (5, 4))
+    network = MLP((6, 3), nn.relu, layer_norm=True)
+    params = jax.tree.map(lambda x: x + 0.1, network.init(key, obs))
+    x = np.asarray(obs, np.float64)
+    for i in (0, 1):
+        dense, norm = (params["params"][f"{kind}_{i}"] for kind in ("Dense", "LayerNorm"))
+        x = x @ dense["kernel"] + dense["bias"]
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        x = np.maximum(x * norm["scale"] + norm["bias"], 0)
+    np.testing.assert_allclose(network.apply(params, obs), x, rtol=1e-4, atol=1e-5)
+
+
 def test_cnn_refuses_vectors(key):
     with pytest.raises(ValueError, match=r"MinAtarCNN: obs has shape \(2, 4\)"):
         MinAtarCNN().init(key, jnp.ones((2, 4)))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from purerl import normalize
-from purerl.core import Transition
+from purerl.core import Agent, Rollout, Transition
 from purerl.testing import check_reward
 
 
@@ -55,6 +55,30 @@ def test_observations_may_be_a_tree():
     state = normalize.merge(normalize.moments(obs), obs, jnp.ones(4, bool))
     assert state.mean["b"] == 1.5 and state.mean["a"].shape == (2,)
     assert jax.tree.structure(normalize.standardize(state, obs)) == jax.tree.structure(obs)
+
+
+def test_a_block_is_learned_from_as_it_was_acted_in(key):
+    """`act` and all of `update` see observations by the same moments; those of the block are merged afterwards."""
+    inner = Agent(
+        init=lambda key, obs: (),
+        memory=lambda n: (),
+        reset=lambda memory, ended: memory,
+        act=lambda key, state, memory, obs: (obs[:, 0], memory, obs),
+        greedy=lambda state, memory, obs: (obs, memory),
+        update=lambda key, state, rollout: (rollout.transitions, {}),
+    )
+    agent = normalize.observations(inner, clip=3.0)
+    obs, next_obs = 2 + 5 * jax.random.normal(key, (2, 3, 4, 2, 1))  # [two, blocks, T, N, 1]
+    state, no = agent.init(key, obs[0, 0]), jnp.zeros((4, 2), bool)
+    for b in range(3):
+        acted = jnp.stack([agent.act(key, state, (), x)[2] for x in obs[b]])
+        greedy = jnp.stack([agent.greedy(state, (), x)[0] for x in obs[b]])
+        tr = Transition(obs[b], (), jnp.zeros((4, 2)), next_obs[b], no, no, ~no, acted)
+        state, _ = agent.update(key, state, Rollout(tr, ()))
+        mean, std = (np.mean(obs[:b]), np.std(obs[:b])) if b else (0.0, 1.0)
+        standard = lambda x, mean=mean, std=std: np.clip((np.asarray(x) - mean) / std, -3, 3)
+        for got, wanted in ((acted, obs), (greedy, obs), (state.agent.obs, obs), (state.agent.next_obs, next_obs)):
+            np.testing.assert_allclose(got, standard(wanted[b]), rtol=1e-4, atol=1e-4)
 
 
 def test_the_six_step_example():
