@@ -364,12 +364,14 @@ def learner(
 def advance(learner: Learner, state: Any, num_updates: Any) -> tuple[Any, dict[str, Array]]:
     """`num_updates` updates and the summary of them: an int gives a scan that `grad` passes, an Array a loop."""
 
+    step = jax.jit(learner.step, inline=True)  # traced once for its shapes and for the loop
+
     def body(_, carry):
         state, sums = carry
-        state, new = learner.step(state)
+        state, new = step(state)
         return state, jax.tree.map(jnp.add, sums, new)
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(learner.step, state)[1])
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(step, state)[1])
     state, sums = jax.lax.fori_loop(0, num_updates, body, (state, zeros))
     return state, summarize(sums)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from purerl import distributions, networks, training
-from purerl.core import Agent, Reward, Transition
+from purerl.core import Agent, Learner, Reward, Transition
 
 
 def _leaves(tree: Any) -> list[tuple[str, Any]]:
@@ -103,33 +103,76 @@ def check_agent(
         return training.learner(env, env_params, make_agent(hp), num_envs, rollout_length, reward(hp))
 
     key, other = jax.random.split(key)
-    copy = partial(jax.tree.map, lambda x: x.copy())
+    traced = trace(make, hp, key)
+    check_structure(traced)
+    check_actions(make_agent(hp), traced.begin.agent, env, env_params, key, num_envs)
+    state, metrics = jax.jit(lambda hp, key: training.train(make(hp), key, num_updates))(training._as_arrays(hp), key)
+    assert_finite((state.agent, metrics | {"episode_return": 0.0, "episode_length": 0.0}), "training")
+    check_runs(make, hp, key, other, num_updates, state)
+    check_batch(make, hp, jax.random.split(key, 2))
 
-    # structure, before anything runs
-    hp = training._as_arrays(hp)
-    begin = jax.eval_shape(make(hp).init, key)
-    end, sums = jax.eval_shape(make(hp).step, begin)
-    assert_same_structure(begin, end, "update")
-    for path, x in _leaves(sums.metrics):
+
+class Traced(NamedTuple):
+    """What tracing alone tells of a learner: shapes of its first state and of what a step gives, and the step."""
+
+    begin: Any
+    end: Any
+    sums: Any
+    step: Any  # a jaxpr
+
+
+def trace(make: Callable[[Any], Learner], hp: Any, key: Any) -> Traced:
+    """Trace a learner's first state and a step.
+
+    Raises:
+      jax.errors.KeyReuseError: where a key is used twice.
+    """
+
+    def step(hp, state):
+        return make(hp).step(state)
+
+    def both(hp, key):
+        state = make(hp).init(key)
+        return state, jax.jit(step)(hp, state)
+
+    with jax.debug_key_reuse(True):
+        traced = jax.jit(both).trace(training._as_arrays(hp), key)
+    inner = [eqn.params for eqn in traced.jaxpr.jaxpr.eqns if eqn.params.get("name") == "step"]
+    begin, (end, sums) = traced.out_info
+    return Traced(begin, end, sums, inner[-1]["jaxpr"].jaxpr)
+
+
+def check_structure(traced: Traced) -> None:
+    """`update` keeps the state's structure, and metrics are scalars."""
+    assert_same_structure(traced.begin, traced.end, "update")
+    for path, x in _leaves(traced.sums.metrics):
         assert x.shape == (), f"update: metric {path} has shape {x.shape}; metrics are scalars"
-    with jax.debug_key_reuse(True):  # tracing raises where a key is used twice
-        jax.jit(lambda key: make(hp).step(make(hp).init(key))).trace(key)
-    agent, space = make_agent(hp), env.action_space(env_params)
-    obs = jax.eval_shape(training.vectorized(env, env_params).reset, jax.random.split(key, num_envs))[0]
-    acted = jax.eval_shape(lambda key, s, obs: agent.act(key, s, agent.memory(num_envs), obs)[0], key, begin.agent, obs)
-    greedy = jax.eval_shape(lambda s, obs: agent.greedy(s, agent.memory(num_envs), obs)[0], begin.agent, obs)
+
+
+def check_actions(agent: Agent, agent_state: Any, env: Any, env_params: Any, key: Any, num_envs: int) -> None:
+    """`act` and `greedy` give actions of the space's shape, by their shapes alone."""
+    reset = training.vectorized(env, env_params).reset
+    obs, memory = jax.eval_shape(reset, jax.random.split(key, num_envs))[0], agent.memory(num_envs)
+    acted = jax.eval_shape(lambda key, s, obs: agent.act(key, s, memory, obs)[0], key, agent_state, obs)
+    greedy = jax.eval_shape(lambda s, obs: agent.greedy(s, memory, obs)[0], agent_state, obs)
     assert_same_structure(acted, greedy, "greedy against act: the action")
-    wanted = [(num_envs, *part.shape) for part in jax.tree.leaves(distributions.tree_of(space))]
+    space = distributions.tree_of(env.action_space(env_params))
+    wanted = [(num_envs, *part.shape) for part in jax.tree.leaves(space)]
     shapes = [x.shape for x in jax.tree.leaves(acted)]
     assert shapes == wanted, f"act: actions have shapes {shapes}, the space wants {wanted}"
 
-    # one scan, chunks of it, the shorter last one, and a resumed run
-    state, metrics = jax.jit(lambda hp, key: training.train(make(hp), key, num_updates))(hp, key)
-    assert_finite((state.agent, metrics | {"episode_return": 0.0, "episode_length": 0.0}), "training")
+
+def check_runs(make: Callable[[Any], Learner], hp: Any, key: Any, other: Any, num_updates: int, state: Any) -> None:
+    """Runs of one program: chunks, the shorter last one, another seed, other floats, stopped and resumed.
+
+    Args:
+      state: what `num_updates` updates from `key` come to.
+    """
+    copy = partial(jax.tree.map, lambda x: x.copy())
     chunks = list(training.run(make, hp, key, num_updates, every=num_updates - 1))
     assert [iteration for iteration, _, _ in chunks] == [num_updates - 1, num_updates]
     assert_same_bits(state, chunks[-1][1], "a run in chunks against one scan")
-    changed = jax.tree.map(lambda x: x * 0.99, hp)
+    changed = jax.tree.map(lambda x: x * 0.99, training._as_arrays(hp))
     with _Compilations() as compiled:
         *_, (_, again, _) = training.run(make, hp, key, num_updates, every=num_updates)
         for _ in training.run(make, changed, other, 1):
@@ -144,11 +187,12 @@ def check_agent(
     pairs = zip(_leaves(state.agent), _leaves(different.agent), strict=True)
     assert any(_plain(x).tobytes() != _plain(y).tobytes() for (_, x), (_, y) in pairs), "two seeds give the same agent"
 
-    # a batch of seeds; later on an action may flip, and runs part for good reason
-    both = jax.random.split(key, 2)
-    batched = training.batch(make)(hp)
-    several, _ = jax.jit(lambda keys: batched.step(batched.init(keys)))(both)
-    *_, (_, one, _) = training.run(make, hp, both[1], 1)
+
+def check_batch(make: Callable[[Any], Learner], hp: Any, keys: Any) -> None:
+    """A batch of seeds equals its members after one update; later an action may flip, and runs part for good reason."""
+    batched = training.batch(make)(training._as_arrays(hp))
+    several, _ = jax.jit(lambda keys: batched.step(batched.init(keys)))(keys)
+    *_, (_, one, _) = training.run(make, hp, keys[1], 1)
     assert_close(jax.tree.map(lambda x: x[1], several.agent), one.agent, "one of a batch against itself alone")
 
 

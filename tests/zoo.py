@@ -1,0 +1,182 @@
+"""The table of agents that the tests share: every algorithm, small, with all of its hyperparameters in use.
+
+What is compiled is kept by the identity of `make`, so each row is compiled once a process, however many tests read it.
+"""
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import purerl
+from purerl import bellman, distributions, exploration, networks, normalize
+from purerl.testing import checks
+
+POLICY_GRADIENT, Q_LEARNING, ACTOR_CRITIC = "policy gradient", "Q-learning", "actor-critic"
+
+
+class Row(NamedTuple):
+    """An agent in an environment. `rollout_length` is a function, since a replay of sequences fixes it."""
+
+    family: str
+    agent: Callable[[Any], purerl.Agent]  # of hyperparameters
+    hp: Any
+    env: Any
+    env_params: Any
+    num_envs: int = 4
+    rollout_length: Callable[[Any], int] = lambda hp: 8
+    reward: Callable[[Any], Any] = lambda hp: None
+
+    def make(self, hp):
+        """The learner, from its hyperparameters."""
+        settings = self.num_envs, self.rollout_length(hp), self.reward(hp)
+        return purerl.learner(self.env, self.env_params, self.agent(hp), *settings)
+
+
+make_env = cache(purerl.make)
+SMALL = partial(networks.MLP, (8,))
+ON = dict(learning_rate=3e-3, anneal_steps=500.0, max_grad_norm=0.05)
+POLICY = dict(**ON, entropy_cost=0.01)
+REPLAY = dict(
+    **ON, priority=0.5, importance_steps=200.0, n_step=2, capacity=64, batch_size=8, learning_starts=40, train_every=16
+)
+VALUE = dict(**REPLAY, target_rate=0.7, target_period=16, explore_steps=200.0)
+CRITIC = dict(**REPLAY, target_rate=0.3)
+
+
+def by_policy(algorithm, hp, env_id="CartPole-v1", box=distributions.normal, network=networks.actor_critic, **settings):
+    env, env_params = make_env(env_id)
+    policy = distributions.for_space(env.action_space(env_params), box)
+    built = network(policy, SMALL)
+    return Row(POLICY_GRADIENT, lambda hp: algorithm(built, policy, hp), hp, env, env_params, **settings)
+
+
+def by_value(algorithm, hp, network=lambda hp: networks.q_network(2, SMALL), **parts):
+    """`network` is a function of the hyperparameters, which may fix its number of outputs."""
+    length = (lambda hp: hp.sequence_length) if getattr(hp, "sequence_length", 1) > 1 else lambda hp: 8
+    agent = lambda hp: algorithm(network(hp), hp, **parts)
+    return Row(Q_LEARNING, agent, hp, *make_env("CartPole-v1"), rollout_length=length)
+
+
+def by_critic(algorithm, hp, env_id="Pendulum-v1", **parts):
+    env, env_params = make_env(env_id)
+    policy = distributions.hybrid(env.action_space(env_params), type(hp).box)
+    actor, critic = networks.actor(policy, SMALL), networks.critic(policy, SMALL)
+    return Row(ACTOR_CRITIC, lambda hp: algorithm(actor, critic, policy, hp, **parts), hp, env, env_params)
+
+
+def remembering(core, shared=False):
+    return lambda policy, torso: networks.actor_critic(policy, torso, shared, core)
+
+
+PPO = dict(**POLICY, num_epochs=2, num_minibatches=2, clip=0.01)
+ROWS: dict[str, Callable[[], Row]] = {
+    "ppo": lambda: by_policy(purerl.ppo, purerl.PPO(**PPO, value_clip=0.01)),
+    "ppo tanh-normal": lambda: by_policy(
+        purerl.ppo, purerl.PPO(**PPO, normalize_obs=True, normalize_advantage="batch"), "Pendulum-v1",
+        distributions.tanh_normal, reward=lambda hp: normalize.rewards(hp.gamma),
+    ),
+    "ppo masked": lambda: by_policy(purerl.ppo, purerl.PPO(**PPO, normalize_obs=True), "MaskedGrid-v0"),
+    "ppo transformer": lambda: by_policy(
+        purerl.ppo, purerl.PPO(**PPO),
+        network=remembering(networks.transformer(8, num_heads=2, context=4), shared=True),
+    ),
+    "ppo stack": lambda: by_policy(
+        purerl.ppo, purerl.PPO(**PPO), network=remembering(networks.stack(networks.lstm(5), networks.MLP((6,))))
+    ),
+    "a2c": lambda: by_policy(purerl.a2c, purerl.A2C(**POLICY, gae_lambda=0.9, normalize_advantage=True)),
+    "a2c gru": lambda: by_policy(purerl.a2c, purerl.A2C(**POLICY), network=remembering(networks.gru(5))),
+    "reinforce": lambda: by_policy(purerl.reinforce, purerl.REINFORCE(**POLICY)),
+    "reinforce min-gru": lambda: by_policy(
+        purerl.reinforce, purerl.REINFORCE(**POLICY), network=remembering(networks.min_gru(5), shared=True)
+    ),
+    "dqn": lambda: by_value(purerl.dqn, purerl.DQN(**VALUE), backup=bellman.double_backup),
+    "dqn munchausen": lambda: by_value(
+        # a period that a block does not divide, and several gradient steps each time
+        purerl.dqn, purerl.DQN(**VALUE | {"train_every": 5, "target_period": 20}, num_gradient_steps=2),
+        backup=bellman.munchausen_backup(),
+    ),
+    "r2d2": lambda: by_value(
+        purerl.dqn, purerl.DQN(**VALUE | {"capacity": 200}, sequence_length=8, burn_in=4),
+        lambda hp: networks.q_network(2, SMALL, memory=networks.gru(4)), backup=bellman.double_backup,
+    ),
+    "c51": lambda: by_value(
+        purerl.c51, purerl.C51(**VALUE, num_atoms=5, low=-3.0, high=20.0, double=True),
+        lambda hp: networks.q_network(2, SMALL, outputs=hp.num_atoms),
+    ),
+    "qrdqn": lambda: by_value(
+        purerl.qrdqn, purerl.QRDQN(**VALUE, num_quantiles=5, double=True),
+        lambda hp: networks.q_network(2, SMALL, outputs=hp.num_quantiles),
+    ),
+    "iqn": lambda: by_value(
+        purerl.iqn,
+        purerl.IQN(**VALUE, num_fractions=4, num_target_fractions=3, num_acting_fractions=2, double=True),
+        lambda hp: networks.implicit_q_network(2, SMALL, num_cosines=4),
+    ),
+    "rainbow": lambda: by_value(
+        purerl.rainbow, purerl.Rainbow(**VALUE, num_atoms=5, explore_start=0.2),
+        lambda hp: networks.q_network(2, SMALL, outputs=hp.num_atoms, dueling=True, noise=True),
+    ),
+    "pqn": lambda: by_value(
+        purerl.pqn, purerl.PQN(**ON, num_epochs=2, num_minibatches=2, explore_steps=200.0),
+        lambda hp: networks.q_network(2, partial(networks.MLP, (8,), layer_norm=True)),
+    ),
+    "pqn gru": lambda: by_value(
+        purerl.pqn, purerl.PQN(**ON, num_epochs=2, num_minibatches=2, explore_steps=200.0, normalize_obs=True),
+        lambda hp: networks.q_network(2, SMALL, memory=networks.gru(4)),
+    ),
+    "sac": lambda: by_critic(purerl.sac, purerl.SAC(**CRITIC, num_gradient_steps=2), "Platform-v0"),
+    "td3": lambda: by_critic(
+        purerl.td3, purerl.TD3(**CRITIC, policy_delay=3, noise_clip=0.1), process=exploration.ornstein_uhlenbeck
+    ),
+    "ddpg": lambda: by_critic(purerl.ddpg, purerl.DDPG(**CRITIC, target_noise=0.1, noise_clip=0.1)),
+}  # fmt: skip
+FAMILIES = ("ppo", "dqn", "sac")  # one of each, for what is a property of the loop
+NUM_UPDATES = 4
+# `conftest` turns these off, where that makes compiling faster: the bits of two programs may differ then
+AS_USERS_DO = {"xla_cpu_use_fusion_emitters": True} if jax.__version__.startswith("0.9.") else {}
+
+
+@cache
+def row(name) -> Row:
+    return ROWS[name]()
+
+
+@cache
+def make(name):
+    """`hp -> Learner`, the same function each time: programs are kept by its identity."""
+    return row(name).make
+
+
+@cache
+def traced(name) -> checks.Traced:
+    """Raises where a key is used twice."""
+    return checks.trace(make(name), row(name).hp, jax.random.key(0))
+
+
+def to_host(tree):
+    """A copy that outlives the state's donation; keys as their words."""
+    is_key = lambda x: jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jax.tree.map(lambda x: np.array(jax.random.key_data(x) if is_key(x) else x), tree)
+
+
+class Finished(NamedTuple):
+    """A run of NUM_UPDATES updates, on the host."""
+
+    state: Any
+    metrics: dict[str, np.ndarray]  # of every update
+
+
+def finish(name, hp, key, **settings) -> Finished:
+    """Run an agent; all runs of a name are one compiled program."""
+    settings = {"num_updates": NUM_UPDATES, **settings}
+    chunks = [(state, to_host(metrics)) for _, state, metrics in purerl.run(make(name), hp, key, **settings)]
+    return Finished(to_host(chunks[-1][0]), jax.tree.map(lambda *x: np.stack(x), *[m for _, m in chunks]))
+
+
+@cache
+def finished(name) -> Finished:
+    """The run of seed 0 with the row's own hyperparameters."""
+    return finish(name, row(name).hp, jax.random.key(0))
