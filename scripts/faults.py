@@ -357,7 +357,7 @@ FAULTS = [
         "networks/heads.py",
         "pi = masked(self.mask, Head(self.num_params - self.num_free, 0.01, self.num_free)(features), legal)",
         "pi = Head(self.num_params - self.num_free, 0.01, self.num_free)(features)",
-        ("contract",),
+        ("unit/test_memory.py::test_a_mask_is_that_of_the_observation_it_came_with",),
     ),
     Fault(
         "The patches of an image are transposed",
@@ -428,7 +428,7 @@ FAULTS = [
         "networks/values.py",
         "read(params, next_features, next_obs)",
         "read(params, next_features, obs)",
-        ("contract",),
+        ("unit/test_memory.py::test_a_mask_is_that_of_the_observation_it_came_with",),
     ),
     # --- tables -------------------------------------------------------------------------------------------------------
     Fault(
@@ -471,7 +471,7 @@ FAULTS = [
         "tabular/worlds.py",
         "[(action - 1) % 4, action, (action + 1) % 4]",
         "[(action - 1) % 4, action, (action + 2) % 4]",
-        ("unit/test_tabular.py::test_frozen_lake",),
+        ("unit/test_tabular.py::test_the_frozen_lake_is_gymnasiums",),
     ),
     # --- environments -------------------------------------------------------------------------------------------------
     Fault(
@@ -657,14 +657,14 @@ FAULTS = [
         "values.py",
         "lambda x: x[hp.burn_in :], (tr, ended)",
         "lambda x: x[: len(x) - hp.burn_in], (tr, ended)",
-        ("contract",),
+        ("unit/test_values.py::test_the_steps_after_the_burn_in_are_what_is_learned_from",),
     ),
     Fault(
         "Gradients run into the burn-in",
         "values.py",
         "jax.lax.stop_gradient(network.unroll(params, memory, see(obs), ended)[2])",
         "network.unroll(params, memory, see(obs), ended)[2]",
-        ("contract",),
+        ("unit/test_values.py::test_no_gradient_runs_into_the_burn_in",),
     ),
     Fault(
         "The target network has no part in DQN's targets",
@@ -863,7 +863,7 @@ FAULTS = [
         "host/report.py",
         "known = np.where(episodes > 0, returns, 0.0) * episodes",
         "known = np.where(episodes > 0, returns, 0.0)",
-        ("runs",),
+        ("unit/test_report.py::test_a_curve_weighs_the_last_rows_by_their_episodes",),
     ),
     Fault(
         "Greedy and stochastic episodes are exchanged",
@@ -884,7 +884,7 @@ FAULTS = [
         "host/progress.py",
         "pace = (iteration - self.first) / max(seconds, 1e-9)",
         "pace = iteration / max(seconds, 1e-9)",
-        ("runs",),
+        ("unit/test_report.py::test_the_pace_of_a_resumed_run_is_that_of_its_own_updates",),
     ),
     Fault(
         "The command line takes 0 for a count",

@@ -1,16 +1,14 @@
 """Networks with memory: acting step by step and learning from whole blocks are the same function."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import purerl
-from purerl import distributions, memory, networks, training
+from purerl import distributions, memory, networks
 from purerl.host import options
-from purerl.testing import check_agent, probes
 
 CORES = {
     "gru": networks.gru(7),
@@ -30,10 +28,18 @@ def network_of(core, shared=False):
     return networks.actor_critic(distributions.categorical(2), torso, shared, core)
 
 
-def block(key, end=0.2):
-    obs_key, next_key, end_key = jax.random.split(key, 3)
-    obs, next_obs = (jax.random.normal(k, (T, N, F)) for k in (obs_key, next_key))
-    ended = jax.random.bernoulli(end_key, end, (T, N)).at[7, 0].set(True)
+def drawn(init, *args, scale=0.5):
+    """Parameters of the shapes that `init` gives, all of them random."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda key: init(key, *args), jax.random.key(0))
+    return jax.tree.map(lambda x: rng.normal(0, scale, x.shape).astype(x.dtype), shapes)
+
+
+def block(seed, end=0.2):
+    rng = np.random.default_rng(seed)
+    obs, next_obs = rng.normal(size=(2, T, N, F)).astype(np.float32)
+    ended = rng.random((T, N)) < end
+    ended[7, 0] = True
     return obs, next_obs, ended
 
 
@@ -54,68 +60,86 @@ def close(a, b, tolerance=1e-5):
         np.testing.assert_allclose(x, y, atol=tolerance, rtol=tolerance)
 
 
+@cache
+def built(name):
+    """A network, its parameters, and one program for all that is asked of it: `(memory, obs, next_obs, ended)` to the
+    outputs, the memory at the end and the gradients of a loss, by blocks and by steps."""
+    network = network_of(CORES[name], shared=name != "gru")
+    params = drawn(network.init, jnp.ones((N, F)))
+    by_block = lambda params, state, obs, next_obs, ended: network.unroll(params, state, obs, ended, next_obs)
+
+    def loss(params, run, *block):
+        (pi, value), (_, next_value), _ = out = run(params, *block)
+        return jnp.square(pi).sum() + jnp.sin(value).sum() + jnp.cos(next_value).sum(), out
+
+    def program(*block):
+        runs = by_block, partial(step_by_step, network)
+        return [jax.grad(loss, has_aux=True)(params, run, *block) for run in runs]
+
+    return network, params, jax.jit(program)
+
+
 @pytest.mark.parametrize("name", CORES)
-def test_unroll_is_step_after_step_through_episode_ends(name, key):
+def test_unroll_is_step_after_step_through_episode_ends(name):
     """Twice in a row, so that the second block starts from a memory that is neither empty nor of one age."""
-    network = network_of(CORES[name])
-    first, second, init_key = jax.random.split(key, 3)
-    params = network.init(init_key, jnp.ones((N, F)))
-    params = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), params)  # no zeros
-    by_step = by_block = network.memory(N)
-    for k in (first, second):
-        obs, next_obs, ended = block(k)
-        outputs, next_outputs, by_step = jax.jit(partial(step_by_step, network))(params, by_step, obs, next_obs, ended)
-        ours, ours_next, by_block = jax.jit(network.unroll)(params, by_block, obs, ended, next_obs)
-        close(ours, outputs)
-        close(ours_next, next_outputs)
-    alone, none, _ = jax.eval_shape(network.unroll, params, by_block, obs, ended)
-    assert none is None and jax.tree.structure(alone) == jax.tree.structure(outputs)
+    network, params, program = built(name)
+    (_, (ours, ours_next, by_block)), (_, (outputs, next_outputs, by_step)) = program(network.memory(N), *block(0))
+    close((ours, ours_next), (outputs, next_outputs))
     if "gru" in name or name in ("lstm", "stack"):
         close(by_block, by_step)
+    second = [out[:2] for start in (by_step, by_block) for _, out in program(start, *block(1))]
+    for out in second[:1] + second[2:]:
+        close(out, second[1])
+    obs, _, ended = block(0)
+    alone, none, _ = jax.eval_shape(network.unroll, params, by_block, obs, ended)
+    assert none is None and jax.tree.structure(alone) == jax.tree.structure(outputs)
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm", "min_gru", "transformer", "gated", "stack"])
-def test_gradients_are_those_of_step_after_step(name, key):
-    network = network_of(CORES[name], shared=True)
-    obs, next_obs, ended = block(key)
-    params, start = network.init(key, obs[0]), network.memory(N)
-
-    def loss(params, run):
-        (pi, value), (_, next_value), _ = run(params, start, obs, next_obs, ended)
-        return jnp.square(pi).sum() + jnp.sin(value).sum() + jnp.cos(next_value).sum()
-
-    flat = lambda params, state, obs, next_obs, ended: network.unroll(params, state, obs, ended, next_obs)
-    ours = jax.jit(jax.grad(partial(loss, run=flat)))(params)
-    theirs = jax.jit(jax.grad(partial(loss, run=partial(step_by_step, network))))(params)
+def test_gradients_are_those_of_step_after_step(name):
+    network, _, program = built(name)
+    (ours, _), (theirs, _) = program(network.memory(N), *block(0))
     close(ours, theirs, 1e-4)
     assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(ours["trunks"]))
 
 
-@pytest.mark.parametrize("name", ["gru", "lstm", "min_gru", "transformer", "stack"])
-def test_environments_do_not_see_one_another(name, key):
-    """In another order the same, and one of them alone too."""
-    network = network_of(CORES[name])
-    obs, next_obs, ended = block(key)
-    params, order = network.init(key, obs[0]), jnp.array([2, 0, 1])
-    unroll = jax.jit(lambda *block: network.unroll(params, network.memory(block[1].shape[1]), *block)[:2])
-    out, next_out = unroll(obs, ended, next_obs)
-    permuted = unroll(obs[:, order], ended[:, order], next_obs[:, order])
-    close(permuted, jax.tree.map(lambda x: x[:, order], (out, next_out)))
-    one = unroll(obs[:, :1], ended[:, :1], next_obs[:, :1])
-    close(one, jax.tree.map(lambda x: x[:, :1], (out, next_out)))
+def outputs_of(name, obs, next_obs, ended):
+    """From an empty memory, by blocks: of the steps and of their successors."""
+    network, _, program = built(name)
+    (_, (outputs, next_outputs, _)), _ = program(network.memory(N), obs, next_obs, ended)
+    return jax.tree.map(np.asarray, (outputs, next_outputs))
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm", "min_gru", "transformer", "stack"])
-def test_nothing_is_seen_of_other_episodes_or_of_the_future(name, key):
-    network = network_of(CORES[name], shared=True)
-    obs, _, _ = block(key)
-    ended = jnp.zeros((T, N), bool).at[9].set(True)
-    params = network.init(key, obs[0])
-    value = lambda obs: network.unroll(params, network.memory(N), obs, ended)[0][1][:, 0]
-    seen = np.abs(jax.jit(jax.jacrev(value))(obs)).max(axis=(2, 3)) > 0  # [T of the value, T of what it depends on]
+def test_environments_do_not_see_one_another(name):
+    """In another order the same, and one of them beside others too."""
+    this, that, order = block(0), block(1), np.array([2, 0, 1])
+    out = outputs_of(name, *this)
+    permuted = outputs_of(name, *(x[:, order] for x in this))
+    close(permuted, jax.tree.map(lambda x: x[:, order], out))
+    beside = outputs_of(name, *(np.concatenate([x[:, :1], y[:, 1:]], axis=1) for x, y in zip(this, that, strict=True)))
+    close(*(jax.tree.map(lambda x: x[:, 0], y) for y in (beside, out)))
+    network, params, _ = built(name)
+    alone = jax.eval_shape(network.unroll, params, network.memory(1), *(x[:, :1] for x in (this[0], this[2], this[1])))
+    assert jax.tree.map(jnp.shape, alone[:2]) == jax.tree.map(lambda x: (T, 1, *x.shape[2:]), out)
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm", "min_gru", "transformer", "stack"])
+def test_nothing_is_seen_of_other_episodes_or_of_the_future(name):
+    """What another observation at one step changes, in one environment of several."""
+    obs, next_obs, _ = block(0)
+    ended = np.zeros((T, N), bool)
+    ended[9] = True
+    before = outputs_of(name, obs, next_obs, ended)
     for at in range(T):
-        assert seen[at, at] and not seen[at, at + 1 :].any()
-        assert at < 10 or not seen[at, :10].any()
+        other = obs.copy()
+        other[at, 0] += 1.0
+        after = outputs_of(name, other, next_obs, ended)
+        of_env = lambda x, y: (x != y).reshape(T, N, -1).any(-1)
+        changed = [of_env(x, y) for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)]
+        for x in changed:
+            assert x[at, 0] and not x[:, 1:].any()
+            assert not x[:at].any() and (at >= 10 or not x[10:].any())
 
 
 def test_a_reset_of_a_cache_touches_only_its_length():
@@ -126,17 +150,42 @@ def test_a_reset_of_a_cache_touches_only_its_length():
     assert after._replace(length=cache.length) == cache
 
 
+@pytest.mark.parametrize("core", [None, networks.gru(4)], ids=["none", "gru"])
+@pytest.mark.parametrize("kind", ["actor_critic", "q_network", "quantiles"])
+def test_a_mask_is_that_of_the_observation_it_came_with(kind, core):
+    """Of the successors too: what a target is made of has their mask, not that of the step before."""
+    x, _, ended = block(0)
+    legal = np.random.default_rng(0).random((2, T, N, 3)) < 0.5
+    legal[..., 0] |= ~legal.any(-1)
+    obs, next_obs = ({"x": x, "action_mask": mask} for mask in legal)
+    if kind == "actor_critic":
+        network = networks.actor_critic(distributions.categorical(3), memory=core)
+    else:
+        network = networks.q_network(3, outputs=2 if kind == "quantiles" else None, memory=core)
+    network = memory.with_memory(network)
+    params = drawn(network.init, jax.tree.map(lambda x: x[0], obs))
+    out = jax.jit(network.unroll)(params, network.memory(N), obs, ended, next_obs)
+    for outputs, mask in zip(out[:2], legal, strict=True):
+        seen = outputs[0] if kind == "actor_critic" else outputs[..., 1] if kind == "quantiles" else outputs
+        np.testing.assert_array_equal(np.isfinite(seen), mask)
+
+
 # --- written out ------------------------------------------------------------------------------------------------------
 
 sigmoid = lambda x: 1 / (1 + np.exp(-x))
 
 
-def test_cells_are_their_equations(key):
-    x = np.asarray(jax.random.normal(key, (N, F)), np.float64)
+def first_bias(core):
+    """What a core's bias begins with; the rest of `init` is not compiled."""
+    return np.asarray(jax.jit(lambda key: core.init(key, F)["bias"])(jax.random.key(0)))
+
+
+def test_cells_are_their_equations():
+    x = np.random.default_rng(1).normal(size=(N, F))
     for core in (networks.gru(4), networks.lstm(4), networks.min_gru(4)):
-        params = core.init(key, F)
-        start = jax.tree.map(lambda m: m + jnp.arange(4.0) / 4, core.memory(N))
-        y, after = core.step(params, start, jnp.asarray(x, jnp.float32))
+        params = drawn(core.init, F) | {"bias": first_bias(core)}
+        start = jax.tree.map(lambda m: m + np.arange(4, dtype=np.float32) / 4, core.memory(N))
+        y, after = jax.jit(core.step)(params, start, x.astype(np.float32))
         w = np.split(np.asarray(params["input"], np.float64), params["input"].shape[1] // 4, axis=1)
         if len(w) == 2:
             bias, h = np.asarray(params["bias"])[:4], np.asarray(start)
@@ -156,27 +205,35 @@ def test_cells_are_their_equations(key):
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_linear_recurrence_is_the_same_in_steps_and_in_passes(key):
+def test_a_linear_recurrence_is_the_same_in_steps_and_in_passes():
     from purerl.networks.recurrent import _linear_in_passes, _linear_in_steps
 
-    a, b = jax.random.uniform(key, (2, 11, N, 4))
+    a, b = np.random.default_rng(0).random((2, 11, N, 4)).astype(np.float32)
     h, expected = np.zeros((N, 4)), []
     for t in range(11):
-        h = np.asarray(a[t]) * h + np.asarray(b[t])
+        h = a[t] * h + b[t]
         expected.append(h)
-    for linear in (_linear_in_steps, _linear_in_passes):
-        np.testing.assert_allclose(jax.jit(linear)(a, b), np.stack(expected), rtol=1e-5)
-        gradient = jax.jit(jax.grad(lambda a, b, linear=linear: jnp.sin(linear(a, b)).sum(), (0, 1)))(a, b)
-        close(gradient, jax.grad(lambda a, b: jnp.sin(_linear_in_steps(a, b)).sum(), (0, 1))(a, b))
+
+    def total(a, b, linear):
+        out = linear(a, b)
+        return jnp.sin(out).sum(), out
+
+    both = lambda a, b: [
+        jax.grad(total, (0, 1), has_aux=True)(a, b, linear) for linear in (_linear_in_steps, _linear_in_passes)
+    ]
+    (gradient, steps), (gradient_in_passes, passes) = jax.jit(both)(a, b)
+    np.testing.assert_allclose(steps, np.stack(expected), rtol=1e-5)
+    np.testing.assert_allclose(passes, np.stack(expected), rtol=1e-5)
+    close(gradient_in_passes, gradient)
 
 
-def test_attention_is_softmax_over_what_is_seen_with_rotated_queries_and_keys(key):
+def test_attention_is_softmax_over_what_is_seen_with_rotated_queries_and_keys():
     """One layer written out over the tokens of one episode."""
     width, heads, size = 8, 2, 4
     core = networks.transformer(width, num_heads=heads, context=3)
-    x = jax.random.normal(key, (5, 1, F))
-    params = jax.tree.map(np.asarray, core.init(key, F))
-    y, _, _ = core.unroll(params, core.memory(1), x, jnp.zeros((5, 1), bool))
+    x = np.random.default_rng(1).normal(size=(5, 1, F)).astype(np.float32)
+    params = drawn(core.init, F)
+    y, _, _ = jax.jit(core.unroll)(params, core.memory(1), x, np.zeros((5, 1), bool))
     layer = params["layers"][0]
 
     def norm(p, h):
@@ -203,16 +260,17 @@ def test_attention_is_softmax_over_what_is_seen_with_rotated_queries_and_keys(ke
         np.testing.assert_allclose(y[p, 0], norm(params["norm"], out), rtol=1e-4, atol=1e-5)
 
 
-def test_a_gate_is_a_gru_whose_update_starts_near_zero(key):
+def test_a_gate_is_a_gru_whose_update_starts_near_zero():
     from purerl.networks.transformer import _gate
 
-    h, y = jax.random.normal(key, (2, N, 8))
-    kernels = jax.random.normal(key, (6, 8, 8))
-    params = {"kernels": kernels, "bias": jnp.full(8, 2.0)}
+    rng = np.random.default_rng(0)
+    h, y = rng.normal(size=(2, N, 8)).astype(np.float32)
+    kernels = rng.normal(size=(6, 8, 8)).astype(np.float32)
+    params = {"kernels": kernels, "bias": np.full(8, 2.0, np.float32)}
     k, h64, y64 = (np.asarray(x, np.float64) for x in (kernels, h, y))
     r, z = sigmoid(y64 @ k[0] + h64 @ k[1]), sigmoid(y64 @ k[2] + h64 @ k[3] - 2)
     expected = (1 - z) * h64 + z * np.tanh(y64 @ k[4] + (r * h64) @ k[5])
-    np.testing.assert_allclose(_gate(params, h, y), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(_gate)(params, h, y), expected, rtol=1e-4, atol=1e-5)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -228,84 +286,25 @@ def test_bad_sizes_are_named():
         networks.transformer(12, num_heads=4)
 
 
-# --- agents -----------------------------------------------------------------------------------------------------------
-
-AGENTS = {
-    "ppo": (purerl.ppo, purerl.PPO(num_epochs=2, num_minibatches=2)),
-    "a2c": (purerl.a2c, purerl.A2C()),
-    "reinforce": (purerl.reinforce, purerl.REINFORCE()),
-}
-SMALL = {
-    "gru": networks.gru(5),
-    "lstm": networks.lstm(5),
-    "min_gru": networks.min_gru(5),
-    "transformer": networks.transformer(8, num_heads=2, context=4),
-}
+# --- other networks and cores -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("agent, core", [("ppo", "transformer"), ("a2c", "gru"), ("reinforce", "min_gru")])
-def test_contract_with_memory(agent, core, cartpole, key):
-    algorithm, hp = AGENTS[agent]
-    policy, network = distributions.categorical(2), network_of(SMALL[core], shared=core != "gru")
-    check_agent(lambda hp: algorithm(network, policy, hp), hp, *cartpole, key)
-
-
-@pytest.mark.parametrize("core", ["lstm", "min_gru", "transformer"])
-def test_at_the_first_gradient_step_of_ppo_every_ratio_is_one(core, cartpole, key):
-    """In the third block of a run, whose memory is of episodes that began before it; the step has learning rate 0."""
-    policy, network = distributions.categorical(2), network_of(SMALL[core])
-    hp = purerl.PPO(learning_rate=0.0, num_epochs=2, num_minibatches=2)
-    learner = purerl.learner(*cartpole, purerl.ppo(network, policy, hp), num_envs=4, rollout_length=9)
-    _, metrics = jax.jit(lambda key: purerl.train(learner, key, 3))(key)
-    assert np.abs(metrics["approx_kl"]).max() < 1e-9 and metrics["clip_fraction"].max() == 0
-    agent, environment = purerl.ppo(network, policy), training.vectorized(*cartpole)
-
-    @jax.jit
-    def two_blocks(state):
-        position, _ = training.rollout(environment, agent, state.agent, state.position, key, 40)
-        return training.rollout(environment, agent, state.agent, position, key, 40)[1]
-
-    params = learner.init(key).agent.params
-    rollout = two_blocks(learner.init(key))
-    tr = rollout.transitions
-    (pi, _), _, _ = network.unroll(params, rollout.memory, tr.obs, tr.terminated | tr.truncated)
-    np.testing.assert_allclose(policy.log_prob(pi, tr.action), tr.extras, atol=1e-5)
-
-
-def test_minibatches_keep_time_whole(cartpole, key):
-    policy, network = distributions.categorical(2), network_of(networks.gru(4))
-    make = lambda n: purerl.learner(*cartpole, purerl.ppo(network, policy, purerl.PPO(num_minibatches=n)), 4, 8)
-    with pytest.raises(ValueError, match="num_minibatches is 8; it must divide 4: num_envs, since the network has mem"):
-        jax.eval_shape(lambda key: make(8).step(make(8).init(key)), key)
-    jax.eval_shape(lambda key: make(4).step(make(4).init(key)), key)
-
-
-@pytest.mark.parametrize("core", ["gru", "min_gru", "transformer"])
-def test_a_time_limit_is_not_an_end_through_a_memory(core):
-    """Reward 1 for ever, cut every 5 steps: V = 1 / (1 - γ) = 10, not what 5 rewards are worth."""
-    env, _ = probes.constant_reward()
-    policy, network = distributions.categorical(2), network_of(SMALL[core], shared=True)
-    hp = purerl.PPO(learning_rate=1e-2, gamma=0.9, entropy_cost=0.0, max_grad_norm=10.0)
-    learner = purerl.learner(env, env.default_params, purerl.ppo(network, policy, hp), 16, 12)
-    state, _ = jax.jit(lambda key: purerl.train(learner, key, 200, every=200))(jax.random.key(0))
-    obs, ended = jnp.ones((5, 1, 1)), jnp.zeros((5, 1), bool)
-    (_, value), _, _ = network.unroll(state.agent.params, network.memory(1), obs, ended)
-    np.testing.assert_allclose(value, 10.0, rtol=0.1)
-
-
-def test_a_feed_forward_network_has_the_memory_that_is_none(key):
+def test_a_feed_forward_network_has_the_memory_that_is_none():
     network = memory.with_memory(networks.actor_critic(distributions.categorical(2)))
-    obs, next_obs, ended = block(key)
-    params = network.init(key, obs[0])
-    outputs, next_outputs, _ = step_by_step(network, params, (), obs, next_obs, ended)
-    close(network.unroll(params, (), obs, ended, next_obs)[:2], (outputs, next_outputs))
+    obs, next_obs, ended = block(0)
+    params = drawn(network.init, obs[0], scale=0.1)
+    both = lambda params: (
+        step_by_step(network, params, (), obs, next_obs, ended)[:2],
+        network.unroll(params, (), obs, ended, next_obs)[:2],
+    )
+    close(*jax.jit(both)(params))
     assert memory.with_memory(network) is network
 
 
 @pytest.mark.parametrize("core", [networks.gru(3, longest=8.0), networks.lstm(3, longest=8.0)])
 def test_longest_spreads_what_cells_keep(core):
     """With no input and no recurrent weights, a gate that keeps halves, or keeps 8 parts of 9."""
-    bias = core.init(jax.random.key(0), 2)["bias"].reshape(-1, 3)
+    bias = first_bias(core).reshape(-1, 3)
     keeps = sigmoid(np.asarray(bias[1], np.float64))
     np.testing.assert_allclose(keeps, 1 - 1 / (1 + 8 ** np.array([0, 0.5, 1])), rtol=1e-6)
     if len(bias) == 4:
@@ -318,15 +317,18 @@ def test_longest_must_be_a_step_at_least(core):
         core(4, longest=0.5)
 
 
-def test_a_stack_is_its_layers_one_after_another(key):
+def test_a_stack_is_its_layers_one_after_another():
     first, layer, second = networks.gru(4), networks.MLP((6,)), networks.min_gru(5)
     core = networks.stack(first, layer, second)
-    params, memory = core.init(key, F), jax.tree.map(lambda m: m + 0.5, core.memory(N))
-    x = jax.random.normal(key, (N, F))
-    y, after = core.step(params, memory, x)
-    h, wanted = first.step(params[0], memory[0], x)
-    wanted_y, last = second.step(params[2], memory[2], layer.apply(params[1], h))
-    close((y, after), (wanted_y, (wanted, (), last)))
+    params, memory = drawn(core.init, F), jax.tree.map(lambda m: m + 0.5, core.memory(N))
+
+    @jax.jit
+    def both(params, x):
+        h, wanted = first.step(params[0], memory[0], x)
+        wanted_y, last = second.step(params[2], memory[2], layer.apply(params[1], h))
+        return core.step(params, memory, x), (wanted_y, (wanted, (), last))
+
+    close(*both(params, block(0)[0][0]))
 
 
 @pytest.mark.parametrize("layers", [(), (networks.gru(4), jnp.tanh)])
@@ -341,33 +343,34 @@ def test_every_memory_of_the_command_line_is_one(name, key):
     if name == "none":
         assert core is None
         return
-    y, after = core.step(core.init(key, F), core.memory(N), jnp.ones((N, F)))
-    assert y.shape == (N, 8) and jax.tree.structure(after) == jax.tree.structure(core.memory(N))
+    start = core.memory(N)
+    y, after = jax.eval_shape(lambda key: core.step(core.init(key, F), start, jnp.ones((N, F))), key)
+    assert y.shape == (N, 8) and jax.tree.structure(after) == jax.tree.structure(start)
 
 
 @pytest.mark.parametrize("core", [networks.gru(4), networks.lstm(4)], ids=["gru", "lstm"])
 def test_derivatives_through_a_cell_are_those_of_its_steps(core):
     """Both modes and second order: the loop has a derivative rule of its own."""
-    x = jax.random.normal(jax.random.key(1), (5, 2, 3))
-    ended = jnp.zeros((5, 2), bool).at[2, 0].set(True)
+    x = np.random.default_rng(1).normal(size=(5, 2, F)).astype(np.float32)
+    ended = np.zeros((5, 2), bool)
+    ended[2, 0] = True
 
     def unrolled(params, x):
         return core.unroll(params, core.memory(2), x, ended)[0]
 
     def stepped(params, x):
-        memory, ys = core.memory(2), []
-        for t in range(5):
-            y, memory = core.step(params, memory, x[t])
-            memory = core.reset(memory, ended[t])
-            ys.append(y)
-        return jnp.stack(ys)
+        def one(memory, now):
+            y, memory = core.step(params, memory, now[0])
+            return core.reset(memory, now[1]), y
 
-    params = core.init(jax.random.key(0), 3)
-    direction = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), (params, x))
-    total = lambda f: lambda *a: jnp.sin(f(*a)).sum()
-    along = lambda f: jax.jvp(f, (params, x), direction)[1]
-    hessian = lambda f: jax.jvp(jax.grad(total(f), (0, 1)), (params, x), direction)[1]
-    both = lambda of: [jax.tree.leaves(jax.jit(lambda: of(f))()) for f in (unrolled, stepped)]
-    for of in (along, lambda f: jax.grad(total(f), (0, 1))(params, x), hessian):
-        for got, wanted in zip(*both(of), strict=True):
-            np.testing.assert_allclose(got, wanted, atol=2e-5)
+        return jax.lax.scan(one, core.memory(2), (x, ended))[1]
+
+    at = drawn(core.init, F), x
+    direction = jax.tree.map(lambda p: np.cos(np.arange(p.size, dtype=p.dtype)).reshape(p.shape), at)
+
+    def derivatives(f, *at):
+        slope = jax.grad(lambda *a: jnp.sin(f(*a)).sum(), (0, 1))
+        return jax.jvp(f, at, direction)[1], *jax.jvp(slope, at, direction)  # the last: a product with the Hessian
+
+    got, wanted = jax.jit(lambda *at: [derivatives(f, *at) for f in (unrolled, stepped)])(*at)
+    close(got, wanted, 2e-5)

@@ -130,6 +130,25 @@ def test_frozen_lake():
     assert tabular.finite_horizon(large, 200)[0][200, 0] == pytest.approx(0.9132201502, abs=5e-11)
 
 
+@pytest.mark.parametrize("size", [4, 8])
+@pytest.mark.parametrize("slippery", [True, False])
+def test_the_frozen_lake_is_gymnasiums(size, slippery):
+    import gymnasium
+
+    name = f"{size}x{size}"
+    theirs = gymnasium.make("FrozenLake-v1", map_name=name, is_slippery=slippery).unwrapped.P
+    lake = worlds.frozen_lake(size, slippery)
+    p, r = dense(lake)
+    wanted_p, wanted_r = np.zeros_like(p), np.zeros_like(r)
+    for s, a in np.ndindex(r.shape):
+        for probability, to, reward, ends in [] if lake.terminal[s] else theirs[s][a]:
+            wanted_p[s, a, to] += probability
+            wanted_r[s, a] += probability * reward
+            assert ends == lake.terminal[to]
+    close(p, wanted_p)
+    close(r, wanted_r)
+
+
 def test_gambler():
     for p, capital, digits in (
         (0.4, 25, 0.16), (0.4, 50, 0.4), (0.4, 75, 0.64), (0.4, 1, 0.0020656248), (0.4, 99, 0.9643329672),
