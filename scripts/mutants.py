@@ -6,7 +6,8 @@
     python scripts/mutants.py --report         # write tests/MUTANTS.md from the results
 
 For each fault the tests that should catch it run first. Where none fails, the rest of what `make test` runs follows, so
-that a fault that survives has survived all of it: then a test is missing. Results are kept in tests/mutants.json.
+that a fault that survives has survived all of it: then a test is missing. Results are kept in tests/mutants.json:
+without that file everything runs again.
 """
 
 from __future__ import annotations
@@ -134,7 +135,10 @@ def first_failure(output: str) -> tuple[str, str]:
     match = re.search(r"^(?:FAILED|ERROR) tests/(.+?)(?: - (.*))?$", output, re.MULTILINE)
     if not match:
         raise RuntimeError(f"pytest failed, but names no test:\n{output[-3000:]}")
-    return match[1], " ".join((match[2] or "").split())[:160]
+    said = match[2] or ""
+    if not said or said.endswith(":"):  # NumPy's messages begin with an empty line
+        said = " ".join([said, *re.findall(r"^E +(\S.*)$", output, re.MULTILINE)[1:4]])
+    return match[1], " ".join(said.split())[:160]
 
 
 def rest(folder: Path, tests: Iterable[str]) -> list[str]:
