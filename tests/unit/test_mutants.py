@@ -40,7 +40,10 @@ def test_the_first_failure_is_read_off_what_pytest_says(mutants):
     for kind, message in (("FAILED", " - AssertionError: 1  !=  2"), ("ERROR", "")):
         test, why = mutants.first_failure(said.format(kind, message))
         assert test == "unit/test_a.py::test_b[a b]" and why == message.removeprefix(" - ").replace("  ", " ")
-    numpys = "E   AssertionError: \nE   Not equal to tolerance\nE   \nE   Mismatch: 50%\nFAILED tests/a.py::b - AssertionError:"
-    assert mutants.first_failure(numpys) == ("a.py::b", "AssertionError: Not equal to tolerance Mismatch: 50%")
+    numpys = "E   AssertionError: \nE   Not equal to tolerance\nE   \nE   Mismatch: 50%\n"
+    assert mutants.first_failure(numpys + "FAILED tests/a.py::b - AssertionError:") == (
+        "a.py::b",
+        "AssertionError: Not equal to tolerance Mismatch: 50%",
+    )
     with pytest.raises(RuntimeError, match="names no test"):
         mutants.first_failure("1 passed")
