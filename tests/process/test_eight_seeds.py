@@ -25,8 +25,10 @@ PROGRAM = """
 """
 
 
-@pytest.mark.smoke
-@pytest.mark.parametrize("devices", ["None", "jax.devices()"], ids=["vmapped", "sharded"])
+@pytest.mark.parametrize(
+    "devices",
+    [pytest.param("None", id="vmapped", marks=pytest.mark.smoke), pytest.param("jax.devices()", id="sharded")],
+)
 def test_the_eight_seed_program_ends(devices):
     program = textwrap.dedent(PROGRAM.format(devices=devices))
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)

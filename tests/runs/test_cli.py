@@ -1,52 +1,37 @@
-"""The command line, as a process: what is printed, the exit code, and what is imported."""
+"""The command line: what is printed, the exit code, and what is refused before anything runs."""
 
+import functools
+import importlib
 import importlib.util
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from commands import ANSWERS, OWN, command, copy_of_own, train
 
 import purerl
-from purerl.host import cli, jobs, report, work
+from purerl import bellman, exploration, losses
+from purerl.host import cli, jobs, options, report, runs, work
 from purerl.host.progress import Progress
 
-SCRIPT = Path(sys.executable).with_name("purerl")
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A working directory with the user's file in it."""
+    monkeypatch.chdir(tmp_path)
+    return copy_of_own(tmp_path)
 
 
-def purerl_process(*arguments, cwd, blocked=""):
-    """Run `purerl`; importing a module of `blocked` is an error."""
-    code = (
-        f"import sys; sys.modules.update(dict.fromkeys({blocked.split()!r})); from purerl.host.cli import main; main()"
-    )
-    environ = {**os.environ, "COLUMNS": "120", "XDG_CACHE_HOME": str(cwd / "cache")}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environ, timeout=300)
+@pytest.mark.parametrize("arguments, code, said", ANSWERS, ids=[" ".join(a) or "nothing" for a, *_ in ANSWERS])
+def test_answers(arguments, code, said, capsys):
+    assert command(*arguments) == code
+    assert said in "".join(capsys.readouterr())
 
 
-@pytest.mark.smoke
-@pytest.mark.parametrize(
-    "arguments, code, said",
-    [
-        (["--help"], 0, "train"),
-        (["--version"], 0, purerl.__version__),
-        (["train", "--help"], 0, "reinforce"),
-        ([], 2, "Commands"),
-        (["nosuch"], 2, "purerl: error: No such command 'nosuch'."),
-        (
-            ["train", "nosuch", "CartPole-v1"],
-            2,
-            "no agent 'nosuch'; allowed are a2c, c51, ddpg, dqn, iqn, ppo, pqn, qrdqn, rainbow, reinforce, sac, td3",
-        ),
-        (["--nosuch"], 2, "purerl: error: No such option '--nosuch'."),
-    ],
-)
-def test_answers_without_jax(arguments, code, said, tmp_path):
-    out = purerl_process(*arguments, cwd=tmp_path, blocked="jax numpy flax gymnax matplotlib")
-    assert out.returncode == code and said in out.stdout + out.stderr, out.stderr
-    assert "Traceback" not in out.stderr
+# --- what is refused ------------------------------------------------------------------------------------------------
 
 
 BAD = [
@@ -129,87 +114,23 @@ BAD_VALUES = [
 @pytest.mark.parametrize("arguments, said", BAD_VALUES, ids=[" ".join(a) for a, _ in BAD_VALUES])
 def test_bad_input_to_agents_that_learn_values(arguments, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["train", *arguments])
-    err = capsys.readouterr().err
-    assert stop.value.code == 2 and said in err and err.count("\n") == 1, err
+    assert command("train", *arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1, error
 
 
 @pytest.mark.parametrize("arguments, said", BAD, ids=[" ".join(a) for a, _ in BAD])
-def test_bad_input_is_one_line_and_exit_code_2(arguments, said, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.py").write_text(OWN)
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "notes.txt").write_text("mine")
+def test_bad_input_is_one_line_and_exit_code_2(arguments, said, own, monkeypatch, capsys):
+    taken = own.with_name("taken")
+    taken.mkdir()
+    (taken / "notes.txt").write_text("mine")
     monkeypatch.setattr(jobs, "stream", lambda *_: pytest.fail("it began to run"))
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a))
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["train", "ppo", *arguments])
+    assert command("train", "ppo", *arguments) == 2
     error = capsys.readouterr().err
-    assert stop.value.code == 2
     assert error.count("\n") == 1 and error.startswith("purerl: error: ") and said in error, error
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["own.py", "taken"]
-
-
-OWN = """
-import functools
-import flax.linen as nn
-import purerl
-from purerl import networks, rewards
-from purerl.testing import probes
-
-@purerl.config
-class Mine:
-    rate: float = purerl.option(0.05, "a rate", low=0.0)
-    num_minibatches: int = purerl.option(2, "parts", low=1)
-
-def mine(network, policy, hp=Mine()):
-    return purerl.ppo(network, policy, purerl.PPO(learning_rate=hp.rate, num_minibatches=hp.num_minibatches))
-
-def only_continuous(network, policy, hp=Mine()):
-    if policy.num_free == 0:
-        raise ValueError("only_continuous needs a Box action space, this environment has a Discrete one")
-
-def not_an_agent(x):
-    return x
-
-def of_transitions(tr):
-    return tr.reward
-
-doubled = rewards.scale(2.0)
-entropy = rewards.weighted({"entropy": rewards.environment}, {"entropy": 1.0})
-
-def bandit():
-    return probes.contextual_bandit()[0]
-
-def torso():
-    return networks.MLP(hidden=(4,), activation=nn.relu)
-"""
-
-
-def test_own_files_train_and_the_picture_is_written(tmp_path):
-    (tmp_path / "own.py").write_text(OWN)
-    arguments = [
-        "own.py:mine",
-        "own.py:bandit",
-        "--network",
-        "own.py:torso",
-        "--steps",
-        "2e4",
-        "--seeds",
-        "3",
-    ]
-    out = purerl_process("train", *arguments, "--rate", "0.0,0.05", "--num-envs", "8", cwd=tmp_path)
-    assert out.returncode == 0, out.stderr
-    rows = [line for line in out.stdout.split("\n") if line.startswith("│ 0")]
-    assert len(rows) == 2 and " rate " in out.stdout
-    returns = [float(row.split("│")[2]) for row in rows]
-    assert abs(returns[0]) < 0.2 and returns[1] > 0.9  # one does not learn, the other does
-    assert "2 configurations x 3 seeds" in out.stderr and "compiling" in out.stderr and "iteration" in out.stderr
-    directory = tmp_path / "runs" / "own-own"
-    assert (directory / "curve.png").stat().st_size > 10_000
-    assert [p.read_text() for p in (directory / "code").iterdir()] == [OWN]
+    assert sorted(p.name for p in own.parent.iterdir()) == ["own.py", "taken"]
 
 
 @pytest.mark.parametrize(
@@ -229,18 +150,99 @@ def test_own_files_train_and_the_picture_is_written(tmp_path):
         ),
         (
             "ppo --reward own.py:absent",
-            "own.py has no 'absent'; it has Mine, mine, only_continuous, not_an_agent, of_transitions, doubled,",
+            "it has Mine, mine, Wrapped, wrapped, untrained, only_continuous, not_an_agent, of_transitions, doubled,",
         ),
         ("ppo --reward own.py:entropy", "reward reports entropy, which the learner reports itself"),
     ],
 )
-def test_own_agents_that_do_not_fit(agent, said, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.py").write_text(OWN)
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["train", *agent.split(), "CartPole-v1"])
+def test_own_agents_that_do_not_fit(agent, said, own, capsys):
+    assert command("train", *agent.split(), "CartPole-v1") == 2
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and said in error
+    assert error.count("\n") == 1 and said in error
+
+
+# --- what runs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.smoke
+def test_own_files_train_and_the_picture_is_written(own, monkeypatch, capsys):
+    """PPO with the user's network in the user's environment: one rate does not learn, the other does."""
+    words = ["own.py:wrapped", "own.py:bandit", "--network", "own.py:torso", "--steps", "2e4", "--seeds", "3"]
+    monkeypatch.setenv("COLUMNS", "120")
+    assert command("train", *words, "--rate", "0.0,0.05", "--num-envs", "8") == 0
+    out, error = capsys.readouterr()
+    rows = [line for line in out.split("\n") if line.startswith("│ 0")]
+    assert len(rows) == 2 and " rate " in out
+    returns = [float(row.split("│")[2]) for row in rows]
+    assert abs(returns[0]) < 0.2 and returns[1] > 0.9
+    assert "2 configurations x 3 seeds" in error and "compiling" in error and "iteration" in error
+    directory = own.with_name("runs") / "own-own"
+    assert (directory / "curve.png").stat().st_size > 10_000
+    assert [p.read_text() for p in (directory / "code").iterdir()] == [OWN.read_text()]
+
+
+def test_a_process_is_set_up_as_nobody_else_has_said(tmp_path, monkeypatch):
+    """Flags that are named in XLA_FLAGS stay; the cache of compiled programs is one for this kind of processor."""
+    names = ["jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"]
+    before = {name: getattr(jax.config, name) for name in names}
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=true")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        jobs.set_up_jax()
+        assert Path(jax.config.jax_compilation_cache_dir) == tmp_path / "purerl" / "jax" / runs.processor()
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+    assert os.environ["XLA_FLAGS"].split() == ["--xla_cpu_multi_thread_eigen=true", *jobs.FLAGS[1:]]
+    jobs.set_up_jax()
+    assert jax.config.jax_compilation_cache_dir == before[names[0]]  # a cache that is there is kept
+
+
+def test_the_cache_of_compiled_programs_can_be_left_out(tmp_path, monkeypatch):
+    used = []
+    monkeypatch.setattr(work, "go", lambda *_: used.append(jax.config.jax_enable_compilation_cache))
+    for name, flags in (("a", []), ("b", ["--no-compilation-cache"])):
+        assert train(tmp_path / name, *flags, agent=f"{OWN}:mine", env=f"{OWN}:bandit") == 0
+    assert used == [True, False] and jax.config.jax_enable_compilation_cache
+
+
+WORDS = [
+    ("dqn", "backup", "max", bellman.max_backup),
+    ("dqn", "backup", "double", bellman.double_backup),
+    ("dqn", "backup", "munchausen", bellman.munchausen_backup(0.03)),
+    ("dqn", "backup", "soft", bellman.soft_backup(0.03)),
+    ("dqn", "backup", "rescaled", bellman.transformed_backup(bellman.double_backup, np.sign, np.sign)),
+    ("dqn", "td_loss", "squared", losses.squared),
+    ("dqn", "td_loss", "huber", losses.huber),
+    ("dqn", "explore", "epsilon-greedy", exploration.epsilon_greedy),
+    ("dqn", "explore", "boltzmann", exploration.boltzmann),
+    ("ddpg", "process", "gaussian", exploration.gaussian_noise),
+    ("ddpg", "process", "ornstein-uhlenbeck", exploration.ornstein_uhlenbeck),
+]
+
+
+def test_every_word_is_tested():
+    parts = {(name, word) for name, (words, _) in options.PARTS.items() for word in words}
+    assert {(name, word) for _, name, word, _ in WORDS} == parts
+
+
+@pytest.mark.parametrize("agent, name, word, part", WORDS, ids=[word for _, _, word, _ in WORDS])
+def test_a_word_is_the_part_that_it_names(agent, name, word, part, tmp_path, monkeypatch):
+    """What the agent's constructor is given: the function itself, or one that the same function has made."""
+    module, given = importlib.import_module(f"purerl.agents.{agent}"), []
+    make = getattr(module, agent)
+
+    @functools.wraps(make)
+    def spy(*args, **kwargs):
+        given.append(kwargs[name])
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(module, agent, spy)
+    monkeypatch.setattr(work, "go", lambda *_: None)
+    env = "CartPole-v1" if agent == "dqn" else "Pendulum-v1"
+    assert train(tmp_path / "a", f"--{name.replace('_', '-')}", word, agent=agent, env=env, steps=2000) == 0
+    assert {function.__qualname__ for function in given} == {part.__qualname__}
 
 
 @pytest.mark.parametrize("agent", ["ppo", "a2c", "reinforce"])
@@ -257,14 +259,13 @@ def test_a_run_is_never_written_over_another(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(work, "go", lambda *_: None)
     for _ in range(2):
-        with pytest.raises(SystemExit):
-            cli.main(["train", "ppo", "CartPole-v1"])
+        assert command("train", "ppo", "CartPole-v1") == 0
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["ppo-CartPole-v1", "ppo-CartPole-v1-2"]
     before = {p: p.read_bytes() for p in tmp_path.rglob("*.json")}
     capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:  # a name that was asked for is not changed in silence
-        cli.main(["train", "ppo", "CartPole-v1", "--dir", "runs/ppo-CartPole-v1"])
-    assert stop.value.code == 2 and "runs/ppo-CartPole-v1 holds another run; give another" in capsys.readouterr().err
+    # a name that was asked for is not changed in silence
+    assert command("train", "ppo", "CartPole-v1", "--dir", "runs/ppo-CartPole-v1") == 2
+    assert "runs/ppo-CartPole-v1 holds another run; give another" in capsys.readouterr().err
     assert before == {p: p.read_bytes() for p in tmp_path.rglob("*.json")}
 
 

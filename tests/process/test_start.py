@@ -1,0 +1,36 @@
+"""Starting is quick: no module is imported before it is needed."""
+
+import subprocess
+import sys
+
+import pytest
+from commands import ANSWERS, finished
+
+import purerl
+
+HEAVY = ["gymnax", "matplotlib", "pandas", "seaborn", "rich", "click", "scipy.stats", "IPython"]
+WITHOUT = """
+import sys
+sys.modules.update(dict.fromkeys("jax numpy flax gymnax matplotlib".split()))  # importing one is an error
+from purerl.host.cli import main
+main()
+"""
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("arguments, code, said", ANSWERS, ids=[" ".join(a) or "nothing" for a, *_ in ANSWERS])
+def test_answers_without_jax(arguments, code, said):
+    got, out, error = finished(*arguments, code=WITHOUT, COLUMNS="120")
+    assert got == code and said in out + error, error
+    assert "Traceback" not in error
+
+
+@pytest.mark.smoke
+def test_imports_are_light():
+    """gymnax alone takes seconds to import: it must wait until an environment is made."""
+    names = [n for n in purerl.__all__]
+    code = f"import purerl, sys; [getattr(purerl, n) for n in {names}]; print([m for m in {HEAVY} if m in sys.modules])"
+    # what jax, flax and optax load anyway is not ours
+    base = f"import jax, flax.linen, optax, sys; print([m for m in {HEAVY} if m in sys.modules])"
+    loaded, given = (subprocess.run([sys.executable, "-c", c], capture_output=True, text=True) for c in (code, base))
+    assert set(eval(loaded.stdout)) <= set(eval(given.stdout)), loaded.stdout + loaded.stderr

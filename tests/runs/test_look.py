@@ -1,0 +1,91 @@
+"""Looking at what was trained: evaluate, plot, list, render."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from commands import OWN, command, snapshot, train
+
+import purerl
+from purerl.host import checkpoint, drawing, jobs, work
+
+
+def test_evaluate_prints_a_row_a_configuration_and_mode(whole, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "120")
+    before = snapshot(whole)
+    assert command("evaluate", whole, "--episodes", 8) == 0
+    out = capsys.readouterr().out
+    rows = [line for line in out.split("\n") if re.search("│ (greedy|stochastic)", line)]
+    assert len(rows) == 2 * 3 and "IQM" in out and "95 % interval" in out
+    assert all(8 <= float(row.split("│")[3]) <= 500 for row in rows)
+    assert before == snapshot(whole)
+
+
+def test_plot_draws_a_metric_of_one_run_or_more(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(small)
+    for arguments, said in (
+        (
+            ["--metric", "nothing"],
+            "--metric is nothing; .* has episodes, .*, learning_rate, policy_loss",
+        ),
+        (["--out", "plot.doc"], "its ending must be one of .png, .pdf, .svg"),
+        (["--out", "no/plot.png"], "there is no directory no"),
+    ):
+        assert command("plot", small, *arguments) == 2 and re.search(said, capsys.readouterr().err)
+    assert command("plot", small) == 0
+    assert command("plot", small, small, "--metric", "policy_loss") == 0
+    assert [p.name for p in sorted(tmp_path.glob("*.png"))] == ["plot-2.png", "plot.png"]
+    assert command("plot", small, "--out", "plot.png") == 2
+    assert "--out is plot.png, which exists" in capsys.readouterr().err
+    assert before == snapshot(small)
+
+
+def test_greedy_episodes_take_the_best_action_and_stochastic_ones_sample(small, monkeypatch, capsys):
+    """After 20 updates the bandit's best actions are known, and the others still likely."""
+    monkeypatch.setenv("COLUMNS", "120")
+    assert command("evaluate", small, "--episodes", 200) == 0
+    means = dict(re.findall(r"│ (greedy|stochastic) +│ +([\d.-]+)", capsys.readouterr().out))
+    assert float(means["greedy"]) == 1 and 0.3 < float(means["stochastic"]) < 0.95
+
+
+def test_list_names_agents_and_environments(capsys):
+    assert command("list") == 0
+    out = capsys.readouterr().out
+    assert "reinforce" in out
+    assert re.search(r"Pendulum-v1 +│ Box\[3\] in \[-8, 8\] +│ Box\[1\] in \[-2, 2\] +│ +200", out)
+    assert re.search(r"MNISTBandit-bsuite +│ downloads its data", out)
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "Breakout-MinAtar", "FourRooms-misc"])
+def test_an_episode_as_a_gif(env, whole, tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    if env in drawing.CLASSIC:
+        pytest.importorskip("pygame")
+    a = whole
+    if env != "CartPole-v1":
+        a = tmp_path / "a"
+        monkeypatch.setattr(work, "go", lambda *_: None)  # an untrained agent will do
+        train(a, agent=f"{OWN}:untrained", env=env, seeds=1)
+        job = jobs.of_directory(a)
+        state = jax.jit(lambda keys: purerl.batch(job.make)(job.hp()).init(keys))(job.run_keys())
+        checkpoint.add(a / "checkpoints", 0, checkpoint.to_host(state), {})
+    assert command("render", a, "--out", tmp_path / "e.gif", "--max-steps", 15, "--stochastic") == 0
+    steps = int(re.search(r"episode of (\d+) steps", capsys.readouterr().err)[1])
+    image = Image.open(tmp_path / "e.gif")
+    frames = []
+    for k in range(image.n_frames):
+        image.seek(k)
+        frames.append(np.asarray(image.convert("RGB")).astype(int))
+    assert 1 < image.n_frames <= steps and min(frames[0].shape[:2]) >= 300
+    assert (frames[0][:-28] != frames[-1][:-28]).any()  # something moves, besides the caption
+    assert command("render", a, "--out", tmp_path / "e.gif") == 2
+    assert command("render", a, "--number", 9, "--out", tmp_path / "f.gif") == 2
+
+
+def test_what_can_not_be_drawn_says_so():
+    env, env_params = purerl.make("UmbrellaChain-bsuite")
+    with pytest.raises(ValueError, match="UmbrellaChain-bsuite can not be drawn"):
+        drawing.painter(env, env_params)

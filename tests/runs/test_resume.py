@@ -1,0 +1,100 @@
+"""Stopped and resumed, trained longer, repeated, loaded: a run goes on from its directory as if nothing had been."""
+
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from commands import StopAfter, command, newest, same_bits, shas, train_own
+
+import purerl
+from purerl.host import jobs, runs
+
+
+@pytest.mark.parametrize("run", ["whole", "replayed"])
+def test_resumed_from_its_first_checkpoint_is_uninterrupted(run, request, tmp_path):
+    """The same bits on disk, and in the table of metrics: PPO and DQN, sweeps over learning rates and seeds."""
+    a, b = request.getfixturevalue(run), tmp_path / "b"
+    shutil.copytree(a.with_name("first-save"), b)
+    assert set(newest(b)[".iteration"]) == {4} and len(set(shas(a))) == len(shas(a)) in (4, 9)
+    assert command("resume", b, "--save-every", 0) == 0
+    same_bits(a, b)
+
+
+def test_stopped_twice_and_resumed_is_uninterrupted(small, tmp_path, monkeypatch, capsys):
+    b = tmp_path / "b"
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "Interrupts", StopAfter(1))
+        assert train_own(b) == 130
+        assert f"stopped and saved at iteration 4 of 20: purerl resume {b}" in capsys.readouterr().err
+        assert set(newest(b)[".iteration"]) == {4} and shas(b) != shas(small)
+        patch.setattr(jobs, "Interrupts", StopAfter(2))
+        assert command("resume", b) == 130
+        assert set(newest(b)[".iteration"]) == {12}
+    assert command("resume", b) == 0
+    same_bits(small, b)
+    assert runs.read_json(small / "config.json") == runs.read_json(b / "config.json")
+    assert command("resume", b) == 0  # nothing is left: it says so by doing nothing
+    same_bits(small, b)
+
+
+def test_on_another_number_of_devices_it_is_equal_to_rounding(small, tmp_path, monkeypatch):
+    b = tmp_path / "b"
+    monkeypatch.setattr(jobs, "Interrupts", StopAfter(2))
+    assert train_own(b, "--devices", 1) == 130
+    monkeypatch.undo()
+    assert command("resume", b, "--devices", 2) == 0
+    one, two = newest(small), newest(b)
+    for name, x in one.items():
+        if name.startswith(".agent"):
+            np.testing.assert_allclose(x, two[name], atol=1e-4, err_msg=name)
+    (change,) = runs.read_json(b / "manifest.json")["resumed"]
+    assert change["iteration"] == 8 and change["differs"]["num_devices"] == [1, 2]
+
+
+def test_going_on_for_longer(small, tmp_path, capsys):
+    """More steps keep the horizon and say so; a horizon that is moved is remembered, and repeated."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    for directory in (a, b):
+        shutil.copytree(small, directory)
+    assert command("resume", a, "--steps", 768) == 0
+    assert "anneal_steps stays at 640; from there on the learning rate is 0 (--anneal" in capsys.readouterr().err
+    assert runs.read_json(a / "config.json")["steps"] == 768
+    assert runs.read_metrics(a / "metrics.csv", 3).steps.tolist()[-2:] == [640, 768]
+    assert command("resume", a, "--steps", 700) == 2
+    assert "--steps is 700; it is the total, and the run has 768 steps already" in capsys.readouterr().err
+    assert command("resume", b, "--steps", 768, "--anneal-steps", 1000) == 0
+    assert runs.read_json(b / "config.json")["horizons"] == [{"iteration": 20, "anneal_steps": 1000.0}]
+    rate = lambda x: runs.read_metrics(x / "metrics.csv", 3).columns["learning_rate"][-1, 0]
+    assert rate(a) == 0 < rate(b)
+    assert command("repeat", b) == 0
+    assert "identical: the parameters of all 3 runs" in capsys.readouterr().out
+    assert shas(b) == shas(tmp_path / "b-repeat") != shas(a)
+
+
+def test_a_repeat_that_differs_says_where(small, tmp_path, capsys):
+    a = tmp_path / "a"
+    shutil.copytree(small, a)
+    manifest = runs.read_json(a / "manifest.json")
+    manifest["parameters"][1]["sha256"] = "0" * 64
+    manifest["made_with"]["jax"] = "0.1.2"
+    runs.write_json(a / "manifest.json", manifest)
+    assert command("repeat", a, "--dir", tmp_path / "again") == 1
+    out = capsys.readouterr().out
+    assert "different: 1 of 3 runs, seed 1" in out and re.search(rf"jax +│ 0\.1\.2 +│ {jax.__version__}", out)
+    assert shas(tmp_path / "again") == shas(small)
+
+
+def test_load_for_a_notebook(small):
+    run = purerl.host.load(small)
+    assert run.iteration == 20 and run.state.iteration.tolist() == [20] * 3
+    assert run.plan.config["env"].endswith("own.py:bandit")
+    one = run.one(1)
+    np.testing.assert_array_equal(one.state.agent.params, run.state.agent.params[1])
+    out = purerl.evaluate(one.env, one.env_params, one.agent(one.hp), one.state.agent, jax.random.key(0), 4)
+    assert out.returns.shape == (4,) and (out.returns == 1).all()
+    *_, (iteration, state, _) = purerl.run(purerl.batch(run.make), run.hp, None, 2, state=run.state)
+    assert iteration == 22 and state.iteration.tolist() == [22] * 3
+    with pytest.raises(ValueError, match="run is 3; there are 3, from 0"):
+        run.one(3)
