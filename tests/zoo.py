@@ -37,6 +37,7 @@ class Row(NamedTuple):
 
 make_env = cache(purerl.make)
 SMALL = partial(networks.MLP, (8,))
+LINEAR = partial(networks.MLP, ())  # no layer: linear in the observation
 ON = dict(learning_rate=3e-3, anneal_steps=500.0, max_grad_norm=0.05)
 POLICY = dict(**ON, entropy_cost=0.01)
 REPLAY = dict(
@@ -46,25 +47,52 @@ VALUE = dict(**REPLAY, target_rate=0.7, target_period=16, explore_steps=200.0)
 CRITIC = dict(**REPLAY, target_rate=0.3)
 
 
+class Spec(NamedTuple):
+    """A row of the table before its environment is made: `build(env, env_params)` gives the agent of `Row`."""
+
+    family: str
+    build: Callable[[Any, Any], Callable[[Any], purerl.Agent]]
+    hp: Any
+    env_id: str = "CartPole-v1"
+    settings: dict[str, Any] = {}  # noqa: RUF012 (never changed)
+
+
 def by_policy(algorithm, hp, env_id="CartPole-v1", box=distributions.normal, network=networks.actor_critic, **settings):
-    env, env_params = make_env(env_id)
-    policy = distributions.for_space(env.action_space(env_params), box)
-    built = network(policy, SMALL)
-    return Row(POLICY_GRADIENT, lambda hp: algorithm(built, policy, hp), hp, env, env_params, **settings)
+    def build(env, env_params):
+        policy = distributions.for_space(env.action_space(env_params), box)
+        return partial(algorithm, network(policy, SMALL), policy)
+
+    return Spec(POLICY_GRADIENT, build, hp, env_id, settings)
 
 
-def by_value(algorithm, hp, network=lambda hp: networks.q_network(2, SMALL), **parts):
+def by_value(algorithm, hp, network=lambda num_actions, hp: networks.q_network(num_actions, SMALL), **parts):
     """`network` is a function of the hyperparameters, which may fix its number of outputs."""
-    length = (lambda hp: hp.sequence_length) if getattr(hp, "sequence_length", 1) > 1 else lambda hp: 8
-    agent = lambda hp: algorithm(network(hp), hp, **parts)
-    return Row(Q_LEARNING, agent, hp, *make_env("CartPole-v1"), rollout_length=length)
+
+    def build(env, env_params):
+        num_actions = env.action_space(env_params).n
+        return lambda hp: algorithm(network(num_actions, hp), hp, **parts)
+
+    sequences = {"rollout_length": lambda hp: hp.sequence_length} if getattr(hp, "sequence_length", 1) > 1 else {}
+    return Spec(Q_LEARNING, build, hp, settings=sequences)
 
 
 def by_critic(algorithm, hp, env_id="Pendulum-v1", **parts):
-    env, env_params = make_env(env_id)
-    policy = distributions.hybrid(env.action_space(env_params), type(hp).box)
-    actor, critic = networks.actor(policy, SMALL), networks.critic(policy, SMALL)
-    return Row(ACTOR_CRITIC, lambda hp: algorithm(actor, critic, policy, hp, **parts), hp, env, env_params)
+    def build(env, env_params):
+        return agent_of(algorithm, env.action_space(env_params), SMALL, **parts)
+
+    return Spec(ACTOR_CRITIC, build, hp, env_id)
+
+
+def config_of(algorithm):
+    """The class of an algorithm's hyperparameters."""
+    return getattr(purerl, algorithm.__name__.upper())
+
+
+def agent_of(algorithm, space, torso=LINEAR, **parts):
+    """`hp -> Agent` of an actor-critic for an action space."""
+    policy = distributions.hybrid(space, config_of(algorithm).box)
+    actor, critic = networks.actor(policy, torso), networks.critic(policy, torso)
+    return lambda hp: algorithm(actor, critic, policy, hp, **parts)
 
 
 def remembering(core, shared=False):
@@ -72,66 +100,67 @@ def remembering(core, shared=False):
 
 
 PPO = dict(**POLICY, num_epochs=2, num_minibatches=2, clip=0.01)
-ROWS: dict[str, Callable[[], Row]] = {
-    "ppo": lambda: by_policy(purerl.ppo, purerl.PPO(**PPO, value_clip=0.01)),
-    "ppo tanh-normal": lambda: by_policy(
+ROWS = {
+    "ppo": by_policy(purerl.ppo, purerl.PPO(**PPO, value_clip=0.01)),
+    "ppo tanh-normal": by_policy(
         purerl.ppo, purerl.PPO(**PPO, normalize_obs=True, normalize_advantage="batch"), "Pendulum-v1",
         distributions.tanh_normal, reward=lambda hp: normalize.rewards(hp.gamma),
     ),
-    "ppo masked": lambda: by_policy(purerl.ppo, purerl.PPO(**PPO, normalize_obs=True), "MaskedGrid-v0"),
-    "ppo transformer": lambda: by_policy(
+    "ppo masked": by_policy(purerl.ppo, purerl.PPO(**PPO, normalize_obs=True), "MaskedGrid-v0"),
+    "ppo transformer": by_policy(
         purerl.ppo, purerl.PPO(**PPO),
         network=remembering(networks.transformer(8, num_heads=2, context=4), shared=True),
     ),
-    "ppo stack": lambda: by_policy(
+    "ppo stack": by_policy(
         purerl.ppo, purerl.PPO(**PPO), network=remembering(networks.stack(networks.lstm(5), networks.MLP((6,))))
     ),
-    "a2c": lambda: by_policy(purerl.a2c, purerl.A2C(**POLICY, gae_lambda=0.9, normalize_advantage=True)),
-    "a2c gru": lambda: by_policy(purerl.a2c, purerl.A2C(**POLICY), network=remembering(networks.gru(5))),
-    "reinforce": lambda: by_policy(purerl.reinforce, purerl.REINFORCE(**POLICY)),
-    "reinforce min-gru": lambda: by_policy(
+    "a2c": by_policy(purerl.a2c, purerl.A2C(**POLICY, gae_lambda=0.9, normalize_advantage=True)),
+    "a2c gru": by_policy(purerl.a2c, purerl.A2C(**POLICY), network=remembering(networks.gru(5))),
+    "reinforce": by_policy(purerl.reinforce, purerl.REINFORCE(**POLICY)),
+    "reinforce min-gru": by_policy(
         purerl.reinforce, purerl.REINFORCE(**POLICY), network=remembering(networks.min_gru(5), shared=True)
     ),
-    "dqn": lambda: by_value(purerl.dqn, purerl.DQN(**VALUE), backup=bellman.double_backup),
-    "dqn munchausen": lambda: by_value(
+    "dqn": by_value(purerl.dqn, purerl.DQN(**VALUE), backup=bellman.double_backup),
+    "dqn munchausen": by_value(
         # a period that a block does not divide, and several gradient steps each time
         purerl.dqn, purerl.DQN(**VALUE | {"train_every": 5, "target_period": 20}, num_gradient_steps=2),
         backup=bellman.munchausen_backup(),
     ),
-    "r2d2": lambda: by_value(
+    "r2d2": by_value(
         purerl.dqn, purerl.DQN(**VALUE | {"capacity": 200}, sequence_length=8, burn_in=4),
-        lambda hp: networks.q_network(2, SMALL, memory=networks.gru(4)), backup=bellman.double_backup,
+        lambda num_actions, hp: networks.q_network(num_actions, SMALL, memory=networks.gru(4)),
+        backup=bellman.double_backup,
     ),
-    "c51": lambda: by_value(
+    "c51": by_value(
         purerl.c51, purerl.C51(**VALUE, num_atoms=5, low=-3.0, high=20.0, double=True),
-        lambda hp: networks.q_network(2, SMALL, outputs=hp.num_atoms),
+        lambda num_actions, hp: networks.q_network(num_actions, SMALL, outputs=hp.num_atoms),
     ),
-    "qrdqn": lambda: by_value(
+    "qrdqn": by_value(
         purerl.qrdqn, purerl.QRDQN(**VALUE, num_quantiles=5, double=True),
-        lambda hp: networks.q_network(2, SMALL, outputs=hp.num_quantiles),
+        lambda num_actions, hp: networks.q_network(num_actions, SMALL, outputs=hp.num_quantiles),
     ),
-    "iqn": lambda: by_value(
+    "iqn": by_value(
         purerl.iqn,
         purerl.IQN(**VALUE, num_fractions=4, num_target_fractions=3, num_acting_fractions=2, double=True),
-        lambda hp: networks.implicit_q_network(2, SMALL, num_cosines=4),
+        lambda num_actions, hp: networks.implicit_q_network(num_actions, SMALL, num_cosines=4),
     ),
-    "rainbow": lambda: by_value(
+    "rainbow": by_value(
         purerl.rainbow, purerl.Rainbow(**VALUE, num_atoms=5, explore_start=0.2),
-        lambda hp: networks.q_network(2, SMALL, outputs=hp.num_atoms, dueling=True, noise=True),
+        lambda num_actions, hp: networks.q_network(num_actions, SMALL, outputs=hp.num_atoms, dueling=True, noise=True),
     ),
-    "pqn": lambda: by_value(
+    "pqn": by_value(
         purerl.pqn, purerl.PQN(**ON, num_epochs=2, num_minibatches=2, explore_steps=200.0),
-        lambda hp: networks.q_network(2, partial(networks.MLP, (8,), layer_norm=True)),
+        lambda num_actions, hp: networks.q_network(num_actions, partial(networks.MLP, (8,), layer_norm=True)),
     ),
-    "pqn gru": lambda: by_value(
+    "pqn gru": by_value(
         purerl.pqn, purerl.PQN(**ON, num_epochs=2, num_minibatches=2, explore_steps=200.0, normalize_obs=True),
-        lambda hp: networks.q_network(2, SMALL, memory=networks.gru(4)),
+        lambda num_actions, hp: networks.q_network(num_actions, SMALL, memory=networks.gru(4)),
     ),
-    "sac": lambda: by_critic(purerl.sac, purerl.SAC(**CRITIC, num_gradient_steps=2), "Platform-v0"),
-    "td3": lambda: by_critic(
+    "sac": by_critic(purerl.sac, purerl.SAC(**CRITIC, num_gradient_steps=2), "Platform-v0"),
+    "td3": by_critic(
         purerl.td3, purerl.TD3(**CRITIC, policy_delay=3, noise_clip=0.1), process=exploration.ornstein_uhlenbeck
     ),
-    "ddpg": lambda: by_critic(purerl.ddpg, purerl.DDPG(**CRITIC, target_noise=0.1, noise_clip=0.1)),
+    "ddpg": by_critic(purerl.ddpg, purerl.DDPG(**CRITIC, target_noise=0.1, noise_clip=0.1)),
 }  # fmt: skip
 FAMILIES = ("ppo", "dqn", "sac")  # one of each, for what is a property of the loop
 NUM_UPDATES = 4
@@ -140,8 +169,11 @@ AS_USERS_DO = {"xla_cpu_use_fusion_emitters": True} if jax.__version__.startswit
 
 
 @cache
-def row(name) -> Row:
-    return ROWS[name]()
+def row(name, env_id=None) -> Row:
+    """A row of the table, in its own environment or in another."""
+    spec = ROWS[name]
+    env, env_params = make_env(env_id or spec.env_id)
+    return Row(spec.family, spec.build(env, env_params), spec.hp, env, env_params, **spec.settings)
 
 
 @cache

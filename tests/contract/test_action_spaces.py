@@ -8,58 +8,35 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
+import zoo
 
 import purerl
-from purerl import bellman, distributions, exploration, networks, tabular, training
+from purerl import distributions, networks, training
 from purerl.envs import MaskedGrid, Platform, masked_grid, platform, suites
-from purerl.testing import check_agent, check_env
+from purerl.testing import check_env
 
 linear = partial(networks.MLP, ())
 GRID = MaskedGrid(), MaskedGrid().default_params
 KEEP = dict(learning_starts=0, batch_size=16, capacity=256, target_period=32)
 
 
-def by_policy(algorithm, **hyperparameters):
-    def make(env, env_params, hp, **parts):
-        policy = distributions.for_space(env.action_space(env_params))
-        return algorithm(networks.actor_critic(policy, linear, **parts), policy, hp)
-
-    config = {purerl.ppo: purerl.PPO, purerl.a2c: purerl.A2C, purerl.reinforce: purerl.REINFORCE}[algorithm]
-    return make, config(**hyperparameters)
-
-
-def by_value(algorithm, hp, build=networks.q_network, **parts):
-    outputs = {"outputs": 5} if hasattr(hp, "num_atoms") or hasattr(hp, "num_quantiles") else {}
-    return lambda env, env_params, hp: algorithm(build(4, linear, **outputs), hp, **parts), hp
-
-
-def sac(env, env_params, hp):
-    policy = distributions.hybrid(env.action_space(env_params))
-    return purerl.sac(networks.actor(policy, linear), networks.critic(policy, linear), policy, hp)
-
-
-MASKED = {
-    "ppo": by_policy(purerl.ppo, num_epochs=2, num_minibatches=2, normalize_obs=True),
-    "reinforce": by_policy(purerl.reinforce),
-    "double dqn": by_value(purerl.dqn, purerl.DQN(**KEEP), backup=bellman.double_backup),
-    "munchausen": by_value(
-        purerl.dqn, purerl.DQN(**KEEP), backup=bellman.munchausen_backup(), explore=exploration.boltzmann
-    ),
-    "c51": by_value(purerl.c51, purerl.C51(**KEEP, num_atoms=5, low=-100.0, high=1.0)),
-    "qrdqn": by_value(purerl.qrdqn, purerl.QRDQN(**KEEP, num_quantiles=5, double=True)),
-    "iqn": by_value(purerl.iqn, purerl.IQN(**KEEP, num_fractions=4), build=networks.implicit_q_network),
-    "pqn": by_value(purerl.pqn, purerl.PQN(num_epochs=1, num_minibatches=1)),
-    "sac": (sac, purerl.SAC(learning_starts=32, batch_size=16, capacity=256, train_every=8)),
-}
+MASKED = ["ppo masked", "reinforce", "dqn", "dqn munchausen", "c51", "qrdqn", "iqn", "pqn", "sac"]
 
 
 @pytest.mark.parametrize("name", MASKED)
 def test_no_agent_plays_or_believes_in_a_move_that_is_not_legal(name, key):
     """A move that is not legal pays 1: where one was played, the return is not minus the length of the episode."""
-    make, hp = MASKED[name]
-    agent = make(*GRID, hp)
-    learner = purerl.learner(*GRID, agent, num_envs=4, rollout_length=100 if name == "reinforce" else 16)
-    state, metrics = jax.jit(lambda key: purerl.train(learner, key, 8))(key)
+    row = zoo.row(name, "MaskedGrid-v0")
+    agent, whole = row.agent(row.hp), name == "reinforce"
+    learner = row._replace(rollout_length=lambda hp: 100 if whole else 8).make(row.hp)
+
+    @jax.jit
+    def play(key):
+        state, metrics = purerl.train(learner, key, 2 if whole else 16)
+        evaluate = partial(training.evaluate, *GRID, agent, state.agent, key, num_episodes=32)
+        return state, metrics, evaluate(greedy=True), evaluate(greedy=False)
+
+    state, metrics, *evaluations = play(key)
     played = np.asarray(metrics["episodes"]) > 0
     assert played.any()
     returns, lengths = (np.asarray(metrics[name])[played] for name in ("episode_return", "episode_length"))
@@ -67,20 +44,13 @@ def test_no_agent_plays_or_believes_in_a_move_that_is_not_legal(name, key):
     np.testing.assert_allclose(returns, -lengths, rtol=1e-6)
     finite = [np.isfinite(x).all() for x in jax.tree.leaves(state.agent) if jnp.issubdtype(x.dtype, jnp.floating)]
     assert all(finite) and all(np.isfinite(x).all() for n, x in metrics.items() if "episode_" not in n)
-    for greedy in (True, False):
-        play = partial(training.evaluate, *GRID, agent, num_episodes=32, greedy=greedy)
-        result = jax.jit(play)(state.agent, key)
+    for result in evaluations:
         np.testing.assert_array_equal(result.returns, -result.lengths.astype(jnp.float32))
 
 
-def test_contract_with_masks(key):
-    make, hp = MASKED["ppo"]
-    check_agent(lambda hp: make(*GRID, hp), hp, *GRID, key)
-
-
 def test_a_mask_passes_through_a_memory(key):
-    make, hp = by_policy(purerl.ppo, num_epochs=1, num_minibatches=1)
-    agent = make(*GRID, hp, memory=networks.gru(8))
+    policy = distributions.for_space(GRID[0].action_space())
+    agent = purerl.ppo(networks.actor_critic(policy, linear, memory=networks.gru(8)), policy)
     network = networks.q_network(4, linear, memory=networks.gru(8), outputs=3)
     obs = jax.vmap(GRID[0].see)(jnp.array([0, 4]))
     state = agent.init(key, obs)
@@ -89,30 +59,6 @@ def test_a_mask_passes_through_a_memory(key):
     q, _ = network.step(network.init(key, obs), network.memory(2), obs)
     np.testing.assert_array_equal(np.isfinite(q[..., 1]), masked_grid.LEGAL[[0, 4]])
     np.testing.assert_array_equal(np.isfinite(q[..., 0]), True)
-
-
-def exact():
-    """Q* of the grid, by value iteration over legal moves only."""
-    cells, moves = masked_grid.LEGAL.shape
-    P = np.zeros((cells, moves, cells))
-    P[np.arange(cells)[:, None], np.arange(moves), masked_grid.NEXT] = 1
-    R = np.where(masked_grid.LEGAL, -1.0, -1e6)
-    terminal = np.arange(cells) == masked_grid._GOAL
-    return np.asarray(tabular.value_iteration(tabular.MDP(P, R, terminal), 0.9).q)
-
-
-def test_learned_values_with_masks_are_the_exact_ones(key):
-    hp = purerl.DQN(
-        learning_rate=3e-2, anneal_steps=32_000.0, gamma=0.9, capacity=8_000, learning_starts=500, train_every=16,
-        target_period=320, explore_start=1.0, explore_end=1.0,
-    )  # fmt: skip
-    network = networks.q_network(4, linear)
-    learner = purerl.learner(*GRID, purerl.dqn(network, hp), num_envs=16, rollout_length=1)
-    state, _ = jax.jit(lambda key: purerl.train(learner, key, 2000, 2000))(key)
-    obs = jax.vmap(GRID[0].see)(jnp.asarray(masked_grid.STARTS))
-    learned, legal = network.apply(state.agent.params, obs), masked_grid.LEGAL[masked_grid.STARTS]
-    assert (np.isneginf(learned) == ~legal).all()
-    np.testing.assert_allclose(np.where(legal, learned, 0), np.where(legal, exact()[masked_grid.STARTS], 0), atol=0.02)
 
 
 def test_the_platform_pays_what_it_says(key):

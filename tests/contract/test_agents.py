@@ -206,4 +206,6 @@ def test_a_run_is_two_programs(name, key):
         first = compiled.count
         for _ in purerl.run(make, other, keys[1], 5, every=3):
             pass
+        for _ in purerl.run(make, jax.tree.map(jnp.float32, row.hp), keys[1], 1):  # arrays in place of Python's floats
+            pass
     assert first == 2 and compiled.count == first

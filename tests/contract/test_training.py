@@ -33,10 +33,10 @@ def recorder(episodic=False):
 def blocks(env, agent, key, num_updates=1, **settings):
     """What the agent was given, update by update."""
     learner = purerl.learner(env, env.default_params, agent, **settings)
-    state, given = learner.init(key), []
+    step, given = jax.jit(learner.step), []
+    state = jax.jit(learner.init)(key)
     for _ in range(num_updates):
-        state = state._replace(agent=())
-        state, sums = learner.step(state)
+        state, sums = step(state._replace(agent=()))
         given.append((state, training.summarize(sums)))
     return given
 

@@ -1,182 +1,63 @@
 """Agents that learn Q from replay: exact values, targets, when what is due is done, and what the program is like."""
 
-import dataclasses
+import importlib
 from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import zoo
 
 import purerl
-from purerl import bellman, exploration, networks, replay, tabular, values
-from purerl.agents.qrdqn import midpoints
-from purerl.envs import Observe, Table
+from purerl import bellman, exploration, networks, replay, values
+from purerl.envs import Observe
 from purerl.testing import probes
 
 ONE = partial(networks.MLP, ())  # no layer: linear in the observation
 FEW = dict(learning_starts=0, train_every=8, batch_size=16, capacity=200, target_period=16)
 
 
-def network_of(name, num_actions=2, torso=ONE, **kinds):
-    if name == "iqn":
-        return networks.implicit_q_network(num_actions, torso, **kinds)
-    outputs = {"c51": 21, "rainbow": 21, "qrdqn": 11}.get(name)
-    return networks.q_network(num_actions, torso, outputs=outputs, **kinds)
-
-
-AGENTS = {
-    "dqn": (purerl.dqn, purerl.DQN, {}),
-    "c51": (purerl.c51, purerl.C51, dict(num_atoms=21, low=0.0, high=20.0)),
-    "qrdqn": (purerl.qrdqn, purerl.QRDQN, dict(num_quantiles=11, kappa=0.0)),
-    "iqn": (purerl.iqn, purerl.IQN, dict(num_fractions=8, num_target_fractions=8, num_acting_fractions=8, kappa=0.0)),
-}
-
-
-def trained(name, env, num_updates, num_envs=8, **hyperparameters):
-    algorithm, config, own = AGENTS[name]
-    network, hp = network_of(name), config(**{**FEW, **own, **hyperparameters})
-    learner = purerl.learner(env, env.default_params, algorithm(network, hp), num_envs, 1)
-    state, metrics = jax.jit(lambda key: purerl.train(learner, key, num_updates, num_updates // 4))(jax.random.key(0))
-    obs = env.rows
-    if name == "iqn":
-        middle = jnp.broadcast_to(midpoints(64), (len(obs), 64))
-        q = network.apply(state.agent.params, (obs, middle)).mean(-1)
-    else:
-        q = network.apply(state.agent.params, obs)
-        if name == "c51":
-            q = bellman.expectation(jax.nn.softmax(q), jnp.linspace(0.0, 20.0, 21))
-        q = q.mean(-1) if name == "qrdqn" else q
-    return np.asarray(q), metrics
-
-
-# --- known values ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", AGENTS)
-def test_the_clock_does_not_end_what_is_worth_something(name):
-    """Reward 1 for ever, cut every 5 steps: Q = 10. Taking the clock for an end would give 2.95."""
-    env, _ = probes.constant_reward()
-    q, metrics = trained(name, env, 4000, learning_rate=3e-2, anneal_steps=32_000, gamma=0.9)
-    np.testing.assert_allclose(q, 10.0, rtol=0.02)
-    assert abs(metrics["q"][-1] - 10) < 0.3
-
-
-@pytest.mark.parametrize("n", [1, 3])
-def test_ends_and_n_steps(n):
-    """V = (γ, 1) of a chain of two steps, from whole returns and from pieces; and a random end."""
-    env, value = probes.delayed_reward()
-    q, _ = trained("dqn", env, 2000, learning_rate=3e-2, anneal_steps=16_000, gamma=0.9, n_step=n)
-    np.testing.assert_allclose(q.max(1), value(0.9), atol=0.01)
-    env, value = probes.random_length(0.25)
-    q, _ = trained("dqn", env, 3000, learning_rate=3e-2, anneal_steps=24_000, gamma=0.9, n_step=n, batch_size=64)
-    np.testing.assert_allclose(q, value(0.9)[0], rtol=0.05)
-
-
-class OneHot(nn.Module):
-    num: int
-
-    def __call__(self, obs):
-        return jax.nn.one_hot(obs, self.num)
-
-
-@pytest.mark.parametrize("kind", ["max", "double", "munchausen", "prioritised", "rescaled"])
-def test_exact_values_of_a_chain(kind):
-    """Q of every state and action of a random walk, against the exact answer of `tabular`."""
-    mdp = tabular.worlds.random_walk(6)
-    env, network = Table(mdp), networks.q_network(2, lambda: OneHot(8))
-    scale = bellman.signed_hyperbolic, bellman.signed_parabolic
-    backup = {
-        "double": bellman.double_backup,
-        "munchausen": bellman.munchausen_backup(0.1, 0.5),
-        "rescaled": bellman.transformed_backup(bellman.double_backup, *scale),
-    }
-    extra = dict(priority=0.6, importance=1.0) if kind == "prioritised" else {}
-    hp = purerl.DQN(
-        **{**FEW, "capacity": 4000, "batch_size": 64, "target_period": 100}, **extra,
-        learning_rate=3e-2, anneal_steps=48_000, gamma=0.9, explore_start=1.0, explore_end=1.0,
-    )  # fmt: skip
-    agent = purerl.dqn(network, hp, backup.get(kind, bellman.max_backup))
-    learner = purerl.learner(env, env.default_params, agent, 8, 1)
-    state, _ = jax.jit(lambda key: purerl.train(learner, key, 6000, 6000))(jax.random.key(0))
-    q_of, ends = tabular.backup(mdp, 0.9), np.asarray(mdp.terminal)
-    if kind == "munchausen":
-        bonus = lambda q: jnp.clip(0.1 * jax.nn.log_softmax(q / 0.1), -1.0, 0.0)
-        exact = jnp.zeros((8, 2))
-        for _ in range(300):
-            follows = q_of(jnp.where(ends, 0.0, bellman.soft_value(exact, 0.1)))
-            exact = follows + jnp.where(ends[:, None], 0.0, 0.5 * bonus(exact))
-    else:
-        exact = tabular.value_iteration(mdp, 0.9).q
-    learned = network.apply(state.agent.params, jnp.arange(8))
-    learned = scale[1](learned) if kind == "rescaled" else learned
-    np.testing.assert_allclose(learned[~ends], exact[~ends], atol=0.01)
-
-
-@pytest.mark.parametrize("lam", [0.0, 0.65])
-def test_pqn_reaches_its_own_fixed_point(lam):
-    mdp = tabular.worlds.random_walk(6)
-    env, network = Table(mdp), networks.q_network(2, lambda: OneHot(8))
-    hp = purerl.PQN(
-        learning_rate=2e-2, anneal_steps=256_000, gamma=0.9, q_lambda=lam, explore_start=1.0, explore_end=1.0,
-        max_grad_norm=None, num_epochs=1, num_minibatches=1,
-    )  # fmt: skip
-    learner = purerl.learner(env, env.default_params, purerl.pqn(network, hp), 32, 8)
-    state, _ = jax.jit(lambda key: purerl.train(learner, key, 1000, 1000))(jax.random.key(0))
-    ends = np.asarray(mdp.terminal)
-    exact = tabular.q_lambda_values(mdp, 0.9, lam, lambda q: jnp.full(q.shape, 0.5), 8).q
-    best = tabular.value_iteration(mdp, 0.9).q
-    if lam:
-        assert np.abs(exact - best).max() > 0.05  # another answer than Q*
-    learned = network.apply(state.agent.params, jnp.arange(8))
-    np.testing.assert_allclose(learned[~ends], exact[~ends], atol=0.03 if lam else 0.01)
-
-
 # --- targets (pitfall C-22) -------------------------------------------------------------------------------------------
 
 
-def loss_of(name, **kinds):
+def loss_of(name):
     """(online, target) -> the loss of one batch, by catching what the agent hands to `value_agent`."""
-    algorithm, config, own = AGENTS[name]
-    caught = []
-    original = values.value_agent
-    module = __import__(f"purerl.agents.{name}", fromlist=["value_agent"])
-    try:
-        module.value_agent = lambda network, hp, q, loss, *rest: (
-            caught.append(loss) or original(network, hp, q, loss, *rest)
-        )
-        network = network_of(name)
-        algorithm(network, config(**own), **kinds)
-    finally:
-        module.value_agent = original
-    obs = jax.random.normal(jax.random.key(1), (1, 6, 3))
+    row, caught = zoo.row(name), []
+    module = importlib.import_module(f"purerl.agents.{name}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "value_agent", lambda *args: caught.append(args) or values.value_agent(*args))
+        row.agent(row.hp)
+    network, loss = caught[0][0], caught[0][3]
+    obs = jax.random.normal(jax.random.key(1), (1, 6, 4))
     ones = jnp.ones((1, 6))
     batch = values.Batch(
         obs, jnp.array([[0, 1, 0, 1, 1, 0]]), ones, 0.9 * ones, ones < 0, obs + 1, ones > 0, None, (), None
     )
-    example = (obs[0], jnp.ones((6, 8))) if name == "iqn" else obs[0]
-    make = lambda seed: jax.tree.map(lambda x: x + 0.1, network.init(jax.random.key(seed), example))
-    return (lambda online, target: caught[0](online, target, jax.random.key(2), batch).loss.mean()), make
+    make = jax.jit(lambda seed: jax.tree.map(lambda x: x + 0.1, network.init(jax.random.key(seed), obs[0])))
+    return (lambda online, target: loss(online, target, jax.random.key(2), batch).loss.mean()), make
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", ["dqn", "c51", "qrdqn", "iqn"])
 def test_targets_enter_the_loss_and_nothing_but_the_online_network_learns(name):
     loss, make = loss_of(name)
-    online, target, other = make(0), make(1), make(2)
-    assert not np.isclose(loss(online, target), loss(online, other))
-    gradient = jax.grad(loss, argnums=(0, 1))(online, target)
+    online, target, other = map(make, range(3))
+    value_and_slopes = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    value, gradient = value_and_slopes(online, target)
+    assert not np.isclose(value, value_and_slopes(online, other)[0])
     assert max(jnp.abs(x).max() for x in jax.tree.leaves(gradient[0])) > 0
     assert max(jnp.abs(x).max() for x in jax.tree.leaves(gradient[1])) == 0
 
 
 def test_the_loss_is_half_the_squared_error_by_hand():
+    """Of double Q-learning: the online network chooses, the target network gives the value."""
     loss, make = loss_of("dqn")
     online, target = make(0), make(1)
-    network = network_of("dqn")
-    obs = jax.random.normal(jax.random.key(1), (6, 3))
-    y = 1 + 0.9 * network.apply(target, obs + 1).max(1)
+    network = networks.q_network(2, zoo.SMALL)
+    obs = jax.random.normal(jax.random.key(1), (6, 4))
+    chosen = network.apply(online, obs + 1).argmax(1)
+    y = 1 + 0.9 * network.apply(target, obs + 1)[jnp.arange(6), chosen]
     q = network.apply(online, obs)[jnp.arange(6), jnp.array([0, 1, 0, 1, 1, 0])]
     np.testing.assert_allclose(loss(online, target), 0.5 * ((y - q) ** 2).mean(), rtol=1e-6)
 
@@ -186,7 +67,7 @@ def test_the_loss_is_half_the_squared_error_by_hand():
 
 def counting(env, hp, num_envs, rollout_length, num_updates, network=None):
     """States after every update; the parameters grow by 1 with each gradient step."""
-    network = network or network_of("dqn")
+    network = network or networks.q_network(2, ONE)
     grow = optax.stateless(lambda grads, params: jax.tree.map(lambda x: -jnp.ones_like(x), grads))
     agent = purerl.dqn(network, hp, optimizer=lambda max_grad_norm: grow)
     learner = purerl.learner(env, env.default_params, agent, num_envs, rollout_length)
@@ -347,7 +228,7 @@ def test_dueling_streams_add_up(key):
 
 
 def test_exploration_is_what_is_passed(key):
-    network = network_of("dqn", 3)
+    network = networks.q_network(3, ONE)
     obs = jnp.ones((2000, 2))
     for explore, amount in ((exploration.epsilon_greedy, 0.3), (exploration.boltzmann, 0.5)):
         agent = purerl.dqn(network, purerl.DQN(explore_start=amount), explore=explore)
@@ -360,35 +241,18 @@ def test_exploration_is_what_is_passed(key):
         assert (agent.greedy(state, (), obs)[0] == q.argmax()).all()
 
 
-@pytest.mark.parametrize("name", AGENTS)
-def test_every_hyperparameter_changes_the_result(name, key):
-    env, _ = probes.random_length(0.2)
-    algorithm, config, own = AGENTS[name]
-    base = config(**{
-        **FEW, "learning_rate": 0.03, "anneal_steps": 500.0, "max_grad_norm": 0.05, "priority": 0.5, "n_step": 2,
-        "learning_starts": 20, "importance_steps": 100.0, "explore_steps": 200.0, "capacity": 40, "target_rate": 0.7,
-        "train_every": 4, **own,
-    })  # fmt: skip
-    other = {bool: lambda x: not x, float: lambda x: 0.7 * x + 0.01, int: lambda x: 2 * x}
-    memory_only, shapes = {"sequence_length", "burn_in"}, {"num_atoms", "num_quantiles"}
-    shapes |= {"high"} if name == "c51" else set()
-    environment_of = lambda hp: purerl.learner(env, env.default_params, algorithm(network_of(name), hp), 4, 4)
-    compiled = jax.jit(lambda hp, key: purerl.train(environment_of(hp), key, 12)[0].agent)
-    leaves = lambda hp: [np.asarray(x) for x in jax.tree.leaves(compiled(hp, key)._replace(updates=0))]
-    plain, changed_floats = leaves(base), 0
-    for field in dataclasses.fields(config):
-        value = getattr(base, field.name)
-        if field.name in memory_only | shapes or (type(value) is not float and name != "dqn"):
-            continue  # ints and flags compile anew: once is enough for those that all agents share
-        new = leaves(dataclasses.replace(base, **{field.name: other[type(value)](value)}))
-        same = len(new) == len(plain) and all(np.array_equal(x, y) for x, y in zip(new, plain, strict=True))
-        assert not same, f"{field.name} has no effect"
-        changed_floats += 1
-    assert changed_floats > 8
+def test_rainbow_explores_by_the_noise_of_its_network(key):
+    """With ε = 0: actions differ between keys, and the greedy ones do not."""
+    network = networks.q_network(4, partial(networks.MLP, (8,)), outputs=5, dueling=True, noise=True)
+    agent = purerl.rainbow(network, purerl.Rainbow(num_atoms=5))
+    obs = jax.random.normal(key, (64, 3))
+    state = agent.init(key, obs)
+    one, two = (agent.act(jax.random.key(seed), state, (), obs)[0] for seed in range(2))
+    assert (one != two).any() and state.explore == 0
 
 
 def test_bad_input(cartpole, key):
-    network = network_of("dqn")
+    network = networks.q_network(2, ONE)
     with pytest.raises(ValueError, match=r"sequence_length or burn_in is given; they are for a network with memory"):
         purerl.dqn(network, purerl.DQN(burn_in=3))
     with pytest.raises(ValueError, match=r"DQN.batch_size is 0; it must be an integer >= 1"):
@@ -398,9 +262,11 @@ def test_bad_input(cartpole, key):
     with pytest.raises(ValueError, match="rollout_length is 5, and must be 4"):
         jax.eval_shape(lambda key: purerl.train(purerl.learner(*cartpole, agent, 2, 5), key, 1), key)
     with pytest.raises(ValueError, match=r"c51: low is 5.0 and high is 1.0; low must be below high"):
-        purerl.c51(network_of("c51"), purerl.C51(low=5.0, high=1.0))
-    swept = lambda high: purerl.c51(network_of("c51"), purerl.C51(num_atoms=21, high=high)).act and high
+        purerl.c51(networks.q_network(2, ONE, outputs=21), purerl.C51(low=5.0, high=1.0))
+    swept = lambda high: (
+        purerl.c51(networks.q_network(2, ONE, outputs=21), purerl.C51(num_atoms=21, high=high)).act and high
+    )
     assert jax.vmap(swept)(jnp.array([1.0, 2.0])).tolist() == [1.0, 2.0]  # one end alone may be swept
-    agent = purerl.c51(network_of("c51"), purerl.C51(num_atoms=7))
+    agent = purerl.c51(networks.q_network(2, ONE, outputs=21), purerl.C51(num_atoms=7))
     with pytest.raises(ValueError, match=r"must end with \(A, 7\)|shapes|broadcast"):
         jax.eval_shape(lambda key: purerl.train(purerl.learner(*cartpole, agent, 2, 5), key, 1), key)
