@@ -1,4 +1,5 @@
 import math
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +8,6 @@ import pytest
 import scipy.special
 import scipy.stats
 from gymnax.environments import spaces
-from jax.test_util import check_grads
 
 from purerl import distributions
 from purerl.distributions import beta, categorical, for_space, hybrid, joint, normal, parameterised, point, tanh_normal
@@ -34,86 +34,128 @@ def leading(action):
     return min((x.shape for x in jax.tree.leaves(action)), key=len)
 
 
-@pytest.fixture(params=CASES)
-def case(request):
-    return CASES[request.param]
+MANY = 40_000
 
 
-def test_entropy_and_kl_are_those_of_the_samples(case, key):
-    pi, p = case
+@cache
+def measured(name):
+    """What the tests ask of a distribution, by one program."""
+    pi, p = CASES[name]
     q = p[::-1] * 0.5
-    many = 200_000
-    x, log_p = pi.draw(key, jnp.broadcast_to(p, (many, *p.shape)))
-    np.testing.assert_allclose(pi.log_prob(p[None].repeat(many, 0), x), log_p, atol=2e-2)
-    log_q = pi.log_prob(q[None].repeat(many, 0), x)
-    for exact, estimate in ((pi.entropy(p), -log_p), (pi.kl(p, q), log_p - log_q)):
-        error = 5 * estimate.std() / math.sqrt(many)
+    action = pi.mode(p * 0.5)
+    other = p * 0.5
+    of_p = [lambda p: pi.log_prob(p, action), pi.entropy, lambda p: pi.kl(p, other)]
+
+    @jax.jit
+    def program(key, p, q):
+        x, log_p = pi.draw(key, jnp.broadcast_to(p, (MANY, *p.shape)))
+        log_prob, log_q = (pi.log_prob(jnp.broadcast_to(y, (MANY, *p.shape)), x) for y in (p, q))
+        near = p + 1e-2 * jnp.concatenate([jnp.eye(p.size), -jnp.eye(p.size)])
+        slopes = [(jax.grad(f)(p), jax.vmap(f)(near)) for f in of_p]
+        exact = {"entropy": pi.entropy(p), "kl": pi.kl(p, q), "kl of itself": pi.kl(p, p), "mode": pi.mode(p)}
+        return (x, log_p, log_prob, log_q), exact, slopes
+
+    return jax.tree.map(np.asarray, program(jax.random.key(0), p, q))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_entropy_and_kl_are_those_of_the_samples(name):
+    (_, log_p, log_prob, log_q), given, _ = measured(name)
+    np.testing.assert_allclose(log_prob, log_p, atol=2e-2)
+    for exact, estimate in ((given["entropy"], -log_p), (given["kl"], log_p - log_q)):
+        error = 5 * estimate.std() / math.sqrt(MANY)
         assert abs(exact - estimate.mean()) < error + 1e-4
-    assert abs(pi.kl(p, p)) < 1e-6
+    assert abs(given["kl of itself"]) < 1e-6
 
 
-def test_any_leading_axes(case, key):
-    pi, p = case
+@pytest.mark.parametrize("name", CASES)
+def test_any_leading_axes(name, key):
+    pi, p = CASES[name]
+    shapes = lambda f, *args: jax.tree.map(jnp.shape, jax.eval_shape(f, *args))
     for lead in ((), (5,), (2, 5)):
         many = jnp.broadcast_to(p, (*lead, *p.shape))
-        action = pi.sample(key, many)
-        for f in (pi.log_prob(many, action), pi.entropy(many), pi.kl(many, many)):
-            assert f.shape == lead
-        assert jax.tree.map(jnp.shape, pi.mode(many)) == jax.tree.map(jnp.shape, action)
+        action = jax.eval_shape(pi.sample, key, many)
+        for f, *args in ((pi.log_prob, many, action), (pi.entropy, many), (pi.kl, many, many)):
+            assert shapes(f, *args) == lead
+        assert shapes(pi.mode, many) == jax.tree.map(jnp.shape, action)
     keys = jax.random.split(key, 5)
-    assert leading(jax.vmap(pi.sample)(keys, jnp.broadcast_to(p, (5, *p.shape))))[0] == 5
+    drawn = jax.eval_shape(jax.vmap(pi.sample), keys, jnp.broadcast_to(p, (5, *p.shape)))
+    assert leading(drawn)[0] == 5
 
 
-def test_gradients(case):
-    pi, p = case
-    q = p * 0.5
-    action = pi.mode(q)
-    for f in (lambda p: pi.log_prob(p, action), pi.entropy, lambda p: pi.kl(p, q)):
-        check_grads(f, (p,), order=1, modes=["rev"], rtol=2e-2, atol=2e-2)
+@pytest.mark.parametrize("name", CASES)
+def test_gradients(name):
+    _, _, slopes = measured(name)
+    for slope, near in slopes:
+        above, below = np.split(near, 2)
+        np.testing.assert_allclose(slope, (above - below) / 2e-2, rtol=2e-2, atol=2e-2)
 
 
 def test_categorical_against_scipy(key):
     p = scipy.special.softmax(np.asarray(P, np.float64))
     pi = categorical(4)
-    np.testing.assert_allclose(jax.vmap(lambda a: pi.log_prob(P, a))(jnp.arange(4)), np.log(p), rtol=1e-5)
-    np.testing.assert_allclose(pi.entropy(P), scipy.stats.entropy(p), rtol=1e-5)
-    np.testing.assert_allclose(pi.kl(P, -P), scipy.stats.entropy(p, scipy.special.softmax(-np.asarray(P))), rtol=1e-5)
-    counts = np.bincount(pi.sample(key, jnp.broadcast_to(P, (20_000, 4))), minlength=4)
-    assert scipy.stats.chisquare(counts, 20_000 * p).pvalue > 1e-4
-    assert pi.mode(P) == 0
+
+    @jax.jit
+    def of(key, logits):
+        log_probs = jax.vmap(lambda a: pi.log_prob(logits, a))(jnp.arange(4))
+        drawn = pi.sample(key, jnp.broadcast_to(logits, (20_000, 4)))
+        return log_probs, pi.entropy(logits), pi.kl(logits, -logits), drawn, pi.mode(logits)
+
+    log_probs, entropy, kl, drawn, mode = of(key, P)
+    np.testing.assert_allclose(log_probs, np.log(p), rtol=1e-5)
+    np.testing.assert_allclose(entropy, scipy.stats.entropy(p), rtol=1e-5)
+    np.testing.assert_allclose(kl, scipy.stats.entropy(p, scipy.special.softmax(-np.asarray(P))), rtol=1e-5)
+    assert scipy.stats.chisquare(np.bincount(drawn, minlength=4), 20_000 * p).pvalue > 1e-4
+    assert mode == 0
 
 
 def test_a_masked_action_never_happens_and_nothing_becomes_nan(key):
-    pi, p = categorical(3), jnp.array([0.0, -jnp.inf, 1.0])
-    assert not (pi.sample(key, jnp.broadcast_to(p, (10_000, 3))) == 1).any()
-    assert np.isfinite([pi.entropy(p), pi.kl(p, p)]).all()
-    assert np.isfinite(jax.grad(lambda x: pi.entropy(jnp.where(jnp.isinf(p), p, x)))(p)).all()
+    pi, p = categorical(3), np.array([0.0, -np.inf, 1.0], np.float32)
+
+    @jax.jit
+    def of(key):
+        slope = jax.grad(lambda x: pi.entropy(jnp.where(np.isinf(p), p, x)))(p)
+        return pi.sample(key, jnp.broadcast_to(p, (10_000, 3))), pi.entropy(p), pi.kl(p, p), slope
+
+    drawn, *rest = of(key)
+    assert not (np.asarray(drawn) == 1).any()
+    assert all(np.isfinite(x).all() for x in rest)
 
 
 def test_extreme_logits_stay_finite():
     pi, p = categorical(2), jnp.array([1e4, -1e4])
-    assert np.isfinite([pi.entropy(p), pi.log_prob(p, 1), pi.kl(p, -p)]).all()
-    assert np.isfinite(jax.grad(pi.entropy)(p)).all()
+    of = jax.jit(lambda p: (pi.entropy(p), pi.log_prob(p, 1), pi.kl(p, -p), jax.grad(pi.entropy)(p)))
+    assert all(np.isfinite(x).all() for x in of(p))
 
 
 def test_normal_is_in_the_actions_own_units():
     pi = normal(-2.0, 6.0, (2,))
     mean, std = 2 + 4 * np.asarray(P[:2]), 4 * np.exp(P[2:])
-    x = jnp.array([1.0, -3.0])
-    np.testing.assert_allclose(pi.mode(P), mean, rtol=1e-6)
-    np.testing.assert_allclose(pi.log_prob(P, x), scipy.stats.norm(mean, std).logpdf(x).sum(), rtol=1e-5)
-    np.testing.assert_allclose(pi.entropy(P), scipy.stats.norm(mean, std).entropy().sum(), rtol=1e-5)
+    x = np.array([1.0, -3.0], np.float32)
+    mode, log_prob, entropy = jax.jit(lambda p: (pi.mode(p), pi.log_prob(p, x), pi.entropy(p)))(P)
+    np.testing.assert_allclose(mode, mean, rtol=1e-6)
+    np.testing.assert_allclose(log_prob, scipy.stats.norm(mean, std).logpdf(x).sum(), rtol=1e-5)
+    np.testing.assert_allclose(entropy, scipy.stats.norm(mean, std).entropy().sum(), rtol=1e-5)
+
+
+def log_probs_and_entropy(pi):
+    """The program `(p [2], x [M, 1]) -> log-probabilities [M] and the entropy`."""
+    return jax.jit(lambda p, x: (pi.log_prob(jnp.broadcast_to(p, (len(x), 2)), x), pi.entropy(p)))
 
 
 def test_tanh_normal_density_integrates_to_one_in_the_actions_units():
-    pi, p = tanh_normal(-2.0, 6.0, (1,)), jnp.array([0.5, -0.2])
     edge = np.linspace(-2, 6, 400_001)
-    x = jnp.asarray((edge[1:] + edge[:-1]) / 2)[:, None]
-    density = np.exp(np.asarray(pi.log_prob(jnp.broadcast_to(p, (len(x), 2)), x), np.float64))
+    x = np.float32((edge[1:] + edge[:-1]) / 2)[:, None]
+    log_probs, entropy = log_probs_and_entropy(tanh_normal(-2.0, 6.0, (1,)))(np.float32([0.5, -0.2]), x)
+    density = np.exp(np.asarray(log_probs, np.float64))
     assert abs(density.sum() * (edge[1] - edge[0]) - 1) < 1e-3
     positive = density > 0
-    entropy = -(density[positive] * np.log(density[positive])).sum() * (edge[1] - edge[0])
-    assert abs(entropy - pi.entropy(p)) < 1e-3
+    integral = -(density[positive] * np.log(density[positive])).sum() * (edge[1] - edge[0])
+    assert abs(integral - entropy) < 1e-3
+
+
+entropy_of_tanh_normal = jax.jit(tanh_normal(-1.0, 1.0, (1,)).entropy)
+at_bounds = log_probs_and_entropy(tanh_normal(-1.0, 3.0, (1,)))
 
 
 @pytest.mark.parametrize("mean, log_std", [(0.0, 0.0), (2.0, -1.0), (-1.0, 0.5), (4.0, -3.0)])
@@ -122,26 +164,30 @@ def test_tanh_normal_entropy_against_a_fine_integral(mean, log_std):
     weight = scipy.stats.norm(mean, math.exp(log_std)).pdf(u) * (u[1] - u[0])
     slope = 2 * (math.log(2) - u - np.logaddexp(0, -2 * u))
     expected = scipy.stats.norm(mean, math.exp(log_std)).entropy() + (weight * slope).sum()
-    got = tanh_normal(-1.0, 1.0, (1,)).entropy(jnp.array([mean, log_std]))
+    got = entropy_of_tanh_normal(np.float32([mean, log_std]))
     np.testing.assert_allclose(got, expected, atol=2e-4)
 
 
 def test_tanh_normal_stays_inside_and_finite_when_saturated(key):
     pi, p = tanh_normal(-2.0, 2.0, (1,)), jnp.array([50.0, 1.0])
-    x = pi.sample(key, jnp.broadcast_to(p, (1000, 2)))
-    assert (jnp.abs(x) <= 2).all()
-    value, slope = jax.value_and_grad(lambda p: pi.log_prob(jnp.broadcast_to(p, (1000, 2)), x).sum())(p)
-    assert np.isfinite(value) and np.isfinite(slope).all() and np.isfinite(pi.entropy(p))
+
+    @jax.jit
+    def of(key, p):
+        x = pi.sample(key, jnp.broadcast_to(p, (1000, 2)))
+        total = lambda p: pi.log_prob(jnp.broadcast_to(p, (1000, 2)), x).sum()
+        return x, (*jax.value_and_grad(total)(p), pi.entropy(p))
+
+    x, rest = of(key, p)
+    assert (np.abs(x) <= 2).all()
+    assert all(np.isfinite(y).all() for y in rest)
 
 
 @pytest.mark.parametrize("mean, log_std", [(6.5, 0.0), (-7.5, -1.0), (9.0, 1.0)])
 def test_tanh_normal_at_the_bounds_has_the_probability_of_what_is_beyond(mean, log_std):
-    pi, p = tanh_normal(-1.0, 3.0, (1,)), jnp.array([mean, log_std])
     edge = np.tanh(np.linspace(-6.99, 6.99, 200_001))  # fine where tanh is flat
-    x = 1 + (edge[1:] + edge[:-1])
-    log_prob = jax.vmap(lambda x: pi.log_prob(p, x))(jnp.float32(x)[:, None])
-    inside = (np.exp(np.asarray(log_prob, np.float64)) * 2 * np.diff(edge)).sum()
-    atoms = np.exp([pi.log_prob(p, jnp.array([bound])).item() for bound in (-1.0, 3.0)])
+    x = np.concatenate([1 + (edge[1:] + edge[:-1]), [-1.0, 3.0]])
+    probs = np.exp(np.asarray(at_bounds(np.float32([mean, log_std]), np.float32(x)[:, None])[0], np.float64))
+    inside, atoms = (probs[:-2] * 2 * np.diff(edge)).sum(), probs[-2:]
     beyond = scipy.stats.norm(mean, math.exp(log_std))
     np.testing.assert_allclose(atoms, [beyond.cdf(-7), beyond.sf(7)], rtol=1e-5, atol=1e-30)
     assert abs(inside + atoms.sum() - 1) < 0.02
@@ -149,24 +195,27 @@ def test_tanh_normal_at_the_bounds_has_the_probability_of_what_is_beyond(mean, l
 
 def test_tanh_normal_far_outside_tells_a_policy_from_one_beside_it():
     """The action is at the bound whatever u was; read off as one u, it made log-ratios of thousands, and NaN of PPO."""
-    pi, x = tanh_normal(-1.0, 1.0, (1,), free_scale=False), jnp.array([1.0])
-    slope = jax.grad(pi.log_prob)(jnp.array([40.0, -5.0]), x)
-    assert pi.log_prob(jnp.array([40.0, -5.0]), x) == 0 and not slope.any()
-    low = pi.log_prob(jnp.array([6.0, -20.0]), x)  # a hundred million σ away
-    assert np.isfinite(low) and np.isfinite(jax.grad(pi.log_prob)(jnp.array([6.0, -20.0]), x)).all()
+    pi, x = tanh_normal(-1.0, 1.0, (1,), free_scale=False), np.ones(1, np.float32)
+    of = jax.jit(jax.value_and_grad(lambda p: pi.log_prob(p, x)))
+    value, slope = of(jnp.array([40.0, -5.0]))
+    assert value == 0 and not np.asarray(slope).any()
+    low, slope = of(jnp.array([6.0, -20.0]))  # a hundred million σ away
+    assert np.isfinite(low) and np.isfinite(slope).all()
 
 
 @pytest.mark.parametrize("low, high", [(-1.0, 1.0), (0.0, np.inf), (-np.inf, 3.0), (-np.inf, np.inf)])
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
 def test_for_space_takes_a_box_of_any_bounds_and_shape(low, high, shape, key):
-    space = spaces.Box(jnp.full(shape, low), jnp.full(shape, high), shape)
+    space = spaces.Box(np.full(shape, low), np.full(shape, high), shape)
     pi = for_space(space)
     p = jnp.zeros((7, pi.num_params))
-    action = pi.sample(key, p)
+    action = jax.eval_shape(pi.sample, key, p)
     assert action.shape == (7, *shape) and action.dtype == jnp.float32
-    assert pi.num_params == 2 * math.prod(shape) and pi.log_prob(p, action).shape == (7,)
-    clipped = distributions.clip_to_space(space, 100 * action)
+    assert pi.num_params == 2 * math.prod(shape) and jax.eval_shape(pi.log_prob, p, action).shape == (7,)
+    far = 100 * np.random.default_rng(0).normal(size=(7, *shape)).astype(np.float32)
+    clipped = np.asarray(distributions.clip_to_space(space, far))
     assert ((clipped >= low) & (clipped <= high)).all()
+    np.testing.assert_array_equal(clipped, np.clip(far, low, high))
 
 
 def test_for_space_takes_discrete_and_refuses_the_rest():
@@ -182,45 +231,51 @@ def test_for_space_takes_discrete_and_refuses_the_rest():
         categorical(0)
 
 
-def test_beta_against_scipy(key):
+def test_beta_against_scipy():
     low, high, p = np.array([-1.0, 0.0]), np.array([1.0, 10.0]), 3 * np.asarray(P, np.float64)
-    pi = beta(low, high, (2,))
     a, b = 1 + np.logaddexp(0, p[:2]), 1 + np.logaddexp(0, p[2:])
     exact = scipy.stats.beta(a, b, low, high - low)
-    x = np.asarray(pi.sample(key, jnp.broadcast_to(3 * P, (20_000, 4))))
+    (x, _, log_prob, _), given, _ = measured("beta")
+    x, log_prob = x[:20_000], log_prob[:20_000]
     for axis in (0, 1):
         one = scipy.stats.beta(a[axis], b[axis], low[axis], high[axis] - low[axis])
         assert scipy.stats.kstest(x[:, axis], one.cdf).pvalue > 1e-4
-    np.testing.assert_allclose(pi.log_prob(jnp.broadcast_to(3 * P, (20_000, 4)), x), exact.logpdf(x).sum(-1), atol=1e-3)
-    np.testing.assert_allclose(pi.entropy(3 * P), exact.entropy().sum(), rtol=1e-4)
-    np.testing.assert_allclose(pi.mode(3 * P), low + (high - low) * (a - 1) / (a + b - 2), rtol=1e-4)
+    np.testing.assert_allclose(log_prob, exact.logpdf(x).sum(-1), atol=1e-3)
+    np.testing.assert_allclose(given["entropy"], exact.entropy().sum(), rtol=1e-4)
+    np.testing.assert_allclose(given["mode"], low + (high - low) * (a - 1) / (a + b - 2), rtol=1e-4)
 
 
 def test_extreme_parameters_of_beta_stay_finite():
     pi = beta(-1.0, 1.0)
-    for p in (jnp.array([-200.0, -200.0]), jnp.array([500.0, -200.0])):
-        for x in (-1.0, 0.3, 1.0):
-            value, slope = jax.value_and_grad(lambda p: pi.log_prob(p, jnp.array([x])))(p)
-            assert np.isfinite(value) and np.isfinite(slope).all()
-        assert np.isfinite([pi.entropy(p), *pi.mode(p)]).all()
+    of_action = jax.vmap(lambda p, x: jax.value_and_grad(pi.log_prob)(p, x[None]), (None, 0))
+    of = jax.jit(jax.vmap(lambda p, x: (of_action(p, x), pi.entropy(p), pi.mode(p)), (0, None)))
+    found = of(jnp.array([[-200.0, -200.0], [500.0, -200.0]]), jnp.array([-1.0, 0.3, 1.0]))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
 
 
 def test_a_joint_is_the_sum_of_its_parts(key):
-    parts = {"kind": categorical(3), "rest": (normal(0.0, 1.0), beta(0.0, 2.0))}
+    parts = {"kind": categorical(3), "rest": (normal(0.0, 1.0), normal(0.0, 2.0, free_scale=False))}
     pi = joint(parts)
-    assert (pi.num_params, pi.num_free) == (7, 1)  # the normal's deviation is free, and comes last
-    p = jnp.array([0.1, 0.2, 0.3, 0.5, -0.4, 0.7, -1.0])
-    own = {"kind": p[:3], "rest": (p[jnp.array([3, 6])], p[4:6])}
-    action = pi.sample(key, p)
+    assert (pi.num_params, pi.num_free) == (7, 1)  # the first normal's deviation is free, and comes last
+    p = np.float32([0.1, 0.2, 0.3, 0.5, -0.4, 0.7, -1.0])
+    own = [p[:3], p[[3, 6]], p[4:6]]
+    legal = {"kind": np.array([False, True, False])}
+
+    @jax.jit
+    def of(key, p):
+        action = pi.sample(key, p)
+        each = [parts["kind"], *parts["rest"]]
+        log_prob = sum(d.log_prob(q, a) for d, q, a in zip(each, own, jax.tree.leaves(action), strict=True))
+        entropy = sum(d.entropy(q) for d, q in zip(each, own, strict=True))
+        modes = pi.mode(p)["kind"], pi.mode(pi.mask(p, legal))["kind"]
+        return action, (pi.log_prob(p, action), log_prob), (pi.entropy(p), entropy), modes, pi.mask(p, legal)
+
+    action, log_probs, entropies, modes, masked = of(key, p)
     assert set(action) == {"kind", "rest"} and len(action["rest"]) == 2
-    each = [parts["kind"], *parts["rest"]], [own["kind"], *own["rest"]], [action["kind"], *action["rest"]]
-    np.testing.assert_allclose(
-        pi.log_prob(p, action), sum(d.log_prob(q, a) for d, q, a in zip(*each, strict=True)), rtol=1e-6
-    )
-    np.testing.assert_allclose(pi.entropy(p), sum(d.entropy(q) for d, q in zip(*each[:2], strict=True)), rtol=1e-6)
-    legal = {"kind": jnp.array([False, True, False])}
-    assert pi.mode(pi.mask(p, legal))["kind"] == 1 and pi.mode(p)["kind"] == 2
-    np.testing.assert_allclose(pi.mask(p, legal)[3:], p[3:])
+    np.testing.assert_allclose(*log_probs, rtol=1e-6)
+    np.testing.assert_allclose(*entropies, rtol=1e-6)
+    assert modes == (2, 1)
+    np.testing.assert_allclose(masked[3:], p[3:])
     with pytest.raises(ValueError, match=r"joint: parts is \{'kind': 3\}"):
         joint({"kind": 3})
 
@@ -229,8 +284,7 @@ def test_a_joint_is_the_sum_of_its_parts(key):
 def test_parts_are_drawn_independently(make, key):
     pi = make((normal(), normal(), categorical(2)))
     p = jnp.zeros((10_000, pi.num_params))
-    for draw in (pi.sample, lambda key, p: pi.draw(key, p)[0]):
-        action = draw(key, p)
+    for action in jax.jit(lambda key, p: (pi.sample(key, p), pi.draw(key, p)[0]))(key, p):
         parts = action["parameters"] if make is parameterised else action
         drawn = [x.reshape(len(p)) for x in (*parts, *([action["choice"]] if make is parameterised else []))]
         assert np.abs(np.corrcoef(drawn) - np.eye(len(drawn))).max() < 0.05
@@ -238,22 +292,32 @@ def test_parts_are_drawn_independently(make, key):
 
 def test_a_parameterised_space_has_as_many_kinds_as_branches(key):
     space = Parameterised([spaces.Box(0.0, 1.0, (1,)), spaces.Box(0.0, 2.0, (2,))])
-    actions = jax.vmap(space.sample)(jax.random.split(key, 200))
+    pi = for_space(space)
+
+    @jax.jit
+    def of(keys):
+        actions = jax.vmap(space.sample)(keys)
+        return actions, pi.log_prob(jnp.zeros((200, pi.num_params)), actions)
+
+    actions, log_prob = of(jax.random.split(key, 200))
     assert np.unique(actions["choice"]).tolist() == [0, 1]
     assert jax.tree.map(jnp.shape, actions["parameters"]) == ((200, 1), (200, 2))
-    pi = for_space(space)
-    assert np.isfinite(pi.log_prob(jnp.zeros((200, pi.num_params)), actions)).all()
+    assert np.isfinite(log_prob).all()
 
 
 def test_parameters_count_only_if_their_kind_is_chosen():
     pi = parameterised((normal(0.0, 1.0), normal(0.0, 1.0)))
-    p = jnp.array([0.3, -0.2, 0.5, 0.1, -1.0, 0.4])  # logits, means, deviations
-    at = lambda k, x, y: {"choice": jnp.int32(k), "parameters": (jnp.array([x]), jnp.array([y]))}
-    assert pi.log_prob(p, at(0, 0.2, 0.9)) == pi.log_prob(p, at(0, 0.2, 0.1))
-    assert pi.log_prob(p, at(1, 0.2, 0.9)) != pi.log_prob(p, at(1, 0.2, 0.1))
-    probs = jax.nn.softmax(p[:2])
-    each = jnp.array([normal(0.0, 1.0).entropy(q) for q in (p[jnp.array([2, 4])], p[jnp.array([3, 5])])])
-    np.testing.assert_allclose(pi.entropy(p), categorical(2).entropy(p[:2]) + (probs * each).sum(), rtol=1e-6)
+    p = np.float32([0.3, -0.2, 0.5, 0.1, -1.0, 0.4])  # logits, means, deviations
+    at = lambda k, x, y: {"choice": np.int32(k), "parameters": (np.float32([x]), np.float32([y]))}
+    log_prob = jax.jit(lambda action: pi.log_prob(p, action))
+    assert log_prob(at(0, 0.2, 0.9)) == log_prob(at(0, 0.2, 0.1))
+    assert log_prob(at(1, 0.2, 0.9)) != log_prob(at(1, 0.2, 0.1))
+
+    def by_hand(p):
+        each = jnp.stack([normal(0.0, 1.0).entropy(q) for q in (p[jnp.array([2, 4])], p[jnp.array([3, 5])])])
+        return pi.entropy(p), categorical(2).entropy(p[:2]) + (jax.nn.softmax(p[:2]) * each).sum()
+
+    np.testing.assert_allclose(*jax.jit(by_hand)(p), rtol=1e-6)
 
 
 NESTED = spaces.Dict(
@@ -266,28 +330,33 @@ NESTED = spaces.Dict(
 
 def test_every_space_has_a_policy(key):
     pi = for_space(NESTED)
-    action = pi.sample(key, jnp.zeros((4, pi.num_params)))
+    action = jax.eval_shape(pi.sample, key, jnp.zeros((4, pi.num_params)))
     assert jax.tree.map(jnp.shape, action) == {"kind": (4,), "more": ((4, 2), (4,), (4,))}
     pi = for_space(spaces.Tuple([Parameterised([spaces.Box(0.0, 1.0, (1,))] * 2), spaces.Discrete(2)]), box=beta)
-    assert pi.sample(key, jnp.zeros(pi.num_params))[0].keys() == {"choice", "parameters"}
-    clipped = distributions.clip_to_space(NESTED, {"kind": 1, "more": (jnp.array([-9.0, 9.0]), 1, jnp.array(7.0))})
+    assert jax.eval_shape(pi.sample, key, jnp.zeros(pi.num_params))[0].keys() == {"choice", "parameters"}
+    clipped = distributions.clip_to_space(NESTED, {"kind": 1, "more": (np.array([-9.0, 9.0]), 1, np.array(7.0))})
     assert clipped["more"][0].tolist() == [-1.0, 3.0] and clipped["more"][2] == 1.0 and clipped["kind"] == 1
     with pytest.raises(ValueError, match=r"branches is \(\); there must be at least one"):
         Parameterised(())
 
 
-def test_a_hybrid_takes_actions_apart_and_together(key):
+def test_a_hybrid_takes_actions_apart_and_together():
     pi = hybrid(NESTED, point)
     assert (pi.choice.num_params, pi.continuous.num_params) == (6, 3)
     np.testing.assert_array_equal(pi.half, [2.0, 2.0, 0.5])
-    k, x = jnp.array([0, 3, 5]), jax.random.uniform(key, (3, 3))
-    action = pi.join(k, x)
+    k, x = np.array([0, 3, 5]), np.random.default_rng(0).random((3, 3)).astype(np.float32)
+    legal = {"kind": np.array([[True, False, True]]), "more": (None, np.array([[False, True]]))}
+
+    @jax.jit
+    def of(k, x):
+        action = pi.join(k, x)
+        return action, pi.split(action), pi.mask(jnp.zeros((1, 9)), legal)
+
+    action, again, masked = of(k, x)
     assert action["kind"].tolist() == [0, 1, 2] and action["more"][1].tolist() == [0, 1, 1]
-    again = pi.split(action)
     np.testing.assert_array_equal(again[0], k)
     np.testing.assert_array_equal(again[1], x)
-    legal = {"kind": jnp.array([[True, False, True]]), "more": (None, jnp.array([[False, True]]))}
-    assert jnp.isfinite(pi.mask(jnp.zeros((1, 9)), legal))[0, :6].tolist() == [False, True, False, False, False, True]
+    assert np.isfinite(masked)[0, :6].tolist() == [False, True, False, False, False, True]
     only = hybrid(spaces.Discrete(4))
     assert only.join(jnp.array([2]), jnp.zeros((1, 0))).tolist() == [2] and only.half.size == 0
     assert hybrid(spaces.Box(-1.0, 1.0, (2,))).choice.num_params == 1
