@@ -4,16 +4,31 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test smoke lint bench notebooks constraints clean
+# the tiers of `make test`; `test-all` adds learning, compiled to run fast in a process of its own, and process
+TIERS := tests/unit tests/contract tests/runs
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
+
+.PHONY: demo test test-all smoke coverage mutants lint bench notebooks constraints clean
 
 demo: $(VENV)/core
 	$(BIN)/purerl train ppo CartPole-v1 --value-clip 0.2
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -n 2
+	$(PYTEST) $(TIERS)
+
+test-all: $(VENV)/dev
+	$(BIN)/python scripts/test_all.py
 
 smoke: $(VENV)/dev
-	$(BIN)/python -m pytest -n 2 -m smoke
+	$(PYTEST) -m smoke
+
+# lines and branches of purerl/ that the tests reach; needs pytest-cov
+coverage: $(VENV)/dev
+	$(PYTEST) $(TIERS) --cov --cov-report=term-missing:skip-covered
+
+# faults planted one at a time in a copy of the package, and the test that catches each
+mutants: $(VENV)/dev
+	$(BIN)/python scripts/mutants.py --jobs 2
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
