@@ -57,8 +57,6 @@ def main() -> None:
             slowest += cases
             ended = f": exit code {code}" if code else ""
             lines.append(f"{seconds:6.0f} s  {counts['tests']:5d} tests  {name}{ended}")
-                f"{seconds:6.0f} s  {counts['tests']:5d} tests  {name}" + (f": exit code {code}" if code else "")
-            )
     print("\nthe ten slowest tests")
     for seconds, test in sorted(slowest, reverse=True)[:10]:
         print(f"{seconds:6.1f} s  {test}")
