@@ -26,6 +26,8 @@ from purerl.tabular.mdp import (
 )
 from purerl.tabular.mdp import uniform as uniform_policy
 
+_ROUNDS_IN_VAIN = 10  # policy iteration's last ones, if rounding makes it turn in circles
+
 
 class Solution(NamedTuple):
     """Optimal values and a policy that has them."""
@@ -62,23 +64,64 @@ def _zeros(mdp: MDP) -> Array:
     return jnp.zeros_like(expected_reward(mdp)[:, 0])
 
 
+def _changes(new: Array, old: Array) -> Array:
+    """|new - old| of each entry; none where both are -inf."""
+    return jnp.where(new == old, 0.0, jnp.abs(new - old))
+
+
+class _Progress(NamedTuple):
+    """How near to rest sweeps are, and for how many of them that has not improved."""
+
+    ratio: Array  # the largest change of a value in 4 ulp of it; at rest 1 or less
+    least_ratio: Array
+    least_residual: Array
+    waited: Array
+
+    @staticmethod
+    def begin(dtype) -> _Progress:
+        far = jnp.full((), jnp.inf, dtype)
+        return _Progress(far, far, far, jnp.zeros((), jnp.int32))
+
+    def after(self, change: Array, scale: Array) -> _Progress:
+        """change, scale: alike in shape; a change counts in units of its own scale."""
+        # an unscaled product of eps and a small value would underflow
+        ratio = (jnp.where(change == 0, 0.0, change / jnp.abs(scale)) / (4 * jnp.finfo(change.dtype).eps)).max()
+        nearer = (ratio < self.least_ratio) | (change.max() < self.least_residual)
+        return _Progress(
+            ratio,
+            jnp.minimum(self.least_ratio, ratio),
+            jnp.minimum(self.least_residual, change.max()),
+            jnp.where(nearer, 0, self.waited + 1),
+        )
+
+    def go_on(self, num_states: int) -> Array:
+        """News of one state may take as many sweeps as there are states to reach another, and change little else."""
+        return (self.ratio > 1) & (self.waited < 1000 + num_states)
+
+
 def _repeat(sweep, value, tolerance, max_sweeps: int) -> tuple[Array, Array, Array]:
     """The sweep until no value changes by more than the tolerance: (value, sweeps, residual).
 
-    Without a tolerance, until a change is rounding: 4 ulp of the largest value.
+    Without a tolerance, until every change is rounding: 4 ulp of that value, whatever others are; or until changes
+    have stopped to shrink, since rounded sweeps can end in a cycle: values that swap places keep a difference of up to
+    1 / (2 - 2γ) ulp for ever.
     """
 
     def go_on(carry):
-        value, count, residual = carry
-        least = 4 * jnp.finfo(value.dtype).eps * jnp.abs(value).max()
-        return (count < max_sweeps) & (residual > (least if tolerance is None else tolerance))
+        _, count, residual, progress = carry
+        unsettled = progress.go_on(len(value)) if tolerance is None else residual > tolerance
+        return (count < max_sweeps) & unsettled
 
     def body(carry):
-        value, count, _ = carry
+        value, count, _, progress = carry
         new = sweep(value)
-        return new, count + 1, jnp.abs(new - value).max()
+        change = _changes(new, value)
+        if tolerance is None:
+            progress = progress.after(change, new)
+        return new, count + 1, change.max(), progress
 
-    return jax.lax.while_loop(go_on, body, (value, jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, value.dtype)))
+    begin = (value, jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, value.dtype), _Progress.begin(value.dtype))
+    return jax.lax.while_loop(go_on, body, begin)[:3]
 
 
 # --- of a policy --------------------------------------------------------------------------------------------------
@@ -113,7 +156,8 @@ def iterate_evaluation(mdp: MDP, policy: Array, gamma, tolerance=None, max_sweep
         V(s) ← Σ π(a|s) (E[r] + γ E[V(s')])
 
     Args:
-      tolerance: stop when no value changes by more; None: by more than rounding; 0 with `max_sweeps=k`: k sweeps.
+      tolerance: stop when no value changes by more; None: by more than rounding, 4 ulp of that value, or when changes
+        no longer shrink; 0 with `max_sweeps=k`: k sweeps.
     Returns:
       A `Solution` with the policy given, its V and its Q.
     Reference: Sutton & Barto, 2018, eq. 4.5.
@@ -165,9 +209,10 @@ def value_iteration(mdp: MDP, gamma, tolerance=None, max_sweeps: int = 100_000) 
 
         V(s) ← max E[r] + γ E[V(s')]
 
-    With γ < 1 the error is at most γ / (1 - γ) times the residual.
+    With γ < 1 the error is at most γ / (1 - γ) times the residual, beside rounding.
     Args:
-      tolerance: stop when no value changes by more; None: by more than rounding.
+      tolerance: stop when no value changes by more; None: by more than rounding, 4 ulp of that value, or when changes
+        no longer shrink. So small values beside large ones are exact to 4 / (1 - γ) ulp, if they do not hang on them.
     Reference: Sutton & Barto, 2018, eq. 4.10.
 
     >>> from purerl.tabular import worlds
@@ -188,22 +233,29 @@ def policy_iteration(mdp: MDP, gamma, max_rounds: int = 1_000) -> Solution:
     Reference: Howard, 1960; Sutton & Barto, 2018, section 4.3.
     """
     _check("policy_iteration", mdp, max_rounds=max_rounds)
-    q_of = backup(mdp, gamma)
+    q_of, reward, expectation = backup(mdp, gamma), jnp.abs(expected_reward(mdp)), expectation_of_next(mdp)
 
     def improve(carry):
-        policy, value, _, rounds, _ = carry
+        policy, value, highest, waited, rounds, _ = carry
         q = q_of(value)
-        rounding = 64 * jnp.finfo(q.dtype).eps * jnp.maximum(1.0, jnp.abs(q).max())
+        best = _first_best(q)
+        # of each state's own sums: a state worth little beside one worth much has improvements as well
+        size = reward + gamma * expectation(jnp.abs(value))
+        rounding = 64 * jnp.finfo(q.dtype).eps * jnp.maximum(state_value(best, size), state_value(policy, size))
         better = q.max(-1) > state_value(policy, q) + rounding
-        policy = jnp.where(better[:, None], _first_best(q), policy)
+        policy = jnp.where(better[:, None], best, policy)
         new = evaluate(mdp, policy, gamma)
-        return policy, new, better.any(), rounds + 1, jnp.abs(new - value).max()
+        # what is better makes its state worth more than ever; otherwise only the solve's rounding was seen
+        waited = jnp.where((new > highest + rounding).any(), 0, waited + 1)
+        waited = jnp.where(better.any(), waited, _ROUNDS_IN_VAIN)
+        return policy, new, jnp.maximum(highest, new), waited, rounds + 1, _changes(new, value).max()
 
     policy = uniform_policy(mdp)
     value = evaluate(mdp, policy, gamma)
-    begin = (policy, value, jnp.array(True), jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, value.dtype))
-    go_on = lambda carry: carry[2] & (carry[3] < max_rounds)
-    _, value, _, rounds, residual = jax.lax.while_loop(go_on, improve, begin)
+    none = jnp.zeros((), jnp.int32)
+    begin = (policy, value, value, none, none, jnp.full((), jnp.inf, value.dtype))
+    go_on = lambda carry: (carry[3] < _ROUNDS_IN_VAIN) & (carry[4] < max_rounds)
+    _, value, _, _, rounds, residual = jax.lax.while_loop(go_on, improve, begin)
     q = q_of(value)
     return Solution(value, q, _first_best(q), rounds, residual)
 
@@ -329,17 +381,21 @@ def relative_value_iteration(mdp: MDP, tolerance=None, max_sweeps: int = 1_000_0
     lazy = lambda bias: reward + 0.5 * expectation(bias) + 0.5 * bias[:, None]
 
     def go_on(carry):
-        bias, _, count, spread = carry
-        least = 4 * jnp.finfo(bias.dtype).eps * jnp.maximum(1.0, jnp.abs(bias).max())
-        return (count < max_sweeps) & (spread > (least if tolerance is None else tolerance))
+        _, _, count, spread, progress = carry
+        unsettled = progress.go_on(len(reward)) if tolerance is None else spread > tolerance
+        return (count < max_sweeps) & unsettled
 
     def body(carry):
-        bias, _, count, _ = carry
+        bias, _, count, _, progress = carry
         new = lazy(bias).max(-1)
         change = new - bias
-        return new - new[0], 0.5 * (change.max() + change.min()), count + 1, change.max() - change.min()
+        spread = change.max() - change.min()
+        # the gain is one number of all states, and rounded as the largest of them
+        progress = progress.after(spread, jnp.abs(new).max())
+        return new - new[0], 0.5 * (change.max() + change.min()), count + 1, spread, progress
 
     bias = jnp.zeros_like(reward[:, 0])
-    begin = (bias, jnp.zeros((), bias.dtype), jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, bias.dtype))
-    bias, gain, sweeps, _ = jax.lax.while_loop(go_on, body, begin)
+    far = jnp.full((), jnp.inf, bias.dtype)
+    begin = (bias, jnp.zeros((), bias.dtype), jnp.zeros((), jnp.int32), far, _Progress.begin(bias.dtype))
+    bias, gain, sweeps, *_ = jax.lax.while_loop(go_on, body, begin)
     return AverageReward(gain, 0.5 * bias, _first_best(lazy(bias)), sweeps)

@@ -21,6 +21,12 @@ def float64():
         yield
 
 
+@pytest.fixture
+def float32():
+    with jax.enable_x64(False):
+        yield
+
+
 close = lambda a, b, tolerance=1e-10: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
@@ -98,6 +104,7 @@ def pad_policy(policy):
 
 
 evaluate, value_iteration = jax.jit(tabular.evaluate), jax.jit(tabular.value_iteration)
+RELATIVE = jax.jit(tabular.relative_value_iteration)
 
 
 @jax.jit
@@ -310,13 +317,97 @@ def test_many_tables_at_once():
     assert all(len(set(row)) == 3 for row in mdps.successors.reshape(-1, 3).tolist()[:100])
 
 
-def test_float32_settles_too():
-    with jax.enable_x64(False):
-        lake = value_iteration(worlds.frozen_lake(), 0.99)
-        assert lake.value.dtype == jnp.float32 and lake.sweeps < 2000
-        assert lake.value[0] == pytest.approx(0.542026, abs=1e-5)
-        river = jax.jit(tabular.relative_value_iteration)(worlds.river_swim())
-        assert river.gain == pytest.approx(0.428622, abs=1e-5)
+def test_float32_settles_too(float32):
+    lake = value_iteration(worlds.frozen_lake(), 0.99)
+    assert lake.value.dtype == jnp.float32 and lake.sweeps < 2000
+    assert lake.value[0] == pytest.approx(0.542026, abs=1e-5)
+    river = RELATIVE(worlds.river_swim())
+    assert river.gain == pytest.approx(0.428622, abs=1e-5)
+
+
+def loops(*rewards, ends=()):
+    """States that stay where they are, alone; those that end pay once. Rewards are of each state, or of its actions."""
+    rewards = np.array(rewards, float).reshape(len(rewards), -1)
+    num_states, num_actions = rewards.shape
+    p = np.zeros((num_states + 1, num_actions, num_states + 1))
+    for s in range(num_states + 1):
+        p[s, :, num_states if s in ends else s] = 1
+    return MDP(p, np.concatenate([rewards, np.zeros((1, num_actions))]), np.arange(num_states + 1) == num_states)
+
+
+@jax.jit
+def every_iteration(mdp):
+    gamma, policy = 0.99, tabular.uniform(mdp)
+    return {
+        "value": tabular.value_iteration(mdp, gamma),
+        "evaluation": tabular.iterate_evaluation(mdp, policy, gamma),
+        "modified": tabular.modified_policy_iteration(mdp, gamma, 7),
+        "soft": tabular.soft_value_iteration(mdp, gamma, 1.0),
+        "q_lambda": tabular.q_lambda_values(mdp, gamma, 0.5, lambda q: jnp.ones_like(q), 3),
+        "policy": tabular.policy_iteration(mdp, gamma),
+    }
+
+
+def test_a_small_value_settles_beside_large_ones(float32):
+    """Every scale from 1e-30 to 1e30 in one table, in float32: each state's value as if it were alone."""
+    scales = 10.0 ** np.arange(-30, 31, 3)
+    rewards = np.concatenate([0.01 * scales, -1e5 * scales])
+    mdp = loops(*rewards, ends=range(len(scales), 2 * len(scales)))
+    wanted = np.concatenate([scales, -1e5 * scales, [0]])
+    for name, solution in every_iteration(mdp).items():
+        # changes of 4 ulp at the rate of γ leave 4 / (1 - γ) ulp
+        np.testing.assert_allclose(solution.value, wanted, rtol=5e-5, err_msg=name)
+        assert solution.sweeps < 1100, name
+
+
+def test_sweeps_that_rounding_keeps_in_a_cycle_end(float32):
+    """Two states that lead to each other and pay 1 and -1: what differs between them is rounded to itself."""
+    swap = MDP(np.array([[[0.0, 1]], [[1.0, 0]]]), np.array([[1.0], [-1.0]]), np.zeros(2, bool))
+    for name, solution in every_iteration(swap).items():
+        if name != "soft":  # of one action it is the same
+            np.testing.assert_allclose(solution.value, [1 / 1.99, -1 / 1.99], rtol=5e-5, err_msg=name)
+        assert solution.sweeps < 3000, name
+    # undiscounted, and without an end: no value, and still an end of the sweeps
+    endless = jax.jit(lambda: tabular.value_iteration(swap, 1.0))()
+    assert endless.sweeps < 3000 and endless.residual == 1
+
+
+def test_news_may_take_as_many_sweeps_as_there_are_states(float32):
+    """A reward at the end of a corridor that is longer than any fixed number of sweeps without an improvement."""
+    n = 1500
+    p, to = np.ones((n + 1, 1, 1)), np.minimum(np.arange(1, n + 2), n)[:, None, None]
+    r = np.where(np.arange(n + 1) == n - 1, 1.0, 0.0)[:, None]
+    corridor = MDP(p, r, np.arange(n + 1) == n, None, to.astype(np.int32))
+    solution = jax.jit(lambda: tabular.value_iteration(corridor, 1.0))()
+    np.testing.assert_array_equal(solution.value[:n], 1.0)
+    assert solution.sweeps == n + 1
+
+
+def test_policy_iteration_improves_a_small_state_beside_a_large_one(float32):
+    scales = 10.0 ** np.arange(-30, 30, 3)
+    mdp = loops(*[(x, 2 * x) for x in scales], (-1e7, -1e7))
+    solution = jax.jit(lambda: tabular.policy_iteration(mdp, 0.5))()
+    np.testing.assert_allclose(solution.value, [*(4 * scales), -2e7, 0], rtol=1e-6)
+    assert solution.sweeps <= 3
+
+
+def test_policy_iteration_ends_where_actions_are_alike(float32):
+    """Copies of each action, and γ so near to 1 that a solve is wrong by more than what an action could gain."""
+    mdp = garnet(jax.random.key(5), 30, 3, 5)
+    copies = MDP(jnp.repeat(mdp.P, 3, 1), jnp.repeat(mdp.R, 3, 1), mdp.terminal, None, jnp.repeat(mdp.successors, 3, 1))
+    solution = jax.jit(lambda: tabular.policy_iteration(copies, 0.9999))()
+    assert solution.sweeps < 30
+    with jax.enable_x64(True):
+        exact = best(jax.tree.map(np.asarray, mdp), 0.9999)
+        of_policy = solve(jax.tree.map(np.asarray, copies), np.asarray(solution.policy, np.float64), 0.9999)
+    np.testing.assert_allclose(of_policy, exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-6, 1e6, 1e20])
+def test_an_average_reward_is_exact_in_its_own_scale(scale, float32):
+    river = worlds.river_swim()
+    found = RELATIVE(river._replace(R=river.R * scale))
+    assert found.gain / scale == pytest.approx(0.4286224338, rel=1e-5)
 
 
 def test_bad_input():
@@ -346,12 +437,6 @@ def test_bad_input():
 
 
 # --- tables that learn --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def float32():
-    with jax.enable_x64(False):
-        yield
 
 
 CONTROL = {name: getattr(tabular, name) for name in ("q_learning", "sarsa", "expected_sarsa", "double_q_learning")}
