@@ -11,7 +11,7 @@ from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
 from purerl.core import Array
-from purerl.tabular.mdp import MDP, checked, start_of
+from purerl.tabular.mdp import MDP, as_array, checked, start_of
 
 
 @struct.dataclass
@@ -58,13 +58,13 @@ class Table(Environment):
     def step_env(self, key, state, action, params):
         mdp, at = self.mdp, (state.index, action)
         next_key, noise_key = jax.random.split(key)
-        branch = _draw(next_key, jnp.asarray(mdp.P)[at])
-        index = branch if mdp.successors is None else jnp.asarray(mdp.successors, jnp.int32)[at][branch]
-        reward = jnp.asarray(mdp.R, jnp.float32)[at]
+        branch = _draw(next_key, as_array(mdp.P)[at])
+        index = branch if mdp.successors is None else as_array(mdp.successors).astype(jnp.int32)[at][branch]
+        reward = as_array(mdp.R).astype(jnp.float32)[at]
         reward = reward[branch] if reward.ndim else reward
         reward = reward + self._noise[at] * jax.random.normal(noise_key)
         state = TableState(index, state.time + 1)
-        return index, state, reward, jnp.asarray(mdp.terminal)[index], {}
+        return index, state, reward, as_array(mdp.terminal)[index], {}
 
     def is_truncated(self, state, params):
         return state.time >= params.max_steps_in_episode

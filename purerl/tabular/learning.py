@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from purerl.bellman import Backup, Next, double_backup, expected_backup, max_backup, sarsa_backup
 from purerl.core import Agent, Array, check_counts, config, option
 from purerl.exploration import epsilon_greedy, epsilon_greedy_probs
+from purerl.tabular.mdp import as_array
 
 
 @config
@@ -113,7 +114,7 @@ def control(
     shape = (num_states, num_actions)
     if legal is not None and jnp.shape(legal) != shape:
         raise ValueError(f"control: legal has shape {jnp.shape(legal)}; it must be {shape}")
-    allowed = jnp.ones(shape, bool) if legal is None else jnp.asarray(legal)
+    allowed = jnp.ones(shape, bool) if legal is None else as_array(legal)
 
     def look(q, state) -> Any:
         """Q of states `[N]`, -inf where an action is not legal."""
@@ -215,7 +216,7 @@ def _prediction(policy: Array, init: Callable, learn: Callable) -> Agent:
 def _check_policy(function: str, policy: Any) -> Array:
     if jnp.ndim(policy) != 2:
         raise ValueError(f"{function}: policy has shape {jnp.shape(policy)}; it must be probabilities (S, A)")
-    return jnp.asarray(policy)
+    return as_array(policy)
 
 
 class Window(NamedTuple):

@@ -27,6 +27,17 @@ class MDP(NamedTuple):
     successors: Any = None  # int [S, A, K]; None: dense
 
 
+def as_array(x: Any) -> Array:
+    """`jnp.asarray`, of a copy where it is NumPy's in 64 bits: such an array may be captured in either precision.
+
+    JAX remembers what a program has captured by the array's identity, in the precision of that time. The same array
+    given to a program of the other precision would be that buffer still, and end in an error (E0102).
+    """
+    if isinstance(x, np.ndarray) and x.dtype.itemsize == 8:
+        x = x.astype(jax.dtypes.canonicalize_dtype(x.dtype))
+    return jnp.asarray(x)
+
+
 def checked(mdp: MDP) -> MDP:
     """The same MDP.
 
@@ -69,22 +80,22 @@ def checked(mdp: MDP) -> MDP:
 def start_of(mdp: MDP) -> Array:
     """Where episodes begin, a distribution `[S]`."""
     if mdp.start is not None:
-        return jnp.asarray(mdp.start)
-    on = ~jnp.asarray(mdp.terminal)
+        return as_array(mdp.start)
+    on = ~as_array(mdp.terminal)
     return on / on.sum()
 
 
 def uniform(mdp: MDP) -> Array:
     """The policy that takes every action alike, `[S, A]`."""
     num_states, num_actions, _ = jnp.shape(mdp.P)
-    return jnp.full((num_states, num_actions), 1 / num_actions, jnp.asarray(mdp.P).dtype)
+    return jnp.full((num_states, num_actions), 1 / num_actions, as_array(mdp.P).dtype)
 
 
 def expected_reward(mdp: MDP) -> Array:
     """E[r] of every pair, `[S, A]`; 0 in terminal states."""
-    reward = jnp.asarray(mdp.R)
-    reward = (jnp.asarray(mdp.P) * reward).sum(-1) if reward.ndim == 3 else reward
-    return jnp.where(jnp.asarray(mdp.terminal)[:, None], 0.0, reward)
+    reward = as_array(mdp.R)
+    reward = (as_array(mdp.P) * reward).sum(-1) if reward.ndim == 3 else reward
+    return jnp.where(as_array(mdp.terminal)[:, None], 0.0, reward)
 
 
 def expectation_of_next(mdp: MDP) -> Callable[[Array], Array]:
@@ -92,14 +103,14 @@ def expectation_of_next(mdp: MDP) -> Callable[[Array], Array]:
 
     What it needs is prepared once: make it outside of a loop.
     """
-    ends = jnp.asarray(mdp.terminal)
-    probability = jnp.asarray(mdp.P)
+    ends = as_array(mdp.terminal)
+    probability = as_array(mdp.P)
     if mdp.successors is None:
         mean = lambda value: probability @ value
     else:
         # one array for the first successors, one for the second, …: XLA's sums over a short last axis are slow
         probability = jnp.moveaxis(probability, -1, 0)
-        successors = jnp.moveaxis(jnp.asarray(mdp.successors), -1, 0)
+        successors = jnp.moveaxis(as_array(mdp.successors), -1, 0)
 
         def mean(value):
             branches = zip(probability, successors, strict=True)
@@ -115,7 +126,7 @@ def look_ahead(mdp: MDP, value: Array, gamma) -> Array:
     >>> look_ahead(worlds.random_walk(3), jnp.zeros(5), 1.0)[3].tolist()
     [0.0, 1.0]
     """
-    return backup(mdp, gamma)(jnp.where(jnp.asarray(mdp.terminal), 0.0, value))
+    return backup(mdp, gamma)(jnp.where(as_array(mdp.terminal), 0.0, value))
 
 
 def backup(mdp: MDP, gamma) -> Callable[[Array], Array]:
@@ -126,12 +137,12 @@ def backup(mdp: MDP, gamma) -> Callable[[Array], Array]:
 
 def transition_matrix(mdp: MDP, policy: Array) -> Array:
     """P(s'|s) under a policy `[S, A]`, `[S, S]`; the rows of terminal states are 0."""
-    weight = jnp.where(jnp.asarray(mdp.terminal)[:, None], 0.0, policy)[..., None] * jnp.asarray(mdp.P)
+    weight = jnp.where(as_array(mdp.terminal)[:, None], 0.0, as_array(policy))[..., None] * as_array(mdp.P)
     if mdp.successors is None:
         return weight.sum(1)
     num_states = weight.shape[0]
     rows = jnp.broadcast_to(jnp.arange(num_states)[:, None, None], weight.shape)
-    return jnp.zeros((num_states, num_states), weight.dtype).at[rows, jnp.asarray(mdp.successors)].add(weight)
+    return jnp.zeros((num_states, num_states), weight.dtype).at[rows, as_array(mdp.successors)].add(weight)
 
 
 def epsilon_soft(mdp: MDP, epsilon) -> MDP:
@@ -140,7 +151,7 @@ def epsilon_soft(mdp: MDP, epsilon) -> MDP:
     Reference: Sutton & Barto, 2018, section 5.4.
     """
     num_states, num_actions, _ = jnp.shape(mdp.P)
-    each = jax.nn.one_hot(jnp.arange(num_actions), num_actions, dtype=jnp.asarray(mdp.P).dtype)
+    each = jax.nn.one_hot(jnp.arange(num_actions), num_actions, dtype=as_array(mdp.P).dtype)
     matrix = jax.vmap(lambda a: transition_matrix(mdp, jnp.broadcast_to(a, (num_states, num_actions))), out_axes=1)
     mix = lambda x: (1 - epsilon) * x + epsilon * x.mean(1, keepdims=True)
     return mdp._replace(P=mix(matrix(each)), R=mix(expected_reward(mdp)), successors=None)

@@ -16,6 +16,7 @@ from purerl.bellman import soft_value, softmax_policy, state_value
 from purerl.core import Array, check_counts
 from purerl.tabular.mdp import (
     MDP,
+    as_array,
     backup,
     checked,
     expectation_of_next,
@@ -146,6 +147,7 @@ def evaluate(mdp: MDP, policy: Array, gamma) -> Array:
     [0.0, 0.25, 0.5, 0.75, 0.0]
     """
     _check("evaluate", mdp, policy)
+    policy = as_array(policy)
     reward = state_value(policy, expected_reward(mdp))
     return jnp.linalg.solve(jnp.eye(len(reward)) - gamma * transition_matrix(mdp, policy), reward)
 
@@ -163,9 +165,9 @@ def iterate_evaluation(mdp: MDP, policy: Array, gamma, tolerance=None, max_sweep
     Reference: Sutton & Barto, 2018, eq. 4.5.
     """
     _check("iterate_evaluation", mdp, policy, max_sweeps=max_sweeps)
-    q_of = backup(mdp, gamma)
+    policy, q_of = as_array(policy), backup(mdp, gamma)
     value, sweeps, residual = _repeat(lambda v: state_value(policy, q_of(v)), _zeros(mdp), tolerance, max_sweeps)
-    return Solution(value, q_of(value), jnp.asarray(policy), sweeps, residual)
+    return Solution(value, q_of(value), policy, sweeps, residual)
 
 
 def occupancy(mdp: MDP, policy: Array, gamma) -> Array:
@@ -195,10 +197,10 @@ def policy_gradient(mdp: MDP, logits: Array, gamma) -> Array:
     Reference: Sutton et al., 2000, theorem 1; Agarwal et al., 2021, arXiv:1908.00261, lemma C.1.
     """
     _check("policy_gradient", mdp, logits)
-    policy = softmax_policy(logits)
+    policy = softmax_policy(as_array(logits))
     value = evaluate(mdp, policy, gamma)
     advantage = look_ahead(mdp, value, gamma) - value[:, None]
-    return jnp.where(jnp.asarray(mdp.terminal), 0.0, occupancy(mdp, policy, gamma))[:, None] * policy * advantage
+    return jnp.where(as_array(mdp.terminal), 0.0, occupancy(mdp, policy, gamma))[:, None] * policy * advantage
 
 
 # --- of the best policy -------------------------------------------------------------------------------------------
@@ -315,7 +317,7 @@ def soft_value_iteration(mdp: MDP, gamma, temperature, tolerance=None, max_sweep
     Reference: Ziebart, 2010; Haarnoja et al., 2017, arXiv:1702.08165, theorem 2.
     """
     _check("soft_value_iteration", mdp, max_sweeps=max_sweeps)
-    ends, q_of = jnp.asarray(mdp.terminal), backup(mdp, gamma)
+    ends, q_of = as_array(mdp.terminal), backup(mdp, gamma)
     sweep = lambda value: jnp.where(ends, 0.0, soft_value(q_of(value), temperature))
     value, sweeps, residual = _repeat(sweep, _zeros(mdp), tolerance, max_sweeps)
     q = q_of(value)
@@ -343,7 +345,7 @@ def q_lambda_values(
     0.9
     """
     _check("q_lambda_values", mdp, length=length)
-    ends, q_of = jnp.asarray(mdp.terminal), backup(mdp, gamma)
+    ends, q_of = as_array(mdp.terminal), backup(mdp, gamma)
 
     def sweep(q):
         best, policy = jnp.where(ends, 0.0, q.max(-1)), policy_of(q)

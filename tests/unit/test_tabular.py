@@ -662,6 +662,33 @@ def test_a_table_is_an_environment(float32, key):
     assert np.std(noise) == pytest.approx(2.0, rel=0.1)
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_programs_of_both_precisions_may_share_an_mdp(first, key):
+    """NumPy's arrays closed over, given to environments, and given as arguments, in float32 and in float64."""
+    mdps = worlds.random_walk(3), MDP(*dense(worlds.random_walk(3)), worlds.random_walk(3).terminal)
+    for mdp in mdps:
+        env, policy = purerl.envs.Table(mdp), np.full((5, 2), 0.5)
+
+        def act(key, env=env, policy=policy):
+            obs, state = env.reset(key, env.default_params)
+            agent = tabular.td_lambda(policy)
+            action, *_ = agent.act(key, agent.init(key, obs[None]), (), obs[None])
+            return env.step(key, state, action[0], env.default_params)
+
+        def plan(mdp, policy=policy):
+            soft = tabular.value_iteration(tabular.epsilon_soft(mdp, 0.1), 0.5).value
+            return tabular.evaluate(mdp, policy, 0.5), soft, tabular.objective(mdp, policy, 0.5)
+
+        for precise in (first, not first):
+            with jax.enable_x64(precise):
+                jax.block_until_ready(jax.jit(act)(key))
+                closed, given, eager = jax.jit(lambda mdp=mdp: plan(mdp))(), jax.jit(plan)(mdp), plan(mdp)
+                for x, y, z in zip(closed, given, eager, strict=True):
+                    assert x.dtype == (jnp.float64 if precise else jnp.float32)
+                    close(x, y, 1e-6)
+                    close(x, z, 1e-6)
+
+
 def test_an_environment_becomes_its_table(float32, key):
     """FrozenLake through `Table` and back: the same values to the last digit, from rounded frequencies."""
     env = purerl.envs.Table(worlds.frozen_lake())
