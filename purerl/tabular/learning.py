@@ -1,13 +1,13 @@
 """Tables that learn from experience: agents like any other, of environments whose observation is a state's number.
 
-`envs.Table(mdp)` is such an environment. With blocks of one step in one environment these are the online algorithms of
-the textbook; a block of T steps acts with the table of its beginning and learns from its steps in order, and of N
-environments each step's changes are added up.
+`envs.Table(mdp)` is such an environment. (Of observations that are dicts the number is the entry `state`.) With blocks
+of one step in one environment these are the online algorithms of the textbook; a block of T steps acts with the table
+of its beginning and learns from its steps in order, and of N environments each step's changes are added up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -53,10 +53,15 @@ class Steps(NamedTuple):
     valid: Array
 
 
+def _state_of(obs: Any) -> Array:
+    """The states' numbers."""
+    return obs["state"] if isinstance(obs, Mapping) else obs
+
+
 def _steps(rollout: Any) -> Steps:
     tr = rollout.transitions
     ended = tr.terminated | tr.truncated
-    return Steps(tr.obs, tr.action, tr.reward, tr.next_obs, tr.terminated, ended, tr.valid)
+    return Steps(_state_of(tr.obs), tr.action, tr.reward, _state_of(tr.next_obs), tr.terminated, ended, tr.valid)
 
 
 def _none(obs: Array) -> Steps:
@@ -67,11 +72,11 @@ def _none(obs: Array) -> Steps:
 
 def _memoryless(init: Callable, act: Callable, greedy: Callable, update: Callable) -> Agent:
     return Agent(
-        init,
+        lambda key, obs: init(key, _state_of(obs)),
         lambda n: (),
         lambda memory, ended: memory,
-        lambda key, state, memory, obs: (act(key, state, obs), memory, ()),
-        lambda state, memory, obs: (greedy(state, obs), memory),
+        lambda key, state, memory, obs: (act(key, state, _state_of(obs)), memory, ()),
+        lambda state, memory, obs: (greedy(state, _state_of(obs)), memory),
         update,
     )
 

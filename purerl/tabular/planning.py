@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from purerl.bellman import soft_value, softmax_policy, state_value
@@ -21,6 +22,7 @@ from purerl.tabular.mdp import (
     checked,
     expectation_of_next,
     expected_reward,
+    legal_of,
     look_ahead,
     start_of,
     transition_matrix,
@@ -41,7 +43,7 @@ class Solution(NamedTuple):
 
 
 class AverageReward(NamedTuple):
-    """The best reward a step in the long run, and what a state is worth beside it."""
+    """The reward a step in the long run, the best one or a policy's, and what a state is worth beside it."""
 
     gain: Array  # a scalar
     bias: Array  # [S], 0 in state 0
@@ -51,10 +53,23 @@ class AverageReward(NamedTuple):
 
 def _check(function: str, mdp: MDP, policy: Array | None = None, **counts: int) -> None:
     checked(mdp)
-    pairs = jnp.shape(mdp.P)[:2]
-    if policy is not None and jnp.shape(policy) != pairs:
-        raise ValueError(f"{function}: policy has shape {jnp.shape(policy)}; it must be probabilities {pairs}")
     check_counts(function, **counts)
+    if policy is None:
+        return
+    pairs = jnp.shape(mdp.P)[:2]
+    if jnp.shape(policy) != pairs:
+        raise ValueError(f"{function}: policy has shape {jnp.shape(policy)}; it must be probabilities {pairs}")
+    if mdp.legal is None or any(isinstance(x, Tracer) for x in (mdp.legal, mdp.terminal, policy)):
+        return
+    wrong = (np.asarray(policy) > 0) & ~np.asarray(mdp.legal, bool) & ~np.asarray(mdp.terminal)[:, None]
+    if wrong.any():
+        at = tuple(np.argwhere(wrong)[0].tolist())
+        raise ValueError(f"{function}: policy takes what is not legal, (state, action) {at}; those must be 0")
+
+
+def _check_endless(function: str, mdp: MDP) -> None:
+    if not isinstance(mdp.terminal, Tracer) and np.asarray(mdp.terminal).any():
+        raise ValueError(f"{function}: mdp has terminal states; an average reward is of endless runs")
 
 
 def _first_best(q: Array) -> Array:
@@ -62,7 +77,7 @@ def _first_best(q: Array) -> Array:
 
 
 def _zeros(mdp: MDP) -> Array:
-    return jnp.zeros_like(expected_reward(mdp)[:, 0])
+    return jnp.zeros(jnp.shape(mdp.P)[:1], expected_reward(mdp).dtype)
 
 
 def _changes(new: Array, old: Array) -> Array:
@@ -170,6 +185,35 @@ def iterate_evaluation(mdp: MDP, policy: Array, gamma, tolerance=None, max_sweep
     return Solution(value, q_of(value), policy, sweeps, residual)
 
 
+def evaluate_average(mdp: MDP, policy: Array) -> AverageReward:
+    """The average reward of a policy, its gain, by a linear solve; differentiable in everything.
+
+        g + h = R_π + P_π h,   h(0) = 0
+
+    Args:
+      policy: probabilities `[S, A]`, under which all states lead to one recurrent class: then the gain is one number.
+        With several classes the system is singular, and the gain not finite or meaningless.
+    Returns:
+      An `AverageReward` with the policy given and 0 sweeps.
+    Raises:
+      ValueError: if shapes disagree, a state is terminal, or the policy takes what is not legal.
+    Reference: Puterman, 1994, section 8.2; Sutton & Barto, 2018, section 10.3.
+
+    >>> from purerl.tabular import uniform, worlds
+    >>> river = worlds.river_swim()
+    >>> round(evaluate_average(river, jnp.eye(2)[jnp.ones(6, int)]).gain.item(), 4)  # always up
+    0.4286
+    """
+    _check("evaluate_average", mdp, policy)
+    _check_endless("evaluate_average", mdp)
+    policy = as_array(policy)
+    reward = state_value(policy, expected_reward(mdp))
+    # h(0) is known, so its column is the gain's
+    matrix = (jnp.eye(len(reward), dtype=reward.dtype) - transition_matrix(mdp, policy)).at[:, 0].set(1.0)
+    solved = jnp.linalg.solve(matrix, reward)
+    return AverageReward(solved[0], solved.at[0].set(0.0), policy, jnp.zeros((), jnp.int32))
+
+
 def occupancy(mdp: MDP, policy: Array, gamma) -> Array:
     """How often each state is visited, discounted: d(s) = Σ γᵗ P(sₜ = s), float `[S]`; terminal states once at most.
 
@@ -191,15 +235,20 @@ def policy_gradient(mdp: MDP, logits: Array, gamma) -> Array:
         ∂J/∂θ(s,a) = d(s) π(a|s) (Q(s,a) - V(s)),   π = softmax(θ)
 
     Args:
-      logits: θ, float `[S, A]`.
+      logits: θ, float `[S, A]`; the policy is the softmax over what is legal.
     Returns:
       The gradient, float `[S, A]`. (`jax.grad` of `objective` gives the same, for any parametrisation.)
     Reference: Sutton et al., 2000, theorem 1; Agarwal et al., 2021, arXiv:1908.00261, lemma C.1.
     """
-    _check("policy_gradient", mdp, logits)
-    policy = softmax_policy(as_array(logits))
+    _check("policy_gradient", mdp)
+    if jnp.shape(logits) != jnp.shape(mdp.P)[:2]:
+        raise ValueError(f"policy_gradient: logits has shape {jnp.shape(logits)}; it must be {jnp.shape(mdp.P)[:2]}")
+    legal, logits = legal_of(mdp), as_array(logits)
+    policy = softmax_policy(logits if legal is None else jnp.where(legal, logits, -jnp.inf))
     value = evaluate(mdp, policy, gamma)
     advantage = look_ahead(mdp, value, gamma) - value[:, None]
+    if legal is not None:
+        advantage = jnp.where(legal, advantage, 0.0)
     return jnp.where(as_array(mdp.terminal), 0.0, occupancy(mdp, policy, gamma))[:, None] * policy * advantage
 
 
@@ -228,21 +277,26 @@ def value_iteration(mdp: MDP, gamma, tolerance=None, max_sweeps: int = 100_000) 
     return Solution(value, q, _first_best(q), sweeps, residual)
 
 
-def policy_iteration(mdp: MDP, gamma, max_rounds: int = 1_000) -> Solution:
+def policy_iteration(mdp: MDP, gamma, max_rounds: int = 1_000, initial: Array | None = None) -> Solution:
     """V* by solving for a policy's values and being greedy over them, until that changes nothing.
 
-    It starts from the uniform policy, and changes an action only for a better one: ties cannot make it turn in circles.
+    An action is changed only for one that is better by more than rounding, 64 ulp of that state's own sums: ties cannot
+    make it turn in circles. It also ends after ten rounds in which no state became worth more than ever before.
+    Args:
+      initial: the first policy, probabilities `[S, A]`; None: the uniform one. With γ = 1 it must end for sure.
+    Raises:
+      ValueError: if shapes disagree, or the first policy takes what is not legal.
     Reference: Howard, 1960; Sutton & Barto, 2018, section 4.3.
     """
-    _check("policy_iteration", mdp, max_rounds=max_rounds)
-    q_of, reward, expectation = backup(mdp, gamma), jnp.abs(expected_reward(mdp)), expectation_of_next(mdp)
+    _check("policy_iteration", mdp, initial, max_rounds=max_rounds)
+    q_of, reward, expectation = backup(mdp, gamma), expected_reward(mdp), expectation_of_next(mdp)
 
     def improve(carry):
         policy, value, highest, waited, rounds, _ = carry
         q = q_of(value)
         best = _first_best(q)
         # of each state's own sums: a state worth little beside one worth much has improvements as well
-        size = reward + gamma * expectation(jnp.abs(value))
+        size = jnp.abs(reward) + gamma * expectation(jnp.abs(value))
         rounding = 64 * jnp.finfo(q.dtype).eps * jnp.maximum(state_value(best, size), state_value(policy, size))
         better = q.max(-1) > state_value(policy, q) + rounding
         policy = jnp.where(better[:, None], best, policy)
@@ -252,7 +306,7 @@ def policy_iteration(mdp: MDP, gamma, max_rounds: int = 1_000) -> Solution:
         waited = jnp.where(better.any(), waited, _ROUNDS_IN_VAIN)
         return policy, new, jnp.maximum(highest, new), waited, rounds + 1, _changes(new, value).max()
 
-    policy = uniform_policy(mdp)
+    policy = uniform_policy(mdp) if initial is None else as_array(initial).astype(reward.dtype)
     value = evaluate(mdp, policy, gamma)
     none = jnp.zeros((), jnp.int32)
     begin = (policy, value, value, none, none, jnp.full((), jnp.inf, value.dtype))
@@ -360,7 +414,9 @@ def q_lambda_values(
         (_, total), _ = jax.lax.scan(longer, (first, first), length=length - 1)
         return total / length
 
-    q, sweeps, residual = _repeat(sweep, jnp.zeros_like(expected_reward(mdp)), tolerance, max_sweeps)
+    begin = expected_reward(mdp)
+    begin = jnp.where(jnp.isneginf(begin), begin, 0.0)  # what is not legal stays so
+    q, sweeps, residual = _repeat(sweep, begin, tolerance, max_sweeps)
     return Solution(jnp.where(ends, 0.0, q.max(-1)), q, policy_of(q), sweeps, residual)
 
 
@@ -377,8 +433,7 @@ def relative_value_iteration(mdp: MDP, tolerance=None, max_sweeps: int = 1_000_0
     Reference: White, 1963; Puterman, 1994, sections 8.5.4 and 8.5.5.
     """
     _check("relative_value_iteration", mdp, max_sweeps=max_sweeps)
-    if not isinstance(mdp.terminal, Tracer) and bool(jnp.any(mdp.terminal)):
-        raise ValueError("relative_value_iteration: mdp has terminal states; an average reward is of endless runs")
+    _check_endless("relative_value_iteration", mdp)
     reward, expectation = expected_reward(mdp), expectation_of_next(mdp)
     lazy = lambda bias: reward + 0.5 * expectation(bias) + 0.5 * bias[:, None]
 
@@ -396,7 +451,7 @@ def relative_value_iteration(mdp: MDP, tolerance=None, max_sweeps: int = 1_000_0
         progress = progress.after(spread, jnp.abs(new).max())
         return new - new[0], 0.5 * (change.max() + change.min()), count + 1, spread, progress
 
-    bias = jnp.zeros_like(reward[:, 0])
+    bias = _zeros(mdp)
     far = jnp.full((), jnp.inf, bias.dtype)
     begin = (bias, jnp.zeros((), bias.dtype), jnp.zeros((), jnp.int32), far, _Progress.begin(bias.dtype))
     bias, gain, sweeps, *_ = jax.lax.while_loop(go_on, body, begin)
