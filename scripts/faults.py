@@ -144,8 +144,8 @@ FAULTS = [
     Fault(
         "The interval is that of the wrong axis",
         "statistics.py",
-        "np.arange(tasks)], axis=(1, 2))",
-        "np.arange(tasks)], axis=(0, 2))",
+        "num_resamples, seed), axis=(1, 2))",
+        "num_resamples, seed), axis=(0, 2))",
         ("unit/test_statistics.py::test_interval_covers_and_agrees_with_scipy",),
     ),
     Fault(
@@ -434,8 +434,8 @@ FAULTS = [
     Fault(
         "A terminal state pays for ever",
         "tabular/mdp.py",
-        "return jnp.where(jnp.asarray(mdp.terminal)[:, None], 0.0, reward)",
-        "return reward",
+        "reward = jnp.where(as_array(mdp.terminal)[:, None], 0.0, reward)",
+        "pass",
         ("unit/test_tabular.py::test_every_way_agrees_with_the_oracle",),
     ),
     Fault(
@@ -519,8 +519,8 @@ FAULTS = [
     Fault(
         "An MDP that is acted in ends a step late",
         "envs/table.py",
-        "jnp.asarray(mdp.terminal)[index], {}",
-        "jnp.asarray(mdp.terminal)[at[0]], {}",
+        "as_array(mdp.terminal)[index], {}",
+        "as_array(mdp.terminal)[at[0]], {}",
         ("unit/test_tabular.py::test_a_table_is_an_environment",),
     ),
     Fault(
