@@ -14,9 +14,29 @@ from jax.scipy.special import betaln, digamma
 from purerl.core import Array, Distribution
 
 _LOG_2PI = math.log(2 * math.pi)
-# Gauss-Hermite rule for E[f(N(0, 1))]: 32 nodes leave a relative error below 1e-6 in the entropies here
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
-_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+# log 2 + log cosh u is nearly E|u + aε|, ε ~ N(0, 1); what is left are these bells Σ w e^{-u²/2b²}, by least squares
+_A = 0.7128185007418381
+_B = np.array([0.48342896069110836, 0.6257234580722522, 0.8099015115316381, 1.0482913017230862, 1.3568497374329869,
+               1.7562305505595905], np.float32)  # fmt: skip
+_W = np.array([-0.0033250005885831087, -0.01483621893133185, 0.0775503284314053, 0.04990263143627567,
+               0.013407117821670847, 0.00170162643764199], np.float32)  # fmt: skip
+
+
+def _mean_log_cosh(mean: Array, log_std: Array) -> Array:
+    """E[log cosh u], u ~ N(μ, σ²): log cosh as a sum of functions whose expectations are known.
+
+        E|μ + s ε| - log 2 + Σ w b/t e^{-μ²/2t²},   s² = σ² + a²,  t² = σ² + b²
+
+    As convolution with a normal shrinks errors, that of log cosh itself, 5e-7, bounds the error for every μ and σ, and
+    bounds ∂/∂log σ likewise; ∂/∂μ is off by 2e-6 at most. Then there is float32's rounding.
+    """
+    variance = jnp.exp(2 * log_std)
+    s = jnp.sqrt(variance + _A**2)
+    scaled = mean / s
+    size = s * (math.sqrt(2 / math.pi) * jnp.exp(-0.5 * jnp.square(scaled))) + mean * jax.lax.erf(scaled * 0.5**0.5)
+    t2 = variance[..., None] + np.square(_B)
+    bells = _W * _B * jax.lax.rsqrt(t2) * jnp.exp(-0.5 * jnp.square(mean)[..., None] / t2)
+    return size - math.log(2) + bells.sum(-1)
 
 
 def categorical(num_actions: int) -> Distribution:
@@ -47,7 +67,8 @@ def categorical(num_actions: int) -> Distribution:
 
     def kl(p, q):
         p, q = jax.nn.log_softmax(p), jax.nn.log_softmax(q)
-        return jnp.sum(jnp.exp(p) * jnp.where(jnp.isneginf(p), 0.0, p - q), axis=-1)
+        probs = jnp.exp(p)  # which is 0 from a gap of 104 on, where -inf of q must not count
+        return jnp.sum(probs * jnp.where(probs == 0, 0.0, p - q), axis=-1)
 
     def draw(key, logits):
         action = sample(key, logits)
@@ -186,8 +207,10 @@ def tanh_normal(
         a = centre + half · tanh(u),   u = μ + σ ε
         log π(a) = log N(u; μ, σ) - log half - 2 (log 2 - u - log(1 + e^{-2u}))
 
-    The entropy has no closed form; it is integrated by a 32-point Gauss-Hermite rule. The mode is the image of
-    μ, as is customary (the density's own maximum can lie at a bound). KL is the normals': a bijection keeps it.
+    The entropy has no closed form; that of a function within 5e-7 of log cosh has. For every μ and log σ an element's
+    entropy is within 1e-6 of the right one, its gradients within 4e-6, and a few float32 roundings of the larger of
+    |μ| and σ. The mode is the image of μ, as is customary (the density's own maximum can lie at a bound). KL is the
+    normals': a bijection keeps it.
     Of a float32 action nearer to a bound than that of |u| = 7, `log_prob` is the logarithm of the probability of all
     such actions: u can not be read off it, and where σ is small the density there may be wrong by any factor.
 
@@ -211,8 +234,7 @@ def tanh_normal(
         return np.log(half) + 2 * (math.log(2) - u - jax.nn.softplus(-2 * u))
 
     def mean_log_slope(mean, log_std):
-        u = mean + jnp.exp(log_std) * np.float32(_NODES).reshape(-1, *[1] * mean.ndim)
-        return jnp.tensordot(np.float32(_WEIGHTS), log_slope(u), axes=1)
+        return np.log(half) - 2 * _mean_log_cosh(mean, log_std)
 
     return _transformed_normal(
         forward=lambda u: centre + half * jnp.tanh(u),
@@ -427,7 +449,8 @@ def parameterised(parts: Sequence[Distribution]) -> Distribution:
         return choice.log_prob(logits, action["choice"]) + jnp.where(chosen, jnp.stack(each, -1), 0.0).sum(-1)
 
     def expected(logits, each):
-        return (jax.nn.softmax(logits) * jnp.stack(each, -1)).sum(-1)
+        probs = jax.nn.softmax(logits)
+        return (probs * jnp.where(probs == 0, 0.0, jnp.stack(each, -1))).sum(-1)
 
     def entropy(p):
         logits, *rest = split(p)

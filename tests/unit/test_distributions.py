@@ -367,3 +367,35 @@ def test_a_hybrid_takes_actions_apart_and_together():
 def test_masks_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"action_mask has shape \(2,\); it must be that of the logits, \(3,\)"):
         distributions.mask_logits(jnp.zeros(3), jnp.array([True, False]))
+
+
+# --- edges of the range, in float32 -------------------------------------------------------------------------------
+
+
+def test_tanh_normal_entropy_over_its_whole_range():
+    """Values and gradients against a fine integral: closer than 3e-5 for log σ in [-20, 4], μ in [-10, 10]."""
+    of = jax.jit(jax.vmap(jax.value_and_grad(tanh_normal(-1.0, 1.0, (1,)).entropy)))
+    means, scales = [-10, -3, -0.3, 0, 0.3, 1, 5, 10], [-20, -5, -2, -1, 0, 0.5, 1, 2, 3, 4]
+    p = np.float32([(m, scale) for m in means for scale in scales])
+    got = of(p)
+    z = np.linspace(-12, 12, 100_001)
+    weight = scipy.stats.norm.pdf(z) * (z[1] - z[0])
+    for i, (mean, log_std) in enumerate(p.astype(np.float64)):
+        u = mean + np.exp(log_std) * z
+        entropy = log_std + 0.5 * (1 + np.log(2 * np.pi))
+        entropy -= 2 * (weight * (np.logaddexp(u, -u) - np.log(2))).sum()
+        of_mean, of_scale = -2 * (weight * np.tanh(u)).sum(), 1 - 2 * (weight * np.tanh(u) * np.exp(log_std) * z).sum()
+        np.testing.assert_allclose(got[0][i], entropy, rtol=3e-7, atol=3e-6)
+        np.testing.assert_allclose(got[1][i], [of_mean, of_scale], rtol=1e-6, atol=8e-6)
+    values = {tuple(row): (value, slope) for row, value, slope in zip(p.tolist(), *got, strict=True)}
+    assert abs(values[0.0, 2.0][0] + 7.0743) < 1e-4
+    assert abs(values[np.float32(0.3).item(), 2.0][1][0] + 0.064) < 1e-3
+
+
+def test_categorical_kl_where_a_probability_is_0_in_float32():
+    pi = categorical(2)
+    p = np.float32([[0, -104], [0, -104], [0, -np.inf], [0, 0], [0, -80]])
+    q = np.float32([[0, -np.inf], [0, -104], [0, -104], [0, -np.inf], [0, -90]])
+    kl, slope = jax.jit(jax.vmap(jax.value_and_grad(pi.kl, 1)))(p, q)
+    np.testing.assert_array_equal(kl, [0, 0, 0, np.inf, kl[4]])
+    assert abs(kl[4]) < 1e-7 and np.isfinite(np.asarray(slope)[[0, 1, 2, 4]]).all()

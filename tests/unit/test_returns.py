@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
+import purerl
 from purerl import returns
+from purerl.core import Rollout, Transition
 from purerl.returns import gae, lambda_returns, n_step
 
 SHAPES = ["reward", "next_value", "terminated", "truncated"]
@@ -210,3 +212,19 @@ def test_vtrace_with_a_clip_of_its_own_for_the_policy():
     np.testing.assert_allclose(same.advantage, plain.advantage)
     ratio = np.exp(log_ratio)
     np.testing.assert_allclose(own.advantage, plain.advantage * np.minimum(ratio, 0.5) / np.minimum(ratio, 2.0), 1e-5)
+
+
+def test_pqn_learns_next_to_a_nan_terminal_observation(key):
+    agent = purerl.pqn(purerl.networks.q_network(2), purerl.PQN(num_epochs=1, num_minibatches=1))
+    obs = jax.random.normal(key, (6, 2, 3))
+    end = jnp.zeros((6, 2), bool).at[2, 0].set(True).at[5, 1].set(True)
+    state = agent.init(key, obs[0])
+
+    @jax.jit
+    def learn(state, next_obs):
+        tr = Transition(obs, jnp.ones((6, 2), jnp.int32), jnp.ones((6, 2)), next_obs, end, ~end & False, end | True)
+        return agent.update(key, state, Rollout(tr, agent.memory(2)))
+
+    good, bad = (learn(state, jnp.where(end[..., None], x, obs + 1)) for x in (0.0, jnp.nan))
+    for x, y in zip(jax.tree.leaves(good), jax.tree.leaves(bad), strict=True):
+        np.testing.assert_array_equal(x, y)
