@@ -77,6 +77,115 @@ def categorical(num_actions: int) -> Distribution:
     return Distribution(sample, log_prob, entropy, mode, kl, num_actions, draw=draw, mask=mask_logits)
 
 
+def multi_categorical(counts: Any) -> Distribution:
+    """Independent choices at once: of a MultiDiscrete space.
+
+        log π(a|s) = Σᵢ log πᵢ(aᵢ|s)
+
+    Args:
+      counts: n, how many there are of each choice, ints ≥ 1 of any shape.
+    Returns:
+      A distribution over int32 actions `[..., *shape of counts]`; its parameters are logits `[..., Σ n]`, those of the
+      first choice first, and so is its mask `[..., Σ n]` of legal actions.
+    Raises:
+      ValueError: if there is no choice, or one of nothing.
+
+    >>> pi = multi_categorical([2, 3])
+    >>> pi.mode(jnp.array([0.0, 1.0, 0.0, 0.0, 1.0])).tolist(), pi.num_params
+    ([1, 2], 5)
+    """
+    counts = np.asarray(counts)
+    if counts.size < 1 or not np.issubdtype(counts.dtype, np.integer) or (counts < 1).any():
+        raise ValueError(f"multi_categorical: counts is {counts.tolist()}; it must be ints of at least 1")
+    flat, largest = counts.reshape(-1), int(counts.max())
+    start, one = np.cumsum(flat) - flat, categorical(largest)
+    # all choices as rows of one table, whose entries that a choice does not have never happen
+    there = np.arange(largest) < flat[:, None]
+    index = np.where(there, start[:, None] + np.arange(largest), 0)
+    choice_of = np.repeat(np.arange(flat.size), flat)
+
+    def rows(p):
+        return jnp.where(there, p[..., index], -jnp.inf)
+
+    def shaped(action):
+        return action.reshape(*action.shape[:-1], *counts.shape)
+
+    def log_prob(p, action):
+        action = jnp.asarray(action, jnp.int32)
+        return one.log_prob(rows(p), action.reshape(*action.shape[: action.ndim - counts.ndim], -1)).sum(-1)
+
+    def draw(key, p):
+        action = shaped(one.sample(key, rows(p)))
+        return action, log_prob(p, action)
+
+    def mask(p, legal):
+        if jnp.shape(legal) != jnp.shape(p):
+            raise ValueError(f"action_mask has shape {jnp.shape(legal)}; it must be that of the logits, {p.shape}")
+        legal = jnp.asarray(legal, bool)
+        none = ~(legal[..., index] & there).any(-1)
+        return jnp.where(legal | none[..., choice_of], p, -jnp.inf)
+
+    return Distribution(
+        sample=lambda key, p: draw(key, p)[0],
+        log_prob=log_prob,
+        entropy=lambda p: one.entropy(rows(p)).sum(-1),
+        mode=lambda p: shaped(one.mode(rows(p))),
+        kl=lambda p, q: one.kl(rows(p), rows(q)).sum(-1),
+        num_params=int(flat.sum()),
+        draw=draw,
+        mask=mask,
+    )
+
+
+def bernoulli(shape: tuple[int, ...] = (1,)) -> Distribution:
+    """Independent bits: of a MultiBinary space.
+
+        π(aᵢ = 1|s) = 1 / (1 + e^{-ℓᵢ})
+
+    Args:
+      shape: of an action.
+    Returns:
+      A distribution over int32 actions `[..., *shape]` of 0 and 1, with prod(shape) parameters, the log odds ℓ. Exact
+      for any ℓ, infinities included.
+
+    >>> pi = bernoulli((2,))
+    >>> pi.mode(jnp.array([1.0, -1.0])).tolist(), round(pi.log_prob(jnp.zeros(2), jnp.array([1, 0])).item(), 4)
+    ([1, 0], -1.3863)
+    """
+    size = math.prod(shape)
+
+    def flat(action):
+        return jnp.asarray(action).reshape(*jnp.shape(action)[: jnp.ndim(action) - len(shape)], size)
+
+    def log_probs(p):
+        return -jax.nn.softplus(-p), -jax.nn.softplus(p)
+
+    def log_prob(p, action):
+        return -jax.nn.softplus(jnp.where(flat(action) > 0, -p, p)).sum(-1)
+
+    def kl(p, q):
+        total = 0.0
+        for probs, of_p, of_q in zip((jax.nn.sigmoid(p), jax.nn.sigmoid(-p)), log_probs(p), log_probs(q), strict=True):
+            total = total + probs * jnp.where(probs == 0, 0.0, of_p - of_q)
+        return total.sum(-1)
+
+    def entropy(p):
+        total = 0.0
+        for probs, of_p in zip((jax.nn.sigmoid(p), jax.nn.sigmoid(-p)), log_probs(p), strict=True):
+            total = total - probs * jnp.where(probs == 0, 0.0, of_p)
+        return total.sum(-1)
+
+    def draw(key, p):
+        bits = jax.random.bernoulli(key, jax.nn.sigmoid(p)).astype(jnp.int32)
+        action = bits.reshape(*p.shape[:-1], *shape)
+        return action, log_prob(p, action)
+
+    def mode(p):
+        return (p > 0).astype(jnp.int32).reshape(*p.shape[:-1], *shape)
+
+    return Distribution(lambda key, p: draw(key, p)[0], log_prob, entropy, mode, kl, size, draw=draw)
+
+
 def mask_logits(logits: Array, legal: Array) -> Array:
     """Logits, or action values, with -inf where an action is not legal; all are taken for legal where none is.
 
@@ -481,26 +590,35 @@ def parameterised(parts: Sequence[Distribution]) -> Distribution:
 
 
 def tree_of(space: Any, closed: Callable[[Any], bool] = lambda space: False) -> Any:
-    """A space as a tree whose leaves are its Discretes and Boxes, and what is `closed`; a leaf itself if it is one.
+    """A space as a tree whose leaves are its Discretes, MultiDiscretes, MultiBinaries and Boxes, and what is `closed`.
+
+    A leaf itself if it is one.
 
     Raises:
       ValueError: for any other space.
     """
     inside = getattr(space, "spaces", None)
-    if closed(space) or hasattr(space, "n") or hasattr(space, "low"):
+    if closed(space) or any(hasattr(space, name) for name in ("n", "nvec", "low")):
         return space
     if inside is not None:
         if hasattr(inside, "keys"):
             return {name: tree_of(inside[name], closed) for name in inside}
         return tuple(tree_of(part, closed) for part in inside)
-    raise ValueError(f"no distribution for the space {space!r}; allowed are Discrete, Box, and Dict and Tuple of them")
+    allowed = "Discrete, MultiDiscrete, MultiBinary, Box, and Dict and Tuple of them"
+    raise ValueError(f"no distribution for the space {space!r}; allowed are {allowed}")
+
+
+def _is_bits(space: Any) -> bool:
+    """MultiBinary has n, as a Discrete has, and a shape."""
+    return hasattr(space, "n") and tuple(getattr(space, "shape", None) or ()) != ()
 
 
 def for_space(space: Any, box=normal) -> Distribution:
     """The distribution for an action space, as policies need it.
 
-    `categorical` for a Discrete, `box(low, high, shape)` for a Box, `joint` for a Dict or Tuple of them, nested as they
-    are, and `parameterised` for a `purerl.envs.Parameterised`.
+    `categorical` for a Discrete, `multi_categorical` for a MultiDiscrete, `bernoulli` for a MultiBinary (both of
+    gymnasium or of `purerl.envs.spaces`), `box(low, high, shape)` for a Box, `joint` for a Dict or Tuple of them,
+    nested as they are, and `parameterised` for a `purerl.envs.Parameterised`.
 
     Args:
       space: of gymnax or gymnasium.
@@ -512,6 +630,10 @@ def for_space(space: Any, box=normal) -> Distribution:
     def leaf(space):
         if hasattr(space, "branches"):
             return parameterised([for_space(branch, box) for branch in space.branches])
+        if hasattr(space, "nvec"):
+            return multi_categorical(space.nvec)
+        if _is_bits(space):
+            return bernoulli(tuple(space.shape))
         return categorical(int(space.n)) if hasattr(space, "n") else box(space.low, space.high, tuple(space.shape))
 
     tree = jax.tree.map(leaf, tree_of(space, lambda space: hasattr(space, "branches")))
@@ -566,6 +688,8 @@ def hybrid(space: Any, box: Callable[..., Distribution] = squashed) -> Hybrid:
     """
     named, structure = jax.tree_util.tree_flatten_with_path(tree_of(space))
     paths, leaves = [path for path, _ in named], [leaf for _, leaf in named]
+    if wrong := [leaf for leaf in leaves if hasattr(leaf, "nvec") or _is_bits(leaf)]:
+        raise ValueError(f"hybrid: the space has {wrong[0]!r}; allowed are Discrete, Box, and Dict and Tuple of them")
     counts = tuple(int(leaf.n) for leaf in leaves if hasattr(leaf, "n"))
     boxes = [leaf for leaf in leaves if not hasattr(leaf, "n")]
     shapes = [tuple(leaf.shape) for leaf in boxes]

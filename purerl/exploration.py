@@ -115,8 +115,8 @@ def dirichlet_noise(key: Key, probs: Array, alpha=0.3, fraction=0.25, legal: Any
       Probabilities, float `[..., A]`.
     Raises:
       ValueError: at trace time, if the shapes differ, or a known α or ε is out of its range.
-    Reference: Silver et al., 2018, "A general reinforcement learning algorithm that masters chess, shogi, and Go through
-      self-play", methods; 2017 for ε.
+    Reference: Silver et al., 2018, "A general reinforcement learning algorithm that masters chess, shogi, and Go
+      through self-play", methods; 2017 for ε.
 
     >>> dirichlet_noise(jax.random.key(0), jnp.array([0.25, 0.75]), fraction=0.0).tolist()
     [0.25, 0.75]

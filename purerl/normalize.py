@@ -167,8 +167,8 @@ def popart_update(state: PopArt, target: Array, valid: Array, rate) -> PopArt:
 
         μ' = μ + β (m - μ),   v' = (1 - β) v + β s² + β (1 - β) (m - μ)²
 
-    which are the moments E[G] and E[G²] - E[G]² that the paper keeps by β, without the cancellation of their difference;
-    m and s² are mean and variance of the targets. Nothing changes where nothing is valid.
+    for targets of mean m and variance s²: what the paper has as a moving E[G²] - E[G]², without that difference's
+    cancellation. Nothing changes where nothing is valid.
     Args:
       target: G in units of the return, float `[..., *shape]`.  valid: bool `[...]`.  rate: β in [0, 1].
     Raises:

@@ -37,7 +37,7 @@ def c51(
         loss = -Σᵢ Φ(r + γ z)ᵢ log p(s,a)ᵢ,   Q(s,a) = Σᵢ zᵢ p(s,a)ᵢ
 
     where Φ projects the target network's distribution of the best next action onto the atoms z. The metric
-    `clipped_mass` is the share of it beyond `low` and `high`: where it is not nearly 0, values are wrong by what it lost.
+    `clipped_mass` is the share of it beyond `low` and `high`; where it is not nearly 0 the values are wrong.
 
     Args:
       network: logits `[B, A, num_atoms]` of observations, such as `networks.q_network(num_actions, outputs=51)`.

@@ -364,7 +364,7 @@ def test_persistent_backup():
     # nothing behind an end counts, NaN included
     nan = next._replace(q=jnp.full((20, 3), jnp.nan))
     assert np.isfinite(bellman.persistent_backup(0.7)(reward, 0.9, np.ones(20, bool), nan)).all()
-    with pytest.raises(ValueError, match="next.q_now is None"):
+    with pytest.raises(ValueError, match=r"next\.q_now is None"):
         bellman.persistent_backup()(0.0, 1.0, False, q[0])
 
 
@@ -391,7 +391,7 @@ def test_expected_quantile_backup():
     np.testing.assert_array_equal(backup(reward, 1.0, no, bellman.Next(q, probs=best)), same)
     nan = bellman.Next(jnp.full((6, 3, 8), jnp.nan), probs=probs)
     np.testing.assert_array_equal(backup(reward + 2, 1.0, ~no, nan), np.full((6, 8), 2))
-    with pytest.raises(ValueError, match="next.probs is None"):
+    with pytest.raises(ValueError, match=r"next\.probs is None"):
         bellman.expected_quantile_backup(0.0, 1.0, False, q[0])
     with pytest.raises(ValueError, match="probs must have the shape of q"):
         bellman.expected_quantile_backup(0.0, 1.0, False, bellman.Next(q[0], probs=probs[0, :2]))
