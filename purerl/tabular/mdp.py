@@ -119,10 +119,9 @@ def expected_reward(mdp: MDP) -> Array:
 def expectation_of_next(mdp: MDP) -> Callable[[Array], Array]:
     """The function from values `[S]`, 0 in terminal states, to E[V(s')] of every pair, `[S, A]`.
 
-    It is 0 of what is not legal. What it needs is prepared once: make it outside of a loop.
+    What it needs is prepared once: make it outside of a loop.
     """
-    ends, legal = as_array(mdp.terminal)[:, None], legal_of(mdp)
-    nothing = ends if legal is None else ends | ~legal
+    ends = as_array(mdp.terminal)
     probability = as_array(mdp.P)
     if mdp.successors is None:
         mean = lambda value: probability @ value
@@ -135,7 +134,7 @@ def expectation_of_next(mdp: MDP) -> Callable[[Array], Array]:
             branches = zip(probability, successors, strict=True)
             return sum(p * jnp.take(value, s, mode="clip") for p, s in branches)
 
-    return lambda value: jnp.where(nothing, 0.0, mean(value))
+    return lambda value: jnp.where(ends[:, None], 0.0, mean(value))
 
 
 def look_ahead(mdp: MDP, value: Array, gamma) -> Array:
@@ -156,10 +155,7 @@ def backup(mdp: MDP, gamma) -> Callable[[Array], Array]:
 
 def transition_matrix(mdp: MDP, policy: Array) -> Array:
     """P(s'|s) under a policy `[S, A]`, `[S, S]`; the rows of terminal states are 0."""
-    policy = jnp.where(as_array(mdp.terminal)[:, None], 0.0, as_array(policy))
-    if mdp.legal is not None:
-        policy = jnp.where(legal_of(mdp), policy, 0.0)
-    weight = policy[..., None] * as_array(mdp.P)
+    weight = jnp.where(as_array(mdp.terminal)[:, None], 0.0, as_array(policy))[..., None] * as_array(mdp.P)
     if mdp.successors is None:
         return weight.sum(1)
     num_states = weight.shape[0]

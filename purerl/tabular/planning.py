@@ -303,7 +303,7 @@ def policy_iteration(mdp: MDP, gamma, max_rounds: int = 1_000, initial: Array | 
         new = evaluate(mdp, policy, gamma)
         # what is better makes its state worth more than ever; otherwise only the solve's rounding was seen
         waited = jnp.where((new > highest + rounding).any(), 0, waited + 1)
-        waited = jnp.where(better.any(), waited, _ROUNDS_IN_VAIN)
+        waited = waited + jnp.where(better.any(), 0, _ROUNDS_IN_VAIN)
         return policy, new, jnp.maximum(highest, new), waited, rounds + 1, _changes(new, value).max()
 
     policy = uniform_policy(mdp) if initial is None else as_array(initial).astype(reward.dtype)
