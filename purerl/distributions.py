@@ -368,6 +368,9 @@ def beta(low, high, shape: tuple[int, ...] = (1,)) -> Distribution:
         a = low + (high - low) y,   y ~ Beta(1 + softplus(p₁), 1 + softplus(p₂)),   p = (p₁, p₂)
 
     Both shapes are above 1, so that the density has one maximum, the mode, and is 0 at the bounds.
+    The greedy action is that mode, α / (α + β) of the range with α = softplus(p₁), β = softplus(p₂). It lies further
+    from the middle than the mean, (1 + α) / (2 + α + β), which the return was estimated around: while the shapes are
+    small a greedy policy overshoots, and can be worse than a sampled one. Evaluate both.
     Args:
       low, high: finite bounds, scalars or arrays of `shape`.  shape: of one action.
     Returns:

@@ -297,7 +297,7 @@ def vmpo_temperature(advantage: Array, temperature, epsilon, valid: Array) -> Ar
       ValueError: at trace time, if shapes differ.
     Reference: Song et al., 2020, arXiv:1909.12238, eq. 5.
 
-    >>> vmpo_temperature(jnp.zeros(4), 2.0, 0.1, jnp.ones(4, bool)).round(4).item()
+    >>> round(vmpo_temperature(jnp.zeros(4), 2.0, 0.1, jnp.ones(4, bool)).item(), 4)
     0.2
     """
     check_shapes("vmpo_temperature", advantage=advantage, valid=valid)
