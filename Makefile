@@ -39,7 +39,7 @@ bench: $(VENV)/core
 	$(BIN)/python benchmarks/papers/reproduce.py
 
 notebooks: $(VENV)/notebooks
-	$(BIN)/python scripts/run_notebooks.py notebooks/*.ipynb
+	$(BIN)/python scripts/run_notebooks.py --jobs 2 notebooks/*.ipynb
 
 # Pins what this Python resolves to today; run it once with 3.11 and once with 3.12 or later, then test.
 constraints:

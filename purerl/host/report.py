@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,8 +50,8 @@ def say(text: str) -> None:
 def unused(path: Path) -> Path:
     """The path itself, or the first of path-2, path-3, … that nothing has."""
     stem, ending = (path.stem, path.suffix) if path.suffix in (*PICTURES, ".gif") else (path.name, "")
-    numbered = (path.with_name(f"{stem}-{n}{ending}") for n in range(2, 1_000_000))
-    return next(p for p in (path, *([] if not path.exists() else numbered)) if not p.exists())
+    numbered = (path.with_name(f"{stem}-{n}{ending}") for n in itertools.count(2))
+    return next(p for p in itertools.chain([path], numbered) if not p.exists())
 
 
 def new_file(path: Path, option: str, endings: Sequence[str]) -> Path:

@@ -286,9 +286,10 @@ def cut_metrics(path: Path, iteration: int) -> None:
     """Drop the rows after an iteration: the run goes on from there, and writes them again."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    text = path.read_text(encoding="utf-8")
+    lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)  # a last line may be cut off
     at = next(csv.reader(lines[:1]), []).index("iteration") if lines else 0
-    keep = [line for line in lines[1:] if line.endswith("\n") and int(next(csv.reader([line]))[at]) <= iteration]
+    keep = [line for line in lines[1:] if int(next(csv.reader([line]))[at]) <= iteration]
     if keep:
         write(path, "".join([lines[0], *keep]))
     else:

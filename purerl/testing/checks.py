@@ -227,23 +227,24 @@ def check_env(env: Any, env_params: Any, key: Any, num_steps: int = 50, num_envs
     environment = training.vectorized(env, env_params)
     space, action_space = env.observation_space(env_params), env.action_space(env_params)
     reset_key, play_key = jax.random.split(key)
+    reset = jax.jit(environment.reset)  # jitted, so that a reset and a step are traced once
+    step = jax.jit(lambda keys, reset_keys, state, actions: environment.step(keys, reset_keys, state, actions, reset))
 
     def play(reset_key, play_key):
-        def step(carry, key):
+        def one(carry, key):
             obs, state = carry
             keys = jax.random.split(key, (3, num_envs))
             actions = jax.vmap(partial(_legal_action, action_space))(keys[2], obs)
-            out = environment.step(keys[0], keys[1], state, actions, environment.reset)
+            out = step(keys[0], keys[1], state, actions)
             return (out.obs, out.state), (out, obs)
 
-        begin = environment.reset(jax.random.split(reset_key, num_envs))
-        return begin, *jax.lax.scan(step, begin, jax.random.split(play_key, num_steps))
+        begin = reset(jax.random.split(reset_key, num_envs))
+        return begin, *jax.lax.scan(one, begin, jax.random.split(play_key, num_steps))
 
     keys = jax.random.split(reset_key, num_envs)
-    begin = jax.eval_shape(environment.reset, keys)
+    begin = jax.eval_shape(reset, keys)
     actions = jax.eval_shape(jax.vmap(action_space.sample), keys)
-    step = lambda keys, state, actions: environment.step(keys, keys, state, actions, environment.reset)
-    jax.eval_shape(step, keys, begin[1], actions)
+    jax.eval_shape(step, keys, keys, begin[1], actions)
     if hasattr(space, "shape") or hasattr(space, "spaces"):
         shapes = [x.shape[1:] for x in jax.tree.leaves(begin[0])]
         wanted = [tuple(part.shape) for part in jax.tree.leaves(distributions.tree_of(space))]

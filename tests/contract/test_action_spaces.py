@@ -48,6 +48,16 @@ def test_no_agent_plays_or_believes_in_a_move_that_is_not_legal(name, key):
         np.testing.assert_array_equal(result.returns, -result.lengths.astype(jnp.float32))
 
 
+def test_the_first_actions_of_an_actor_critic_are_uniform_over_what_is_legal(key):
+    obs = jax.vmap(GRID[0].see)(jnp.zeros(4000, int))
+    agent = zoo.agent_of(purerl.sac, GRID[0].action_space())(purerl.SAC(capacity=8, learning_starts=8))
+    state = agent.init(key, jax.tree.map(lambda x: x[:1], obs))
+    share = np.bincount(agent.act(key, state, agent.memory(4000), obs)[0], minlength=4) / 4000
+    legal = masked_grid.LEGAL[0]
+    assert 1 < legal.sum() < 4 and share[~legal].sum() == 0
+    np.testing.assert_allclose(share, legal / legal.sum(), atol=0.04)
+
+
 def test_a_mask_passes_through_a_memory(key):
     policy = distributions.for_space(GRID[0].action_space())
     agent = purerl.ppo(networks.actor_critic(policy, linear, memory=networks.gru(8)), policy)

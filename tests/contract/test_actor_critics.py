@@ -74,6 +74,16 @@ def test_soft_targets_are_those_of_the_equation(key):
     np.testing.assert_allclose(metrics["td_error"], np.mean(np.abs(errors)), rtol=1e-4)
 
 
+def test_a_temperature_rises_where_the_entropy_is_below_its_target(key):
+    """And falls where it is above; that of the choice and that of the numbers each by their own."""
+    hp = purerl.SAC(
+        learning_starts=0, batch_size=64, capacity=64, train_every=64, choice_entropy=0.0, target_entropy=10.0
+    )
+    *_, after, _, _ = one_step(purerl.sac, hp, HYBRID, key)
+    choice, numbers = after.params["temperature"]
+    assert choice < 0 < numbers
+
+
 def test_td3_targets_are_those_of_the_equation(key):
     """Noise in targets is in the action's own units, clipped, and so is the action."""
     space = spaces.Box(jnp.array([-1.0, 0.0]), jnp.array([5.0, 0.5]), (2,))

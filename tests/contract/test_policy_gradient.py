@@ -9,15 +9,22 @@ import optax
 from linear import Linear
 
 import purerl
-from purerl import distributions, networks, training
+from purerl import distributions, networks, policies, training
 from purerl.testing import probes
 from purerl.testing.checks import assert_close
+
+
+class Somewhere(Linear):
+    """At 0 all actions are as likely as the mode, values say nothing, and the entropy has no slope."""
+
+    def init(self, key, obs):
+        return jax.tree.map(lambda x: 0.5 * jax.random.normal(key, x.shape), super().init(key, obs))
 
 
 def parts(env, torso=None, box=distributions.normal):
     """(network, policy): linear, or on a torso."""
     policy = distributions.for_space(env.action_space(env.default_params), box)
-    return networks.actor_critic(policy, torso) if torso else Linear(policy.num_params), policy
+    return networks.actor_critic(policy, torso) if torso else Somewhere(policy.num_params), policy
 
 
 # --- each equation of PPO, A2C and REINFORCE in one update ----------------------------------------------------------
@@ -43,6 +50,16 @@ def test_a_first_step_of_ppo_has_ratio_one_and_the_gradient_of_a2c(cartpole, key
     assert abs(sums.metrics["approx_kl"]) < 1e-6 and sums.metrics["clip_fraction"] == 0
     for x, y in zip(jax.tree.leaves(ppo.agent.params), jax.tree.leaves(a2c.agent.params), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-7)
+
+
+def test_a_block_is_judged_by_lambda_and_gamma_each_in_its_place():
+    reward, value, next_value = jnp.array([[[1.0], [2.0]], [[0.5], [0.3]], [[0.3], [0.7]]])
+    never = jnp.zeros((2, 1), bool)
+    block = purerl.Rollout(purerl.Transition((), (), reward, (), never, never, ~never), ())
+    s = policies.judge(lambda rollout: (value, next_value), block, 0.5, 0.2)
+    delta = reward + 0.5 * next_value - value
+    np.testing.assert_allclose(s.advantage, [delta[0] + 0.1 * delta[1], delta[1]], rtol=1e-6)
+    np.testing.assert_allclose(s.target, s.advantage + value, rtol=1e-6)
 
 
 def test_without_a_learning_rate_the_ratio_stays_one(cartpole, key):

@@ -62,6 +62,26 @@ def test_the_loss_is_half_the_squared_error_by_hand():
     np.testing.assert_allclose(loss(online, target), 0.5 * ((y - q) ** 2).mean(), rtol=1e-6)
 
 
+def test_pqn_learns_from_lambda_returns(key):
+    """Of a block with a termination and a truncation in it, by hand."""
+    hp = purerl.PQN(gamma=0.9, q_lambda=0.5, num_epochs=1, num_minibatches=1)
+    network = networks.q_network(2, ONE)
+    agent, (obs, reward) = purerl.pqn(network, hp), (jax.random.normal(key, (6, 4)), jnp.arange(5.0))
+    terminated, truncated = jnp.arange(5) == 1, jnp.arange(5) == 3
+    state = agent.init(key, obs[:1])
+    columns = obs[:5], jnp.zeros(5, int), reward, obs[1:], terminated, truncated, terminated | True
+    tr = purerl.Transition(*(x[:, None] for x in columns))
+    _, metrics = jax.jit(agent.update)(key, state, purerl.Rollout(tr, ()))
+    q, best = network.apply(state.params, obs)[:5, 0], network.apply(state.params, obs[1:]).max(1)
+    target, later = np.zeros(5), 0.0
+    for t in reversed(range(5)):
+        cut = t == 4 or truncated[t]
+        target[t] = reward[t] + 0.9 * (1 - terminated[t]) * (best[t] if cut else 0.5 * best[t] + 0.5 * later)
+        later = target[t]
+    np.testing.assert_allclose(metrics["td_error"], np.abs(target - q).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], 0.5 * np.square(target - q).mean(), rtol=1e-5)
+
+
 # --- when what is due is done (pitfalls C-16, C-17) -------------------------------------------------------------------
 
 
@@ -200,6 +220,9 @@ def test_noisy_layers(key):
     assert (np.abs(one - two) > 1e-6).all()
     many = jax.vmap(lambda key: network.apply(networks.noisy(key, params), obs))(jax.random.split(key, 4000))
     assert np.abs(many.std(0)).min() > 0.01
+    layers = networks.noisy(key, params)["params"]["head"].values()
+    noise = np.concatenate([layer[name] for layer in layers for name in ("noise_in", "noise_out")])
+    assert len(layers) == 4 and len(np.unique(noise)) == len(noise)  # each layer has noise of its own
     # one layer by hand: W + σ_W ⊙ f(ε_out) f(ε_in)ᵀ, and deviations of the paper at first
     layer = networks.Noisy(2)
     p = networks.noisy(key, layer.init(key, obs))["params"]
@@ -225,6 +248,9 @@ def test_dueling_streams_add_up(key):
     moved = network.apply(shifted, obs)
     np.testing.assert_allclose(moved - moved.mean(1, keepdims=True), advantage, atol=1e-5)
     np.testing.assert_allclose(moved - q, 2.0, atol=1e-5)
+    advantage_head = next(h for h in heads.values() if h["bias"].shape == (12,))
+    advantage_head["bias"] = advantage_head["bias"] + 3.0  # of all actions alike: no advantage of any
+    np.testing.assert_allclose(network.apply(shifted, obs), moved, atol=1e-5)
 
 
 def test_exploration_is_what_is_passed(key):

@@ -228,7 +228,7 @@ def test_every_word_is_tested():
 
 
 @pytest.mark.parametrize("agent, name, word, part", WORDS, ids=[word for _, _, word, _ in WORDS])
-def test_a_word_is_the_part_that_it_names(agent, name, word, part, tmp_path, monkeypatch):
+def test_a_word_is_the_part_that_it_names(agent, name, word, part, monkeypatch):
     """What the agent's constructor is given: the function itself, or one that the same function has made."""
     module, given = importlib.import_module(f"purerl.agents.{agent}"), []
     make = getattr(module, agent)
@@ -236,13 +236,13 @@ def test_a_word_is_the_part_that_it_names(agent, name, word, part, tmp_path, mon
     @functools.wraps(make)
     def spy(*args, **kwargs):
         given.append(kwargs[name])
-        return make(*args, **kwargs)
 
     monkeypatch.setattr(module, agent, spy)
-    monkeypatch.setattr(work, "go", lambda *_: None)
-    env = "CartPole-v1" if agent == "dqn" else "Pendulum-v1"
-    assert train(tmp_path / "a", f"--{name.replace('_', '-')}", word, agent=agent, env=env, steps=2000) == 0
-    assert {function.__qualname__ for function in given} == {part.__qualname__}
+    env, env_params = purerl.make("CartPole-v1" if agent == "dqn" else "Pendulum-v1")
+    asked = [env.name, f"--{name.replace('_', '-')}", word, "--network", "mlp"]
+    job = cli.purerl_command.commands["train"].get_command(None, agent).make_context(agent, asked).params
+    options.agent_of({**job, "agent": agent}, env.action_space(env_params))(options.agent_function(agent)[1]())
+    assert [function.__qualname__ for function in given] == [part.__qualname__]
 
 
 @pytest.mark.parametrize("agent", ["ppo", "a2c", "reinforce"])

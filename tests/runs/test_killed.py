@@ -27,13 +27,6 @@ TRAINED = ["moved config.json", *saved(4), *saved(8, " (2)"), *saved(12, " (3)")
 RESUMED = ["moved checkpoints/000000008.safetensors.damaged", *replaced("metrics.csv"), *APPENDED]
 
 
-HEADER = pytest.mark.xfail(strict=True, reason="runs.cut_metrics fails on a header that is cut off")
-
-
-def known(name):
-    return pytest.param(name, marks=HEADER) if name == "begun metrics.csv" else name
-
-
 @pytest.fixture(scope="module", autouse=True)
 def one_program():
     """Every test here resumes the same run: its program is compiled once, and no picture is drawn."""
@@ -91,7 +84,7 @@ def test_killed_before_there_is_a_run_is_one_line(moment, undisturbed, tmp_path,
     assert "a is not the directory of a run: it has no config.json" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("moment", [known(name) for name in TRAINED if not name.startswith("synced")])
+@pytest.mark.parametrize("moment", [name for name in TRAINED if not name.startswith("synced")])
 def test_killed_and_resumed_is_uninterrupted(moment, undisturbed, tmp_path):
     goes_on(undisturbed[1][moment].killed, tmp_path / "a", undisturbed[0])
     assert list((tmp_path / "a").rglob("*.damaged")) == []
@@ -109,7 +102,6 @@ def test_without_power_and_resumed_is_uninterrupted(moment, undisturbed, tmp_pat
     assert list((tmp_path / "a").rglob("*.damaged")) == []
 
 
-@HEADER
 def test_half_a_header_is_no_table(tmp_path):
     (tmp_path / "m.csv").write_text("run,se")
     runs.cut_metrics(tmp_path / "m.csv", 4)

@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -9,6 +10,9 @@ import re
 import subprocess
 from pathlib import Path
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import pytest
 
 import purerl
@@ -71,13 +75,40 @@ def test_public_functions_say_what_they_do(name):
             assert value.__doc__, f"{name}.{key} has no docstring"
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_examples_in_docstrings_run(name):
-    module = importlib.import_module(name)
-    import jax
-    import jax.numpy as jnp
+def as_one_program(function):
+    """The function, compiled whole where its arguments and results allow it: op by op, each would be a program."""
+    here = object()
 
-    for test in doctest.DocTestFinder(exclude_empty=True).find(module, globs={**vars(module), "jnp": jnp, "jax": jax}):
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def program(structure, known, arrays):
+        arrays = iter(arrays)
+        args, kwargs = structure.unflatten([next(arrays) if x is here else x for x in known])
+        return function(*args, **kwargs)
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        leaves, structure = jax.tree.flatten((args, kwargs))
+        arrays = [x for x in leaves if isinstance(x, jax.Array)]
+        known = tuple(here if isinstance(x, jax.Array) else x for x in leaves)
+        try:
+            return program(structure, known, arrays) if arrays else function(*args, **kwargs)
+        except (TypeError, ValueError, jax.errors.JAXTypeError):  # it gives functions, or looks at values
+            return function(*args, **kwargs)
+
+    return call
+
+
+def functions_as_one_program(module):
+    own = {key: x for key, x in vars(module).items() if inspect.isfunction(x) and x.__module__ == module.__name__}
+    return {**vars(module), "jnp": jnp, "jax": jax} | {key: as_one_program(x) for key, x in own.items()}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_run(name, monkeypatch):
+    module = importlib.import_module(name)
+    for method in ("init", "apply"):
+        monkeypatch.setattr(nn.Module, method, as_one_program(getattr(nn.Module, method)))
+    for test in doctest.DocTestFinder(exclude_empty=True).find(module, globs=functions_as_one_program(module)):
         runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
         runner.run(test)
         assert runner.failures == 0, test.name

@@ -49,7 +49,7 @@ def leading(action):
     return min((x.shape for x in jax.tree.leaves(action)), key=len)
 
 
-MANY = 40_000
+MANY = 20_000
 
 
 @cache

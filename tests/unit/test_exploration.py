@@ -13,9 +13,8 @@ from purerl import schedules
 Q = jnp.array([[1.0, 3.0, 3.0, -jnp.inf], [0.0, 0.0, 0.0, 0.0]])
 
 
-def frequencies(choose, num_actions, draws=4000):
-    actions = jax.jit(jax.vmap(choose))(jax.random.split(jax.random.key(0), draws))
-    return np.stack([np.bincount(row, minlength=num_actions) / draws for row in np.asarray(actions).T])
+def frequencies(actions, num_actions):
+    return np.stack([np.bincount(row, minlength=num_actions) / len(actions) for row in np.asarray(actions).T])
 
 
 def close(got, wanted, draws=4000):
@@ -24,15 +23,30 @@ def close(got, wanted, draws=4000):
 
 def test_choices_have_their_probabilities():
     greedy = np.array([[0, 0.5, 0.5, 0], [0.25] * 4])
-    np.testing.assert_allclose(ex.greedy_probs(Q), greedy)
-    close(frequencies(lambda key: ex.greedy(key, Q), 4), greedy)
+    choices = (
+        lambda key: ex.greedy(key, Q),
+        lambda key: ex.epsilon_greedy(key, Q, 0.3),
+        lambda key: ex.boltzmann(key, Q, 2.0),
+        lambda key: ex.boltzmann(key, Q, 0.0),
+    )
+
+    @jax.jit
+    def of(keys):
+        probs = (
+            ex.greedy_probs(Q),
+            ex.epsilon_greedy_probs(Q, 0.3),
+            ex.epsilon_greedy_probs(Q, jnp.array([0.0, 1.0])),
+        )
+        return probs, [jax.vmap(choose)(keys) for choose in choices]
+
+    probs, actions = of(jax.random.split(jax.random.key(0), 4000))
     explores = np.array([[0.1, 0.45, 0.45, 0], [0.25] * 4])  # -inf is not there, so three actions share ε
-    np.testing.assert_allclose(ex.epsilon_greedy_probs(Q, 0.3), explores, rtol=1e-6)
-    close(frequencies(lambda key: ex.epsilon_greedy(key, Q, 0.3), 4), explores)
-    np.testing.assert_allclose(ex.epsilon_greedy_probs(Q, jnp.array([0.0, 1.0])), greedy, rtol=1e-6)
+    for got, wanted in zip(probs, (greedy, explores, greedy), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-6)
     weights = np.exp(np.array([[1, 3, 3, -np.inf], [0] * 4]) / 2)
-    close(frequencies(lambda key: ex.boltzmann(key, Q, 2.0), 4), weights / weights.sum(-1, keepdims=True))
-    close(frequencies(lambda key: ex.boltzmann(key, Q, 0.0), 4), greedy)
+    wanted = greedy, explores, weights / weights.sum(-1, keepdims=True), greedy
+    for drawn, expected in zip(actions, wanted, strict=True):
+        close(frequencies(drawn, 4), expected)
 
 
 def test_a_schedule_is_a_number_at_a_step():
@@ -42,20 +56,21 @@ def test_a_schedule_is_a_number_at_a_step():
 
 
 def test_ucb1():
-    value, count = jnp.array([0.5, 0.2, 9.0]), jnp.array([10, 5, 0])
+    value, count = np.float32([0.5, 0.2, 9.0]), np.array([10, 5, 0])
+    ucb1 = jax.jit(lambda value, count: ex.ucb1(value, count, 2.0))
     wanted = [0.5 + 2 * np.sqrt(np.log(15) / 10), 0.2 + 2 * np.sqrt(np.log(15) / 5), np.inf]
-    np.testing.assert_allclose(ex.ucb1(value, count, 2.0), wanted, rtol=1e-6)
-    assert np.isposinf(ex.ucb1(value, 0 * count)).all()
+    np.testing.assert_allclose(ucb1(value, count), wanted, rtol=1e-6)
+    assert np.isposinf(ucb1(value, 0 * count)).all()
 
 
 # --- bandits ------------------------------------------------------------------------------------------------------
 
 
 def play(bandit, pulls, num_arms=3):
-    state = bandit.init(num_arms)
-    for arm, reward in pulls:
-        state = bandit.update(state, jnp.int32(arm), jnp.float32(reward))
-    return state
+    arms, rewards = np.array(pulls).T
+    update = lambda state, pull: (bandit.update(state, *pull), None)
+    pulls = arms.astype(np.int32), rewards.astype(np.float32)
+    return jax.jit(lambda pulls: jax.lax.scan(update, bandit.init(num_arms), pulls)[0])(pulls)
 
 
 PULLS = [(0, 1.0), (2, -1.0), (0, 3.0), (1, 0.5), (0, 2.0)]
@@ -79,19 +94,23 @@ def test_bandits_estimate_what_they_say():
 
 
 def test_bandits_act_by_what_they_estimate():
-    for bandit in (ex.epsilon_greedy_bandit(0.0), ex.epsilon_greedy_bandit(lambda t: 1 - t / 5), ex.ucb_bandit(0.0)):
+    falling = ex.epsilon_greedy_bandit(lambda t: schedules.linear(t, 1.0, 0.0, 5.0))
+    for bandit in (ex.epsilon_greedy_bandit(0.0), falling, ex.ucb_bandit(0.0)):
         state = play(bandit, PULLS)
-        assert bandit.act(jax.random.key(0), state) == 0
-    assert ex.ucb_bandit().act(jax.random.key(0), play(ex.ucb_bandit(), PULLS[:2])) == 1  # never tried
+        assert jax.jit(bandit.act)(jax.random.key(0), state) == 0
+    assert jax.jit(ex.ucb_bandit().act)(jax.random.key(0), play(ex.ucb_bandit(), PULLS[:2])) == 1  # never tried
     gradient = ex.gradient_bandit()
     state = gradient.init(3)._replace(value=jnp.array([0.0, 99.0, 0.0]))
-    assert gradient.act(jax.random.key(0), state) == 1
+    assert jax.jit(gradient.act)(jax.random.key(0), state) == 1
     # an optimist tries every arm before it repeats one
-    bandit, state, tried = ex.epsilon_greedy_bandit(0.0, 0.1, 5.0), ex.epsilon_greedy_bandit(0.0, 0.1, 5.0).init(4), []
-    for i in range(4):
-        tried.append(int(bandit.act(jax.random.key(i), state)))
-        state = bandit.update(state, jnp.int32(tried[-1]), jnp.float32(0.0))
-    assert sorted(tried) == [0, 1, 2, 3]
+    bandit = ex.epsilon_greedy_bandit(0.0, 0.1, 5.0)
+
+    def pull(state, key):
+        arm = bandit.act(key, state)
+        return bandit.update(state, arm, jnp.float32(0.0)), arm
+
+    _, tried = jax.jit(lambda keys: jax.lax.scan(pull, bandit.init(4), keys))(jax.random.split(jax.random.key(0), 4))
+    assert sorted(tried.tolist()) == [0, 1, 2, 3]
 
 
 # --- noise --------------------------------------------------------------------------------------------------------
@@ -99,36 +118,39 @@ def test_bandits_act_by_what_they_estimate():
 
 def test_gaussian_noise():
     noise = ex.gaussian_noise((2,), sigma=0.5)
-    x, state = noise.apply(jax.random.key(0), noise.init(3000), 2.0)
+    x, state = jax.jit(lambda key: noise.apply(key, noise.init(3000), 2.0))(jax.random.key(0))
+    x = np.asarray(x)
     assert x.shape == (3000, 2) and x.std() == pytest.approx(1.0, rel=0.05) and abs(x.mean()) < 0.05
     assert noise.reset(state, jnp.ones(3000, bool)) is state
 
 
 def test_ornstein_uhlenbeck():
     noise = ex.ornstein_uhlenbeck((2,), sigma=0.3, theta=0.15, dt=0.5)
-    step = jax.jit(lambda state, key: noise.apply(key, state)[::-1])
-    state, xs = jax.lax.scan(step, noise.init(500), jax.random.split(jax.random.key(0), 300))
+    ended = np.arange(500) % 2 == 0
+
+    @jax.jit
+    def of(keys):
+        state, xs = jax.lax.scan(lambda state, key: noise.apply(key, state)[::-1], noise.init(500), keys)
+        return state, xs, noise.reset(state, ended), noise.apply(keys[0], state, 2.0)
+
+    state, xs, after, (double, same) = jax.tree.map(np.asarray, of(jax.random.split(jax.random.key(0), 300)))
     keeps = 1 - 0.15 * 0.5
     assert xs[-50:].std() == pytest.approx(0.3 * np.sqrt(0.5 / (1 - keeps**2)), rel=0.05)
-    correlation = (xs[-100:-1] * xs[-99:]).mean() / jnp.square(xs[-100:]).mean()
+    correlation = (xs[-100:-1] * xs[-99:]).mean() / np.square(xs[-100:]).mean()
     assert correlation == pytest.approx(keeps, abs=0.02)
-    ended = jnp.arange(500) % 2 == 0
-    after = noise.reset(state, ended)
     assert not after[ended].any() and (after[~ended] == state[~ended]).all()
-    double, same = noise.apply(jax.random.key(1), state, 2.0)
     np.testing.assert_allclose(double, 2 * same)
 
 
 def test_parameter_noise():
-    params = {"w": jnp.zeros((200, 50)), "b": jnp.ones(1000)}
-    noisy = ex.perturbed(jax.random.key(0), params, 0.3)
+    params = {"w": np.zeros((200, 50), np.float32), "b": np.ones(1000, np.float32)}
+    noisy = jax.tree.map(np.asarray, jax.jit(lambda key: ex.perturbed(key, params, 0.3))(jax.random.key(0)))
     for name in params:
         assert (noisy[name] - params[name]).std() == pytest.approx(0.3, rel=0.1)
     assert not np.allclose(noisy["w"].reshape(-1)[:1000], noisy["b"] - 1)
-    sigma = 1.0
-    for _ in range(2000):  # it settles where the distance, here 3σ, is the target
-        sigma = ex.adapt_sigma(sigma, 3 * sigma, 0.6)
-    assert sigma == pytest.approx(0.2, rel=0.03)
+    # it settles where the distance, here 3σ, is the target
+    adapt = lambda _, sigma: ex.adapt_sigma(sigma, 3 * sigma, 0.6)
+    assert jax.jit(lambda: jax.lax.fori_loop(0, 2000, adapt, 1.0))() == pytest.approx(0.2, rel=0.03)
 
 
 # --- sampling -----------------------------------------------------------------------------------------------------
@@ -145,45 +167,49 @@ def top_p_set(probs, p):
     return kept
 
 
+top_k, top_p, min_p = map(jax.jit, (ex.top_k, ex.top_p, ex.min_p))
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**31), st.integers(1, 6), st.floats(0.05, 0.95))
 def test_filters_keep_what_they_say(seed, k, p):
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(2, 6)) * 2
     probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    for row, got in enumerate(np.asarray(ex.top_k(jnp.asarray(logits), k))):
+    for row, got in enumerate(np.asarray(top_k(logits, k))):
         assert set(np.flatnonzero(np.isfinite(got))) == set(np.argsort(-logits[row])[:k])
-    for row, got in enumerate(np.asarray(ex.top_p(jnp.asarray(logits), p))):
+    for row, got in enumerate(np.asarray(top_p(logits, p))):
         assert set(np.flatnonzero(np.isfinite(got))) == set(top_p_set(probs[row], p))
-    for row, got in enumerate(np.asarray(ex.min_p(jnp.asarray(logits), p))):
+    for row, got in enumerate(np.asarray(min_p(logits, p))):
         assert set(np.flatnonzero(np.isfinite(got))) == set(np.flatnonzero(probs[row] >= p * probs[row].max()))
 
 
 def test_filters_at_their_edges():
-    same = jnp.zeros((2, 5))
+    same = np.zeros((2, 5), np.float32)
     # of equals the first: never more than was asked for
-    np.testing.assert_array_equal(np.isfinite(ex.top_k(same, 2)), [[1, 1, 0, 0, 0]] * 2)
-    np.testing.assert_array_equal(np.isfinite(ex.top_p(same, 0.5)), [[1, 1, 1, 0, 0]] * 2)
-    np.testing.assert_array_equal(np.isfinite(ex.top_k(same, jnp.array([1, 9]))), [[1, 0, 0, 0, 0], [1] * 5])
-    assert np.isfinite(ex.top_p(same, 0.0)).sum() == 2 and np.isfinite(ex.top_p(same, 1.0)).all()
-    assert np.isfinite(ex.min_p(same, 1.0)).all() and np.isfinite(ex.min_p(same, 0.0)).all()
-    logits = jnp.array([1.0, 5.0, 5.0])
-    np.testing.assert_allclose(jax.nn.softmax(ex.with_temperature(logits, 0.0)), [0, 0.5, 0.5])
-    np.testing.assert_allclose(jax.nn.softmax(ex.with_temperature(logits, 2.0)), jax.nn.softmax(logits / 2), rtol=1e-6)
+    np.testing.assert_array_equal(np.isfinite(top_k(same, 2)), [[1, 1, 0, 0, 0]] * 2)
+    np.testing.assert_array_equal(np.isfinite(top_p(same, 0.5)), [[1, 1, 1, 0, 0]] * 2)
+    np.testing.assert_array_equal(np.isfinite(top_k(same, np.array([1, 9]))), [[1, 0, 0, 0, 0], [1] * 5])
+    assert np.isfinite(top_p(same, 0.0)).sum() == 2 and np.isfinite(top_p(same, 1.0)).all()
+    assert np.isfinite(min_p(same, 1.0)).all() and np.isfinite(min_p(same, 0.0)).all()
+    logits = np.float32([1.0, 5.0, 5.0])
+    softmax_at = jax.jit(lambda temperature: jax.nn.softmax(ex.with_temperature(logits, temperature)))
+    np.testing.assert_allclose(softmax_at(0.0), [0, 0.5, 0.5])
+    np.testing.assert_allclose(softmax_at(2.0), np.exp(logits / 2) / np.exp(logits / 2).sum(), rtol=1e-6)
     for bad in (lambda: ex.top_k(same, 0), lambda: ex.top_p(same, 1.5), lambda: ex.min_p(same, -0.1)):
         with pytest.raises(ValueError, match="it must"):
             bad()
 
 
 def test_log_probabilities_are_those_of_what_was_sampled_from():
-    logits = jnp.array([2.0, 1.0, 0.0, -1.0])
+    logits = np.float32([2.0, 1.0, 0.0, -1.0])
     filters = (lambda x: ex.with_temperature(x, 1.5), lambda x: ex.top_k(x, 3), lambda x: ex.min_p(x, 0.2))
     draw = jax.jit(jax.vmap(lambda key: ex.sample(key, logits, *filters)))
-    tokens, log_probs = draw(jax.random.split(jax.random.key(0), 4000))
+    tokens, log_probs = map(np.asarray, draw(jax.random.split(jax.random.key(0), 4000)))
     counts = np.bincount(tokens, minlength=4) / 4000
     weights = np.exp(np.array([2.0, 1.0, 0.0, -np.inf]) / 1.5)
     close(counts, weights / weights.sum())
-    np.testing.assert_allclose(np.exp(log_probs), (weights / weights.sum())[np.asarray(tokens)], rtol=1e-5)
+    np.testing.assert_allclose(np.exp(log_probs), (weights / weights.sum())[tokens], rtol=1e-5)
     # they integrate to one over what can be drawn
     assert np.exp([float(log_probs[tokens == t][0]) for t in range(3)]).sum() == pytest.approx(1.0, rel=1e-5)
 

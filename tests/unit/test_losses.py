@@ -1,3 +1,5 @@
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,67 +7,81 @@ import pytest
 
 from purerl import losses
 
+DATA = np.random.default_rng(0).normal(size=(4, 5, 3))
+
 
 @pytest.fixture
 def data():
-    rng = np.random.default_rng(0)
-    return [jnp.asarray(rng.normal(size=(5, 3)), jnp.float32) for _ in range(4)]
+    return list(DATA.astype(np.float32))
 
 
 def test_against_the_equations(data):
     a, b, c, _d = (np.asarray(x, np.float64) for x in data)
     close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
-    close(losses.policy_gradient(*data[:2]), -a * b)
-    close(losses.squared(*data[:2]), (a - b) ** 2 / 2)
-    for x, y, ratio in zip(losses.ppo_clip(*data[:2], 0.2).ravel(), b.flat, np.exp(a).flat, strict=True):
+
+    @jax.jit
+    def of(a, b, c):
+        functions = losses.policy_gradient, losses.squared, lambda a, b: losses.ppo_clip(a, b, 0.2)
+        return *(f(a, b) for f in functions), losses.clipped_value(a, b, c, 0.3)
+
+    gradient, squared, ppo, value = map(np.asarray, of(*data[:3]))
+    close(gradient, -a * b)
+    close(squared, (a - b) ** 2 / 2)
+    for x, y, ratio in zip(ppo.flat, b.flat, np.exp(a).flat, strict=True):
         close(x, -min(ratio * y, min(max(ratio, 0.8), 1.2) * y))
     moved = np.array([old + min(max(v - old, -0.3), 0.3) for v, old in zip(a.flat, b.flat, strict=True)])
     expected = [max((v - g) ** 2, (m - g) ** 2) / 2 for v, m, g in zip(a.flat, moved, c.flat, strict=True)]
-    close(losses.clipped_value(*data[:3], 0.3).ravel(), expected)
+    close(value.ravel(), expected)
 
 
 def test_ppo_at_ratio_one_has_the_policy_gradient(data):
     log_prob, advantage = data[:2]
-    ppo = jax.grad(lambda x: losses.ppo_clip(x - log_prob, advantage, 0.2).sum())(log_prob)
-    plain = jax.grad(lambda x: losses.policy_gradient(x, advantage).sum())(log_prob)
-    np.testing.assert_allclose(ppo, plain, rtol=1e-6)
+    ppo = jax.grad(lambda x: losses.ppo_clip(x - log_prob, advantage, 0.2).sum())
+    plain = jax.grad(lambda x: losses.policy_gradient(x, advantage).sum())
+    np.testing.assert_allclose(*jax.jit(lambda x: (ppo(x), plain(x)))(log_prob), rtol=1e-6)
 
 
 def test_ppo_stops_where_the_ratio_has_moved_far_enough():
-    slope = jax.vmap(jax.grad(lambda x, a: losses.ppo_clip(x, a, 0.2)))
-    far, advantage = jnp.log(jnp.array([1.5, 1.5, 0.5, 0.5])), jnp.array([1.0, -1.0, 1.0, -1.0])
+    slope = jax.jit(jax.vmap(jax.grad(lambda x, a: losses.ppo_clip(x, a, 0.2))))
+    far, advantage = np.log([1.5, 1.5, 0.5, 0.5]), np.array([1.0, -1.0, 1.0, -1.0])
     np.testing.assert_allclose(slope(far, advantage), [0.0, 1.5, -0.5, 0.0], atol=1e-6)
 
 
 def test_masked_mean_and_standardize(data):
     x, valid = data[0], data[1] > 0
-    kept = np.asarray(x)[np.asarray(valid)]
-    np.testing.assert_allclose(losses.masked_mean(x, valid), kept.mean(), rtol=1e-5)
-    standard = np.asarray(losses.standardize(x, valid))[np.asarray(valid)]
-    np.testing.assert_allclose(standard, (kept - kept.mean()) / (kept.std() + 1e-8), rtol=1e-4)
-    poisoned = jnp.where(valid, x, jnp.nan)
-    assert losses.masked_mean(poisoned, valid) == losses.masked_mean(x, valid)
-    assert np.isfinite(jax.grad(lambda x: losses.masked_mean(jnp.where(valid, x, 0) ** 2, valid))(x)).all()
-    assert losses.masked_mean(x, jnp.zeros_like(valid)) == 0
+    kept = x[valid]
+
+    @jax.jit
+    def of(x, valid):
+        slope = jax.grad(lambda x: losses.masked_mean(jnp.where(valid, x, 0) ** 2, valid))(x)
+        return losses.masked_mean(x, valid), losses.standardize(x, valid), slope
+
+    mean, standard, slope = of(x, valid)
+    np.testing.assert_allclose(mean, kept.mean(), rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(standard)[valid], (kept - kept.mean()) / (kept.std() + 1e-8), rtol=1e-4)
+    assert of(np.where(valid, x, np.nan), valid)[0] == mean
+    assert np.isfinite(slope).all()
+    assert of(x, np.zeros_like(valid))[0] == 0
 
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_constant_advantages_are_finite_and_so_is_their_gradient(count):
-    x, valid = jnp.full(count, 3.0), jnp.ones(count, bool)
-    np.testing.assert_array_equal(losses.standardize(x, valid), jnp.zeros(count))
-    assert np.isfinite(jax.grad(lambda x: losses.standardize(x, valid).sum())(x)).all()
+    x, valid = np.full(count, 3.0, np.float32), np.ones(count, bool)
+    total = lambda x: losses.standardize(x, valid).sum()
+    standard, slope = jax.jit(lambda x: (losses.standardize(x, valid), jax.grad(total)(x)))(x)
+    np.testing.assert_array_equal(standard, np.zeros(count))
+    assert np.isfinite(slope).all()
 
 
 @pytest.mark.parametrize("name", ["policy_gradient", "squared", "masked_mean"])
 def test_shapes_that_would_broadcast_are_refused(name):
     with pytest.raises(ValueError, match=rf"{name}: shapes must be equal, got .*\(3, 1\).*\(3,\)"):
-        getattr(losses, name)(jnp.ones((3, 1)), jnp.ones(3))
+        getattr(losses, name)(np.ones((3, 1)), np.ones(3))
 
 
 # --- the others, against NumPy ------------------------------------------------------------------------------------
 
 L = losses
-pos = lambda x: np.abs(x) + 0.1
 AGAINST = {  # name: (ours, NumPy's), of four arrays
     "policy_gradient": (lambda a, b, c, d: L.policy_gradient(a, b), lambda a, b, c, d: -a * b),
     "ppo_clip": (
@@ -165,116 +181,138 @@ def quantile_huber(quantiles, target, fractions, delta):
     return out
 
 
-@pytest.mark.parametrize("name", AGAINST)
-def test_losses_against_numpy_and_finite_differences(name, data):
-    ours, numpy = AGAINST[name]
+@cache
+def values_and_slopes():
+    """Of every loss in float64: its values, its gradients, and central differences in two elements of each array."""
+    step, elements = 1e-6, ((0, 0), (2, 1))
+    bumps = np.zeros((4, 2, 4, 5, 3))  # of an array and an element: all four arrays
+    for array, i in np.ndindex(4, 2):
+        bumps[array, i, array][elements[i]] = step
+
+    def of(ours, arrays):
+        total = lambda arrays: ours(*arrays).sum()
+        along = jax.vmap(jax.vmap(lambda bump: (total(arrays + bump) - total(arrays - bump)) / (2 * step)))
+        slopes = jax.grad(total)(arrays)
+        return ours(*arrays), jnp.stack([slopes[:, *element] for element in elements], 1), along(bumps)
+
     with jax.enable_x64(True):
-        arrays = [jnp.asarray(np.asarray(x, np.float64)) for x in data]
-        wanted = numpy(*map(np.asarray, arrays))
-        np.testing.assert_allclose(ours(*arrays), wanted, rtol=1e-9, atol=1e-12)
-        for position, letter in enumerate("abcd"):
-            if letter in CONSTANT.get(name, ""):
-                continue
-            total = lambda x, p=position: ours(*arrays[:p], x, *arrays[p + 1 :]).sum()
-            slope, step = jax.grad(total)(arrays[position]), 1e-6
-            for i in ((0, 0), (2, 1)):
-                bump = jnp.zeros_like(arrays[position]).at[i].set(step)
-                numeric = (total(arrays[position] + bump) - total(arrays[position] - bump)) / (2 * step)
-                np.testing.assert_allclose(slope[i], numeric, atol=1e-6)
+        program = jax.jit(lambda arrays: {name: of(ours, arrays) for name, (ours, _) in AGAINST.items()})
+        return jax.tree.map(np.asarray, program(DATA))
+
+
+@pytest.mark.parametrize("name", AGAINST)
+def test_losses_against_numpy_and_finite_differences(name):
+    values, slopes, numeric = values_and_slopes()[name]
+    np.testing.assert_allclose(values, AGAINST[name][1](*DATA), rtol=1e-9, atol=1e-12)
+    for letter, slope, wanted in zip("abcd", slopes, numeric, strict=True):
+        if letter not in CONSTANT.get(name, ""):
+            np.testing.assert_allclose(slope, wanted, atol=1e-6)
+
+
+@cache
+def at_the_edges():
+    """Of every loss: its values and gradients where numbers are 0, or ratios as good as 0 or infinite."""
+
+    def of(ours, arrays):
+        return ours(*arrays), jax.grad(lambda arrays: ours(*arrays).sum())(arrays)
+
+    zero = np.zeros((5, 3), np.float32)
+    edges = np.array([[zero] * 4, [zero - 30, zero, zero, zero], [zero + 30, -zero, zero + 1, zero]])
+    return jax.jit(jax.vmap(lambda arrays: {name: of(ours, arrays) for name, (ours, _) in AGAINST.items()}))(edges)
 
 
 @pytest.mark.parametrize("name", AGAINST)
 def test_losses_and_their_gradients_are_finite_at_the_edges(name):
-    ours = AGAINST[name][0]
-    zero = jnp.zeros((5, 3))
-    for arrays in ([zero] * 4, [zero - 30.0, zero, zero, zero], [zero + 30.0, -zero, zero + 1, zero]):
-        for x in jax.tree.leaves((ours(*arrays), jax.grad(lambda *a: ours(*a).sum(), (0, 1, 2, 3))(*arrays))):
-            assert np.isfinite(x).all()
+    assert all(np.isfinite(x).all() for x in at_the_edges()[name])
 
 
 def test_policy_losses_start_from_the_policy_gradient(data):
     """At ratio 1 each surrogate's gradient is REINFORCE's."""
     advantage = data[1]
-    zero = jnp.zeros_like(advantage)
-    for surrogate in (
+    surrogates = (
         lambda x: losses.kl_penalty(x, advantage, losses.kl_estimates(x)[1], 1.0),
         lambda x: losses.dpo_drift(x, advantage),
         lambda x: losses.simple_policy(x, advantage, 0.2),
-    ):
-        np.testing.assert_allclose(jax.grad(lambda x: surrogate(x).sum())(zero), -advantage, rtol=1e-5)
+    )
+    slopes = jax.jit(lambda x: [jax.grad(lambda x, f=f: f(x).sum())(x) for f in surrogates])
+    for slope in slopes(np.zeros_like(advantage)):
+        np.testing.assert_allclose(slope, -advantage, rtol=1e-5)
 
 
 def test_simple_policy_has_its_top_at_the_edge_and_ppo_its_kink():
-    slope = jax.vmap(jax.grad(lambda x, a: losses.simple_policy(x, a, 0.2)))
-    edges = jnp.log(jnp.array([1.2, 0.8]))
-    np.testing.assert_allclose(slope(edges, jnp.array([1.0, -1.0])), 0.0, atol=1e-6)
-    beyond = slope(jnp.log(jnp.array([1.5, 0.5])), jnp.array([1.0, -1.0]))
+    slope = jax.jit(jax.vmap(jax.grad(lambda x, a: losses.simple_policy(x, a, 0.2))))
+    at = lambda *ratios: slope(np.log(np.float32(ratios)), np.float32([1.0, -1.0]))
+    np.testing.assert_allclose(at(1.2, 0.8), 0.0, atol=1e-6)
+    beyond = at(1.5, 0.5)
     assert beyond[0] > 0 > beyond[1]  # it pulls back, where the clipped loss lets go
 
 
 def test_kl_coefficient_follows_the_papers_rule():
+    adapt = jax.jit(lambda kl: losses.adapt_kl_coefficient(0.3, kl, 0.01))
     for kl, factor in ((0.0, 0.5), (0.0066, 0.5), (0.0067, 1.0), (0.0149, 1.0), (0.0151, 2.0)):
-        assert losses.adapt_kl_coefficient(0.3, kl, 0.01) == pytest.approx(0.3 * factor)
+        assert adapt(kl) == pytest.approx(0.3 * factor)
 
 
 def test_kl_estimates_have_the_mean_of_kl():
     """Over actions of μ: k₁ and k₃ exactly, by summing over all of them."""
-    mu, pi = (jax.nn.log_softmax(jnp.array(x)) for x in ([0.3, -1.0, 2.0], [0.0, 0.5, 1.0]))
-    exact = (jnp.exp(mu) * (mu - pi)).sum()
-    k1, _, k3 = losses.kl_estimates(pi - mu)
-    np.testing.assert_allclose([(jnp.exp(mu) * k).sum() for k in (k1, k3)], exact, rtol=1e-5)
+    mu, pi = (np.log(softmax(np.array(x))) for x in ([0.3, -1.0, 2.0], [0.0, 0.5, 1.0]))
+    exact = (np.exp(mu) * (mu - pi)).sum()
+    k1, _, k3 = map(np.asarray, jax.jit(losses.kl_estimates)(pi - mu))
+    np.testing.assert_allclose([(np.exp(mu) * k).sum() for k in (k1, k3)], exact, rtol=1e-5)
 
 
 def test_mpo_dual_has_its_minimum_where_kl_is_epsilon():
-    q = jnp.asarray(np.random.default_rng(0).normal(size=200), jnp.float32)
-    slope = jax.grad(lambda eta: losses.mpo_temperature(q, eta, 0.1))
+    q = np.random.default_rng(0).normal(size=200).astype(np.float32)
+    slope = jax.jit(jax.grad(lambda eta: losses.mpo_temperature(q, eta, 0.1)))
     low, high = 1e-2, 1e2
     for _ in range(60):
         middle = (low * high) ** 0.5
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
-    weights = losses.mpo_weights(q, middle)
-    kl = (weights * jnp.log(weights * 200)).sum()
+    weights = np.asarray(jax.jit(lambda eta: losses.mpo_weights(q, eta))(middle))
+    kl = (weights * np.log(weights * 200)).sum()
     assert kl == pytest.approx(0.1, rel=1e-3)
     # and that of the multiplier moves α up while KL is too large
-    assert jax.grad(lambda a: losses.kl_multiplier(jnp.array(0.5), a, 0.1))(1.0) < 0
-    assert jax.grad(lambda kl: losses.kl_multiplier(kl, 2.0, 0.1))(0.5) == 2.0
+    slopes = jax.jit(jax.grad(lambda kl, a: losses.kl_multiplier(kl, a, 0.1), (0, 1)))
+    assert slopes(0.5, 1.0)[1] < 0
+    assert slopes(0.5, 2.0)[0] == 2.0
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 0.8])
 def test_quantile_loss_has_the_quantile_as_its_minimum(fraction):
-    target = jnp.asarray(np.sort(np.random.default_rng(0).normal(size=101)), jnp.float32)
+    target = np.sort(np.random.default_rng(0).normal(size=101)).astype(np.float32)
     at = lambda x: losses.quantile_huber(x[None], target, jnp.array([fraction]), 0.0)
-    best = target[jax.vmap(at)(target).argmin()]
-    assert best == pytest.approx(np.quantile(target, fraction), abs=0.05)
-    assert np.isfinite(jax.grad(lambda x: at(x))(target[3]))
+    values, slopes = jax.jit(jax.vmap(jax.value_and_grad(at)))(target)
+    assert target[np.argmin(values)] == pytest.approx(np.quantile(target, fraction), abs=0.05)
+    assert np.isfinite(slopes).all()
 
 
 def test_impossible_classes_count_only_where_they_are_wanted():
-    logits, target = jnp.array([0.0, -jnp.inf]), jnp.array([1.0, 0.0])
-    assert losses.categorical_cross_entropy(logits, target) == 0.0
-    assert np.isfinite(jax.grad(losses.categorical_cross_entropy)(logits, target)).all()
-    assert losses.categorical_cross_entropy(logits, target[::-1]) == jnp.inf
+    logits, target = np.float32([0.0, -np.inf]), np.float32([1.0, 0.0])
+    of = jax.jit(jax.value_and_grad(losses.categorical_cross_entropy))
+    value, slope = of(logits, target)
+    assert value == 0.0 and np.isfinite(slope).all()
+    assert of(logits, target[::-1])[0] == np.inf
 
 
 def test_sac_constants_are_constants(data):
     a, b, c, d = data
-    no = jnp.zeros(a.shape, bool)
-    slopes = jax.grad(lambda r, q, lp: losses.soft_critic(a, r, 0.9, no, q, lp, 0.3).sum(), (0, 1, 2))(b, c, d)
-    assert not any(s.any() for s in slopes)
-    ended = losses.soft_critic(a, b, 0.9, ~no, jnp.full_like(c, jnp.nan), d, 0.3)
-    np.testing.assert_allclose(ended, 0.5 * (a - b) ** 2, rtol=1e-6)
+    critic = lambda r, q, lp, ended: losses.soft_critic(a, r, 0.9, jnp.full(a.shape, ended), q, lp, 0.3)
+    total = lambda *args: critic(*args).sum()
+    of = jax.jit(lambda *args: (critic(*args), jax.grad(total, (0, 1, 2))(*args)))
+    assert not any(np.asarray(s).any() for s in of(b, c, d, False)[1])
+    np.testing.assert_allclose(of(b, np.full_like(c, np.nan), d, True)[0], 0.5 * (a - b) ** 2, rtol=1e-6)
     # too little entropy (log π above -target) raises the temperature
-    assert jax.grad(lambda t: losses.soft_temperature(t, jnp.array(1.0), 0.5))(0.0) < 0
+    assert jax.jit(jax.grad(lambda t: losses.soft_temperature(t, jnp.array(1.0), 0.5)))(0.0) < 0
 
 
 def test_more_shapes_that_would_broadcast_are_refused():
-    a, b = jnp.ones((3, 1)), jnp.ones(3)
+    a, b = np.ones((3, 1)), np.ones(3)
     for name in ("dpo_drift", "huber", "soft_actor", "categorical_cross_entropy"):
         extra = (1.0,) if name == "soft_actor" else ()
         with pytest.raises(ValueError, match=rf"{name}: shapes must be equal"):
             getattr(losses, name)(a, b, *extra)
     with pytest.raises(ValueError, match=r"quantile_huber: leading axes .* quantiles \(3, 1\), target \(3,\)"):
-        losses.quantile_huber(a, b, jnp.ones(1))
+        losses.quantile_huber(a, b, np.ones(1))
 
 
 # --- edges of the range, in float32 -------------------------------------------------------------------------------

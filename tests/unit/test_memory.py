@@ -14,10 +14,10 @@ CORES = {
     "gru": networks.gru(7),
     "lstm": networks.lstm(7),
     "min_gru": networks.min_gru(7),
-    "transformer": networks.transformer(8, num_layers=2, num_heads=2, context=4),
+    "transformer": networks.transformer(8, num_layers=1, num_heads=2, context=4),
     "gated": networks.transformer(8, num_layers=1, num_heads=1, context=3, gated=True),
     "long": networks.transformer(8, num_layers=1, num_heads=2, context=64),
-    "one": networks.transformer(8, num_layers=1, num_heads=2, context=1),
+    "one": networks.transformer(8, num_layers=2, num_heads=2, context=1),
     "stack": networks.stack(networks.min_gru(5), networks.MLP((6,)), networks.lstm(7)),
 }
 DIFFERENTIATED = ["gru", "lstm", "min_gru", "transformer", "gated", "stack"]

@@ -1,6 +1,6 @@
 """The replay against a plain list of everything that ever happened."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -29,21 +29,19 @@ def world(num_steps, num_envs, ends=(0.1, 0.1), seed=0, dtype=np.float32):
     return Transition(obs, action, reward, next_obs, terminated, truncated, valid)
 
 
-def block_of(data, start, steps):
-    return jax.tree.map(lambda x: jnp.asarray(x[start : start + steps]), data)
+def blocks_of(data, steps, num_blocks):
+    """The first steps of a history as blocks, leaves `[B, T, N, ...]`."""
+    return jax.tree.map(lambda x: x[: steps * num_blocks].reshape(num_blocks, steps, *x.shape[1:]), data)
 
 
 def example(data):
-    return jax.tree.map(lambda x: jnp.asarray(x[0]), data)
+    return jax.tree.map(lambda x: x[0], data)
 
 
-def filled(data, capacity, steps, num_blocks, length=1, **kinds):
-    """A replay after so many blocks, and everything before."""
-    memory = replay.init(example(data), capacity, length=length, **kinds)
-    put = jax.jit(partial(replay.add, length=length))
-    for start in range(0, num_blocks * steps, steps):
-        memory = put(memory, block_of(data, start, steps))
-        yield start + steps, memory
+def filled(data, capacity, blocks, length=1, **kinds):
+    """A replay after all of these blocks, inside a program."""
+    add = lambda memory, block: (replay.add(memory, block, length=length), None)
+    return jax.lax.scan(add, replay.init(example(data), capacity, length=length, **kinds), blocks)[0]
 
 
 def n_step_by_hand(data, t, n, env, gamma):
@@ -56,75 +54,100 @@ def n_step_by_hand(data, t, n, env, gamma):
     return total, discount, data.terminated[t + k, env], data.next_obs[t + k, env]
 
 
+@cache
+def history(num_envs, steps, capacity, n):
+    """What 40 blocks are, and after each of them how much is ready, what is drawn and what is read, of both kinds."""
+    data = world(700, num_envs)
+
+    @jax.jit
+    def program(key, blocks):
+        def one(memories, now):
+            key, block = now
+            memories, out = dict(memories), {}
+            for prioritized, memory in memories.items():
+                memories[prioritized] = memory = replay.add(memory, block, length=n)
+                index = replay.sample(key, memory, 64, n)
+                out[prioritized] = replay.num_ready(memory, n), index, replay.read(memory, index, 0.9, n)
+            return memories, out
+
+        make = partial(replay.init, example(data), capacity, length=n)
+        return jax.lax.scan(one, {kind: make(kind) for kind in (False, True)}, (jax.random.split(key, 40), blocks))[1]
+
+    return data, jax.tree.map(np.asarray, program(jax.random.key(0), blocks_of(data, steps, 40)))
+
+
 @pytest.mark.parametrize("prioritized", [False, True])
 @pytest.mark.parametrize(
     "num_envs,steps,capacity,n",
     [(1, 1, 20, 1), (1, 1, 10, 3), (3, 4, 50, 1), (3, 4, 50, 5), (7, 2, 100, 2), (2, 16, 33, 1)],
 )
-def test_what_is_read_is_what_happened(num_envs, steps, capacity, n, prioritized, key):
+def test_what_is_read_is_what_happened(num_envs, steps, capacity, n, prioritized):
     """Whole, never unfilled or overwritten, over several times round the ring; capacities that nothing divides."""
-    data = world(700, num_envs)
-    draw = jax.jit(lambda key, memory: replay.sample(key, memory, 64, n))
-    read = jax.jit(lambda memory, index: replay.read(memory, index, 0.9, n))
-    for count, memory in filled(data, capacity, steps, 40, n, prioritized=prioritized):
-        if replay.num_ready(memory, n) == 0:
-            assert not draw(key, memory).weight.any()
-            continue
-        index = draw(jax.random.fold_in(key, count), memory)
-        got = jax.tree.map(np.asarray, read(memory, index))
-        seen = 0
-        for b, (row, env, weight) in enumerate(zip(*map(np.asarray, index), strict=True)):
-            if weight == 0:
-                continue
-            seen += 1
-            assert max(0, count - capacity // num_envs) <= row <= count - n
-            reward, discount, terminated, next_obs = n_step_by_hand(data, row, n, env, 0.9)
-            np.testing.assert_array_equal(got.obs[b], data.obs[row, env])
-            np.testing.assert_array_equal(got.action[b], data.action[row, env])
-            np.testing.assert_allclose(got.reward[b], reward, atol=1e-5)
-            np.testing.assert_allclose(got.gamma[b], discount, rtol=1e-6)
-            assert got.terminated[b] == terminated
-            if not terminated:
-                np.testing.assert_array_equal(got.next_obs[b], next_obs)
-        assert seen == 64 or (prioritized and seen > 0)
+    data, out = history(num_envs, steps, capacity, n)
+    ready, index, got = out[prioritized]
+    assert not index.weight[ready == 0].any()
+    drawn = index.weight > 0
+    several = drawn[ready > 0].sum(1)
+    assert len(several) > 30 and ((several > 0).all() if prioritized else (several == 64).all())
+    count = np.broadcast_to(steps * np.arange(1, 41)[:, None], drawn.shape)[drawn]
+    row, env = index.row[drawn], index.env[drawn]
+    assert (row >= np.maximum(0, count - capacity // num_envs)).all() and (row <= count - n).all()
+    got = jax.tree.map(lambda x: x[drawn], got)
+    by_hand = [n_step_by_hand(data, t, n, i, 0.9) for t, i in zip(row, env, strict=True)]
+    reward, discount, terminated, next_obs = (np.array(x) for x in zip(*by_hand, strict=True))
+    np.testing.assert_array_equal(got.obs, data.obs[row, env])
+    np.testing.assert_array_equal(got.action, data.action[row, env])
+    np.testing.assert_allclose(got.reward, reward, atol=1e-5)
+    np.testing.assert_allclose(got.gamma, discount, rtol=1e-6)
+    np.testing.assert_array_equal(got.terminated, terminated)
+    np.testing.assert_array_equal(got.next_obs[~terminated], next_obs[~terminated])
 
 
 def test_sampling_reaches_every_step_alike(key):
     """χ² of uniform draws over all that is complete, once round the ring."""
     data = world(60, 3, ends=(0.2, 0.0))
-    *_, (count, memory) = filled(data, 60, 4, 12, 2)
-    index = replay.sample(key, memory, 200_000, 2)
-    assert replay.num_ready(memory, 2) == (20 - 1) * 3
-    hits = np.bincount((np.asarray(index.row) - (count - 20)) * 3 + np.asarray(index.env), minlength=57)
+
+    @jax.jit
+    def draw(key, blocks):
+        memory = filled(data, 60, blocks, 2)
+        return replay.num_ready(memory, 2), replay.sample(key, memory, 200_000, 2)
+
+    ready, index = draw(key, blocks_of(data, 4, 12))
+    assert ready == (20 - 1) * 3
+    hits = np.bincount((np.asarray(index.row) - (48 - 20)) * 3 + np.asarray(index.env), minlength=57)
     assert len(hits) == 57
     expected = 200_000 / 57
     chi2 = ((hits - expected) ** 2 / expected).sum()
     assert chi2 < 56 + 5 * np.sqrt(2 * 56)
-    assert (index.weight == 1).all()
+    assert (np.asarray(index.weight) == 1).all()
 
 
 def test_lost_successors_are_not_drawn(key):
     """Cut at every step, there is no room for all successors: only steps whose own is still there are drawn."""
     data = world(300, 2, ends=(0.0, 1.0))
-    for prioritized in (False, True):
-        *_, (_, memory) = filled(data, 200, 5, 50, 1, prioritized=prioritized)
-        assert 0 < replay.num_ready(memory) < 200
+
+    def of_kind(key, blocks, prioritized):
+        memory = filled(data, 200, blocks, prioritized=prioritized)
         index = replay.sample(key, memory, 4000)
-        got = replay.read(memory, index, 0.9)
-        sound = np.asarray(index.weight) > 0
+        again = replay.sample(key, replay.update(memory, index, jnp.ones(4000)), 4000)
+        return replay.num_ready(memory), index, replay.read(memory, index, 0.9).next_obs, again.weight
+
+    both = jax.jit(lambda *args: [of_kind(*args, prioritized) for prioritized in (False, True)])
+    out = jax.tree.map(np.asarray, both(key, blocks_of(data, 5, 50)))
+    for ready, index, next_obs, _ in out:
+        assert 0 < ready < 200
+        sound = index.weight > 0
         assert sound.sum() > 10
-        right = np.asarray(got.next_obs) == data.next_obs[np.asarray(index.row) % 300, np.asarray(index.env)]
+        right = next_obs == data.next_obs[index.row % 300, index.env]
         assert right.all(-1)[sound].all()
-        if prioritized:  # what was drawn in vain once is not drawn again
-            memory = replay.update(memory, index, jnp.ones(4000))
-            assert (replay.sample(key, memory, 4000).weight > 0).all()
+    assert (out[1][3] > 0).all()  # by priority, what was drawn in vain once is not drawn again
 
 
 def test_dtypes_stay_and_observations_are_stored_once():
     data = world(8, 2, dtype=np.uint8)
     data = data._replace(obs={"image": data.obs, "flag": data.obs[..., 0] > 0}, next_obs={
         "image": data.next_obs, "flag": data.next_obs[..., 0] > 0})  # fmt: skip
-    *_, (_, memory) = filled(data, 1000, 4, 2)
+    memory = jax.eval_shape(lambda blocks: filled(data, 1000, blocks), blocks_of(data, 4, 2))
     assert memory.obs["image"].dtype == np.uint8 and memory.obs["flag"].dtype == bool
     step = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype), world(8, 1))
     step = step._replace(obs=jax.ShapeDtypeStruct((1, 10, 10, 4), bool))
@@ -133,26 +156,34 @@ def test_dtypes_stay_and_observations_are_stored_once():
 
 
 def test_sequences_are_what_happened_and_start_where_blocks_did(key):
-    num_envs, steps, length = 3, 4, 10
+    num_envs, steps, length, num_blocks = 3, 4, 10, 30
     data = world(700, num_envs)
-    memory_at = np.random.default_rng(1).normal(size=(100, num_envs, 2)).astype(np.float32)
-    memory = replay.init(example(data), 60, memory=jnp.zeros((num_envs, 2)), stride=steps, length=length)
-    put = jax.jit(partial(replay.add, length=length))
-    for b in range(30):
-        memory = put(memory, block_of(data, b * steps, steps), jnp.asarray(memory_at[b]))
-        ready = int(replay.num_ready(memory, length))
+    memory_at = np.random.default_rng(1).normal(size=(num_blocks, num_envs, 2)).astype(np.float32)
+
+    @jax.jit
+    def program(key, blocks, memory_at):
+        def one(memory, now):
+            key, block, start = now
+            memory = replay.add(memory, block, start, length)
+            index = replay.sample(key, memory, 50, length)
+            return memory, (replay.num_ready(memory, length), index, *replay.read_sequences(memory, index, length))
+
+        memory = replay.init(example(data), 60, memory=jnp.zeros((num_envs, 2)), stride=steps, length=length)
+        return jax.lax.scan(one, memory, (jax.random.split(key, num_blocks), blocks, memory_at))[1]
+
+    out = jax.tree.map(np.asarray, program(key, blocks_of(data, steps, num_blocks), memory_at))
+    for b in range(num_blocks):
+        ready, index, tr, start = jax.tree.map(lambda x, b=b: x[b], out)
         assert ready == num_envs * max(0, min(b + 1 - 2, (60 // num_envs) // steps + 1 - 3))
         if not ready:
             continue
-        index = replay.sample(jax.random.fold_in(key, b), memory, 50, length)
-        tr, start = jax.tree.map(np.asarray, replay.read_sequences(memory, index, length))
-        for i, (row, env, _) in enumerate(zip(*map(np.asarray, index), strict=True)):
-            assert row % steps == 0 and row + length <= (b + 1) * steps
-            np.testing.assert_array_equal(start[i], memory_at[row // steps, env])
-            for name in ("obs", "action", "reward", "terminated", "truncated"):
-                np.testing.assert_array_equal(getattr(tr, name)[:, i], getattr(data, name)[row : row + length, env])
-            goes_on = ~tr.terminated[:, i]
-            np.testing.assert_array_equal(tr.next_obs[:, i][goes_on], data.next_obs[row : row + length, env][goes_on])
+        assert (index.row % steps == 0).all() and (index.row + length <= (b + 1) * steps).all()
+        np.testing.assert_array_equal(start, memory_at[index.row // steps, index.env])
+        rows = index.row + np.arange(length)[:, None]
+        for name in ("obs", "action", "reward", "terminated", "truncated"):
+            np.testing.assert_array_equal(getattr(tr, name), getattr(data, name)[rows, index.env])
+        goes_on = ~tr.terminated
+        np.testing.assert_array_equal(tr.next_obs[goes_on], data.next_obs[rows, index.env][goes_on])
 
 
 # --- priorities ---------------------------------------------------------------------------------------------------
@@ -161,18 +192,19 @@ def test_sequences_are_what_happened_and_start_where_blocks_did(key):
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 64, 1000])
 def test_the_sum_tree_is_exact(size, key):
     rng = np.random.default_rng(size)
+    put, find = jax.jit(replay._set), jax.jit(replay._find)
     tree, leaves = replay._tree(size), np.zeros(size)
     assert tree[0].shape[0] >= size and tree[-1].shape[0] == replay.FAN
     for _ in range(5):
         index = rng.choice(size, min(size, 20), replace=False)
         value = rng.exponential(size=len(index)).astype(np.float32) * (rng.random(len(index)) < 0.7)
-        tree, leaves[index] = replay._set(tree, jnp.asarray(index), jnp.asarray(value)), value
+        tree, leaves[index] = put(tree, index, value), value
         for level in tree:
-            np.testing.assert_allclose(level.sum(), leaves.sum(), rtol=1e-6)
+            np.testing.assert_allclose(np.asarray(level).sum(), leaves.sum(), rtol=1e-6)
     if leaves.sum() == 0:
         return
     mass = np.concatenate([[0.0], rng.random(200), [1.0]]) * leaves.sum()
-    found = np.asarray(replay._find(tree, jnp.asarray(mass, jnp.float32)))
+    found = np.asarray(find(tree, mass.astype(np.float32)))
     assert (leaves[found] > 0).all()
     expected = np.searchsorted(np.cumsum(leaves), mass, side="right")
     assert (found == np.minimum(expected, leaves.nonzero()[0][-1]))[1:-1].mean() > 0.98
@@ -180,29 +212,34 @@ def test_the_sum_tree_is_exact(size, key):
 
 def test_steps_are_drawn_by_priority_and_weighted(key):
     data = world(40, 2, ends=(0.1, 0.0))
-    *_, (_, memory) = filled(data, 40, 4, 10, prioritized=True)
-    rng = np.random.default_rng(0)
     rows, envs = np.divmod(np.arange(40), 2)
-    rows = rows + 20
-    priority = rng.exponential(size=40).astype(np.float32)
-    index = replay.Index(jnp.asarray(rows), jnp.asarray(envs), jnp.ones(40))
-    memory = replay.update(memory, index, jnp.asarray(priority))
-    got = jax.jit(lambda key: replay.sample(key, memory, 100_000, importance=0.7))(key)
-    share = np.bincount((np.asarray(got.row) - 20) * 2 + np.asarray(got.env), minlength=40) / 100_000
+    priority = np.random.default_rng(0).exponential(size=40).astype(np.float32)
+    index = replay.Index(rows + 20, envs, np.ones(40, np.float32))
+
+    @jax.jit
+    def program(key, blocks, index, priority):
+        memory = replay.update(filled(data, 40, blocks, prioritized=True), index, priority)
+        got = replay.sample(key, memory, 100_000, importance=0.7)
+        kept = replay.update(memory, index, jnp.ones(40), False)
+        later = replay.add(memory, jax.tree.map(lambda x: x[0, :2], blocks))
+        return got, [x.priorities.tree[0] for x in (memory, kept, later)]
+
+    given = program(key, blocks_of(data, 4, 10), index, priority)
+    got, (leaves, kept, later) = jax.tree.map(np.asarray, given)
+    which = (got.row - 20) * 2 + got.env
+    share = np.bincount(which, minlength=40) / 100_000
     np.testing.assert_allclose(share, priority / priority.sum(), atol=2e-5)  # stratified: as good as exact
-    which = (np.asarray(got.row) - 20) * 2 + np.asarray(got.env)
     np.testing.assert_allclose(got.weight, (priority.min() / priority[which]) ** 0.7, rtol=1e-4)
     assert got.weight.max() == 1.0
-    assert (replay.update(memory, index, jnp.ones(40), False).priorities.tree[0] == memory.priorities.tree[0]).all()
+    assert (kept == leaves).all()
     # what comes in is as likely as the most likely so far
-    later = replay.add(memory, block_of(data, 0, 2))
     leaf = [(40 + k) % 21 * 2 + e for k in range(2) for e in range(2)]
-    np.testing.assert_array_equal(later.priorities.tree[0][jnp.array(leaf)], max(1.0, priority.max()))
+    np.testing.assert_array_equal(later[leaf], max(1.0, priority.max()))
 
 
-def test_uniform_replay_ignores_priorities(key):
-    *_, (_, memory) = filled(world(8, 2), 20, 4, 2)
-    index = replay.sample(key, memory, 5)
+def test_uniform_replay_ignores_priorities():
+    memory = jax.eval_shape(lambda: replay.init(example(world(8, 2)), 20))
+    index = replay.Index(np.zeros(5, int), np.zeros(5, int), np.ones(5))
     assert replay.update(memory, index, jnp.ones(5)) is memory
 
 
@@ -217,12 +254,12 @@ def test_bad_input():
         replay.init(example(data), 5, length=3)
     with pytest.raises(ValueError, match=r"needs \d+\.\d GB; the device has \d+\.\d GB, enough for about \d+"):
         replay.init(example(data), 10**12)
-    memory = replay.init(example(data), 20)
+    memory = jax.eval_shape(lambda: replay.init(example(data), 20))
     with pytest.raises(ValueError, match="a block of 30 steps does not fit"):
         replay.add(memory, data)
-    sequences = replay.init(example(data), 20, memory=jnp.zeros((2, 3)), stride=5)
+    sequences = jax.eval_shape(lambda: replay.init(example(data), 20, memory=jnp.zeros((2, 3)), stride=5))
     with pytest.raises(ValueError, match="rollout_length is 4, and must be 5"):
-        replay.add(sequences, block_of(data, 0, 4), jnp.zeros((2, 3)))
+        replay.add(sequences, jax.tree.map(lambda x: x[:4], data), jnp.zeros((2, 3)))
     with pytest.raises(ValueError, match="batch_size is 0"):
         replay.sample(jax.random.key(0), memory, 0)
 
@@ -249,7 +286,7 @@ def test_nothing_is_copied(prioritized, key):
 
     def spare(capacity):
         memory = jax.eval_shape(lambda: replay.init(example(data), capacity, prioritized))
-        compiled = jax.jit(loop, donate_argnums=0).lower(memory, block_of(data, 0, 2), key).compile()
+        compiled = jax.jit(loop, donate_argnums=0).lower(memory, jax.tree.map(lambda x: x[:2], data), key).compile()
         analysis = compiled.memory_analysis()
         kept = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(memory))
         assert analysis.alias_size_in_bytes >= kept  # donated, every byte of it
@@ -261,7 +298,9 @@ def test_nothing_is_copied(prioritized, key):
 
 def test_times_due_counts_what_a_clock_counts():
     for block, period in ((7, 500), (500, 7), (1, 1), (128, 10), (6, 4), (10, 10)):
-        due = np.asarray(jax.vmap(lambda b: schedules.times_due(b, block, period))(jnp.arange(2000)))
+        due = np.asarray(
+            jax.jit(lambda b, k=block, p=period: schedules.times_due(b, k, p))(np.arange(2000, dtype=np.int32))
+        )
         clock = np.arange(2001) * block // period
         np.testing.assert_array_equal(due, np.diff(clock))
     late = schedules.times_due(jnp.int32(2**31 - 2), 1000, 999)  # far beyond 2³¹ steps
@@ -273,8 +312,11 @@ def test_times_due_counts_what_a_clock_counts():
 def test_n_steps_and_a_value_are_the_n_step_return():
     data = world(20, 4)
     value = np.random.default_rng(3).normal(size=(20, 4)).astype(np.float32)
-    block = map(jnp.asarray, (data.reward, data.terminated, data.truncated))
-    reward, discount, terminated, last = replay.n_steps(*block, 0.9, 3)
-    got = reward + jnp.where(terminated, 0.0, discount * jnp.take_along_axis(jnp.asarray(value), last, 0))
-    expected = returns.n_step(data.reward, value, data.terminated, data.truncated, 0.9, 3)
-    np.testing.assert_allclose(got, expected[:18], atol=1e-5)
+
+    @jax.jit
+    def both(reward, terminated, truncated, value):
+        total, discount, ended, last = replay.n_steps(reward, terminated, truncated, 0.9, 3)
+        got = total + jnp.where(ended, 0.0, discount * jnp.take_along_axis(value, last, 0))
+        return got, returns.n_step(reward, value, terminated, truncated, 0.9, 3)[:18]
+
+    np.testing.assert_allclose(*both(data.reward, data.terminated, data.truncated, value), atol=1e-5)

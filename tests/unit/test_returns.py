@@ -5,106 +5,130 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.test_util import check_grads
 
 import purerl
 from purerl import returns
 from purerl.core import Rollout, Transition
 from purerl.returns import gae, lambda_returns, n_step
 
-SHAPES = ["reward", "next_value", "terminated", "truncated"]
-
 
 @st.composite
 def blocks(draw):
-    """A block with random, none, or only ends; T = 1 included."""
+    """A block with random, none, or only ends; T = 1 included. Its shape is one of three: each is a program."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    shape = (draw(st.sampled_from([1, 2, 7])), *draw(st.sampled_from([(), (3,), (2, 2)])))
+    shape = draw(st.sampled_from([(1,), (2, 3), (7, 2, 2)]))
     probability = draw(st.sampled_from([0.0, 0.3, 1.0]))
     ends = [rng.random(shape) < draw(st.sampled_from([0.0, probability])) for _ in range(2)]
     floats = [rng.normal(size=shape) for _ in range(3)]
     return *floats, *ends, draw(st.sampled_from([0.0, 0.9, 1.0])), draw(st.sampled_from([0.0, 0.5, 1.0]))
 
 
-def in_float64(function, *args):
+def in_float64(program, *args):
     with jax.enable_x64(True):
-        return np.asarray(function(*(jnp.asarray(x) if isinstance(x, np.ndarray) else x for x in args)))
+        return jax.tree.map(np.asarray, program(*args))
 
 
-@settings(deadline=None, max_examples=15)
+@jax.jit
+def every_return(reward, value, next_value, terminated, truncated, gamma, lam):
+    arguments = reward, next_value, terminated, truncated, gamma
+    return {
+        "gae": gae(reward, value, next_value, terminated, truncated, gamma, lam),
+        "lambda": lambda_returns(*arguments, lam), "n": [n_step(*arguments, n) for n in (1, 3)],
+    }  # fmt: skip
+
+
+@settings(deadline=None, max_examples=40)
 @given(blocks())
 def test_against_the_equations(block):
     reward, _value, next_value, terminated, truncated, gamma, lam = block
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
-    close(in_float64(gae, *block), reference.gae(*block))
+    got = in_float64(every_return, *block)
+    close(got["gae"], reference.gae(*block))
     arguments = reward, next_value, terminated, truncated, gamma
-    close(in_float64(lambda_returns, *arguments, lam), reference.lambda_returns(*arguments, lam))
-    for n in (1, 3):
-        close(in_float64(n_step, *arguments, n), reference.n_step(*arguments, n))
+    close(got["lambda"], reference.lambda_returns(*arguments, lam))
+    for n, x in zip((1, 3), got["n"], strict=True):
+        close(x, reference.n_step(*arguments, n))
 
 
 @pytest.fixture
 def block():
     rng = np.random.default_rng(1)
-    floats = [jnp.asarray(rng.normal(size=(6, 4)), jnp.float32) for _ in range(2)]
-    ends = [jnp.asarray(rng.random((6, 4)) < 0.25) for _ in range(2)]
+    floats = rng.normal(size=(2, 6, 4)).astype(np.float32)
+    ends = rng.random((2, 6, 4)) < 0.25
     return *floats, *ends
 
 
 def test_identities(block):
-    reward, next_value, terminated, truncated = block
-    value = jnp.roll(next_value, 1, axis=0)
-    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5)
-    advantage = gae(reward, value, next_value, terminated, truncated, 0.9, 0.7)
-    # GAE is the λ-return less the value where V(s'ₜ) = V(sₜ₊₁) inside of episodes
-    close(advantage + value, lambda_returns(reward, next_value, terminated, truncated, 0.9, 0.7))
-    one = reward + 0.9 * jnp.where(terminated, 0, next_value)
-    close(lambda_returns(*block, 0.9, 0.0), one)
-    close(n_step(*block, 0.9, 1), one)
-    close(lambda_returns(*block, 0.9, 1.0), n_step(*block, 0.9, 6))
-    close(gae(reward, value, next_value, terminated, truncated, 0.9, 0.0), one - value)
-    close(lambda_returns(*block, 0.9, jnp.full((6, 4), 0.7)), lambda_returns(*block, 0.9, 0.7))
+    @jax.jit
+    def of(reward, next_value, terminated, truncated):
+        value = jnp.roll(next_value, 1, axis=0)
+        ends = terminated, truncated
+        own = reward, next_value, *ends, 0.9
+        one = reward + 0.9 * jnp.where(terminated, 0, next_value)
+        lambda_return = lambda_returns(*own, 0.7)
+        return [
+            # GAE is the λ-return less the value where V(s'ₜ) = V(sₜ₊₁) inside of episodes
+            (gae(reward, value, next_value, *ends, 0.9, 0.7) + value, lambda_return),
+            (lambda_returns(*own, 0.0), one),
+            (n_step(*own, 1), one),
+            (lambda_returns(*own, 1.0), n_step(*own, 6)),
+            (gae(reward, value, next_value, *ends, 0.9, 0.0), one - value),
+            (lambda_returns(*own, jnp.full((6, 4), 0.7)), lambda_return),
+        ]
+
+    for left, right in of(*block):
+        np.testing.assert_allclose(left, right, atol=1e-5)
 
 
 def test_an_episode_end_separates(block):
     """Each episode's advantages are those of the episode alone."""
     reward, next_value, _, _ = block
     value = next_value + 1
-    for end in ("terminated", "truncated"):
-        ends = dict(terminated=jnp.zeros((6, 4), bool), truncated=jnp.zeros((6, 4), bool))
-        ends[end] = ends[end].at[2].set(True)
-        whole = gae(reward, value, next_value, **ends, gamma=0.9, lam=0.8)
-        parts = [
-            gae(
-                *(x[s] for x in (reward, value, next_value)),
-                **{k: x[s] for k, x in ends.items()},
-                gamma=0.9,
-                lam=0.8,
-            )
-            for s in (slice(0, 3), slice(3, 6))
-        ]
-        np.testing.assert_allclose(whole, jnp.concatenate(parts), atol=1e-6)
+    of = jax.jit(lambda *block: gae(*block, 0.9, 0.8))
+    no = np.zeros((6, 4), bool)
+    end = no.copy()
+    end[2] = True
+    for ends in ((end, no), (no, end)):
+        whole = reward, value, next_value, *ends
+        parts = [of(*(x[s] for x in whole)) for s in (slice(0, 3), slice(3, 6))]
+        np.testing.assert_allclose(of(*whole), np.concatenate(parts), atol=1e-6)
 
 
 def test_truncation_bootstraps_and_termination_wins():
-    one, yes, no = jnp.ones(1), jnp.ones(1, bool), jnp.zeros(1, bool)
-    assert gae(one, 0 * one, 10 * one, no, yes, 0.5, 0.9) == 6.0
-    assert gae(one, 0 * one, 10 * one, yes, no, 0.5, 0.9) == 1.0
-    assert gae(one, 0 * one, 10 * one, yes, yes, 0.5, 0.9) == 1.0
-    # a value of a state that is never reached, even NaN, has no effect
-    assert gae(one, 0 * one, jnp.nan * one, yes, no, 0.5, 0.9) == 1.0
+    # the last: a value of a state that is never reached, even NaN, has no effect
+    next_value = np.array([[10.0, 10.0, 10.0, np.nan]])
+    terminated, truncated = np.array([[0, 1, 1, 1], [1, 0, 1, 0]], bool)[:, None]
+    one = np.ones((1, 4))
+    got = jax.jit(lambda *block: gae(*block, 0.5, 0.9))(one, 0 * one, next_value, terminated, truncated)
+    np.testing.assert_array_equal(got, [[6.0, 1.0, 1.0, 1.0]])
+
+
+def check_gradients(function, *at):
+    """The gradient of a sum with random weights against central differences, in float64 and one program."""
+    leaves, structure = jax.tree.flatten(at)
+    rng = np.random.default_rng(0)
+    directions = [jax.tree.map(lambda x: rng.normal(size=x.shape), leaves) for _ in range(3)]
+
+    def program(leaves):
+        of = lambda leaves: sum((jnp.cos(jnp.arange(x.size)).reshape(x.shape) * x).sum()
+                                for x in jax.tree.leaves(function(*structure.unflatten(leaves))))  # fmt: skip
+        move = lambda d, step: [x + step * y for x, y in zip(leaves, d, strict=True)]
+        slope, eps = jax.grad(of)(leaves), 1e-5
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *directions)
+        numeric = jax.vmap(lambda d: (of(move(d, eps)) - of(move(d, -eps))) / (2 * eps))(stacked)
+        return jax.vmap(lambda d: sum((x * y).sum() for x, y in zip(slope, d, strict=True)))(stacked), numeric
+
+    np.testing.assert_allclose(*in_float64(jax.jit(program), [np.asarray(x, np.float64) for x in leaves]), rtol=1e-6)
 
 
 def test_gradients_are_right(block):
-    reward, next_value, terminated, truncated = block
-    for f in (
-        lambda r, v: gae(r, v, v, terminated, truncated, 0.9, 0.7),
-        lambda r, v: lambda_returns(r, v, terminated, truncated, 0.9, 0.7),
-        lambda r, v: n_step(r, v, terminated, truncated, 0.9, 3),
-    ):
-        with jax.enable_x64(True):
-            arguments = jnp.asarray(reward, jnp.float64), jnp.asarray(next_value, jnp.float64)
-            check_grads(f, arguments, order=1, modes=["rev"])
+    reward, next_value, *ends = block
+    three = lambda r, v: (
+        gae(r, v, v, *ends, 0.9, 0.7),
+        lambda_returns(r, v, *ends, 0.9, 0.7),
+        n_step(r, v, *ends, 0.9, 3),
+    )
+    check_gradients(three, reward, next_value)
 
 
 def test_bad_input(block):

@@ -16,26 +16,24 @@ T, N = 12, 3
 
 
 @pytest.fixture
-def block(key):
+def block():
     """Random steps whose successors are the next observations, with ends of both kinds, and some steps not valid."""
-    keys = jax.random.split(key, 5)
-    obs = jax.random.normal(keys[0], (T + 1, N, 2))
-    ends = jax.random.bernoulli(keys[1], 0.2, (2, T, N))
-    valid = jnp.ones((T, N), bool).at[-2:, 0].set(False)
-    action, reward = jax.random.randint(keys[2], (T, N), 0, 2), jax.random.normal(keys[3], (T, N))
-    cost = {"cost": jax.random.uniform(keys[4], (T, N))}
-    return purerl.Transition(obs[:-1], action, reward, obs[1:], *ends, valid, (), cost)
+    rng = np.random.default_rng(0)
+    obs = rng.normal(size=(T + 1, N, 2)).astype(np.float32)
+    ends, valid = rng.random((2, T, N)) < 0.2, np.ones((T, N), bool)
+    valid[-2:, 0] = False
+    action, reward = rng.integers(0, 2, (T, N)).astype(np.int32), rng.normal(size=(T, N)).astype(np.float32)
+    cost = {"cost": rng.random((T, N)).astype(np.float32)}
+    return jax.tree.map(jnp.asarray, purerl.Transition(obs[:-1], action, reward, obs[1:], *ends, valid, (), cost))
 
 
 def paid(reward, tr, times=1):
     """What a reward gives for the same block again and again: the last, with its state and metrics."""
     reward = rewards.term(reward)
-    key = jax.random.key(0)
-    state = reward.init(key, jax.tree.map(lambda x: x[0], tr))
-    apply = jax.jit(reward.apply)
+    state, apply = jax.jit(reward.init)(jax.random.key(0), jax.tree.map(lambda x: x[0], tr)), jax.jit(reward.apply)
     for _ in range(times):
-        state, given, metrics = apply(key, state, tr)
-    return np.asarray(given), state, metrics
+        state, given, metrics = apply(jax.random.key(0), state, tr)
+    return np.asarray(given), state, jax.tree.map(np.asarray, metrics)
 
 
 phi = lambda obs: 3.0 * obs[..., 0]
@@ -66,21 +64,27 @@ def test_contract(name, block, key):
 
 
 def test_changes_of_the_reward_that_is_there(block):
-    r = np.asarray(block.reward)
-    for reward, expected in {
+    r, ended = np.asarray(block.reward), np.asarray(block.terminated)
+    here = np.asarray(block.next_obs)[..., 0] > 0
+    expected = {
         rewards.scale(3.0): 3 * r,
         rewards.clip(-0.5, 0.2): np.clip(r, -0.5, 0.2),
         rewards.sign(): np.sign(r),
         rewards.symlog(): np.sign(r) * np.log1p(np.abs(r)),
         ALL["when"]: np.where(np.asarray(block.obs)[..., 0] > 0, 2 * r, r),
-        rewards.terminal_bonus(5.0): r + 5.0 * np.asarray(block.terminated),
+        rewards.terminal_bonus(5.0): r + 5.0 * ended,
+        rewards.terminal_bonus(5.0, lambda tr: tr.next_obs[..., 0] > 0): r + 5.0 * (ended & here),
         rewards.chain(rewards.scale(3.0), rewards.clip(-1.0, 1.0)): np.clip(3 * r, -1, 1),
         rewards.chain(): r,
-    }.items():
-        np.testing.assert_allclose(paid(reward, block)[0], expected, rtol=1e-5)
-    goal = rewards.terminal_bonus(5.0, lambda tr: tr.next_obs[..., 0] > 0)
-    here = np.asarray(block.terminated) & (np.asarray(block.next_obs)[..., 0] > 0)
-    np.testing.assert_allclose(paid(goal, block)[0], r + 5.0 * here, rtol=1e-6)
+    }
+
+    @jax.jit
+    def given(key, tr):
+        one = jax.tree.map(lambda x: x[0], tr)
+        return [reward.apply(key, reward.init(key, one), tr)[1] for reward in map(rewards.term, expected)]
+
+    for got, wanted in zip(given(jax.random.key(0), block), expected.values(), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
 
 def test_terms_are_weighted_and_logged_raw_and_weighted(block):
@@ -117,7 +121,7 @@ def test_terms_do_not_hide_what_the_learner_reports(name, cartpole, key):
     agent = purerl.a2c(networks.actor_critic(policy, partial(networks.MLP, ())), policy)
     reward = rewards.weighted({name: rewards.environment}, {name: 1.0})
     with pytest.raises(ValueError, match=f"reward reports {name}, which the learner reports itself"):
-        purerl.train(purerl.learner(*cartpole, agent, 4, 4, reward), key, 1)
+        jax.eval_shape(lambda key: purerl.train(purerl.learner(*cartpole, agent, 4, 4, reward), key, 1), key)
 
 
 def test_annealing_counts_environment_steps(block):
@@ -163,7 +167,7 @@ def test_what_was_often_seen_is_no_longer_new(block):
     assert ended["rnd_loss"] < 0.1 * begun["rnd_loss"]
     jax.tree.map(np.testing.assert_array_equal, first.target, last.target)
     far = block._replace(next_obs=block.next_obs.at[3, 1].add(4.0))
-    bonus = np.asarray(reward.apply(None, last, far)[1] - block.reward)
+    bonus = np.asarray(jax.jit(lambda tr: reward.apply(None, last, tr)[1] - tr.reward)(far))
     assert bonus[3, 1] == bonus.max() and bonus[3, 1] > 5 * np.median(bonus)
 
 
@@ -181,17 +185,16 @@ def test_shaping_keeps_the_optimal_policies_of_1000_random_mdps(key):
         terminal = jnp.arange(num_states) == num_states - 1
         potential = 3 * jax.random.normal(keys[2], (num_states,))
         after = lambda sound: jnp.where(terminal, 0.0, potential) if sound else potential
-        solve = lambda R: tabular.value_iteration(tabular.MDP(P, R, terminal), gamma).q
-        plain = solve(R)
-        shaped = solve(R + gamma * after(True)[None, None] - potential[:, None, None])
-        at_end = solve(R + gamma * after(False)[None, None] - potential[:, None, None])
-        no_gamma = solve(R + after(True)[None, None] - potential[:, None, None])
+        bonuses = gamma * after(True), gamma * after(False), after(True)
+        shaped = [R, *(R + bonus[None, None] - potential[:, None, None] for bonus in bonuses)]
+        solve = jax.vmap(lambda R: tabular.value_iteration(tabular.MDP(P, R, terminal), gamma).q)
+        plain, shaped, at_end, no_gamma = solve(jnp.stack(shaped))
         best = lambda q: q[:-1].argmax(-1)
         shift = jnp.abs(shaped + potential[:, None] - plain)[:-1].max()
         same = lambda q: (best(q) == best(plain)).all()
         return shift, same(shaped), same(at_end), same(no_gamma)
 
-    shift, sound, at_end, no_gamma = jax.jit(jax.vmap(one))(jax.random.split(key, 1000))
+    shift, sound, at_end, no_gamma = map(np.asarray, jax.jit(jax.vmap(one))(jax.random.split(key, 1000)))
     assert shift.max() < 1e-3 and sound.mean() == 1.0
     assert at_end.mean() < 0.8 and no_gamma.mean() < 0.9
 
@@ -203,44 +206,45 @@ def test_a_good_potential_saves_sweeps():
     P = np.zeros((num, 2, num))
     P[at, 0, np.maximum(at - 1, 0)] = P[at, 1, np.minimum(at + 1, num - 1)] = 1.0
     P = 0.7 * P + 0.3 * np.eye(num)[:, None]  # a move may fail, so that no sweep is exact
-    R = jnp.zeros(P.shape).at[num - 2, 1, num - 1].set(1.0)
-    terminal = at == num - 1
-    solve = lambda R: tabular.value_iteration(tabular.MDP(P, R, terminal), gamma, tolerance=1e-4)
-    plain = solve(R)
-    value = jnp.where(terminal, 0.0, tabular.value_iteration(tabular.MDP(P, R, terminal), gamma).value)
+    R, terminal = np.zeros(P.shape, np.float32), at == num - 1
+    R[num - 2, 1, num - 1] = 1.0
+    solve = jax.jit(lambda R, tolerance: tabular.value_iteration(tabular.MDP(P, R, terminal), gamma, tolerance))
+    plain, value = solve(R, 1e-4), np.where(terminal, 0.0, solve(R, 1e-6).value)
 
     def under(potential):
-        after = jnp.where(terminal, 0.0, potential)
-        return int(solve(R + gamma * after[None, None] - potential[:, None, None]).sweeps)
+        after = np.where(terminal, 0.0, potential)
+        return solve(np.float32(R + gamma * after[None, None] - potential[:, None, None]), 1e-4).sweeps
 
-    assert under(value) <= 2 < under(0.9 * value) < int(plain.sweeps)
+    assert under(value) <= 2 < under(0.9 * value) < plain.sweeps
 
 
 # --- preferences ------------------------------------------------------------------------------------------------------
 
 
-def test_the_loss_of_preferences_is_bradley_and_terrys(key):
-    a, b = np.asarray(jax.random.normal(key, (2, 5, 4)))
+def test_the_loss_of_preferences_is_bradley_and_terrys():
+    a, b = np.random.default_rng(0).normal(size=(2, 5, 4))
+    loss = jax.jit(rewards.preference_loss)
     for preferred in (0.0, 0.5, 1.0):
         probability = 1 / (1 + np.exp(a.sum(-1) - b.sum(-1)))
         expected = -preferred * np.log(probability) - (1 - preferred) * np.log(1 - probability)
-        np.testing.assert_allclose(rewards.preference_loss(a, b, jnp.full(5, preferred)), expected, rtol=1e-4)
+        np.testing.assert_allclose(loss(a, b, np.full(5, preferred)), expected, rtol=1e-4)
     with pytest.raises(ValueError, match=r"segments have rewards of shapes \(5, 4\) and \(5, 3\)"):
-        rewards.preference_loss(a, b[:, :3], jnp.ones(5))
+        rewards.preference_loss(a, b[:, :3], np.ones(5))
 
 
 def test_a_hidden_reward_is_recovered_from_preferences(key):
     """200 noisy comparisons of segments of 5 steps: the order of states is that of the hidden reward."""
     hidden = lambda obs: 2 * obs[..., 0] - obs[..., 1]
-    keys = jax.random.split(key, 4)
-    a, b = jax.random.normal(keys[0], (2, 200, 5, 2))
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 200, 5, 2)).astype(np.float32)
     gap = hidden(b).sum(-1) - hidden(a).sum(-1)
-    preferred = jax.random.bernoulli(keys[1], jax.nn.sigmoid(gap)).astype(jnp.float32)
+    preferred = (rng.random(200) < 1 / (1 + np.exp(-gap))).astype(np.float32)
     network = nn.Sequential([torso(), nn.Dense(1)])
-    params, values = jax.jit(lambda key: rewards.learn_preferences(key, network, a, b, preferred, 400, 1e-2))(keys[2])
+    params, values = jax.jit(lambda key: rewards.learn_preferences(key, network, a, b, preferred, 400, 1e-2))(key)
+    values = np.asarray(values)
     assert values[-1] < 0.5 * values[0]
-    obs = jax.random.normal(keys[3], (100, 1, 2))
-    tr = purerl.Transition(obs, *[jnp.zeros((100, 1))] * 2, obs, *[jnp.zeros((100, 1), bool)] * 3)
+    obs = rng.normal(size=(100, 1, 2)).astype(np.float32)
+    tr = purerl.Transition(obs, *[np.zeros((100, 1))] * 2, obs, *[np.zeros((100, 1), bool)] * 3)
     learned = paid(rewards.modelled(network, params), tr)[0]
     assert np.corrcoef(learned[:, 0], hidden(obs)[:, 0])[0, 1] > 0.9
 

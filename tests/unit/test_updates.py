@@ -8,30 +8,25 @@ from purerl import schedules, updates
 
 
 def test_every_row_once_an_epoch_in_a_new_order(key):
-    def step(state, batch, learning_rate):
-        return state, {"rows": batch}
-
-    improve = updates.epochs(step, 3, 4)
-    seen = []
-    spy = lambda state, batch, learning_rate: (jnp.append(state[batch.size :], batch), {})
-    rows, _ = updates.epochs(spy, 3, 4)(key, jnp.zeros(36, jnp.int32), jnp.arange(12)[None], 0.1)
-    for epoch in rows.reshape(3, 12):
-        assert sorted(epoch.tolist()) == list(range(12))
-        seen.append(tuple(epoch.tolist()))
-    assert len(set(seen)) == 3
-    assert improve(key, 0, jnp.arange(12)[None], 0.1)[1]["rows"].shape == (1, 3)
+    spy = lambda state, batch, learning_rate: (jnp.append(state[batch.size :], batch), {"rows": batch})
+    improve = jax.jit(lambda key, state, data: updates.epochs(spy, 3, 4)(key, state, data, 0.1))
+    rows, metrics = improve(key, np.zeros(36, np.int32), np.arange(12)[None])
+    epochs = np.asarray(rows).reshape(3, 12).tolist()
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
+    assert len(set(map(tuple, epochs))) == 3
+    assert metrics["rows"].shape == (1, 3)
 
 
 def test_minibatches_keep_time_and_what_belongs_together(key):
     """Rows are axis 1 of every leaf, whatever its first axis is."""
-    data = {"a": jnp.arange(24).reshape(4, 6), "b": 10 * jnp.arange(6)[None]}
+    data = {"a": np.arange(24).reshape(4, 6), "b": 10 * np.arange(6)[None]}
 
     def step(state, batch, learning_rate):
         assert batch["a"].shape == (4, 3) and batch["b"].shape == (1, 3)
         return state + 1, {"same": (batch["a"] % 6 * 10 == batch["b"]).all(), "time": jnp.diff(batch["a"], axis=0) == 6}
 
-    count, metrics = updates.epochs(step, 2, 2)(key, 0, data, 0.1)
-    assert count == 4 and metrics["same"] == 1 and (metrics["time"] == 1).all()
+    count, metrics = jax.jit(lambda key, data: updates.epochs(step, 2, 2)(key, 0, data, 0.1))(key, data)
+    assert count == 4 and metrics["same"] == 1 and (np.asarray(metrics["time"]) == 1).all()
 
 
 def test_shuffling_is_uniform():
@@ -48,29 +43,44 @@ def test_batches_that_do_not_divide_are_refused(key):
         updates.epochs(lambda *a: a, 1, 5)(key, 0, jnp.arange(12)[None], 0.1)
 
 
-def test_sgd_is_a_step_of_the_learning_rate_along_optax(key):
+def test_sgd_is_a_step_of_the_learning_rate_along_optax():
     loss = lambda params, x: (jnp.sum(params["w"] * x) ** 2, {"x": x.sum()})
-    params, x = {"w": jnp.arange(3.0) + 1}, jnp.array([1.0, -2.0, 0.5])
+    params, x = {"w": np.float32([1, 2, 3])}, np.float32([1.0, -2.0, 0.5])
     step = updates.sgd(loss, updates.adam(0.5))
-    state = updates.Trained(params, updates.adam(0.5).init(params), jnp.zeros((), jnp.int32))
     reference = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.01, eps=1e-5))
-    theirs, opt_state = params, reference.init(params)
-    for _ in range(3):
-        state, metrics = step(state, x, 0.01)
-        grads = jax.grad(lambda p: loss(p, x)[0])(theirs)
-        direction, opt_state = reference.update(grads, opt_state)
-        theirs = optax.apply_updates(theirs, direction)
-    np.testing.assert_allclose(state.params["w"], theirs["w"], rtol=1e-6)
-    assert metrics["x"] == -0.5
+
+    @jax.jit
+    def both(params):
+        def three(step, state):
+            return jax.lax.scan(lambda state, _: step(state), state, length=3)
+
+        def theirs(carry):
+            params, opt_state = carry
+            grads = jax.grad(lambda p: loss(p, x)[0])(params)
+            direction, opt_state = reference.update(grads, opt_state)
+            return (optax.apply_updates(params, direction), opt_state), ()
+
+        state = updates.Trained(params, updates.adam(0.5).init(params), jnp.zeros((), jnp.int32))
+        state, metrics = three(lambda state: step(state, x, 0.01), state)
+        return state.params["w"], three(theirs, (params, reference.init(params)))[0][0]["w"], metrics["x"]
+
+    ours, wanted, seen = both(params)
+    np.testing.assert_allclose(ours, wanted, rtol=1e-6)
+    np.testing.assert_array_equal(seen, -0.5)
+
+
+@jax.jit
+def clipped_twice(grads):
+    """By the package, and by optax."""
+    clips = updates.clip_by_global_norm(0.5), optax.clip_by_global_norm(0.5)
+    return [clip.update(grads, clip.init(grads))[0] for clip in clips]
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e4])
-def test_gradients_are_clipped_to_a_global_norm(size, key):
-    shapes = [(), (3,), (4, 2), (2, 3, 5)]
-    grads = [size * jax.random.normal(k, s) for k, s in zip(jax.random.split(key, 4), shapes, strict=True)]
-    clip, reference = updates.clip_by_global_norm(0.5), optax.clip_by_global_norm(0.5)
-    clipped, _ = jax.jit(clip.update)(grads, clip.init(grads))
-    expected, _ = reference.update(grads, reference.init(grads))
+def test_gradients_are_clipped_to_a_global_norm(size):
+    rng = np.random.default_rng(0)
+    grads = [np.float32(size * rng.normal(size=shape)) for shape in ((), (3,), (4, 2), (2, 3, 5))]
+    clipped, expected = clipped_twice(grads)
     for ours, theirs in zip(clipped, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
     norm = np.sqrt(sum(np.square(x, dtype=np.float64).sum() for x in clipped))
@@ -78,38 +88,41 @@ def test_gradients_are_clipped_to_a_global_norm(size, key):
 
 
 def test_optimizers_stay_finite_at_zero():
-    grads = {"a": jnp.zeros(3), "b": jnp.zeros((4, 2))}
-    for optimizer in (updates.adam(0.5), updates.rmsprop(0.5)):
-        direction, _ = optimizer.update(grads, optimizer.init(grads))
-        assert all(np.isfinite(x).all() for x in jax.tree.leaves(direction))
+    grads = {"a": np.zeros(3, np.float32), "b": np.zeros((4, 2), np.float32)}
+    optimizers = updates.adam(0.5), updates.rmsprop(0.5)
+    directions = jax.jit(lambda grads: [o.update(grads, o.init(grads))[0] for o in optimizers])(grads)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(directions))
 
 
 def test_annealing_counts_environment_steps_and_ends_at_zero():
-    rate = lambda n: float(updates.annealed(0.1, 1000.0, jnp.asarray(n), 100))
+    rate = jax.jit(lambda n: updates.annealed(0.1, 1000.0, n, 100))
     np.testing.assert_allclose([rate(n) for n in (0, 1, 5, 10, 20)], [0.1, 0.09, 0.05, 0.0, 0.0], atol=1e-8)
     assert updates.annealed(0.1, None, jnp.asarray(3), 100) == 0.1
 
 
 @pytest.mark.parametrize("schedule", [schedules.linear, schedules.cosine, schedules.exponential])
 def test_schedules_start_end_and_hold(schedule):
-    values = [float(schedule(step, 2.0, 0.5, 10)) for step in (-5, 0, 5, 10, 50)]
+    values = jax.jit(lambda steps: schedule(steps, 2.0, 0.5, 10))(np.array([-5, 0, 5, 10, 50]))
     np.testing.assert_allclose([values[0], values[1], values[3], values[4]], [2.0, 2.0, 0.5, 0.5], rtol=1e-6)
     middle = {"linear": 1.25, "cosine": 1.25, "exponential": 1.0}[schedule.__name__]
     np.testing.assert_allclose(values[2], middle, rtol=1e-6)
-    swept = jax.vmap(lambda n: schedule(5, 2.0, 0.5, n))(jnp.array([5.0, 10.0]))
+    swept = jax.jit(jax.vmap(lambda n: schedule(5, 2.0, 0.5, n)))(np.array([5.0, 10.0]))
     np.testing.assert_allclose(swept, [0.5, middle], rtol=1e-6)
 
 
 def test_permutation_is_one_for_every_length(key):
-    for n in [1, 2, 3, 5, 64, 100, 511, 512, 513, 4096, 65536, 65537]:
-        order = np.asarray(updates.permutation(key, n))
+    lengths = [1, 2, 3, 5, 64, 100, 511, 512, 513, 4096, 65536, 65537]
+    keys = key, jax.random.fold_in(key, 1)
+    one, other = map(jax.jit(lambda key: [updates.permutation(key, n) for n in lengths]), keys)
+    for n, order in zip(lengths, map(np.asarray, one), strict=True):
         assert order.dtype == np.int32 and (np.sort(order) == np.arange(n)).all()
-    assert (updates.permutation(key, 512) != updates.permutation(jax.random.fold_in(key, 1), 512)).any()
+    assert (np.asarray(one[7]) != np.asarray(other[7])).any()
 
 
 def test_permutations_are_all_as_likely(key):
     """24,000 permutations of four: each of the 24 about 1,000 times; of 512: every entry is everywhere."""
-    draw = lambda n, size: np.asarray(jax.vmap(lambda k: updates.permutation(k, n))(jax.random.split(key, size)))
+    many = lambda n, size: jax.vmap(lambda k: updates.permutation(k, n))(jax.random.split(key, size))
+    draw = lambda n, size: np.asarray(jax.jit(lambda: many(n, size))())
     _, counts = np.unique(draw(4, 24_000), axis=0, return_counts=True)
     assert len(counts) == 24
     assert ((counts - 1000) ** 2 / 1000).sum() < 57.1  # chi-square of 23 degrees, 1 in 10,000
