@@ -79,8 +79,8 @@ FAULTS = [
     Fault(
         "n-step returns run on across a truncation",
         "returns.py",
-        "jnp.asarray(terminated | truncated).at[-1]",
-        "jnp.asarray(terminated).at[-1]",
+        "jnp.where(terminated | truncated, 0.0, jnp.broadcast_to(lam, jnp.shape(reward))).at[-1]",
+        "jnp.where(terminated, 0.0, jnp.broadcast_to(lam, jnp.shape(reward))).at[-1]",
         ("unit/test_returns.py::test_identities",),
     ),
     Fault(
@@ -94,8 +94,8 @@ FAULTS = [
     Fault(
         "PPO takes the larger of its two surrogates",
         "losses.py",
-        "-jnp.minimum(ratio * advantage, jnp.clip(",
-        "-jnp.maximum(ratio * advantage, jnp.clip(",
+        "-jnp.minimum(rho * advantage, jnp.clip(",
+        "-jnp.maximum(rho * advantage, jnp.clip(",
         ("unit/test_losses.py::test_against_the_equations",),
     ),
     Fault(
@@ -115,8 +115,8 @@ FAULTS = [
     Fault(
         "Quantile regression weighs the two sides the wrong way round",
         "losses.py",
-        "(error < 0)",
-        "(error > 0)",
+        "fractions[..., :, None] - (error < 0)",
+        "fractions[..., :, None] - (error > 0)",
         ("unit/test_losses.py::test_quantile_loss_has_the_quantile_as_its_minimum",),
     ),
     Fault(
