@@ -320,28 +320,25 @@ def clipped_double_backup(backup: Backup = max_backup) -> Backup:
     return clipped
 
 
-def persistent_backup(alpha=0.5, backup: Backup = max_backup) -> Backup:
-    """Persistent advantage learning: the target less what the action loses, here or by taking it again.
+def persistent_backup(alpha=0.1) -> Backup:
+    """Persistent Q-learning: with probability α the action is taken again in the next state.
 
-        B - α min(max Q(s, ·) - Q(s,a), γ (1 - terminated) (max Q(s', ·) - Q(s',a))),   B = r + γ max Q(s', ·)
+        r + γ (1 - terminated) [(1 - α) max Q(s', ·) + α Q(s', a)]
 
-    The gap between the best action and the others grows, and the best one's value stays, so that small errors of Q
-    change fewer decisions.
+    Actions that are soon regretted lose value, and the gap between the best one and the others grows.
     Args:
-      alpha: α in [0, 1).  backup: B, this or another.  next: q, q_now, action_now, and what `backup` needs.
-    Reference: Bellemare et al., 2016, arXiv:1512.04860, the operator of persistent advantage learning.
+      alpha: α in [0, 1].  next: q and action_now.
+    Reference: Bellemare et al., 2016, arXiv:1512.04860, section 4.
 
-    >>> state = Next(jnp.array([2.0, 1.5]), q_now=jnp.array([4.0, 2.0]), action_now=1)
+    >>> state = Next(jnp.array([2.0, 1.0]), action_now=1)
     >>> persistent_backup(0.5)(1.0, 1.0, False, state).item()
-    2.75
+    2.5
     """
 
     def persistent(reward, gamma, terminated, next):
-        next = _need("persistent_backup", next, "q_now", "action_now")
-        gap = next.q_now.max(-1) - _taken(next.q_now, next.action_now)
-        again = next.q.max(-1) - _taken(next.q, next.action_now)
-        loss = jnp.minimum(gap, gamma * jnp.where(terminated, 0.0, again))
-        return backup(reward, gamma, terminated, next) - alpha * loss
+        next = _need("persistent_backup", next, "action_now")
+        value = (1 - alpha) * next.q.max(-1) + alpha * _taken(next.q, next.action_now)
+        return _target("persistent_backup", reward, gamma, terminated, value)
 
     return persistent
 

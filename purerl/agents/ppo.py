@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import jax
 import jax.numpy as jnp
 
 from purerl import losses, normalize
@@ -71,7 +72,7 @@ def ppo(
     def loss(params, s: Sample):
         pi, value = unrolled(network, params, s)
         log_ratio = policy.log_prob(pi, s.action) - s.log_prob
-        change = losses.change(log_ratio)
+        change = losses.change(jax.lax.stop_gradient(log_ratio))
         minibatch = hp.normalize_advantage == "minibatch"
         advantage = losses.standardize(s.advantage, s.valid) if minibatch else s.advantage
         if hp.value_clip is None:

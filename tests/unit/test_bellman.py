@@ -405,23 +405,19 @@ def test_the_share_of_clipped_mass():
 
 def test_persistent_backup():
     rng = np.random.default_rng(0)
-    q, q_now = rng.normal(size=(2, 20, 3))
-    action, reward, terminated = rng.integers(0, 3, 20), rng.normal(size=20), rng.random(20) < 0.3
-    next = bellman.Next(jnp.asarray(q), q_now=jnp.asarray(q_now), action_now=action)
-    got = bellman.persistent_backup(0.7)(reward, 0.9, terminated, next)
+    q, action, reward = rng.normal(size=(20, 3)), rng.integers(0, 3, 20), rng.normal(size=20)
+    terminated = rng.random(20) < 0.3
+    next = bellman.Next(jnp.asarray(q), action_now=action)
+    got, plain = (b(reward, 0.9, terminated, next) for b in (bellman.persistent_backup(0.7), bellman.max_backup))
     for i in range(20):
-        after = 0.0 if terminated[i] else 0.9
-        target = reward[i] + after * q[i].max()
-        one = target - 0.7 * (q_now[i].max() - q_now[i, action[i]])
-        again = target - 0.7 * after * (q[i].max() - q[i, action[i]])
-        np.testing.assert_allclose(got[i], max(one, again), rtol=1e-5)
-    plain = bellman.max_backup(reward, 0.9, terminated, next)
+        follows = 0.3 * q[i].max() + 0.7 * q[i, action[i]]
+        np.testing.assert_allclose(got[i], reward[i] + (0.0 if terminated[i] else 0.9 * follows), rtol=1e-5)
     np.testing.assert_allclose(bellman.persistent_backup(0.0)(reward, 0.9, terminated, next), plain, rtol=1e-6)
     assert (got <= plain + 1e-6).all()
     # nothing behind an end counts, NaN included
     nan = next._replace(q=jnp.full((20, 3), jnp.nan))
     assert np.isfinite(bellman.persistent_backup(0.7)(reward, 0.9, np.ones(20, bool), nan)).all()
-    with pytest.raises(ValueError, match=r"next\.q_now is None"):
+    with pytest.raises(ValueError, match=r"next\.action_now is None"):
         bellman.persistent_backup()(0.0, 1.0, False, q[0])
 
 
