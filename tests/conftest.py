@@ -61,6 +61,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if tier := tier_of(item.path):
             item.add_marker(tier)
+        if tier == "unit":
+            item.add_marker("smoke")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What holds for the whole tree: import directions, docstrings, banned words, no hosts."""
 
 import ast
+import contextlib
 import doctest
 import functools
 import importlib
@@ -76,7 +77,10 @@ def test_public_functions_say_what_they_do(name):
 
 
 def as_one_program(function):
-    """The function, compiled whole where its arguments and results allow it: op by op, each would be a program."""
+    """The function, compiled whole where its arguments and results allow it: op by op, each would be a program.
+
+    So are the functions that it gives, alone or in a tuple.
+    """
     here = object()
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -90,10 +94,11 @@ def as_one_program(function):
         leaves, structure = jax.tree.flatten((args, kwargs))
         arrays = [x for x in leaves if isinstance(x, jax.Array)]
         known = tuple(here if isinstance(x, jax.Array) else x for x in leaves)
-        try:
-            return program(structure, known, arrays) if arrays else function(*args, **kwargs)
-        except (TypeError, ValueError, jax.errors.JAXTypeError):  # it gives functions, or looks at values
-            return function(*args, **kwargs)
+        if arrays:
+            with contextlib.suppress(TypeError, ValueError, jax.errors.JAXTypeError):
+                return program(structure, known, arrays)
+        given = function(*args, **kwargs)  # it gives functions, or looks at values
+        return jax.tree.map(lambda x: as_one_program(x) if inspect.isfunction(x) else x, given)
 
     return call
 

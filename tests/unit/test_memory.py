@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 
 from purerl import distributions, memory, networks
 from purerl.host import options
@@ -27,13 +28,6 @@ T, N, F = 17, 3, 5
 def network_of(core, shared=False):
     torso = partial(networks.MLP, hidden=(6,))  # not the width of any memory
     return networks.actor_critic(distributions.categorical(2), torso, shared, core)
-
-
-def drawn(init, *args, scale=0.5):
-    """Parameters of the shapes that `init` gives, all of them random."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda key: init(key, *args), jax.random.key(0))
-    return jax.tree.map(lambda x: rng.normal(0, scale, x.shape).astype(x.dtype), shapes)
 
 
 def block(seed, end=0.2):

@@ -5,16 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 
 from purerl import distributions, networks
 from purerl.networks import MLP, MinAtarCNN, actor_critic
-
-
-def drawn(network, obs):
-    """Random parameters, without a program that draws them as `init` does."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), obs)
-    return jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(x.dtype), shapes)
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -41,7 +35,7 @@ def test_a_shared_torso_is_trained_by_both():
     policy, obs = distributions.categorical(2), jnp.ones((1, 3))
     for shared in (True, False):
         network = actor_critic(policy, partial(MLP, hidden=(8,)), shared)
-        params = drawn(network, obs)
+        params = drawn(network.init, obs)
         slope = jax.jit(jax.grad(lambda p, n=network: n.apply(p, obs)[1].sum()))(params)["params"]["MLP_0"]
         assert any(np.asarray(x).any() for x in jax.tree.leaves(slope)) == shared
 
@@ -49,7 +43,7 @@ def test_a_shared_torso_is_trained_by_both():
 def test_mlp_takes_trees_and_its_settings():
     obs = {"a": np.ones((2, 3), np.float32), "b": np.ones(2, np.int32)}
     torso = MLP(hidden=(7, 5), activation=nn.relu)
-    features = np.asarray(jax.jit(torso.apply)(drawn(torso, obs), obs))
+    features = np.asarray(jax.jit(torso.apply)(drawn(torso.init, obs), obs))
     assert features.shape == (2, 5) and (features >= 0).all() and features.any()
 
 
@@ -65,13 +59,13 @@ def test_cnn_is_a_convolution():
         x = nn.relu(x + first["bias"]).reshape(2, -1)
         return network.apply(params, obs), nn.relu(x @ second["kernel"] + second["bias"])
 
-    np.testing.assert_allclose(*both(drawn(network, obs)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(*both(drawn(network.init, obs)), rtol=1e-4, atol=1e-5)
 
 
 def test_layers_are_normalised_before_their_activation():
     obs = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
     network = MLP((6, 3), nn.relu, layer_norm=True)
-    params = drawn(network, obs)
+    params = drawn(network.init, obs)
     x = np.asarray(obs, np.float64)
     for i in (0, 1):
         dense, norm = (params["params"][f"{kind}_{i}"] for kind in ("Dense", "LayerNorm"))
