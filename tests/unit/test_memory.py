@@ -60,33 +60,41 @@ def close(a, b, tolerance=1e-5):
 def built(name):
     """A network, its parameters, and one program for all that is asked of it.
 
-    The program takes `(memory, obs, next_obs, ended)`, and gives the gradients of a loss, the outputs and the memory
-    at the end, by blocks and by steps.
+    The program takes `(memory, obs, next_obs, ended)` and a direction of the parameters. It gives the outputs and the
+    memory at the end, by blocks and by steps, and the derivatives of a loss: the gradient by blocks, and by steps that
+    along the direction.
     """
-    network = network_of(CORES[name], shared=name != "gru")
+    network = network_of(CORES[name], shared=name != "min_gru")
     params = drawn(network.init, jnp.ones((N, F)))
     by_block = lambda params, state, obs, next_obs, ended: network.unroll(params, state, obs, ended, next_obs)
 
-    def loss(params, run, *block):
+    def loss(params, run, block):
         (pi, value), (_, next_value), _ = out = run(params, *block)
         return jnp.square(pi).sum() + jnp.sin(value).sum() + jnp.cos(next_value).sum(), out
 
-    def program(*block):
-        through = jax.grad(loss, has_aux=True) if name in DIFFERENTIATED else loss
-        return [through(params, run, *block) for run in (by_block, partial(step_by_step, network))]
+    def program(block, direction):
+        of_block = partial(loss, run=by_block, block=block)
+        of_steps = partial(loss, run=partial(step_by_step, network), block=block)
+        if name not in DIFFERENTIATED:
+            return (of_block(params)[1], of_steps(params)[1]), None
+        gradient, ours = jax.grad(of_block, has_aux=True)(params)
+        _, along, theirs = jax.jvp(of_steps, (params,), (direction,), has_aux=True)
+        return (ours, theirs), (gradient, along)
 
-    return network, params, jax.jit(program)
+    program = jax.jit(program)
+    nowhere = jax.tree.map(np.zeros_like, params)
+    return network, params, lambda *block, direction=nowhere: program(block, direction)
 
 
 @pytest.mark.parametrize("name", CORES)
 def test_unroll_is_step_after_step_through_episode_ends(name):
     """Twice in a row, so that the second block starts from a memory that is neither empty nor of one age."""
     network, params, program = built(name)
-    (_, (ours, ours_next, by_block)), (_, (outputs, next_outputs, by_step)) = program(network.memory(N), *block(0))
+    ((ours, ours_next, by_block), (outputs, next_outputs, by_step)), _ = program(network.memory(N), *block(0))
     close((ours, ours_next), (outputs, next_outputs))
     if "gru" in name or name in ("lstm", "stack"):
         close(by_block, by_step)
-    second = [out[:2] for start in (by_step, by_block) for _, out in program(start, *block(1))]
+    second = [out[:2] for start in (by_step, by_block) for out in program(start, *block(1))[0]]
     for out in second[:1] + second[2:]:
         close(out, second[1])
     obs, _, ended = block(0)
@@ -96,16 +104,22 @@ def test_unroll_is_step_after_step_through_episode_ends(name):
 
 @pytest.mark.parametrize("name", DIFFERENTIATED)
 def test_gradients_are_those_of_step_after_step(name):
-    network, _, program = built(name)
-    (ours, _), (theirs, _) = program(network.memory(N), *block(0))
-    close(ours, theirs, 1e-4)
-    assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(ours["trunks"]))
+    """Along a random direction of every array of parameters: backward through the block, forward through the steps."""
+    network, params, program = built(name)
+    leaves, structure = jax.tree.flatten(params)
+    rng = np.random.default_rng(1)
+    for i, leaf in enumerate(leaves):
+        way = rng.normal(size=leaf.shape).astype(np.float32)
+        direction = structure.unflatten([way if i == j else np.zeros_like(x) for j, x in enumerate(leaves)])
+        _, (gradient, along) = program(network.memory(N), *block(0), direction=direction)
+        np.testing.assert_allclose((way * np.asarray(jax.tree.leaves(gradient)[i])).sum(), along, rtol=1e-4, atol=1e-4)
+    assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(gradient["trunks"]))
 
 
 def outputs_of(name, obs, next_obs, ended):
     """From an empty memory, by blocks: of the steps and of their successors."""
     network, _, program = built(name)
-    (_, (outputs, next_outputs, _)), _ = program(network.memory(N), obs, next_obs, ended)
+    ((outputs, next_outputs, _), _), _ = program(network.memory(N), obs, next_obs, ended)
     return jax.tree.map(np.asarray, (outputs, next_outputs))
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from linear import Linear
 
 import purerl
 from purerl import networks, rewards, schedules, tabular
@@ -100,8 +101,7 @@ def test_terms_are_weighted_and_logged_raw_and_weighted(block):
 
 def test_weights_are_swept_in_one_program(cartpole, key):
     """The environment's own return is reported whatever is paid."""
-    network = networks.actor_critic(purerl.distributions.categorical(2), partial(networks.MLP, ()))
-    agent = purerl.a2c(network, purerl.distributions.categorical(2))
+    agent = purerl.a2c(Linear(2), purerl.distributions.categorical(2))
     terms = {"task": rewards.environment, "centre": lambda tr: -jnp.abs(tr.next_obs[..., 0])}
 
     def run(weight):
@@ -117,8 +117,7 @@ def test_weights_are_swept_in_one_program(cartpole, key):
 
 @pytest.mark.parametrize("name", ["reward", "entropy", "episode_return"])
 def test_terms_do_not_hide_what_the_learner_reports(name, cartpole, key):
-    policy = purerl.distributions.categorical(2)
-    agent = purerl.a2c(networks.actor_critic(policy, partial(networks.MLP, ())), policy)
+    agent = purerl.a2c(Linear(2), purerl.distributions.categorical(2))
     reward = rewards.weighted({name: rewards.environment}, {name: 1.0})
     with pytest.raises(ValueError, match=f"reward reports {name}, which the learner reports itself"):
         jax.eval_shape(lambda key: purerl.train(purerl.learner(*cartpole, agent, 4, 4, reward), key, 1), key)
@@ -291,11 +290,9 @@ def test_bad_terms_are_named(block, key):
 
 def test_a_learner_counts_novelty_apart_from_the_return(key):
     env, _ = probes.constant_reward(5)
-    network = networks.actor_critic(purerl.distributions.categorical(2), partial(networks.MLP, ()))
+    agent = purerl.a2c(Linear(2), purerl.distributions.categorical(2))
     reward = rewards.chain(rewards.scale(0.0), rewards.rnd(torso(), weight=0.5))
-    learner = purerl.learner(
-        env, env.default_params, purerl.a2c(network, purerl.distributions.categorical(2)), 2, 5, reward
-    )
+    learner = purerl.learner(env, env.default_params, agent, 2, 5, reward)
     _, metrics = jax.jit(lambda key: purerl.train(learner, key, 3))(key)
     np.testing.assert_allclose(metrics["episode_return"], 5.0)
     assert np.isfinite(metrics["rnd"]).all() and np.isfinite(metrics["value_loss"]).all()

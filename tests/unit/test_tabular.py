@@ -129,12 +129,9 @@ def test_every_way_agrees_with_the_oracle(name):
     p, r = dense(mdp)
     num_states, num_actions = r.shape
     uniform, start = np.full(r.shape, 1 / num_actions), start_by_hand(mdp)
-    of_dense = MDP(*(np.pad(x, [(0, S - num_states), (0, A - num_actions)] + [(0, S - num_states)] * (x.ndim - 2))
-                     for x in (p, r)), padded(mdp).terminal, padded(mdp).start)  # fmt: skip
-    # the dense form knows nothing of actions that it does not have, so they are its first as well
-    for x in (of_dense.P, of_dense.R):
-        x[:, num_actions:] = x[:, :1]
-    given = every_way(padded(mdp), of_dense, pad_policy(uniform), gamma)
+    large = padded(mdp)
+    as_dense = MDP(*dense(large), large.terminal, large.start)
+    given = every_way(large, as_dense, pad_policy(uniform), gamma)
     solutions, values, matrices, judged, visits = jax.tree.map(np.asarray, given)
     of_states = lambda x: x[:num_states]
     wanted = solve(mdp, uniform, gamma)
