@@ -124,15 +124,21 @@ def mellowmax(q: Array, omega) -> Array:
 
         mm(Q) = log(1/A Σ e^{ωQ}) / ω
 
+    Exact to a few roundings of the largest |Q| for ω from 1e-30 on, as long as ω (max Q - min Q) does not overflow.
     Args:
-      q: float `[..., A]`.  omega: ω > 0, scalar or `[...]`.
+      q: float `[..., A]`; actions whose Q is -inf are not there, nor counted in A.  omega: ω > 0, scalar or `[...]`.
     Reference: Asadi & Littman, 2017, arXiv:1612.05628.
 
     >>> mellowmax(jnp.array([3.0, 3.0]), 5.0).round(4).item()
     3.0
     """
-    omega = jnp.asarray(omega, q.dtype)
-    return (jax.nn.logsumexp(omega[..., None] * q, axis=-1) - jnp.log(q.shape[-1])) / omega
+    omega, largest = jnp.asarray(omega, q.dtype), jax.lax.stop_gradient(q.max(-1))
+    there = ~jnp.isneginf(q)
+    gap = jnp.where(there, q - largest[..., None], 0.0)
+    size = jnp.maximum(there.sum(-1), 1)
+    # 1/A Σ e^{ω gap} - 1, without the cancellation at small ω
+    excess = jnp.expm1(omega[..., None] * gap).sum(-1) / size
+    return largest + jnp.log1p(excess) / omega
 
 
 # --- backups ------------------------------------------------------------------------------------------------------
@@ -314,6 +320,29 @@ def clipped_double_backup(backup: Backup = max_backup) -> Backup:
     return clipped
 
 
+def persistent_backup(alpha=0.1) -> Backup:
+    """Persistent Q-learning: with probability α the action is taken again in the next state.
+
+        r + γ (1 - terminated) [(1 - α) max Q(s', ·) + α Q(s', a)]
+
+    Actions that are soon regretted lose value, and the gap between the best one and the others grows.
+    Args:
+      alpha: α in [0, 1].  next: q and action_now.
+    Reference: Bellemare et al., 2016, arXiv:1512.04860, section 4.
+
+    >>> state = Next(jnp.array([2.0, 1.0]), action_now=1)
+    >>> persistent_backup(0.5)(1.0, 1.0, False, state).item()
+    2.5
+    """
+
+    def persistent(reward, gamma, terminated, next):
+        next = _need("persistent_backup", next, "action_now")
+        value = (1 - alpha) * next.q.max(-1) + alpha * _taken(next.q, next.action_now)
+        return _target("persistent_backup", reward, gamma, terminated, value)
+
+    return persistent
+
+
 def transformed_backup(backup: Backup, forward: Callable[[Array], Array], inverse: Callable[[Array], Array]) -> Backup:
     """A backup of values that are kept on another scale, such as `signed_hyperbolic` and its inverse.
 
@@ -384,6 +413,50 @@ def _project_one_by_one(atoms: Array, probs: Array, support: Array) -> Array:
     return jax.vmap(one)(flat(atoms), flat(probs)).reshape(*atoms.shape[:-1], support.size)
 
 
+def clipped_mass(atoms: Array, probs: Array, support: Array) -> Array:
+    """The share of a distribution over any atoms that `categorical_projection` moves to an end of the support.
+
+        Σⱼ qⱼ [xⱼ < z₁ or xⱼ > z_K]
+
+    What lies beyond is lost in silence: the mean of what is learned is wrong by as much as that mass was moved.
+    Args:
+      atoms, probs: float `[..., J]`.  support: z, float `[K]`, increasing.
+    Returns:
+      Float `[...]` in [0, 1].
+
+    >>> clipped_mass(jnp.array([0.5, 9.0]), jnp.array([0.75, 0.25]), jnp.array([0.0, 1.0, 2.0])).item()
+    0.25
+    """
+    slack = 1e-5 * (support[-1] - support[0])  # of roundings, as of r + γz at γ = 1
+    beyond = (atoms < support[0] - slack) | (atoms > support[-1] + slack)
+    return jnp.where(beyond, probs, 0.0).sum(-1)
+
+
+def categorical_successors(support: Array, reward, gamma, terminated, next: Any) -> tuple[Array, Array]:
+    """The greedy action's distribution, shrunk by γ and moved by r, before its projection onto the support.
+
+    Args:
+      support: z, float `[K]`.  next: as in `categorical_backup`.
+    Returns:
+      Atoms r + γz and their probabilities, float `[..., K]` each.
+    Raises:
+      ValueError: at trace time, if shapes differ.
+
+    >>> atoms, _ = categorical_successors(jnp.array([0.0, 2.0]), 1.0, 0.5, False, jnp.array([[0.5, 0.5]]))
+    >>> atoms.tolist()
+    [1.0, 2.0]
+    """
+    next = _need("categorical_backup", next)
+    if next.q.shape[-1:] != support.shape:
+        raise ValueError(f"categorical_backup: next.q is {next.q.shape}; it must end with (A, {support.size})")
+    chooser = next.q if next.online is None else next.online
+    probs = _taken(next.q, expectation(chooser, support).argmax(-1))
+    atoms = jnp.broadcast_to(support, probs.shape)
+    atoms = _target_of_atoms("categorical_backup", reward, gamma, terminated, atoms)
+    # after an end every atom is the reward: any probabilities will do, and NaN would not
+    return atoms, jnp.where(jnp.asarray(terminated)[..., None], 1 / support.size, probs)
+
+
 def categorical_backup(support: Array) -> Backup:
     """C51's: the greedy action's distribution, shrunk by γ, moved by r, and projected onto the support.
 
@@ -399,19 +472,7 @@ def categorical_backup(support: Array) -> Backup:
     [0.0, 0.5, 0.5]
     """
 
-    def backup(reward, gamma, terminated, next):
-        next = _need("categorical_backup", next)
-        if next.q.shape[-1:] != support.shape:
-            raise ValueError(f"categorical_backup: next.q is {next.q.shape}; it must end with (A, {support.size})")
-        chooser = next.q if next.online is None else next.online
-        probs = _taken(next.q, expectation(chooser, support).argmax(-1))
-        atoms = jnp.broadcast_to(support, probs.shape)
-        atoms = _target_of_atoms("categorical_backup", reward, gamma, terminated, atoms)
-        # after an end every atom is the reward: any probabilities will do, and NaN would not
-        probs = jnp.where(jnp.asarray(terminated)[..., None], 1 / support.size, probs)
-        return categorical_projection(atoms, probs, support)
-
-    return backup
+    return lambda *args: categorical_projection(*categorical_successors(support, *args), support)
 
 
 def quantile_backup(reward, gamma, terminated, next: Any) -> Array:
@@ -433,6 +494,41 @@ def quantile_backup(reward, gamma, terminated, next: Any) -> Array:
     chooser = next.q if next.online is None else next.online
     quantiles = _taken(next.q, chooser.mean(-1).argmax(-1))
     return _target_of_atoms("quantile_backup", reward, gamma, terminated, quantiles)
+
+
+def expected_quantile_backup(reward, gamma, terminated, next: Any) -> Array:
+    """Expected Sarsa's for quantiles: those of all actions together, each by how often the policy takes it.
+
+        r + γ θⱼ(s',a') with weight π(a'|s') / K,   over all a' and j
+
+    Args:
+      next: q `[..., A, K]`, quantiles; probs `[..., A]`.
+    Returns:
+      Quantiles of that mixture at the fractions (i + ½)/K, float `[..., K]`, for `losses.quantile_huber`; for a policy
+      that is certain of one action exactly its quantiles, sorted.
+    Reference: Dabney et al., 2018, arXiv:1710.10044, section 4; the mixture: Bellemare et al., 2023, eq. 4.10.
+
+    >>> nothing = jnp.array([[0.0, 0.0], [2.0, 4.0]])
+    >>> expected_quantile_backup(1.0, 0.5, False, Next(nothing, probs=jnp.array([0.5, 0.5]))).tolist()
+    [1.0, 2.0]
+    """
+    next = _need("expected_quantile_backup", next, "probs")
+    *lead, _, count = next.q.shape
+    if jnp.shape(next.probs) != next.q.shape[:-1]:
+        shapes = f"next.q {next.q.shape}, next.probs {jnp.shape(next.probs)}"
+        raise ValueError(
+            f"expected_quantile_backup: probs must have the shape of q without its last axis, got {shapes}"
+        )
+    weight = jnp.broadcast_to(next.probs[..., None] / count, next.q.shape).reshape(*lead, -1)
+    theta = jnp.where(weight == 0, jnp.inf, next.q.reshape(*lead, -1))  # what never happens comes last
+    order = jnp.argsort(theta, axis=-1)
+    sorted_theta, weight = (jnp.take_along_axis(x, order, axis=-1) for x in (theta, weight))
+    below = jnp.cumsum(weight, axis=-1)
+    # the first atom up to which the mass reaches each fraction
+    fraction = (jnp.arange(count) + 0.5) / count * below[..., -1:]
+    index = (below[..., None, :] < fraction[..., :, None]).sum(-1)
+    quantiles = jnp.take_along_axis(sorted_theta, index, axis=-1)
+    return _target_of_atoms("expected_quantile_backup", reward, gamma, terminated, quantiles)
 
 
 # --- values as classes --------------------------------------------------------------------------------------------
@@ -502,6 +598,11 @@ def centers(edges: Array) -> Array:
     return 0.5 * (edges[1:] + edges[:-1])
 
 
+def _sign(x: Array) -> Array:
+    """The sign of x, 1 at 0: so that sign(x) f(sign(x) x) has the slope of f at 0."""
+    return jnp.where(x < 0, -1.0, 1.0)
+
+
 def signed_hyperbolic(x: Array, epsilon=1e-3) -> Array:
     """h(x) = sign(x) (√(|x| + 1) - 1) + εx: large values squeezed, invertible.
 
@@ -510,8 +611,9 @@ def signed_hyperbolic(x: Array, epsilon=1e-3) -> Array:
     >>> signed_hyperbolic(jnp.array([-3.0, 0.0, 8.0]), 0.0).tolist()
     [-1.0, 0.0, 2.0]
     """
-    # √(|x| + 1) - 1 without the cancellation near 0
-    return x / (jnp.sqrt(jnp.abs(x) + 1) + 1) + epsilon * x
+    # √(|x| + 1) - 1 without the cancellation near 0, nor ∞/∞
+    finite = jnp.where(jnp.isinf(x), 0.0, x)
+    return jnp.where(jnp.isinf(x), x, finite / (jnp.sqrt(jnp.abs(finite) + 1) + 1) + epsilon * finite)
 
 
 def signed_parabolic(x: Array, epsilon=1e-3) -> Array:
@@ -525,10 +627,11 @@ def signed_parabolic(x: Array, epsilon=1e-3) -> Array:
     [ -3.   0. 800.]
     """
     # with w = √(|h⁻¹| + 1) - 1:  ε w² + (1 + 2ε) w = |x|, and |h⁻¹| = w² + 2w
-    size = jnp.abs(x)
+    finite = jnp.where(jnp.isinf(x), 0.0, x)  # such as the value of an action that a mask rules out
+    size = _sign(finite) * finite
     slope = 1 + 2 * epsilon
     w = 2 * size / (slope + jnp.sqrt(jnp.square(slope) + 4 * epsilon * size))
-    return jnp.sign(x) * (jnp.square(w) + 2 * w)
+    return jnp.where(jnp.isinf(x), x, _sign(x) * (jnp.square(w) + 2 * w))
 
 
 def symlog(x: Array) -> Array:
@@ -539,7 +642,7 @@ def symlog(x: Array) -> Array:
     >>> print(symlog(jnp.array([0.0, -1.0])).round(4))
     [ 0.     -0.6931]
     """
-    return jnp.sign(x) * jnp.log1p(jnp.abs(x))
+    return _sign(x) * jnp.log1p(_sign(x) * x)
 
 
 def symexp(x: Array) -> Array:
@@ -548,4 +651,4 @@ def symexp(x: Array) -> Array:
     >>> symexp(symlog(jnp.array(5.0))).round(4).item()
     5.0
     """
-    return jnp.sign(x) * jnp.expm1(jnp.abs(x))
+    return _sign(x) * jnp.expm1(_sign(x) * x)

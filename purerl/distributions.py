@@ -14,9 +14,29 @@ from jax.scipy.special import betaln, digamma
 from purerl.core import Array, Distribution
 
 _LOG_2PI = math.log(2 * math.pi)
-# Gauss-Hermite rule for E[f(N(0, 1))]: 32 nodes leave a relative error below 1e-6 in the entropies here
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
-_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+# log 2 + log cosh u is nearly E|u + aε|, ε ~ N(0, 1); what is left are these bells Σ w e^{-u²/2b²}, by least squares
+_A = 0.7128185007418381
+_B = np.array([0.48342896069110836, 0.6257234580722522, 0.8099015115316381, 1.0482913017230862, 1.3568497374329869,
+               1.7562305505595905], np.float32)  # fmt: skip
+_W = np.array([-0.0033250005885831087, -0.01483621893133185, 0.0775503284314053, 0.04990263143627567,
+               0.013407117821670847, 0.00170162643764199], np.float32)  # fmt: skip
+
+
+def _mean_log_cosh(mean: Array, log_std: Array) -> Array:
+    """E[log cosh u], u ~ N(μ, σ²): log cosh as a sum of functions whose expectations are known.
+
+        E|μ + s ε| - log 2 + Σ w b/t e^{-μ²/2t²},   s² = σ² + a²,  t² = σ² + b²
+
+    As convolution with a normal shrinks errors, that of log cosh itself, 5e-7, bounds the error for every μ and σ, and
+    bounds ∂/∂log σ likewise; ∂/∂μ is off by 2e-6 at most. Then there is float32's rounding.
+    """
+    variance = jnp.exp(2 * log_std)
+    s = jnp.sqrt(variance + _A**2)
+    scaled = mean / s
+    size = s * (math.sqrt(2 / math.pi) * jnp.exp(-0.5 * jnp.square(scaled))) + mean * jax.lax.erf(scaled * 0.5**0.5)
+    t2 = variance[..., None] + np.square(_B)
+    bells = _W * _B * jax.lax.rsqrt(t2) * jnp.exp(-0.5 * jnp.square(mean)[..., None] / t2)
+    return size - math.log(2) + bells.sum(-1)
 
 
 def categorical(num_actions: int) -> Distribution:
@@ -47,13 +67,123 @@ def categorical(num_actions: int) -> Distribution:
 
     def kl(p, q):
         p, q = jax.nn.log_softmax(p), jax.nn.log_softmax(q)
-        return jnp.sum(jnp.exp(p) * jnp.where(jnp.isneginf(p), 0.0, p - q), axis=-1)
+        probs = jnp.exp(p)  # which is 0 from a gap of 104 on, where -inf of q must not count
+        return jnp.sum(probs * jnp.where(probs == 0, 0.0, p - q), axis=-1)
 
     def draw(key, logits):
         action = sample(key, logits)
         return action, log_prob(logits, action)
 
     return Distribution(sample, log_prob, entropy, mode, kl, num_actions, draw=draw, mask=mask_logits)
+
+
+def multi_categorical(counts: Any) -> Distribution:
+    """Independent choices at once: of a MultiDiscrete space.
+
+        log π(a|s) = Σᵢ log πᵢ(aᵢ|s)
+
+    Args:
+      counts: n, how many there are of each choice, ints ≥ 1 of any shape.
+    Returns:
+      A distribution over int32 actions `[..., *shape of counts]`; its parameters are logits `[..., Σ n]`, those of the
+      first choice first, and so is its mask `[..., Σ n]` of legal actions.
+    Raises:
+      ValueError: if there is no choice, or one of nothing.
+
+    >>> pi = multi_categorical([2, 3])
+    >>> pi.mode(jnp.array([0.0, 1.0, 0.0, 0.0, 1.0])).tolist(), pi.num_params
+    ([1, 2], 5)
+    """
+    counts = np.asarray(counts)
+    if counts.size < 1 or not np.issubdtype(counts.dtype, np.integer) or (counts < 1).any():
+        raise ValueError(f"multi_categorical: counts is {counts.tolist()}; it must be ints of at least 1")
+    flat, largest = counts.reshape(-1), int(counts.max())
+    start, one = np.cumsum(flat) - flat, categorical(largest)
+    # all choices as rows of one table, whose entries that a choice does not have never happen
+    there = np.arange(largest) < flat[:, None]
+    index = np.where(there, start[:, None] + np.arange(largest), 0)
+    choice_of = np.repeat(np.arange(flat.size), flat)
+
+    def rows(p):
+        return jnp.where(there, p[..., index], -jnp.inf)
+
+    def shaped(action):
+        return action.reshape(*action.shape[:-1], *counts.shape)
+
+    def log_prob(p, action):
+        action = jnp.asarray(action, jnp.int32)
+        return one.log_prob(rows(p), action.reshape(*action.shape[: action.ndim - counts.ndim], -1)).sum(-1)
+
+    def draw(key, p):
+        action = shaped(one.sample(key, rows(p)))
+        return action, log_prob(p, action)
+
+    def mask(p, legal):
+        if jnp.shape(legal) != jnp.shape(p):
+            raise ValueError(f"action_mask has shape {jnp.shape(legal)}; it must be that of the logits, {p.shape}")
+        legal = jnp.asarray(legal, bool)
+        none = ~(legal[..., index] & there).any(-1)
+        return jnp.where(legal | none[..., choice_of], p, -jnp.inf)
+
+    return Distribution(
+        sample=lambda key, p: draw(key, p)[0],
+        log_prob=log_prob,
+        entropy=lambda p: one.entropy(rows(p)).sum(-1),
+        mode=lambda p: shaped(one.mode(rows(p))),
+        kl=lambda p, q: one.kl(rows(p), rows(q)).sum(-1),
+        num_params=int(flat.sum()),
+        draw=draw,
+        mask=mask,
+    )
+
+
+def bernoulli(shape: tuple[int, ...] = (1,)) -> Distribution:
+    """Independent bits: of a MultiBinary space.
+
+        π(aᵢ = 1|s) = 1 / (1 + e^{-ℓᵢ})
+
+    Args:
+      shape: of an action.
+    Returns:
+      A distribution over int32 actions `[..., *shape]` of 0 and 1, with prod(shape) parameters, the log odds ℓ. Exact
+      for any ℓ, infinities included.
+
+    >>> pi = bernoulli((2,))
+    >>> pi.mode(jnp.array([1.0, -1.0])).tolist(), round(pi.log_prob(jnp.zeros(2), jnp.array([1, 0])).item(), 4)
+    ([1, 0], -1.3863)
+    """
+    size = math.prod(shape)
+
+    def flat(action):
+        return jnp.asarray(action).reshape(*jnp.shape(action)[: jnp.ndim(action) - len(shape)], size)
+
+    def log_probs(p):
+        return -jax.nn.softplus(-p), -jax.nn.softplus(p)
+
+    def log_prob(p, action):
+        return -jax.nn.softplus(jnp.where(flat(action) > 0, -p, p)).sum(-1)
+
+    def kl(p, q):
+        total = 0.0
+        for probs, of_p, of_q in zip((jax.nn.sigmoid(p), jax.nn.sigmoid(-p)), log_probs(p), log_probs(q), strict=True):
+            total = total + probs * jnp.where(probs == 0, 0.0, of_p - of_q)
+        return total.sum(-1)
+
+    def entropy(p):
+        total = 0.0
+        for probs, of_p in zip((jax.nn.sigmoid(p), jax.nn.sigmoid(-p)), log_probs(p), strict=True):
+            total = total - probs * jnp.where(probs == 0, 0.0, of_p)
+        return total.sum(-1)
+
+    def draw(key, p):
+        bits = jax.random.bernoulli(key, jax.nn.sigmoid(p)).astype(jnp.int32)
+        action = bits.reshape(*p.shape[:-1], *shape)
+        return action, log_prob(p, action)
+
+    def mode(p):
+        return (p > 0).astype(jnp.int32).reshape(*p.shape[:-1], *shape)
+
+    return Distribution(lambda key, p: draw(key, p)[0], log_prob, entropy, mode, kl, size, draw=draw)
 
 
 def mask_logits(logits: Array, legal: Array) -> Array:
@@ -186,8 +316,10 @@ def tanh_normal(
         a = centre + half · tanh(u),   u = μ + σ ε
         log π(a) = log N(u; μ, σ) - log half - 2 (log 2 - u - log(1 + e^{-2u}))
 
-    The entropy has no closed form; it is integrated by a 32-point Gauss-Hermite rule. The mode is the image of
-    μ, as is customary (the density's own maximum can lie at a bound). KL is the normals': a bijection keeps it.
+    The entropy has no closed form; that of a function within 5e-7 of log cosh has. For every μ and log σ an element's
+    entropy is within 1e-6 of the right one, its gradients within 4e-6, and a few float32 roundings of the larger of
+    |μ| and σ. The mode is the image of μ, as is customary (the density's own maximum can lie at a bound). KL is the
+    normals': a bijection keeps it.
     Of a float32 action nearer to a bound than that of |u| = 7, `log_prob` is the logarithm of the probability of all
     such actions: u can not be read off it, and where σ is small the density there may be wrong by any factor.
 
@@ -211,8 +343,7 @@ def tanh_normal(
         return np.log(half) + 2 * (math.log(2) - u - jax.nn.softplus(-2 * u))
 
     def mean_log_slope(mean, log_std):
-        u = mean + jnp.exp(log_std) * np.float32(_NODES).reshape(-1, *[1] * mean.ndim)
-        return jnp.tensordot(np.float32(_WEIGHTS), log_slope(u), axes=1)
+        return np.log(half) - 2 * _mean_log_cosh(mean, log_std)
 
     return _transformed_normal(
         forward=lambda u: centre + half * jnp.tanh(u),
@@ -237,6 +368,9 @@ def beta(low, high, shape: tuple[int, ...] = (1,)) -> Distribution:
         a = low + (high - low) y,   y ~ Beta(1 + softplus(p₁), 1 + softplus(p₂)),   p = (p₁, p₂)
 
     Both shapes are above 1, so that the density has one maximum, the mode, and is 0 at the bounds.
+    The greedy action is that mode, α / (α + β) of the range with α = softplus(p₁), β = softplus(p₂). It lies further
+    from the middle than the mean, (1 + α) / (2 + α + β), which the return was estimated around: while the shapes are
+    small a greedy policy overshoots, and can be worse than a sampled one. Evaluate both.
     Args:
       low, high: finite bounds, scalars or arrays of `shape`.  shape: of one action.
     Returns:
@@ -427,7 +561,8 @@ def parameterised(parts: Sequence[Distribution]) -> Distribution:
         return choice.log_prob(logits, action["choice"]) + jnp.where(chosen, jnp.stack(each, -1), 0.0).sum(-1)
 
     def expected(logits, each):
-        return (jax.nn.softmax(logits) * jnp.stack(each, -1)).sum(-1)
+        probs = jax.nn.softmax(logits)
+        return (probs * jnp.where(probs == 0, 0.0, jnp.stack(each, -1))).sum(-1)
 
     def entropy(p):
         logits, *rest = split(p)
@@ -458,26 +593,35 @@ def parameterised(parts: Sequence[Distribution]) -> Distribution:
 
 
 def tree_of(space: Any, closed: Callable[[Any], bool] = lambda space: False) -> Any:
-    """A space as a tree whose leaves are its Discretes and Boxes, and what is `closed`; a leaf itself if it is one.
+    """A space as a tree whose leaves are its Discretes, MultiDiscretes, MultiBinaries and Boxes, and what is `closed`.
+
+    A leaf itself if it is one.
 
     Raises:
       ValueError: for any other space.
     """
     inside = getattr(space, "spaces", None)
-    if closed(space) or hasattr(space, "n") or hasattr(space, "low"):
+    if closed(space) or any(hasattr(space, name) for name in ("n", "nvec", "low")):
         return space
     if inside is not None:
         if hasattr(inside, "keys"):
             return {name: tree_of(inside[name], closed) for name in inside}
         return tuple(tree_of(part, closed) for part in inside)
-    raise ValueError(f"no distribution for the space {space!r}; allowed are Discrete, Box, and Dict and Tuple of them")
+    allowed = "Discrete, MultiDiscrete, MultiBinary, Box, and Dict and Tuple of them"
+    raise ValueError(f"no distribution for the space {space!r}; allowed are {allowed}")
+
+
+def _is_bits(space: Any) -> bool:
+    """MultiBinary has n, as a Discrete has, and a shape."""
+    return hasattr(space, "n") and tuple(getattr(space, "shape", None) or ()) != ()
 
 
 def for_space(space: Any, box=normal) -> Distribution:
     """The distribution for an action space, as policies need it.
 
-    `categorical` for a Discrete, `box(low, high, shape)` for a Box, `joint` for a Dict or Tuple of them, nested as they
-    are, and `parameterised` for a `purerl.envs.Parameterised`.
+    `categorical` for a Discrete, `multi_categorical` for a MultiDiscrete, `bernoulli` for a MultiBinary (both of
+    gymnasium or of `purerl.envs.spaces`), `box(low, high, shape)` for a Box, `joint` for a Dict or Tuple of them,
+    nested as they are, and `parameterised` for a `purerl.envs.Parameterised`.
 
     Args:
       space: of gymnax or gymnasium.
@@ -489,6 +633,10 @@ def for_space(space: Any, box=normal) -> Distribution:
     def leaf(space):
         if hasattr(space, "branches"):
             return parameterised([for_space(branch, box) for branch in space.branches])
+        if hasattr(space, "nvec"):
+            return multi_categorical(space.nvec)
+        if _is_bits(space):
+            return bernoulli(tuple(space.shape))
         return categorical(int(space.n)) if hasattr(space, "n") else box(space.low, space.high, tuple(space.shape))
 
     tree = jax.tree.map(leaf, tree_of(space, lambda space: hasattr(space, "branches")))
@@ -543,6 +691,8 @@ def hybrid(space: Any, box: Callable[..., Distribution] = squashed) -> Hybrid:
     """
     named, structure = jax.tree_util.tree_flatten_with_path(tree_of(space))
     paths, leaves = [path for path, _ in named], [leaf for _, leaf in named]
+    if wrong := [leaf for leaf in leaves if hasattr(leaf, "nvec") or _is_bits(leaf)]:
+        raise ValueError(f"hybrid: the space has {wrong[0]!r}; allowed are Discrete, Box, and Dict and Tuple of them")
     counts = tuple(int(leaf.n) for leaf in leaves if hasattr(leaf, "n"))
     boxes = [leaf for leaf in leaves if not hasattr(leaf, "n")]
     shapes = [tuple(leaf.shape) for leaf in boxes]

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from purerl.bellman import softmax_policy
-from purerl.core import Array, Key, check_range
+from purerl.core import Array, Key, check_range, check_shapes
 from purerl.distributions import categorical
 from purerl.memory import clear
 
@@ -101,6 +101,35 @@ def ucb1(value: Array, count: Array, c=2.0**0.5) -> Array:
     total = jnp.maximum(count.sum(-1, keepdims=True), 1)
     above: Array = c * jnp.sqrt(jnp.log(total) / jnp.maximum(count, 1))
     return jnp.where(count > 0, value + above, jnp.inf)
+
+
+def dirichlet_noise(key: Key, probs: Array, alpha=0.3, fraction=0.25, legal: Any = None) -> Array:
+    """A prior over actions with noise, for the root of a search.
+
+        (1 - ε) p + ε η,   η ~ Dir(α, …, α) over the legal actions
+
+    Args:
+      probs: p, float `[..., A]`.  alpha: α > 0; about 10 over the number of legal actions is AlphaZero's.
+      fraction: ε in [0, 1].  legal: bool `[..., A]`; None: all. Where none is, the noise is 0.
+    Returns:
+      Probabilities, float `[..., A]`.
+    Raises:
+      ValueError: at trace time, if the shapes differ, or a known α or ε is out of its range.
+    Reference: Silver et al., 2018, "A general reinforcement learning algorithm that masters chess, shogi, and Go
+      through self-play", methods; 2017 for ε.
+
+    >>> dirichlet_noise(jax.random.key(0), jnp.array([0.25, 0.75]), fraction=0.0).tolist()
+    [0.25, 0.75]
+    """
+    check_range("dirichlet_noise", 0, 1, fraction=fraction)
+    if isinstance(alpha, float | int) and not alpha > 0:
+        raise ValueError(f"dirichlet_noise: alpha is {alpha}; it must be greater than 0")
+    legal = jnp.ones(jnp.shape(probs), bool) if legal is None else jnp.asarray(legal, bool)
+    check_shapes("dirichlet_noise", probs=probs, legal=legal)
+    # in logs: at small α a gamma variable is 0 in float32, and often all of them are
+    log_gamma = jax.random.loggamma(key, alpha, jnp.shape(probs), jnp.result_type(probs))
+    noise = jnp.where(legal, jax.nn.softmax(jnp.where(legal, log_gamma, jnp.finfo(log_gamma.dtype).min)), 0.0)
+    return (1 - fraction) * probs + fraction * noise
 
 
 # --- bandits ------------------------------------------------------------------------------------------------------

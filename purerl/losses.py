@@ -45,6 +45,27 @@ def policy_gradient(log_prob: Array, advantage: Array) -> Array:
     return -log_prob * advantage
 
 
+def change(log_ratio: Array) -> Array:
+    """ρ - 1 = e^{log ρ} - 1 up to log ρ = 20; beyond it its tangent, so that neither it nor its square overflows.
+
+    Every loss here takes its ratios from this, or from `ratio`: values and gradients are finite for log ρ up to 10²⁹.
+
+    >>> change(jnp.array([0.0, -jnp.inf])).tolist()
+    [0.0, -1.0]
+    """
+    near = jnp.expm1(jnp.minimum(log_ratio, 20.0))
+    return near + (near + 1) * jnp.maximum(log_ratio - 20.0, 0.0)
+
+
+def ratio(log_ratio: Array) -> Array:
+    """ρ = e^{log ρ}, and beyond log ρ = 20 its tangent, as in `change`.
+
+    >>> [x > 0 for x in (ratio(jnp.array(-20.0)).item(), 1e30 - ratio(jnp.array(1e6)).item())]
+    [True, True]
+    """
+    return jnp.exp(jnp.minimum(log_ratio, 20.0)) * (1 + jnp.maximum(log_ratio - 20.0, 0.0))
+
+
 def ppo_clip(log_ratio: Array, advantage: Array, clip) -> Array:
     """The negative clipped surrogate.
 
@@ -58,8 +79,8 @@ def ppo_clip(log_ratio: Array, advantage: Array, clip) -> Array:
     [-1.2, 1.5]
     """
     check_shapes("ppo_clip", log_ratio=log_ratio, advantage=advantage)
-    ratio = jnp.exp(log_ratio)
-    return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
+    rho = ratio(log_ratio)
+    return -jnp.minimum(rho * advantage, jnp.clip(rho, 1 - clip, 1 + clip) * advantage)
 
 
 def squared(prediction: Array, target: Array) -> Array:
@@ -105,7 +126,7 @@ def kl_penalty(log_ratio: Array, advantage: Array, kl: Array, coefficient) -> Ar
     -1.0
     """
     check_shapes("kl_penalty", log_ratio=log_ratio, advantage=advantage, kl=kl)
-    return -jnp.exp(log_ratio) * advantage + coefficient * kl
+    return -ratio(log_ratio) * advantage + coefficient * kl
 
 
 def adapt_kl_coefficient(coefficient, kl, target) -> Array:
@@ -134,11 +155,11 @@ def dpo_drift(log_ratio: Array, advantage: Array, alpha=2.0, beta=0.6) -> Array:
     -3.0
     """
     check_shapes("dpo_drift", log_ratio=log_ratio, advantage=advantage)
-    ratio = jnp.exp(log_ratio)
-    up, down = advantage * jnp.expm1(log_ratio), advantage * log_ratio
-    rise = jnp.maximum(up - alpha * jnp.tanh(up / alpha), 0.0)
+    up, down = advantage * change(log_ratio), advantage * log_ratio
+    # ρ Â = Â + up, taken together with the drift: apart, they cancel at large ρ
+    rise = jnp.minimum(alpha * jnp.tanh(up / alpha), up)
     fall = jnp.maximum(down - beta * jnp.tanh(down / beta), 0.0)
-    return -(ratio * advantage - jnp.where(advantage >= 0, rise, fall))
+    return -(advantage + jnp.where(advantage >= 0, rise, up - fall))
 
 
 def simple_policy(log_ratio: Array, advantage: Array, clip) -> Array:
@@ -155,8 +176,8 @@ def simple_policy(log_ratio: Array, advantage: Array, clip) -> Array:
     0.0
     """
     check_shapes("simple_policy", log_ratio=log_ratio, advantage=advantage)
-    change = jnp.expm1(log_ratio)
-    return -((1 + change) * advantage - jnp.abs(advantage) * jnp.square(change) / (2 * clip))
+    moved = change(log_ratio)
+    return -((1 + moved) * advantage - jnp.abs(advantage) * jnp.square(moved) / (2 * clip))
 
 
 def actor_critic(log_prob, entropy, value, advantage, target, value_cost=0.5, entropy_cost=0.01) -> Array:
@@ -234,6 +255,72 @@ def kl_multiplier(kl: Array, multiplier, epsilon) -> Array:
     return held(multiplier) * kl + multiplier * (epsilon - held(kl))
 
 
+def vmpo_policy(log_prob: Array, advantage: Array, temperature, valid: Array) -> Array:
+    """V-MPO's policy loss: weighted maximum likelihood of the better half of the actions.
+
+        -Σ ψ log π(a|s),   ψ = e^{Â/η} / Σ e^{Â/η}   over the elements with the larger half of Â
+
+    Args:
+      log_prob, advantage: float `[...]`; the advantage and η are constants to the gradient.  temperature: η > 0.
+      valid: bool `[...]`; the others have no part.
+    Returns:
+      Loss, a scalar: the sum over all axes.
+    Raises:
+      ValueError: at trace time, if shapes differ.
+    Reference: Song et al., 2020, arXiv:1909.12238, eq. 3 and 4.
+
+    >>> half = jnp.log(jnp.full(4, 0.5))
+    >>> vmpo_policy(half, jnp.array([3.0, 3.0, 1.0, 0.0]), 1.0, jnp.ones(4, bool)).item()
+    0.693...
+    """
+    check_shapes("vmpo_policy", log_prob=log_prob, advantage=advantage, valid=valid)
+    top = better_half(advantage, valid)
+    logits = jnp.where(top, jax.lax.stop_gradient(advantage / temperature), -jnp.inf)
+    weight = jnp.where(top, jnp.exp(logits - jax.nn.logsumexp(logits)), 0.0)
+    return -(weight * jnp.where(top, log_prob, 0.0)).sum()
+
+
+def vmpo_temperature(advantage: Array, temperature, epsilon, valid: Array) -> Array:
+    """V-MPO's loss of its temperature: at its minimum the better half's weights lie ε from even ones, in KL.
+
+        ηε + η log (1/|D̃| Σ e^{Â/η})   over the elements D̃ with the larger half of Â
+
+    The bound on the policy's own KL is `kl_multiplier`'s.
+    Args:
+      advantage: a constant, float `[...]`.  temperature: η > 0, such as softplus of a parameter; gradients are finite
+        from 1e-15 on.  epsilon: ε > 0, in nats.  valid: bool `[...]`.
+    Returns:
+      Loss, a scalar; 0 where nothing is valid.
+    Raises:
+      ValueError: at trace time, if shapes differ.
+    Reference: Song et al., 2020, arXiv:1909.12238, eq. 5.
+
+    >>> round(vmpo_temperature(jnp.zeros(4), 2.0, 0.1, jnp.ones(4, bool)).item(), 4)
+    0.2
+    """
+    check_shapes("vmpo_temperature", advantage=advantage, valid=valid)
+    top = better_half(advantage, valid)
+    held = jax.lax.stop_gradient(jnp.where(top, advantage, 0.0))
+    largest = jnp.where(top, held, -jnp.inf).max()
+    largest = jnp.where(top.any(), largest, 0.0)
+    # from the largest, so that no temperature overflows
+    mean = jnp.where(top, jnp.exp(jnp.where(top, held - largest, 0.0) / temperature), 0.0).sum()
+    mean = jnp.where(top.any(), mean / jnp.maximum(top.sum(), 1), 1.0)
+    return temperature * epsilon + largest + temperature * jnp.log(mean)
+
+
+def better_half(advantage: Array, valid: Array) -> Array:
+    """Which elements have the larger half of the advantages, bool `[...]`: ⌈n/2⌉ of the n valid ones, or more if equal.
+
+    >>> better_half(jnp.array([1.0, 3.0, 2.0, 9.0]), jnp.array([True, True, True, False])).tolist()
+    [False, True, True, False]
+    """
+    check_shapes("better_half", advantage=advantage, valid=valid)
+    ordered = jnp.sort(jnp.where(valid, advantage, -jnp.inf).reshape(-1), descending=True)
+    last = ordered[jnp.maximum((valid.sum() + 1) // 2 - 1, 0)]
+    return valid & (advantage >= last)
+
+
 def kl_estimates(log_ratio: Array) -> tuple[Array, Array, Array]:
     """Three estimates of KL(μ ‖ π) from actions of μ: unbiased, of little variance, and both.
 
@@ -249,7 +336,7 @@ def kl_estimates(log_ratio: Array) -> tuple[Array, Array, Array]:
     >>> [k.item() for k in kl_estimates(jnp.array(0.0))]
     [-0.0, 0.0, 0.0]
     """
-    return -log_ratio, 0.5 * jnp.square(log_ratio), jnp.expm1(log_ratio) - log_ratio
+    return -log_ratio, 0.5 * jnp.square(log_ratio), change(log_ratio) - log_ratio
 
 
 # --- values -------------------------------------------------------------------------------------------------------
@@ -270,6 +357,26 @@ def huber(prediction: Array, target: Array, delta=1.0) -> Array:
 def _huber(error: Array, delta) -> Array:
     near = jnp.clip(error, -delta, delta)
     return near * (error - 0.5 * near)
+
+
+def expectile(prediction: Array, target: Array, fraction) -> Array:
+    """Asymmetric squares: at its minimum the prediction is the targets' expectile, the mean at τ = ½.
+
+        |τ - [u < 0]| u²,   u = target - prediction
+
+    At τ near 1 it tends to the largest target: IQL's V learns the best of the actions in the data.
+    Args:
+      prediction, target: float `[...]`.  fraction: τ in (0, 1), scalar or `[...]`.
+    Returns:
+      Loss, float `[...]`; at τ = ½ it is `squared`.
+    Reference: Newey & Powell, 1987; Kostrikov et al., 2022, arXiv:2110.06169, eq. 5.
+
+    >>> expectile(jnp.zeros(2), jnp.array([1.0, -1.0]), 0.75).tolist()
+    [0.75, 0.25]
+    """
+    check_shapes("expectile", prediction=prediction, target=target)
+    error = target - prediction
+    return jnp.abs(fraction - (error < 0)) * jnp.square(error)
 
 
 def quantile_huber(quantiles: Array, target: Array, fractions: Array, delta=1.0) -> Array:

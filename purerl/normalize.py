@@ -140,3 +140,90 @@ def rewards(gamma, clip: float = 10.0) -> Reward:
         return RewardScale(carry_on, seen), reward, {"reward_scale": scale}
 
     return Reward(init, apply)
+
+
+# --- values of any scale ------------------------------------------------------------------------------------------
+
+
+class PopArt(NamedTuple):
+    """Running mean and variance of a value head's targets, `[*shape]` each: one for every output, or one for all."""
+
+    mean: Array
+    variance: Array
+
+
+def popart(shape: tuple[int, ...] = ()) -> PopArt:
+    """Statistics of nothing yet: a mean of 0 and a variance of 1, which change nothing."""
+    return PopArt(jnp.zeros(shape), jnp.ones(shape))
+
+
+def popart_deviation(state: PopArt, low=1e-4, high=1e6) -> Array:
+    """σ, within [low, high], so that neither equal targets nor one that is far out make it useless."""
+    return jnp.clip(jnp.sqrt(jnp.maximum(state.variance, 1e-12)), low, high)
+
+
+def popart_update(state: PopArt, target: Array, valid: Array, rate) -> PopArt:
+    """Statistics moved towards those of a block of targets.
+
+        μ' = μ + β (m - μ),   v' = (1 - β) v + β s² + β (1 - β) (m - μ)²
+
+    for targets of mean m and variance s²: what the paper has as a moving E[G²] - E[G]², without that difference's
+    cancellation. Nothing changes where nothing is valid.
+    Args:
+      target: G in units of the return, float `[..., *shape]`.  valid: bool `[...]`.  rate: β in [0, 1].
+    Raises:
+      ValueError: at trace time, if shapes differ or β is known and not in [0, 1].
+    Reference: van Hasselt et al., 2016, arXiv:1602.07714, eq. 6.
+
+    >>> state = popart_update(popart(), jnp.array([1.0, 3.0]), jnp.ones(2, bool), 1.0)
+    >>> state.mean.item(), state.variance.item()
+    (2.0, 1.0)
+    """
+    check_range("popart_update", 0, 1, rate=rate)
+    if jnp.shape(target) != jnp.shape(valid) + jnp.shape(state.mean):
+        shapes = f"target {jnp.shape(target)}, valid {jnp.shape(valid)}, statistics {jnp.shape(state.mean)}"
+        raise ValueError(
+            f"popart_update: target must have the axes of valid, then those of the statistics, got {shapes}"
+        )
+    seen = merge(Moments(jnp.zeros(()), jnp.zeros_like(state.mean), jnp.zeros_like(state.mean)), target, valid)
+    rate = jnp.where(seen.count > 0, rate, 0.0)
+    away, variance = seen.mean - state.mean, seen.m2 / jnp.maximum(seen.count, 1)
+    variance = (1 - rate) * state.variance + rate * variance + rate * (1 - rate) * jnp.square(away)
+    return PopArt(state.mean + rate * away, variance)
+
+
+def popart_rescale(kernel: Array, bias: Array, old: PopArt, new: PopArt) -> tuple[Array, Array]:
+    """The last layer's weights for new statistics, so that σ (hW + b) + μ stays what it was.
+
+        W' = W σ/σ',   b' = (σ b + μ - μ') / σ'
+
+    Args:
+      kernel: W, float `[H, K]`.  bias: b, float `[K]`.  old, new: statistics of shape `[K]` or `[]`.
+    Returns:
+      (W', b').
+    Reference: van Hasselt et al., 2016, arXiv:1602.07714, proposition 1.
+
+    >>> new = PopArt(jnp.array(1.0), jnp.array(4.0))
+    >>> [x.tolist() for x in popart_rescale(jnp.array([[2.0]]), jnp.array([3.0]), popart(), new)]
+    [[[1.0]], [1.0]]
+    """
+    before, after = popart_deviation(old), popart_deviation(new)
+    return kernel * (before / after), (before * bias + (old.mean - new.mean)) / after
+
+
+def popart_normalize(state: PopArt, x: Array) -> Array:
+    """(G - μ) / σ: the target of the head, `[..., *shape]`.
+
+    >>> popart_normalize(PopArt(jnp.array(1.0), jnp.array(4.0)), jnp.array(5.0)).item()
+    2.0
+    """
+    return (x - state.mean) / popart_deviation(state)
+
+
+def popart_value(state: PopArt, output: Array) -> Array:
+    """σ · output + μ: the head's output in units of the return, `[..., *shape]`.
+
+    >>> popart_value(PopArt(jnp.array(1.0), jnp.array(4.0)), jnp.array(2.0)).item()
+    5.0
+    """
+    return popart_deviation(state) * output + state.mean

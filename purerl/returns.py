@@ -1,7 +1,8 @@
 """Returns and advantages of a time-major block: `[T, ...] -> [T, ...]`.
 
 Every function takes the true successor's value `next_value` and the two ends apart: `terminated` stops the
-bootstrap, either of `terminated` and `truncated` stops the sum, and the last step of a block bootstraps too.
+bootstrap, either of `terminated` and `truncated` stops the sum, and the last step of a block bootstraps too. What is
+stopped has no effect on values or gradients, NaN and infinities included.
 
 All but `n_step` are `discounted_sums` of something: of rewards they are returns, of TD errors corrections of values.
 """
@@ -16,13 +17,18 @@ import jax.numpy as jnp
 from purerl.core import Array, check_shapes
 
 
+def _times(weight: Array, x: Array) -> Array:
+    """weight · x, where a weight of 0 leaves nothing of x, NaN and infinities included."""
+    return weight * jnp.where((weight != 0) | jnp.isfinite(x), x, 0.0)
+
+
 def discounted_sums(x: Array, discount: Array, in_passes: bool = False) -> Array:
     """Sums of what follows, each step with a discount of its own.
 
         yₜ = xₜ + dₜ yₜ₊₁,   y_T = 0
 
     Args:
-      x, discount: float `[T, ...]`; a discount of 0 stops the sum.
+      x, discount: float `[T, ...]`; a discount of 0 stops the sum, NaN included.
       in_passes: by an associative scan, log₂ T passes over the block in place of T steps, for devices on which a
         small step costs a kernel launch. On a CPU it is 2 to 9 times slower (`python benchmarks/returns.py`).
     Returns:
@@ -35,11 +41,11 @@ def discounted_sums(x: Array, discount: Array, in_passes: bool = False) -> Array
     """
     check_shapes("discounted_sums", x=x, discount=discount)
     if in_passes:
-        follow = lambda later, now: (now[0] + now[1] * later[0], now[1] * later[1])
+        follow = lambda later, now: (now[0] + _times(now[1], later[0]), now[1] * later[1])
         return jax.lax.associative_scan(follow, (x, discount), reverse=True)[0]
 
     def step(y, now):
-        y = now[0] + now[1] * y
+        y = now[0] + _times(now[1], y)
         return y, y
 
     return jax.lax.scan(step, jnp.zeros_like(x[0]), (x, discount), reverse=True)[1]
@@ -121,8 +127,8 @@ def lambda_returns(reward, next_value, terminated, truncated, gamma, lam) -> Arr
     check_shapes("lambda_returns", reward=reward, next_value=next_value, terminated=terminated, truncated=truncated)
     lam = jnp.where(terminated | truncated, 0.0, jnp.broadcast_to(lam, jnp.shape(reward)))
     lam = lam.at[-1].set(0.0)
-    discount = jnp.where(terminated, 0.0, gamma)
-    return discounted_sums(reward + discount * (1 - lam) * next_value, discount * lam)
+    next_value = jnp.where(terminated, 0.0, next_value)
+    return discounted_sums(reward + _times(gamma * (1 - lam), next_value), gamma * lam)
 
 
 def monte_carlo(reward, next_value, terminated, truncated, gamma) -> Array:
@@ -170,6 +176,8 @@ def q_lambda(reward, next_q, terminated, truncated, gamma, lam, next_action=None
     >>> q_lambda(jnp.ones(2), next_q, no, no, 0.5, 1.0, jnp.array([1, 0])).tolist()
     [2.0, 3.0]
     """
+    # before the maximum, whose gradient is NaN where Q is
+    next_q = jnp.where(jnp.asarray(terminated)[..., None], 0.0, next_q)
     value = next_q.max(-1)
     if next_action is not None:
         check_shapes("q_lambda", reward=reward, next_action=next_action)
@@ -239,12 +247,22 @@ class VTrace(NamedTuple):
 
 
 def vtrace(
-    log_ratio, reward, value, next_value, terminated, truncated, gamma, lam=1.0, clip_rho=1.0, clip_c=1.0
+    log_ratio,
+    reward,
+    value,
+    next_value,
+    terminated,
+    truncated,
+    gamma,
+    lam=1.0,
+    clip_rho=1.0,
+    clip_c=1.0,
+    clip_pg_rho=None,
 ) -> VTrace:
     """V-trace: values of a policy between μ, which acted, and π, for actors that lag behind.
 
         vₜ = V(sₜ) + Aₜ,   Aₜ = ρ̄ₜ δₜ + γ c̄ₜ Aₜ₊₁,   ρ̄ = min(clip_rho, ρ),   c̄ = λ min(clip_c, ρ)
-        advantageₜ = ρ̄ₜ [rₜ + γ ((1 - λ) V(s'ₜ) + λ vₜ₊₁) - V(sₜ)]
+        advantageₜ = min(clip_pg_rho, ρₜ) [rₜ + γ ((1 - λ) V(s'ₜ) + λ vₜ₊₁) - V(sₜ)]
 
     with V(s'ₜ) in place of vₜ₊₁ at a truncation and at the block's last step. For ρ = 1 the target is the λ-return.
     Args:
@@ -252,6 +270,7 @@ def vtrace(
       reward, value, next_value: float `[T, ...]`.
       terminated, truncated: bool `[T, ...]`.
       gamma, lam: scalars in [0, 1].  clip_rho, clip_c: caps of the ratios, > 0; clip_c ≤ clip_rho.
+      clip_pg_rho: the cap of the ratio in the advantage alone, > 0; None: clip_rho.
     Raises:
       ValueError: at trace time, if shapes differ.
     Reference: Espeholt et al., 2018, arXiv:1802.01561, eq. 1 and section 4.2.
@@ -269,7 +288,8 @@ def vtrace(
     target = value + corrections(delta, trace, terminated, truncated, gamma)
     goes_on = jnp.asarray(~(terminated | truncated)).at[-1].set(False)
     after = jnp.where(goes_on, (1 - lam) * next_value + lam * _next_step(target), next_value)
-    return VTrace(target, rho * (reward + gamma * after - value))
+    weight = rho if clip_pg_rho is None else jnp.exp(jnp.minimum(log_ratio, jnp.log(clip_pg_rho)))
+    return VTrace(target, weight * (reward + gamma * after - value))
 
 
 def eligibility_traces(x, terminated, truncated, gamma, lam) -> Array:
@@ -297,40 +317,45 @@ def eligibility_traces(x, terminated, truncated, gamma, lam) -> Array:
     def step(trace, now):
         x, decay = now
         trace = trace + x
-        return decay[..., None] * trace, trace
+        return _times(decay[..., None], trace), trace
 
     return jax.lax.scan(step, jnp.zeros_like(x[0]), (x, decay))[1]
 
 
-def n_step(reward, next_value, terminated, truncated, gamma, n: int) -> Array:
+def n_step(reward, next_value, terminated, truncated, gamma, n: int, lam=1.0) -> Array:
     """n-step returns: n rewards, then the value of the state they lead to.
 
         Gₜ = rₜ + γ rₜ₊₁ + … + γ^{k-1} rₜ₊ₖ₋₁ + γᵏ (1 - terminatedₜ₊ₖ₋₁) V(s'ₜ₊ₖ₋₁)
 
-    where k ≤ n is as far as one gets before an end or the block's last step.
+    where k ≤ n is as far as one gets before an end or the block's last step. With λ < 1 it is the λ-return that is
+    cut after n rewards:
+
+        G⁽ᵏ⁾ₜ = rₜ + γ (1 - terminatedₜ) [(1 - λₜ) V(s'ₜ) + λₜ G⁽ᵏ⁻¹⁾ₜ₊₁],   G⁽¹⁾ₜ = rₜ + γ (1 - terminatedₜ) V(s'ₜ)
 
     Args:
       reward, next_value: float `[T, ...]`.
       terminated, truncated: bool `[T, ...]`.
-      gamma: scalar in [0, 1].  n: a positive Python int.
+      gamma: scalar in [0, 1].  n: a positive Python int.  lam: scalar or float `[T, ...]` in [0, 1].
     Returns:
       Returns, float `[T, ...]`.
     Raises:
       ValueError: at trace time, if shapes differ or n is not a positive int.
-    Reference: Sutton & Barto, 2018, eq. 7.1.
+    Reference: Sutton & Barto, 2018, eq. 7.1, and 12.9 for λ.
 
     >>> no = jnp.zeros(3, bool)
     >>> n_step(jnp.ones(3), jnp.full(3, 8.0), no, no, 0.5, 2).tolist()
     [3.5, 3.5, 5.0]
+    >>> n_step(jnp.ones(3), jnp.full(3, 8.0), no, no, 0.5, 2, lam=0.5).tolist()
+    [4.25, 4.25, 5.0]
     """
     check_shapes("n_step", reward=reward, next_value=next_value, terminated=terminated, truncated=truncated)
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"n_step: n is {n!r}; it must be a positive int")
-    one_step = reward + jnp.where(terminated, 0.0, gamma) * next_value
-    stop = jnp.asarray(terminated | truncated).at[-1].set(True)
+    lam = jnp.where(terminated | truncated, 0.0, jnp.broadcast_to(lam, jnp.shape(reward))).at[-1].set(0.0)
+    next_value = jnp.where(terminated, 0.0, next_value)
+    now, carried = reward + _times(gamma * (1 - lam), next_value), gamma * lam
 
-    def longer(_, returns):  # G⁽ᵏ⁺¹⁾ₜ = rₜ + γ G⁽ᵏ⁾ₜ₊₁
-        later = jnp.concatenate([returns[1:], returns[-1:]])
-        return jnp.where(stop, one_step, reward + gamma * later)
+    def longer(_, returns):  # G⁽ᵏ⁺¹⁾ₜ from G⁽ᵏ⁾ₜ₊₁
+        return now + _times(carried, _next_step(returns))
 
-    return jax.lax.fori_loop(1, min(n, len(reward)), longer, one_step)
+    return jax.lax.fori_loop(1, min(n, len(reward)), longer, reward + gamma * next_value)

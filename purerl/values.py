@@ -57,6 +57,7 @@ class Errors(NamedTuple):
     loss: Array
     size: Array  # ≥ 0: how wrong the prediction was; the priority of the step
     q: Array  # of the action taken
+    more: tuple[Array, ...] = ()  # metrics of the agent's own, see `value_agent`
 
 
 Loss = Callable[[Any, Any, Key, Batch], Errors]
@@ -124,6 +125,7 @@ def value_agent(
     explore: Callable[[Key, Array, Any], Array],
     perturb: Callable[[Key, Any], Any],
     optimizer: Callable[[Any], optax.GradientTransformation],
+    metrics: tuple[str, ...] = (),
 ) -> Agent:
     """An agent from its loss; the rest of it is the same for every method that learns Q from replay.
 
@@ -135,7 +137,9 @@ def value_agent(
       explore: `(key, q, amount) -> action`, such as `exploration.epsilon_greedy`.
       perturb: `(key, params) -> params`, anew for every step that acts, and for every use in the loss.
       optimizer: `max_grad_norm -> optax.GradientTransformation` of unit learning rate.
+      metrics: names of what the loss gives as `Errors.more`.
     """
+    names = ("loss", "td_error", "q", *metrics)
     direction = optimizer(hp.max_grad_norm)
     remembers = bool(jax.tree.leaves(jax.eval_shape(lambda: network.memory(1))))
     stride = hp.sequence_length if remembers else 1
@@ -152,7 +156,7 @@ def value_agent(
         step = Transition(obs, action, number, obs, flag, flag, flag)
         target_params = jax.tree.map(jnp.copy, params)
         kept = replay.init(step, hp.capacity, hp.priority is not None, memory, stride, length)
-        zeros = {name: jnp.zeros(()) for name in ("loss", "td_error", "q")}
+        zeros = {name: jnp.zeros(()) for name in names}
         counts = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
         start = explored(hp, jnp.zeros(()))
         return Learned(params, target_params, direction.init(params), kept, start, *counts, zeros)
@@ -176,8 +180,8 @@ def value_agent(
         (online_key, target_key, loss_key), target_params, s, weight = data
         errors = loss(perturb(online_key, params), perturb(target_key, target_params), loss_key, s)
         num_learned = jnp.maximum((weight > 0).sum(), 1) * len(errors.loss)
-        sums = jnp.where(weight > 0, jnp.stack(errors), 0.0).sum((1, 2)) / num_learned
-        metrics = dict(zip(("loss", "td_error", "q"), sums, strict=True))
+        sums = jnp.where(weight > 0, jnp.stack([*errors[:3], *errors.more]), 0.0).sum((1, 2)) / num_learned
+        metrics = dict(zip(names, sums, strict=True))
         return (weight * errors.loss).mean(), (metrics, errors.size)
 
     descend = sgd(objective, direction)

@@ -36,7 +36,8 @@ def c51(
 
         loss = -Σᵢ Φ(r + γ z)ᵢ log p(s,a)ᵢ,   Q(s,a) = Σᵢ zᵢ p(s,a)ᵢ
 
-    where Φ projects the target network's distribution of the best next action onto the atoms z.
+    where Φ projects the target network's distribution of the best next action onto the atoms z. The metric
+    `clipped_mass` is the share of it beyond `low` and `high`; where it is not nearly 0 the values are wrong.
 
     Args:
       network: logits `[B, A, num_atoms]` of observations, such as `networks.q_network(num_actions, outputs=51)`.
@@ -54,16 +55,16 @@ def c51(
         ruled_out = jnp.isneginf(logits[..., -1])
         return jnp.where(ruled_out, -jnp.inf, bellman.expectation(jax.nn.softmax(logits), support))
 
-    backup = bellman.categorical_backup(support)
-
     def loss(params, target_params, key, s):
         del key  # nothing is drawn
         logits, online = look(network, params, s)
         _, after = look(network, target_params, s)
         next = bellman.Next(jax.nn.softmax(after), online=jax.nn.softmax(online) if hp.double else None)
-        target = jax.lax.stop_gradient(backup(s.reward, s.gamma, s.terminated, next))
+        atoms, probs = bellman.categorical_successors(support, s.reward, s.gamma, s.terminated, next)
+        target = jax.lax.stop_gradient(bellman.categorical_projection(atoms, probs, support))
         prediction = taken(logits, s.action)
         divergence = losses.categorical_cross_entropy(prediction, target)
-        return Errors(divergence, divergence, values(prediction))
+        clipped = jax.lax.stop_gradient(bellman.clipped_mass(atoms, probs, support))
+        return Errors(divergence, divergence, values(prediction), (clipped,))
 
-    return value_agent(network, hp, values, loss, explore, perturb, optimizer)
+    return value_agent(network, hp, values, loss, explore, perturb, optimizer, metrics=("clipped_mass",))

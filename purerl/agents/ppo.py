@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import jax
 import jax.numpy as jnp
 
 from purerl import losses, normalize
@@ -70,8 +71,8 @@ def ppo(
 
     def loss(params, s: Sample):
         pi, value = unrolled(network, params, s)
-        # where Â < 0 nothing bounds ρ, which overflows at e⁸⁹
-        log_ratio = jnp.minimum(policy.log_prob(pi, s.action) - s.log_prob, 20.0)
+        log_ratio = policy.log_prob(pi, s.action) - s.log_prob
+        change = losses.change(jax.lax.stop_gradient(log_ratio))
         minibatch = hp.normalize_advantage == "minibatch"
         advantage = losses.standardize(s.advantage, s.valid) if minibatch else s.advantage
         if hp.value_clip is None:
@@ -85,8 +86,8 @@ def ppo(
             "policy_loss": policy_loss,
             "value_loss": value_loss,
             "entropy": entropy,
-            "approx_kl": mean(jnp.expm1(log_ratio) - log_ratio),
-            "clip_fraction": mean((jnp.abs(jnp.expm1(log_ratio)) > hp.clip).astype(jnp.float32)),
+            "approx_kl": mean(change - log_ratio),
+            "clip_fraction": mean((jnp.abs(change) > hp.clip).astype(jnp.float32)),
         }
 
     improve = epochs(sgd(loss, optimizer), hp.num_epochs, hp.num_minibatches)

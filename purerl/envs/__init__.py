@@ -7,6 +7,8 @@ from typing import Any
 
 _OWN = {
     "MaskedGrid": "purerl.envs.masked_grid",
+    "MultiBinary": "purerl.envs.spaces",
+    "MultiDiscrete": "purerl.envs.spaces",
     "Parameterised": "purerl.envs.spaces",
     "Platform": "purerl.envs.platform",
     "Table": "purerl.envs.table",

@@ -27,11 +27,12 @@ def _successors() -> tuple[np.ndarray, np.ndarray]:
     inside = ((to >= 0) & (to < _SIZE)).all(-1)
     to = np.clip(to, 0, _SIZE - 1)
     legal = inside & _FREE[to[..., 0], to[..., 1]]
-    return np.where(legal, to @ [_SIZE, 1], np.arange(_SIZE**2)[:, None]), legal
+    # int32 also as NumPy's: constants of programs of either precision
+    return np.where(legal, to @ [_SIZE, 1], np.arange(_SIZE**2)[:, None]).astype(np.int32), legal
 
 
 NEXT, LEGAL = _successors()
-STARTS = np.flatnonzero(_FREE.reshape(-1) & (np.arange(_SIZE**2) != _GOAL))
+STARTS = np.flatnonzero(_FREE.reshape(-1) & (np.arange(_SIZE**2) != _GOAL)).astype(np.int32)
 
 
 @struct.dataclass

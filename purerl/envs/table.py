@@ -11,7 +11,7 @@ from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
 from purerl.core import Array
-from purerl.tabular.mdp import MDP, checked, start_of
+from purerl.tabular.mdp import MDP, as_array, checked, legal_of, start_of
 
 
 @struct.dataclass
@@ -31,6 +31,8 @@ class TableState(NamedTuple):
 class Table(Environment):
     """An MDP to act in: observations are the states' numbers, int32 scalars.
 
+    If it says what is legal they are `{"state": int32 [], "action_mask": bool [A]}`; nothing else must be done.
+    Networks see states through the torso `networks.OneHot`.
     Args:
       mdp: see `purerl.tabular.MDP`.
       noise: deviation of a normal that is added to rewards, a scalar or `[S, A]`.
@@ -53,18 +55,23 @@ class Table(Environment):
 
     def reset_env(self, key, params):
         state = TableState(_draw(key, start_of(self.mdp)), jnp.zeros((), jnp.int32))
-        return state.index, state
+        return self.see(state.index), state
 
     def step_env(self, key, state, action, params):
         mdp, at = self.mdp, (state.index, action)
         next_key, noise_key = jax.random.split(key)
-        branch = _draw(next_key, jnp.asarray(mdp.P)[at])
-        index = branch if mdp.successors is None else jnp.asarray(mdp.successors, jnp.int32)[at][branch]
-        reward = jnp.asarray(mdp.R, jnp.float32)[at]
+        branch = _draw(next_key, as_array(mdp.P)[at])
+        index = branch if mdp.successors is None else as_array(mdp.successors).astype(jnp.int32)[at][branch]
+        reward = as_array(mdp.R).astype(jnp.float32)[at]
         reward = reward[branch] if reward.ndim else reward
         reward = reward + self._noise[at] * jax.random.normal(noise_key)
         state = TableState(index, state.time + 1)
-        return index, state, reward, jnp.asarray(mdp.terminal)[index], {}
+        return self.see(index), state, reward, as_array(mdp.terminal)[index], {}
+
+    def see(self, index):
+        """The observation in a state."""
+        legal = legal_of(self.mdp)
+        return index if legal is None else {"state": index, "action_mask": legal[index]}
 
     def is_truncated(self, state, params):
         return state.time >= params.max_steps_in_episode
@@ -73,7 +80,10 @@ class Table(Environment):
         return spaces.Discrete(self.num_actions)
 
     def observation_space(self, params):
-        return spaces.Discrete(self.num_states)
+        states = spaces.Discrete(self.num_states)
+        if self.mdp.legal is None:
+            return states
+        return spaces.Dict({"state": states, "action_mask": spaces.Box(0, 1, (self.num_actions,), jnp.bool_)})
 
 
 def _draw(key: Array, probs: Array) -> Array:

@@ -46,7 +46,10 @@ def tensorboard(directory: Path, config: dict[str, Any], first_step: int) -> Ite
     def log(steps: int, values: dict[str, dict[str, float]]) -> None:
         for run, row in values.items():
             if run not in writers:
-                writers[run] = SummaryWriter(str(directory / "tensorboard" / run), purge_step=first_step or None)
+                folder = str(directory / "tensorboard" / run)
+                # files are named by the second: one that goes on in the same second must not take the other's place
+                suffix = f".{first_step}"
+                writers[run] = SummaryWriter(folder, purge_step=first_step or None, filename_suffix=suffix)
             for name, x in row.items():
                 if not math.isnan(x):
                     writers[run].add_scalar(name, x, steps)

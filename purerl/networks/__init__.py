@@ -2,7 +2,7 @@
 
 from purerl.networks.cnn import MinAtarCNN
 from purerl.networks.heads import Actor, ActorCritic, Critic, actor, actor_critic, critic, remembering, sight
-from purerl.networks.mlp import MLP
+from purerl.networks.mlp import MLP, OneHot
 from purerl.networks.recurrent import Core, gru, lstm, min_gru, stack
 from purerl.networks.transformer import transformer
 from purerl.networks.values import Noisy, QHead, implicit_q_network, noisy, q_network
@@ -15,6 +15,7 @@ __all__ = [
     "Critic",
     "MinAtarCNN",
     "Noisy",
+    "OneHot",
     "QHead",
     "actor",
     "actor_critic",

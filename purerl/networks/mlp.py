@@ -28,3 +28,31 @@ class MLP(nn.Module):
             x = nn.Dense(width, kernel_init=nn.initializers.orthogonal(math.sqrt(2)))(x)
             x = self.activation(nn.LayerNorm(epsilon=1e-5)(x) if self.layer_norm else x)
         return x
+
+
+class OneHot(nn.Module):
+    """A number as a vector, `[B]` to `[B, num]`, for observations of `envs.Table`: a head on it is a table.
+
+    num: how many numbers there are, from 0. Without parameters; `hidden` layers of an `MLP` follow if there are any.
+    Raises:
+      ValueError: if observations are not integers `[B]`.
+
+    >>> import functools
+    >>> from purerl import networks
+    >>> network = networks.q_network(2, functools.partial(OneHot, 5))
+    >>> network.apply(network.init(jax.random.key(0), jnp.zeros(3, int)), jnp.array([0, 4, 4])).shape
+    (3, 2)
+    """
+
+    num: int
+    hidden: Sequence[int] = ()
+
+    @nn.compact
+    def __call__(self, obs):
+        if not isinstance(self.num, int) or self.num < 1:
+            raise ValueError(f"OneHot: num is {self.num!r}; it must be a positive int")
+        if not hasattr(obs, "shape") or obs.ndim != 1 or not jnp.issubdtype(obs.dtype, jnp.integer):
+            seen = f"{obs.dtype} {obs.shape}" if hasattr(obs, "shape") else type(obs).__name__
+            raise ValueError(f"OneHot: obs is {seen}; it must be integers [B]")
+        features = jax.nn.one_hot(obs, self.num)
+        return MLP(self.hidden)(features) if self.hidden else features

@@ -1,7 +1,7 @@
 """Finite MDPs: exact answers, and the tabular learners that are held against them."""
 
 from purerl.tabular import worlds
-from purerl.tabular.enumeration import Enumerated, from_env
+from purerl.tabular.enumeration import Enumerated, from_env, from_gymnasium
 from purerl.tabular.learning import (
     Control,
     Prediction,
@@ -19,6 +19,7 @@ from purerl.tabular.mdp import (
     checked,
     epsilon_soft,
     expected_reward,
+    legal_of,
     look_ahead,
     start_of,
     transition_matrix,
@@ -28,6 +29,7 @@ from purerl.tabular.planning import (
     AverageReward,
     Solution,
     evaluate,
+    evaluate_average,
     finite_horizon,
     iterate_evaluation,
     modified_policy_iteration,
@@ -54,11 +56,14 @@ __all__ = [
     "double_q_learning",
     "epsilon_soft",
     "evaluate",
+    "evaluate_average",
     "expected_reward",
     "expected_sarsa",
     "finite_horizon",
     "from_env",
+    "from_gymnasium",
     "iterate_evaluation",
+    "legal_of",
     "look_ahead",
     "modified_policy_iteration",
     "n_step_td",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -68,7 +68,8 @@ def from_env(
 
     Every state is stepped `num_samples` times with every action. Probabilities are frequencies, so they are exact where
     the environment is deterministic, or where a denominator is known: then they are rounded to its multiples. Only
-    terminations end it; time limits do not.
+    terminations end it; time limits do not. Of observations with an `action_mask` only what is legal is tried, and the
+    MDP says what that is.
 
     Args:
       env, env_params: a gymnax 1.x environment with Discrete actions, such as `purerl.make(id)` gives.
@@ -104,6 +105,10 @@ def from_env(
         keys = jax.random.split(key, (chunk, num_actions, num_samples))
         return jax.vmap(over_actions, (0, 0, None))(keys, states, jnp.arange(num_actions))
 
+    def mask(obs) -> Any:
+        """What observations `[B, ...]` say is legal, bool `[B, A]`; None if they do not."""
+        return obs["action_mask"] if isinstance(obs, Mapping) and "action_mask" in obs else None
+
     def outcomes(key, states):
         """NumPy leaves [B, A, K, ...] of what follows states [B, ...], in calls of one shape."""
         size = len(jax.tree.leaves(states)[0])
@@ -118,14 +123,18 @@ def from_env(
     def play(key):
         """Random episodes: states [T, E, ...], actions [T, E], and what came of them."""
         limit = min(int(getattr(env_params, "max_steps_in_episode", 1000)), 1000)
-        begin = jax.vmap(lambda key: env.reset(key, env_params)[1])
+        begin = jax.vmap(lambda key: env.reset(key, env_params))
 
-        def one(state, key):
+        def one(look, key):
+            obs, state = look
             act_key, step_key, reset_key = jax.random.split(key, 3)
-            action = jax.random.randint(act_key, (64,), 0, num_actions)
-            (_, after), reward, end = jax.vmap(step)(jax.random.split(step_key, 64), state, action)
+            if mask(obs) is None:
+                action = jax.random.randint(act_key, (64,), 0, num_actions)
+            else:
+                action = jax.random.categorical(act_key, jnp.where(mask(obs), 0.0, -jnp.inf))
+            after, reward, end = jax.vmap(step)(jax.random.split(step_key, 64), state, action)
             fresh = begin(jax.random.split(reset_key, 64))
-            return clear(after, end, fresh), (state, action, (after, reward, end))
+            return clear(after, end, fresh), (state, action, (after[1], reward, end))
 
         start_key, run_key = jax.random.split(key)
         return jax.lax.scan(one, begin(jax.random.split(start_key, 64)), jax.random.split(run_key, limit))[1]
@@ -149,11 +158,13 @@ def from_env(
             found.append(number[name])
         return found
 
-    def table(key, states) -> list[list[dict[int, tuple[int, float]]]]:
-        """Of states and actions: successor (-1: the end) -> (samples, sum of rewards)."""
+    def table(key, looks) -> list[list[dict[int, tuple[int, float]]]]:
+        """Of states and actions: successor (-1: the end) -> (samples, sum of rewards); nothing of what is not legal."""
+        obs, states = looks
         following, reward, terminated = outcomes(key, states)
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), following)
-        goes_on = ~terminated.reshape(-1)
+        legal = np.ones(terminated.shape[:2], bool) if mask(obs) is None else np.asarray(mask(obs), bool)
+        goes_on = (~terminated & legal[..., None]).reshape(-1)
         to = np.full(goes_on.shape, -1)
         if goes_on.any():
             to[goes_on] = meet(jax.tree.map(lambda x: x[goes_on], flat))
@@ -162,7 +173,8 @@ def from_env(
             rows.append([])
             for a in range(num_actions):
                 pairs: dict[int, tuple[int, float]] = {}
-                for successor, r in zip(to[s, a].tolist(), reward[s, a].tolist(), strict=True):
+                seen = zip(to[s, a].tolist(), reward[s, a].tolist(), strict=True) if legal[s, a] else ()
+                for successor, r in seen:
                     count, total = pairs.get(successor, (0, 0.0))
                     pairs[successor] = (count + 1, total + r)
                 rows[-1].append(pairs)
@@ -173,7 +185,7 @@ def from_env(
     start_counts = np.bincount(meet(starts))
     rows: list = []
     while len(rows) < len(first):
-        rows += table(jax.random.fold_in(step_key, len(rows)), stack(first[len(rows) :])[1])
+        rows += table(jax.random.fold_in(step_key, len(rows)), stack(first[len(rows) :]))
     begun, actions, (reached, rewards, terminated) = _as_numpy(play(play_key))
     flat = lambda tree: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
     number_of = lambda states: [number.get(row.tobytes()) for row in _rows(flat(states), ignore)]
@@ -195,6 +207,8 @@ def from_env(
     probability[-1, :, 0] = 1
     for s, row in enumerate(rows):
         for a, pairs in enumerate(row):
+            if not pairs:  # not legal
+                continue
             to, counts, totals = zip(*((k, c, t) for k, (c, t) in sorted(pairs.items())), strict=True)
             k = np.arange(len(to))
             probability[s, a, k] = _probabilities(f"state {s} with action {a}", np.array(counts), denominator)
@@ -204,4 +218,63 @@ def from_env(
     start[: len(start_counts)] = _probabilities("the start", start_counts, start_denominator)
     terminal = np.arange(num_states) == num_states - 1
     obs, states = stack(first)
-    return Enumerated(checked(MDP(probability, reward, terminal, start, successors)), states, obs)
+    legal = None
+    if mask(obs) is not None:
+        legal = np.concatenate([np.asarray(mask(obs), bool), np.ones((1, num_actions), bool)])
+    return Enumerated(checked(MDP(probability, reward, terminal, start, successors, legal)), states, obs)
+
+
+def from_gymnasium(P: Mapping[int, Mapping[int, Sequence[tuple]]], start: Any = None) -> MDP:
+    """The MDP of a table of gymnasium's toy texts, `env.unwrapped.P`.
+
+    A state that is only ever entered with `terminated` is terminal. If one is entered with and without, episodes that
+    terminate there lead to one state more, the last. An action that a state does not have is not legal.
+    Args:
+      P: `P[state][action] = [(probability, next state, reward, terminated), ...]`, states from 0.
+      start: where episodes begin, float `[S]`, such as `env.unwrapped.initial_state_distrib`; None: as of `MDP`.
+    Returns:
+      A sparse MDP with the rewards of each successor, float64.
+    Raises:
+      ValueError: if states or actions are not numbered from 0, a row is not of four entries, or the rest of `MDP`.
+
+    >>> one_way = {0: {0: [(0.5, 0, -1.0, False), (0.5, 1, 2.0, True)]}, 1: {0: [(1.0, 1, 0.0, True)]}}
+    >>> mdp = from_gymnasium(one_way)
+    >>> mdp.terminal.tolist(), (mdp.P * mdp.R).sum(-1).tolist()
+    ([False, True], [[0.5], [0.0]])
+    """
+    states, actions = sorted(P), sorted({a for row in P.values() for a in row})
+    for name, numbers in (("states", states), ("actions", actions)):
+        if not numbers or numbers != list(range(len(numbers))):
+            raise ValueError(
+                f"from_gymnasium: {name} of P are {numbers[:10]}; they must be numbers from 0, all of them"
+            )
+    ways = {(s, a): [tuple(way) for way in row] for s in states for a, row in P[s].items()}
+    for pair, row in ways.items():
+        bad = [way for way in row if len(way) != 4 or way[1] not in P]
+        if bad or not row:
+            raise ValueError(
+                f"from_gymnasium: P[{pair[0]}][{pair[1]}] has {bad[0] if bad else 'nothing'}; each must be "
+                f"(probability, next state of {len(states)}, reward, terminated)"
+            )
+    flags: list[set[bool]] = [set() for _ in states]
+    for row in ways.values():
+        for p, to, _, ends in row:
+            if p > 0:
+                flags[to].add(bool(ends))
+    extra = int(any(len(seen) == 2 for seen in flags))
+    num_states, width = len(states) + extra, max(len(row) for row in ways.values())
+    shape = (num_states, len(actions), width)
+    probability, reward, successors = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int32)
+    terminal = np.array([seen == {True} for seen in flags] + [True] * extra, bool)
+    legal = np.ones(shape[:2], bool)
+    probability[-1, :, 0] = extra
+    successors[-1] = (num_states - 1) * extra
+    for s in states:
+        for a in actions:
+            legal[s, a] = (s, a) in ways
+            for k, (p, to, r, ends) in enumerate(ways.get((s, a), ())):
+                elsewhere = ends and len(flags[to]) == 2
+                probability[s, a, k], reward[s, a, k], successors[s, a, k] = p, r, num_states - 1 if elsewhere else to
+    if start is not None:
+        start = np.concatenate([np.asarray(start, np.float64), np.zeros(extra)])
+    return checked(MDP(probability, reward, terminal, start, successors, None if legal.all() else legal))

@@ -1,13 +1,13 @@
 """Tables that learn from experience: agents like any other, of environments whose observation is a state's number.
 
-`envs.Table(mdp)` is such an environment. With blocks of one step in one environment these are the online algorithms of
-the textbook; a block of T steps acts with the table of its beginning and learns from its steps in order, and of N
-environments each step's changes are added up.
+`envs.Table(mdp)` is such an environment. (Of observations that are dicts the number is the entry `state`.) With blocks
+of one step in one environment these are the online algorithms of the textbook; a block of T steps acts with the table
+of its beginning and learns from its steps in order, and of N environments each step's changes are added up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from purerl.bellman import Backup, Next, double_backup, expected_backup, max_backup, sarsa_backup
 from purerl.core import Agent, Array, check_counts, config, option
 from purerl.exploration import epsilon_greedy, epsilon_greedy_probs
+from purerl.tabular.mdp import as_array
 
 
 @config
@@ -52,10 +53,15 @@ class Steps(NamedTuple):
     valid: Array
 
 
+def _state_of(obs: Any) -> Array:
+    """The states' numbers."""
+    return obs["state"] if isinstance(obs, Mapping) else obs
+
+
 def _steps(rollout: Any) -> Steps:
     tr = rollout.transitions
     ended = tr.terminated | tr.truncated
-    return Steps(tr.obs, tr.action, tr.reward, tr.next_obs, tr.terminated, ended, tr.valid)
+    return Steps(_state_of(tr.obs), tr.action, tr.reward, _state_of(tr.next_obs), tr.terminated, ended, tr.valid)
 
 
 def _none(obs: Array) -> Steps:
@@ -66,11 +72,11 @@ def _none(obs: Array) -> Steps:
 
 def _memoryless(init: Callable, act: Callable, greedy: Callable, update: Callable) -> Agent:
     return Agent(
-        init,
+        lambda key, obs: init(key, _state_of(obs)),
         lambda n: (),
         lambda memory, ended: memory,
-        lambda key, state, memory, obs: (act(key, state, obs), memory, ()),
-        lambda state, memory, obs: (greedy(state, obs), memory),
+        lambda key, state, memory, obs: (act(key, state, _state_of(obs)), memory, ()),
+        lambda state, memory, obs: (greedy(state, _state_of(obs)), memory),
         update,
     )
 
@@ -113,7 +119,7 @@ def control(
     shape = (num_states, num_actions)
     if legal is not None and jnp.shape(legal) != shape:
         raise ValueError(f"control: legal has shape {jnp.shape(legal)}; it must be {shape}")
-    allowed = jnp.ones(shape, bool) if legal is None else jnp.asarray(legal)
+    allowed = jnp.ones(shape, bool) if legal is None else as_array(legal)
 
     def look(q, state) -> Any:
         """Q of states `[N]`, -inf where an action is not legal."""
@@ -215,7 +221,7 @@ def _prediction(policy: Array, init: Callable, learn: Callable) -> Agent:
 def _check_policy(function: str, policy: Any) -> Array:
     if jnp.ndim(policy) != 2:
         raise ValueError(f"{function}: policy has shape {jnp.shape(policy)}; it must be probabilities (S, A)")
-    return jnp.asarray(policy)
+    return as_array(policy)
 
 
 class Window(NamedTuple):

@@ -25,13 +25,26 @@ class MDP(NamedTuple):
     terminal: Any  # bool [S]
     start: Any = None  # float [S]: where episodes begin; None: in any state that is not terminal, alike
     successors: Any = None  # int [S, A, K]; None: dense
+    legal: Any = None  # bool [S, A]: what can be done; None: all. P and R of the rest do not matter
+
+
+def as_array(x: Any) -> Array:
+    """`jnp.asarray`, of a copy where it is NumPy's in 64 bits: such an array may be captured in either precision.
+
+    JAX remembers what a program has captured by the array's identity, in the precision of that time. The same array
+    given to a program of the other precision would be that buffer still, and end in an error (E0102).
+    """
+    if isinstance(x, np.ndarray) and x.dtype.itemsize == 8:
+        x = x.astype(jax.dtypes.canonicalize_dtype(x.dtype))
+    return jnp.asarray(x)
 
 
 def checked(mdp: MDP) -> MDP:
     """The same MDP.
 
     Raises:
-      ValueError: if shapes disagree, or, where the arrays are not traced, if probabilities are not.
+      ValueError: if shapes disagree, or, where the arrays are not traced, if probabilities are not, or if nothing is
+        legal in a state that is not terminal.
 
     >>> import numpy as np
     >>> checked(MDP(np.ones((2, 1, 1)), np.zeros((2, 1)), np.zeros(2, bool)))
@@ -44,7 +57,7 @@ def checked(mdp: MDP) -> MDP:
         raise ValueError(f"MDP: P has shape {shape} and terminal {jnp.shape(mdp.terminal)}, not (S, A, ·) and (S,)")
     if mdp.successors is None and shape[2] != shape[0]:
         raise ValueError(f"MDP: P has shape {shape}; without successors it must be (S, A, S)")
-    wanted = {"R": (shape[:2], shape), "start": (shape[:1],), "successors": (shape,)}
+    wanted = {"R": (shape[:2], shape), "start": (shape[:1],), "successors": (shape,), "legal": (shape[:2],)}
     for name, shapes in wanted.items():
         x = getattr(mdp, name)
         if x is not None and jnp.shape(x) not in shapes:
@@ -53,8 +66,12 @@ def checked(mdp: MDP) -> MDP:
     if any(isinstance(x, Tracer) for x in mdp):
         return mdp
     on, sums = ~np.asarray(mdp.terminal), np.asarray(mdp.P).sum(-1)
-    if (np.asarray(mdp.P)[on] < 0).any() or not np.allclose(sums[on], 1, atol=1e-5):
-        worst = np.unravel_index(np.argmax(np.abs(np.where(on[:, None], sums, 1) - 1)), sums.shape)
+    if mdp.legal is not None and not np.asarray(mdp.legal).any(-1)[on].all():
+        state = int(np.flatnonzero(on & ~np.asarray(mdp.legal).any(-1))[0])
+        raise ValueError(f"MDP: legal has no action in state {state}, which is not terminal; there must be one")
+    there = np.broadcast_to(on[:, None] if mdp.legal is None else on[:, None] & np.asarray(mdp.legal, bool), shape[:2])
+    if (np.asarray(mdp.P)[there] < 0).any() or not np.allclose(sums[there], 1, atol=1e-5):
+        worst = np.unravel_index(np.argmax(np.abs(np.where(there, sums, 1) - 1)), sums.shape)
         at = tuple(int(i) for i in worst)
         raise ValueError(f"MDP: P must be probabilities; those of (state, action) {at} add up to {sums[worst]:g}")
     if mdp.start is not None and not np.isclose(np.asarray(mdp.start).sum(), 1, atol=1e-5):
@@ -69,22 +86,34 @@ def checked(mdp: MDP) -> MDP:
 def start_of(mdp: MDP) -> Array:
     """Where episodes begin, a distribution `[S]`."""
     if mdp.start is not None:
-        return jnp.asarray(mdp.start)
-    on = ~jnp.asarray(mdp.terminal)
+        return as_array(mdp.start)
+    on = ~as_array(mdp.terminal)
     return on / on.sum()
 
 
+def legal_of(mdp: MDP) -> Array | None:
+    """Which actions there are, bool `[S, A]`, or None if all are; in terminal states all."""
+    if mdp.legal is None:
+        return None
+    return as_array(mdp.legal).astype(bool) | as_array(mdp.terminal)[:, None]
+
+
 def uniform(mdp: MDP) -> Array:
-    """The policy that takes every action alike, `[S, A]`."""
+    """The policy that takes every legal action alike, `[S, A]`."""
     num_states, num_actions, _ = jnp.shape(mdp.P)
-    return jnp.full((num_states, num_actions), 1 / num_actions, jnp.asarray(mdp.P).dtype)
+    legal = legal_of(mdp)
+    if legal is None:
+        return jnp.full((num_states, num_actions), 1 / num_actions, as_array(mdp.P).dtype)
+    return legal.astype(as_array(mdp.P).dtype) / legal.sum(-1, keepdims=True)
 
 
 def expected_reward(mdp: MDP) -> Array:
-    """E[r] of every pair, `[S, A]`; 0 in terminal states."""
-    reward = jnp.asarray(mdp.R)
-    reward = (jnp.asarray(mdp.P) * reward).sum(-1) if reward.ndim == 3 else reward
-    return jnp.where(jnp.asarray(mdp.terminal)[:, None], 0.0, reward)
+    """E[r] of every pair, `[S, A]`; 0 in terminal states, -inf of what is not legal."""
+    reward = as_array(mdp.R)
+    reward = (as_array(mdp.P) * reward).sum(-1) if reward.ndim == 3 else reward
+    reward = jnp.where(as_array(mdp.terminal)[:, None], 0.0, reward)
+    legal = legal_of(mdp)
+    return reward if legal is None else jnp.where(legal, reward, -jnp.inf)
 
 
 def expectation_of_next(mdp: MDP) -> Callable[[Array], Array]:
@@ -92,14 +121,14 @@ def expectation_of_next(mdp: MDP) -> Callable[[Array], Array]:
 
     What it needs is prepared once: make it outside of a loop.
     """
-    ends = jnp.asarray(mdp.terminal)
-    probability = jnp.asarray(mdp.P)
+    ends = as_array(mdp.terminal)
+    probability = as_array(mdp.P)
     if mdp.successors is None:
         mean = lambda value: probability @ value
     else:
         # one array for the first successors, one for the second, …: XLA's sums over a short last axis are slow
         probability = jnp.moveaxis(probability, -1, 0)
-        successors = jnp.moveaxis(jnp.asarray(mdp.successors), -1, 0)
+        successors = jnp.moveaxis(as_array(mdp.successors), -1, 0)
 
         def mean(value):
             branches = zip(probability, successors, strict=True)
@@ -109,13 +138,13 @@ def expectation_of_next(mdp: MDP) -> Callable[[Array], Array]:
 
 
 def look_ahead(mdp: MDP, value: Array, gamma) -> Array:
-    """Q(s,a) = E[r] + γ E[V(s')], `[S] -> [S, A]`; 0 in terminal states.
+    """Q(s,a) = E[r] + γ E[V(s')], `[S] -> [S, A]`; 0 in terminal states, -inf of what is not legal.
 
     >>> from purerl.tabular import worlds
     >>> look_ahead(worlds.random_walk(3), jnp.zeros(5), 1.0)[3].tolist()
     [0.0, 1.0]
     """
-    return backup(mdp, gamma)(jnp.where(jnp.asarray(mdp.terminal), 0.0, value))
+    return backup(mdp, gamma)(jnp.where(as_array(mdp.terminal), 0.0, value))
 
 
 def backup(mdp: MDP, gamma) -> Callable[[Array], Array]:
@@ -126,21 +155,29 @@ def backup(mdp: MDP, gamma) -> Callable[[Array], Array]:
 
 def transition_matrix(mdp: MDP, policy: Array) -> Array:
     """P(s'|s) under a policy `[S, A]`, `[S, S]`; the rows of terminal states are 0."""
-    weight = jnp.where(jnp.asarray(mdp.terminal)[:, None], 0.0, policy)[..., None] * jnp.asarray(mdp.P)
+    weight = jnp.where(as_array(mdp.terminal)[:, None], 0.0, as_array(policy))[..., None] * as_array(mdp.P)
     if mdp.successors is None:
         return weight.sum(1)
     num_states = weight.shape[0]
     rows = jnp.broadcast_to(jnp.arange(num_states)[:, None, None], weight.shape)
-    return jnp.zeros((num_states, num_states), weight.dtype).at[rows, jnp.asarray(mdp.successors)].add(weight)
+    return jnp.zeros((num_states, num_states), weight.dtype).at[rows, as_array(mdp.successors)].add(weight)
 
 
 def epsilon_soft(mdp: MDP, epsilon) -> MDP:
-    """The dense MDP in which every action is a random one with probability ε: its optimum is the best ε-soft policy's.
+    """The dense MDP in which every action is a random legal one with probability ε: its optimum is the best ε-soft
+    policy's.
 
     Reference: Sutton & Barto, 2018, section 5.4.
     """
     num_states, num_actions, _ = jnp.shape(mdp.P)
-    each = jax.nn.one_hot(jnp.arange(num_actions), num_actions, dtype=jnp.asarray(mdp.P).dtype)
+    each = jax.nn.one_hot(jnp.arange(num_actions), num_actions, dtype=as_array(mdp.P).dtype)
     matrix = jax.vmap(lambda a: transition_matrix(mdp, jnp.broadcast_to(a, (num_states, num_actions))), out_axes=1)
-    mix = lambda x: (1 - epsilon) * x + epsilon * x.mean(1, keepdims=True)
-    return mdp._replace(P=mix(matrix(each)), R=mix(expected_reward(mdp)), successors=None)
+    legal, reward = legal_of(mdp), expected_reward(mdp)
+    if legal is None:
+        mean = lambda x: x.mean(1, keepdims=True)
+    else:
+        reward = jnp.where(legal, reward, 0.0)
+        share = legal / legal.sum(1, keepdims=True)
+        mean = lambda x: (share.reshape(*share.shape, *[1] * (x.ndim - 2)) * x).sum(1, keepdims=True)
+    mix = lambda x: (1 - epsilon) * x + epsilon * mean(x)
+    return mdp._replace(P=mix(matrix(each)), R=mix(reward), successors=None)

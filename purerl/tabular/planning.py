@@ -10,21 +10,26 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from purerl.bellman import soft_value, softmax_policy, state_value
 from purerl.core import Array, check_counts
 from purerl.tabular.mdp import (
     MDP,
+    as_array,
     backup,
     checked,
     expectation_of_next,
     expected_reward,
+    legal_of,
     look_ahead,
     start_of,
     transition_matrix,
 )
 from purerl.tabular.mdp import uniform as uniform_policy
+
+_ROUNDS_IN_VAIN = 10  # policy iteration's last ones, if rounding makes it turn in circles
 
 
 class Solution(NamedTuple):
@@ -38,7 +43,7 @@ class Solution(NamedTuple):
 
 
 class AverageReward(NamedTuple):
-    """The best reward a step in the long run, and what a state is worth beside it."""
+    """The reward a step in the long run, the best one or a policy's, and what a state is worth beside it."""
 
     gain: Array  # a scalar
     bias: Array  # [S], 0 in state 0
@@ -48,10 +53,23 @@ class AverageReward(NamedTuple):
 
 def _check(function: str, mdp: MDP, policy: Array | None = None, **counts: int) -> None:
     checked(mdp)
-    pairs = jnp.shape(mdp.P)[:2]
-    if policy is not None and jnp.shape(policy) != pairs:
-        raise ValueError(f"{function}: policy has shape {jnp.shape(policy)}; it must be probabilities {pairs}")
     check_counts(function, **counts)
+    if policy is None:
+        return
+    pairs = jnp.shape(mdp.P)[:2]
+    if jnp.shape(policy) != pairs:
+        raise ValueError(f"{function}: policy has shape {jnp.shape(policy)}; it must be probabilities {pairs}")
+    if mdp.legal is None or any(isinstance(x, Tracer) for x in (mdp.legal, mdp.terminal, policy)):
+        return
+    wrong = (np.asarray(policy) > 0) & ~np.asarray(mdp.legal, bool) & ~np.asarray(mdp.terminal)[:, None]
+    if wrong.any():
+        at = tuple(np.argwhere(wrong)[0].tolist())
+        raise ValueError(f"{function}: policy takes what is not legal, (state, action) {at}; those must be 0")
+
+
+def _check_endless(function: str, mdp: MDP) -> None:
+    if not isinstance(mdp.terminal, Tracer) and np.asarray(mdp.terminal).any():
+        raise ValueError(f"{function}: mdp has terminal states; an average reward is of endless runs")
 
 
 def _first_best(q: Array) -> Array:
@@ -59,26 +77,67 @@ def _first_best(q: Array) -> Array:
 
 
 def _zeros(mdp: MDP) -> Array:
-    return jnp.zeros_like(expected_reward(mdp)[:, 0])
+    return jnp.zeros(jnp.shape(mdp.P)[:1], expected_reward(mdp).dtype)
+
+
+def _changes(new: Array, old: Array) -> Array:
+    """|new - old| of each entry; none where both are -inf."""
+    return jnp.where(new == old, 0.0, jnp.abs(new - old))
+
+
+class _Progress(NamedTuple):
+    """How near to rest sweeps are, and for how many of them that has not improved."""
+
+    ratio: Array  # the largest change of a value in 4 ulp of it; at rest 1 or less
+    least_ratio: Array
+    least_residual: Array
+    waited: Array
+
+    @staticmethod
+    def begin(dtype) -> _Progress:
+        far = jnp.full((), jnp.inf, dtype)
+        return _Progress(far, far, far, jnp.zeros((), jnp.int32))
+
+    def after(self, change: Array, scale: Array) -> _Progress:
+        """change, scale: alike in shape; a change counts in units of its own scale."""
+        # an unscaled product of eps and a small value would underflow
+        ratio = (jnp.where(change == 0, 0.0, change / jnp.abs(scale)) / (4 * jnp.finfo(change.dtype).eps)).max()
+        nearer = (ratio < self.least_ratio) | (change.max() < self.least_residual)
+        return _Progress(
+            ratio,
+            jnp.minimum(self.least_ratio, ratio),
+            jnp.minimum(self.least_residual, change.max()),
+            jnp.where(nearer, 0, self.waited + 1),
+        )
+
+    def go_on(self, num_states: int) -> Array:
+        """News of one state may take as many sweeps as there are states to reach another, and change little else."""
+        return (self.ratio > 1) & (self.waited < 1000 + num_states)
 
 
 def _repeat(sweep, value, tolerance, max_sweeps: int) -> tuple[Array, Array, Array]:
     """The sweep until no value changes by more than the tolerance: (value, sweeps, residual).
 
-    Without a tolerance, until a change is rounding: 4 ulp of the largest value.
+    Without a tolerance, until every change is rounding: 4 ulp of that value, whatever others are; or until changes
+    have stopped to shrink, since rounded sweeps can end in a cycle: values that swap places keep a difference of up to
+    1 / (2 - 2γ) ulp for ever.
     """
 
     def go_on(carry):
-        value, count, residual = carry
-        least = 4 * jnp.finfo(value.dtype).eps * jnp.abs(value).max()
-        return (count < max_sweeps) & (residual > (least if tolerance is None else tolerance))
+        _, count, residual, progress = carry
+        unsettled = progress.go_on(len(value)) if tolerance is None else residual > tolerance
+        return (count < max_sweeps) & unsettled
 
     def body(carry):
-        value, count, _ = carry
+        value, count, _, progress = carry
         new = sweep(value)
-        return new, count + 1, jnp.abs(new - value).max()
+        change = _changes(new, value)
+        if tolerance is None:
+            progress = progress.after(change, new)
+        return new, count + 1, change.max(), progress
 
-    return jax.lax.while_loop(go_on, body, (value, jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, value.dtype)))
+    begin = (value, jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, value.dtype), _Progress.begin(value.dtype))
+    return jax.lax.while_loop(go_on, body, begin)[:3]
 
 
 # --- of a policy --------------------------------------------------------------------------------------------------
@@ -103,6 +162,7 @@ def evaluate(mdp: MDP, policy: Array, gamma) -> Array:
     [0.0, 0.25, 0.5, 0.75, 0.0]
     """
     _check("evaluate", mdp, policy)
+    policy = as_array(policy)
     reward = state_value(policy, expected_reward(mdp))
     return jnp.linalg.solve(jnp.eye(len(reward)) - gamma * transition_matrix(mdp, policy), reward)
 
@@ -113,15 +173,45 @@ def iterate_evaluation(mdp: MDP, policy: Array, gamma, tolerance=None, max_sweep
         V(s) ← Σ π(a|s) (E[r] + γ E[V(s')])
 
     Args:
-      tolerance: stop when no value changes by more; None: by more than rounding; 0 with `max_sweeps=k`: k sweeps.
+      tolerance: stop when no value changes by more; None: by more than rounding, 4 ulp of that value, or when changes
+        no longer shrink; 0 with `max_sweeps=k`: k sweeps.
     Returns:
       A `Solution` with the policy given, its V and its Q.
     Reference: Sutton & Barto, 2018, eq. 4.5.
     """
     _check("iterate_evaluation", mdp, policy, max_sweeps=max_sweeps)
-    q_of = backup(mdp, gamma)
+    policy, q_of = as_array(policy), backup(mdp, gamma)
     value, sweeps, residual = _repeat(lambda v: state_value(policy, q_of(v)), _zeros(mdp), tolerance, max_sweeps)
-    return Solution(value, q_of(value), jnp.asarray(policy), sweeps, residual)
+    return Solution(value, q_of(value), policy, sweeps, residual)
+
+
+def evaluate_average(mdp: MDP, policy: Array) -> AverageReward:
+    """The average reward of a policy, its gain, by a linear solve; differentiable in everything.
+
+        g + h = R_π + P_π h,   h(0) = 0
+
+    Args:
+      policy: probabilities `[S, A]`, under which all states lead to one recurrent class: then the gain is one number.
+        With several classes the system is singular, and the gain not finite or meaningless.
+    Returns:
+      An `AverageReward` with the policy given and 0 sweeps.
+    Raises:
+      ValueError: if shapes disagree, a state is terminal, or the policy takes what is not legal.
+    Reference: Puterman, 1994, section 8.2; Sutton & Barto, 2018, section 10.3.
+
+    >>> from purerl.tabular import uniform, worlds
+    >>> river = worlds.river_swim()
+    >>> round(evaluate_average(river, jnp.eye(2)[jnp.ones(6, int)]).gain.item(), 4)  # always up
+    0.4286
+    """
+    _check("evaluate_average", mdp, policy)
+    _check_endless("evaluate_average", mdp)
+    policy = as_array(policy)
+    reward = state_value(policy, expected_reward(mdp))
+    # h(0) is known, so its column is the gain's
+    matrix = (jnp.eye(len(reward), dtype=reward.dtype) - transition_matrix(mdp, policy)).at[:, 0].set(1.0)
+    solved = jnp.linalg.solve(matrix, reward)
+    return AverageReward(solved[0], solved.at[0].set(0.0), policy, jnp.zeros((), jnp.int32))
 
 
 def occupancy(mdp: MDP, policy: Array, gamma) -> Array:
@@ -145,16 +235,21 @@ def policy_gradient(mdp: MDP, logits: Array, gamma) -> Array:
         ∂J/∂θ(s,a) = d(s) π(a|s) (Q(s,a) - V(s)),   π = softmax(θ)
 
     Args:
-      logits: θ, float `[S, A]`.
+      logits: θ, float `[S, A]`; the policy is the softmax over what is legal.
     Returns:
       The gradient, float `[S, A]`. (`jax.grad` of `objective` gives the same, for any parametrisation.)
     Reference: Sutton et al., 2000, theorem 1; Agarwal et al., 2021, arXiv:1908.00261, lemma C.1.
     """
-    _check("policy_gradient", mdp, logits)
-    policy = softmax_policy(logits)
+    _check("policy_gradient", mdp)
+    if jnp.shape(logits) != jnp.shape(mdp.P)[:2]:
+        raise ValueError(f"policy_gradient: logits has shape {jnp.shape(logits)}; it must be {jnp.shape(mdp.P)[:2]}")
+    legal, logits = legal_of(mdp), as_array(logits)
+    policy = softmax_policy(logits if legal is None else jnp.where(legal, logits, -jnp.inf))
     value = evaluate(mdp, policy, gamma)
     advantage = look_ahead(mdp, value, gamma) - value[:, None]
-    return jnp.where(jnp.asarray(mdp.terminal), 0.0, occupancy(mdp, policy, gamma))[:, None] * policy * advantage
+    if legal is not None:
+        advantage = jnp.where(legal, advantage, 0.0)
+    return jnp.where(as_array(mdp.terminal), 0.0, occupancy(mdp, policy, gamma))[:, None] * policy * advantage
 
 
 # --- of the best policy -------------------------------------------------------------------------------------------
@@ -165,9 +260,10 @@ def value_iteration(mdp: MDP, gamma, tolerance=None, max_sweeps: int = 100_000) 
 
         V(s) ← max E[r] + γ E[V(s')]
 
-    With γ < 1 the error is at most γ / (1 - γ) times the residual.
+    With γ < 1 the error is at most γ / (1 - γ) times the residual, beside rounding.
     Args:
-      tolerance: stop when no value changes by more; None: by more than rounding.
+      tolerance: stop when no value changes by more; None: by more than rounding, 4 ulp of that value, or when changes
+        no longer shrink. So small values beside large ones are exact to 4 / (1 - γ) ulp, if they do not hang on them.
     Reference: Sutton & Barto, 2018, eq. 4.10.
 
     >>> from purerl.tabular import worlds
@@ -181,29 +277,41 @@ def value_iteration(mdp: MDP, gamma, tolerance=None, max_sweeps: int = 100_000) 
     return Solution(value, q, _first_best(q), sweeps, residual)
 
 
-def policy_iteration(mdp: MDP, gamma, max_rounds: int = 1_000) -> Solution:
+def policy_iteration(mdp: MDP, gamma, max_rounds: int = 1_000, initial: Array | None = None) -> Solution:
     """V* by solving for a policy's values and being greedy over them, until that changes nothing.
 
-    It starts from the uniform policy, and changes an action only for a better one: ties cannot make it turn in circles.
+    An action is changed only for one that is better by more than rounding, 64 ulp of that state's own sums: ties cannot
+    make it turn in circles. It also ends after ten rounds in which no state became worth more than ever before.
+    Args:
+      initial: the first policy, probabilities `[S, A]`; None: the uniform one. With γ = 1 it must end for sure.
+    Raises:
+      ValueError: if shapes disagree, or the first policy takes what is not legal.
     Reference: Howard, 1960; Sutton & Barto, 2018, section 4.3.
     """
-    _check("policy_iteration", mdp, max_rounds=max_rounds)
-    q_of = backup(mdp, gamma)
+    _check("policy_iteration", mdp, initial, max_rounds=max_rounds)
+    q_of, reward, expectation = backup(mdp, gamma), expected_reward(mdp), expectation_of_next(mdp)
 
     def improve(carry):
-        policy, value, _, rounds, _ = carry
+        policy, value, highest, waited, rounds, _ = carry
         q = q_of(value)
-        rounding = 64 * jnp.finfo(q.dtype).eps * jnp.maximum(1.0, jnp.abs(q).max())
+        best = _first_best(q)
+        # of each state's own sums: a state worth little beside one worth much has improvements as well
+        size = jnp.abs(reward) + gamma * expectation(jnp.abs(value))
+        rounding = 64 * jnp.finfo(q.dtype).eps * jnp.maximum(state_value(best, size), state_value(policy, size))
         better = q.max(-1) > state_value(policy, q) + rounding
-        policy = jnp.where(better[:, None], _first_best(q), policy)
+        policy = jnp.where(better[:, None], best, policy)
         new = evaluate(mdp, policy, gamma)
-        return policy, new, better.any(), rounds + 1, jnp.abs(new - value).max()
+        # what is better makes its state worth more than ever; otherwise only the solve's rounding was seen
+        waited = jnp.where((new > highest + rounding).any(), 0, waited + 1)
+        waited = waited + jnp.where(better.any(), 0, _ROUNDS_IN_VAIN)
+        return policy, new, jnp.maximum(highest, new), waited, rounds + 1, _changes(new, value).max()
 
-    policy = uniform_policy(mdp)
+    policy = uniform_policy(mdp) if initial is None else as_array(initial).astype(reward.dtype)
     value = evaluate(mdp, policy, gamma)
-    begin = (policy, value, jnp.array(True), jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, value.dtype))
-    go_on = lambda carry: carry[2] & (carry[3] < max_rounds)
-    _, value, _, rounds, residual = jax.lax.while_loop(go_on, improve, begin)
+    none = jnp.zeros((), jnp.int32)
+    begin = (policy, value, value, none, none, jnp.full((), jnp.inf, value.dtype))
+    go_on = lambda carry: (carry[3] < _ROUNDS_IN_VAIN) & (carry[4] < max_rounds)
+    _, value, _, _, rounds, residual = jax.lax.while_loop(go_on, improve, begin)
     q = q_of(value)
     return Solution(value, q, _first_best(q), rounds, residual)
 
@@ -263,7 +371,7 @@ def soft_value_iteration(mdp: MDP, gamma, temperature, tolerance=None, max_sweep
     Reference: Ziebart, 2010; Haarnoja et al., 2017, arXiv:1702.08165, theorem 2.
     """
     _check("soft_value_iteration", mdp, max_sweeps=max_sweeps)
-    ends, q_of = jnp.asarray(mdp.terminal), backup(mdp, gamma)
+    ends, q_of = as_array(mdp.terminal), backup(mdp, gamma)
     sweep = lambda value: jnp.where(ends, 0.0, soft_value(q_of(value), temperature))
     value, sweeps, residual = _repeat(sweep, _zeros(mdp), tolerance, max_sweeps)
     q = q_of(value)
@@ -291,7 +399,7 @@ def q_lambda_values(
     0.9
     """
     _check("q_lambda_values", mdp, length=length)
-    ends, q_of = jnp.asarray(mdp.terminal), backup(mdp, gamma)
+    ends, q_of = as_array(mdp.terminal), backup(mdp, gamma)
 
     def sweep(q):
         best, policy = jnp.where(ends, 0.0, q.max(-1)), policy_of(q)
@@ -306,7 +414,9 @@ def q_lambda_values(
         (_, total), _ = jax.lax.scan(longer, (first, first), length=length - 1)
         return total / length
 
-    q, sweeps, residual = _repeat(sweep, jnp.zeros_like(expected_reward(mdp)), tolerance, max_sweeps)
+    begin = expected_reward(mdp)
+    begin = jnp.where(jnp.isneginf(begin), begin, 0.0)  # what is not legal stays so
+    q, sweeps, residual = _repeat(sweep, begin, tolerance, max_sweeps)
     return Solution(jnp.where(ends, 0.0, q.max(-1)), q, policy_of(q), sweeps, residual)
 
 
@@ -323,23 +433,26 @@ def relative_value_iteration(mdp: MDP, tolerance=None, max_sweeps: int = 1_000_0
     Reference: White, 1963; Puterman, 1994, sections 8.5.4 and 8.5.5.
     """
     _check("relative_value_iteration", mdp, max_sweeps=max_sweeps)
-    if not isinstance(mdp.terminal, Tracer) and bool(jnp.any(mdp.terminal)):
-        raise ValueError("relative_value_iteration: mdp has terminal states; an average reward is of endless runs")
+    _check_endless("relative_value_iteration", mdp)
     reward, expectation = expected_reward(mdp), expectation_of_next(mdp)
     lazy = lambda bias: reward + 0.5 * expectation(bias) + 0.5 * bias[:, None]
 
     def go_on(carry):
-        bias, _, count, spread = carry
-        least = 4 * jnp.finfo(bias.dtype).eps * jnp.maximum(1.0, jnp.abs(bias).max())
-        return (count < max_sweeps) & (spread > (least if tolerance is None else tolerance))
+        _, _, count, spread, progress = carry
+        unsettled = progress.go_on(len(reward)) if tolerance is None else spread > tolerance
+        return (count < max_sweeps) & unsettled
 
     def body(carry):
-        bias, _, count, _ = carry
+        bias, _, count, _, progress = carry
         new = lazy(bias).max(-1)
         change = new - bias
-        return new - new[0], 0.5 * (change.max() + change.min()), count + 1, change.max() - change.min()
+        spread = change.max() - change.min()
+        # the gain is one number of all states, and rounded as the largest of them
+        progress = progress.after(spread, jnp.abs(new).max())
+        return new - new[0], 0.5 * (change.max() + change.min()), count + 1, spread, progress
 
-    bias = jnp.zeros_like(reward[:, 0])
-    begin = (bias, jnp.zeros((), bias.dtype), jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, bias.dtype))
-    bias, gain, sweeps, _ = jax.lax.while_loop(go_on, body, begin)
+    bias = _zeros(mdp)
+    far = jnp.full((), jnp.inf, bias.dtype)
+    begin = (bias, jnp.zeros((), bias.dtype), jnp.zeros((), jnp.int32), far, _Progress.begin(bias.dtype))
+    bias, gain, sweeps, *_ = jax.lax.while_loop(go_on, body, begin)
     return AverageReward(gain, 0.5 * bias, _first_best(lazy(bias)), sweeps)

@@ -27,7 +27,8 @@ def loss_of(name):
     row, caught = zoo.row(name), []
     module = importlib.import_module(f"purerl.agents.{name}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "value_agent", lambda *args: caught.append(args) or values.value_agent(*args))
+        spy = lambda *args, **kwargs: caught.append(args) or values.value_agent(*args, **kwargs)
+        patch.setattr(module, "value_agent", spy)
         row.agent(row.hp)
     network, loss = caught[0][0], caught[0][3]
     obs = jax.random.normal(jax.random.key(1), (1, 6, 4))

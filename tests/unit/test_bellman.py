@@ -347,3 +347,104 @@ def test_a_transformed_backup_is_the_plain_one_on_another_scale(data):
     backup = bellman.transformed_backup(bellman.double_backup, bellman.symlog, bellman.symexp)
     plain = in_float64(bellman.double_backup, reward, 0.9, terminated, n)
     np.testing.assert_allclose(in_float64(backup, reward, 0.9, terminated, scaled), h(plain), rtol=1e-9)
+
+
+# --- edges of the range, in float32 -------------------------------------------------------------------------------
+
+
+def test_mellowmax_between_the_mean_and_the_maximum():
+    """Exact for any ω, and so is its gradient, the softmax; actions that are not there do not count."""
+    q, omega = np.float32([1, 2, 3]), np.float32([1e-30, 1e-8, 1e-5, 1e-2, 1, 30, 1e5])
+    value, slope = jax.jit(jax.vmap(jax.value_and_grad(bellman.mellowmax), (None, 0)))(q, omega)
+    with np.errstate(over="ignore"):
+        w, x = omega.astype(np.float64)[:, None], q.astype(np.float64) - 3
+        expected = 3 + np.log1p(np.expm1(w * x).mean(1)) / w[:, 0]
+        weight = np.exp(w * x)
+    np.testing.assert_allclose(value, expected, rtol=3e-7)
+    np.testing.assert_allclose(slope, weight / weight.sum(1, keepdims=True), rtol=1e-5, atol=1e-7)
+    masked = np.float32([1, -np.inf, 3])
+    value, slope = jax.value_and_grad(bellman.mellowmax)(masked, 1e-6)
+    assert abs(value - 2) < 1e-6 and np.isfinite(slope).all() and slope[1] == 0
+    assert bellman.mellowmax(np.float32([-np.inf, -np.inf]), 1.0) == -np.inf
+
+
+@pytest.mark.parametrize("name, at_0", [("symlog", 1), ("symexp", 1), ("signed_parabolic", 2 / 1.002),
+                                        ("signed_hyperbolic", 0.501)])  # fmt: skip
+def test_scales_have_their_slope_at_0_and_keep_infinities(name, at_0):
+    f = getattr(bellman, name)
+    x = np.float32([0, -0.0, 1e-30, -1e-30, 1e-4, -1e-4, 0.5, -0.5, 20, -20])
+    value, slope = jax.jit(jax.vmap(jax.value_and_grad(f)))(x)
+    with jax.enable_x64(True):
+        exact, exact_slope = jax.vmap(jax.value_and_grad(f))(jnp.asarray(x, jnp.float64))
+    np.testing.assert_allclose(slope[:4], at_0, rtol=1e-6)
+    np.testing.assert_allclose(value, exact, rtol=1e-6)
+    np.testing.assert_allclose(slope, exact_slope, rtol=1e-6)
+    assert f(np.float32([np.inf, -np.inf])).tolist() == [np.inf, -np.inf] and np.isnan(f(np.float32(np.nan)))
+
+
+def test_a_transformed_backup_leaves_out_what_a_mask_rules_out():
+    q = jnp.array([1.0, -jnp.inf])
+    for forward, inverse in ((bellman.signed_hyperbolic, bellman.signed_parabolic), (bellman.symlog, bellman.symexp)):
+        backup = bellman.transformed_backup(bellman.max_backup, forward, inverse)
+        np.testing.assert_allclose(backup(0.0, 1.0, False, q), 1.0, rtol=1e-6)
+
+
+def test_the_share_of_clipped_mass():
+    rng = np.random.default_rng(0)
+    atoms, probs = rng.normal(size=(5, 7)), rng.dirichlet(np.ones(7), 5)
+    support = jnp.linspace(-0.5, 1.0, 4)
+    expected = (probs * ((atoms < -0.5) | (atoms > 1))).sum(1)
+    np.testing.assert_allclose(bellman.clipped_mass(atoms, probs, support), expected, rtol=1e-5, atol=1e-7)
+    # none is clipped where every return is in the range, γ = 1 included
+    atoms, probs = bellman.categorical_successors(support, 0.0, 1.0, False, jnp.full((2, 4), 0.25))
+    assert bellman.clipped_mass(atoms, probs, support) == 0
+    # what is clipped is what the mean loses
+    atoms, probs = bellman.categorical_successors(support, 0.75, 1.0, False, jnp.full((2, 4), 0.25))
+    assert bellman.clipped_mass(atoms, probs, support) == 0.5
+
+
+def test_persistent_backup():
+    rng = np.random.default_rng(0)
+    q, action, reward = rng.normal(size=(20, 3)), rng.integers(0, 3, 20), rng.normal(size=20)
+    terminated = rng.random(20) < 0.3
+    next = bellman.Next(jnp.asarray(q), action_now=action)
+    got, plain = (b(reward, 0.9, terminated, next) for b in (bellman.persistent_backup(0.7), bellman.max_backup))
+    for i in range(20):
+        follows = 0.3 * q[i].max() + 0.7 * q[i, action[i]]
+        np.testing.assert_allclose(got[i], reward[i] + (0.0 if terminated[i] else 0.9 * follows), rtol=1e-5)
+    np.testing.assert_allclose(bellman.persistent_backup(0.0)(reward, 0.9, terminated, next), plain, rtol=1e-6)
+    assert (got <= plain + 1e-6).all()
+    # nothing behind an end counts, NaN included
+    nan = next._replace(q=jnp.full((20, 3), jnp.nan))
+    assert np.isfinite(bellman.persistent_backup(0.7)(reward, 0.9, np.ones(20, bool), nan)).all()
+    with pytest.raises(ValueError, match=r"next\.action_now is None"):
+        bellman.persistent_backup()(0.0, 1.0, False, q[0])
+
+
+def test_expected_quantile_backup():
+    rng = np.random.default_rng(0)
+    q, probs = rng.normal(size=(6, 3, 8)).astype(np.float32), rng.dirichlet(np.ones(3), 6).astype(np.float32)
+    probs[0], probs[1] = [0, 1, 0], [0.5, 0, 0.5]
+    backup = jax.jit(bellman.expected_quantile_backup)
+    reward, no = np.zeros(6, np.float32), np.zeros(6, bool)
+    got = np.asarray(backup(reward, 1.0, no, bellman.Next(q, probs=probs)))
+    for i in range(6):
+        theta, weight = q[i].reshape(-1), np.repeat(probs[i].astype(np.float64), 8) / 8
+        order = np.argsort(theta)
+        below = np.cumsum(weight[order])
+        # of the mixture: P(below it) < f ≤ P(up to it)
+        for k, x in enumerate(got[i]):
+            at = np.searchsorted(theta[order], x)
+            f = (k + 0.5) / 8
+            assert x == theta[order][at] and below[at] >= f - 1e-5 and below[at] - weight[order][at] <= f + 1e-5
+    np.testing.assert_array_equal(got[0], np.sort(q[0, 1]))
+    # the value of the best action alone is quantile_backup's, but for the order
+    best = jax.nn.one_hot(q.mean(-1).argmax(-1), 3)
+    same = np.sort(bellman.quantile_backup(reward, 1.0, no, q))
+    np.testing.assert_array_equal(backup(reward, 1.0, no, bellman.Next(q, probs=best)), same)
+    nan = bellman.Next(jnp.full((6, 3, 8), jnp.nan), probs=probs)
+    np.testing.assert_array_equal(backup(reward + 2, 1.0, ~no, nan), np.full((6, 8), 2))
+    with pytest.raises(ValueError, match=r"next\.probs is None"):
+        bellman.expected_quantile_backup(0.0, 1.0, False, q[0])
+    with pytest.raises(ValueError, match="probs must have the shape of q"):
+        bellman.expected_quantile_backup(0.0, 1.0, False, bellman.Next(q[0], probs=probs[0, :2]))

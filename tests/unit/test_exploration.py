@@ -212,3 +212,29 @@ def test_log_probabilities_are_those_of_what_was_sampled_from():
     np.testing.assert_allclose(np.exp(log_probs), (weights / weights.sum())[tokens], rtol=1e-5)
     # they integrate to one over what can be drawn
     assert np.exp([float(log_probs[tokens == t][0]) for t in range(3)]).sum() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_dirichlet_noise_has_its_moments(key):
+    probs, alpha, legal = np.float32([0.1, 0.2, 0.3, 0.4]), 0.5, np.array([True, True, False, True])
+
+    @jax.jit
+    def of(keys):
+        noise = lambda key, a: ex.dirichlet_noise(key, probs, a, 1.0, legal)
+        mixed = jax.vmap(lambda key: ex.dirichlet_noise(key, probs, alpha, 0.25, legal))(keys)
+        return mixed, *(jax.vmap(noise, (0, None))(keys, a) for a in (alpha, 1e-4, 1e4))
+
+    mixed, noise, sparse, even = map(np.asarray, of(jax.random.split(key, 20_000)))
+    np.testing.assert_allclose(mixed, 0.75 * probs + 0.25 * noise, rtol=1e-5, atol=1e-7)
+    for x in (noise, sparse, even):
+        np.testing.assert_allclose(x.sum(1), 1, rtol=1e-5)
+        assert not x[:, 2].any() and (x >= 0).all()
+    np.testing.assert_allclose(noise.mean(0)[legal], 1 / 3, atol=0.01)
+    variance = (1 / 3) * (2 / 3) / (3 * alpha + 1)
+    np.testing.assert_allclose(noise.var(0)[legal], variance, rtol=0.05)
+    assert (sparse.max(1) > 0.99).mean() > 0.99
+    np.testing.assert_allclose(even[:, legal], 1 / 3, atol=0.03)
+    none = ex.dirichlet_noise(key, jnp.array(probs), alpha, 0.5, np.zeros(4, bool))
+    np.testing.assert_allclose(none, probs / 2)
+    for wrong in ({"alpha": 0.0}, {"fraction": 1.5}, {"legal": np.ones(3, bool)}):
+        with pytest.raises(ValueError, match="dirichlet_noise"):
+            ex.dirichlet_noise(key, jnp.array(probs), **wrong)

@@ -313,3 +313,91 @@ def test_more_shapes_that_would_broadcast_are_refused():
             getattr(losses, name)(a, b, *extra)
     with pytest.raises(ValueError, match=r"quantile_huber: leading axes .* quantiles \(3, 1\), target \(3,\)"):
         losses.quantile_huber(a, b, np.ones(1))
+
+
+# --- edges of the range, in float32 -------------------------------------------------------------------------------
+
+SURROGATES = {
+    "ppo_clip": lambda x, a: losses.ppo_clip(x, a, 0.2),
+    "simple_policy": lambda x, a: losses.simple_policy(x, a, 0.2),
+    "dpo_drift": losses.dpo_drift,
+    "kl_penalty": lambda x, a: losses.kl_penalty(x, a, 0.0 * a, 1.0),
+    "k3": lambda x, a: losses.kl_estimates(x)[2] * a,
+}
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+def test_no_ratio_overflows_and_none_cancels(name):
+    """Within log ρ = ±20 as in float64; beyond, finite, and the gradient has the sign that it had."""
+    f = SURROGATES[name]
+    x = np.float32([-1e6, -89, -20, -1, -1e-4, 0, 1e-4, 0.1, 1, 19.9, 30, 45, 89, 1e4, 1e6])
+    x, a = (y.reshape(-1) for y in np.meshgrid(x, np.float32([-30, -1, 1, 30])))
+    value, slope = jax.jit(jax.vmap(jax.value_and_grad(f)))(x, a)
+    with jax.enable_x64(True):
+        exact = jax.vmap(jax.value_and_grad(f))(jnp.asarray(x, jnp.float64), jnp.asarray(a, jnp.float64))
+    assert np.isfinite(value).all() and np.isfinite(slope).all()
+    near = np.abs(x) < 25
+    np.testing.assert_allclose(value[near], exact[0][near], rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(slope[near], exact[1][near], rtol=2e-5, atol=3e-5)
+    for sign in (-30, -1, 1, 30):
+        last = slope[(a == sign) & (x == np.float32(19.9))]
+        assert (np.sign(slope[(a == sign) & (x > 25)]) == np.sign(last)).all()
+
+
+def test_known_values_far_from_the_old_policy():
+    grad = jax.grad(losses.ppo_clip)
+    one = jnp.array(1.0)
+    assert grad(jnp.array(89.0), one, 0.2) == 0 and grad(jnp.array(89.0), -one, 0.2) > 1e8
+    assert losses.dpo_drift(jnp.array(20.0), one) == -3.0
+    assert 1e15 < jax.grad(losses.simple_policy)(jnp.array(89.0), one, 0.2) < np.inf
+
+
+def test_expectile_is_least_at_the_expectile():
+    x, fractions = np.random.default_rng(0).normal(size=2000), np.array([0.1, 0.5, 0.9])
+    with jax.enable_x64(True):
+        grid = jnp.linspace(-2.0, 2.0, 4001)
+        at = lambda v, f: losses.expectile(jnp.full(x.shape, v), jnp.asarray(x), f).mean()
+        total = jax.jit(jax.vmap(jax.vmap(at, (0, None)), (None, 0)))(grid, fractions)
+    best = np.asarray(grid)[np.asarray(total).argmin(1)]
+    for f, v in zip(fractions, best, strict=True):  # f E[(x - v)⁺] = (1 - f) E[(v - x)⁺]
+        balance = f * np.maximum(x - v, 0).mean() - (1 - f) * np.maximum(v - x, 0).mean()
+        assert abs(balance) < 1e-3
+    np.testing.assert_allclose(best[1], x.mean(), atol=1e-3)
+    a, b = jnp.array([0.3, -2.0]), jnp.array([1.0, 1.0])
+    np.testing.assert_allclose(losses.expectile(a, b, 0.5), losses.squared(a, b), rtol=1e-6)
+    with pytest.raises(ValueError, match="expectile: shapes must be equal"):
+        losses.expectile(a, b[0], 0.5)
+
+
+def test_vmpo():
+    rng = np.random.default_rng(0)
+    log_prob, advantage, valid = -rng.random(11), 3 * rng.normal(size=11), np.arange(11) < 9
+    top = np.argsort(-np.where(valid, advantage, -np.inf))[:5]
+    weight = np.exp(advantage[top] / 0.5)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5)
+    policy = jax.jit(jax.value_and_grad(losses.vmpo_policy))
+    value, slope = policy(jnp.asarray(log_prob), jnp.asarray(advantage), 0.5, valid)
+    close(value, -(weight / weight.sum() * log_prob[top]).sum())
+    close(np.asarray(slope)[top], -weight / weight.sum())
+    assert np.count_nonzero(slope) == 5
+    dual = jax.jit(jax.vmap(jax.value_and_grad(losses.vmpo_temperature, 1), (None, 0, None, None)))
+    eta = np.float32([1e-15, 0.01, 0.5, 3, 1e6])
+    value, slope = dual(jnp.asarray(advantage), eta, 0.1, valid)
+    e, x = eta.astype(np.float64)[:, None], advantage[top] - advantage[top].max()
+    mean = np.exp(x / e).mean(1)
+    close(value, 0.1 * eta + advantage[top].max() + eta * np.log(mean))
+    # the slope is ε less the KL of the weights to even ones
+    w = np.exp(x / e) / np.exp(x / e).sum(1, keepdims=True)
+    kl = np.where(w > 0, w * np.log(np.where(w > 0, 5 * w, 1)), 0).sum(1)
+    np.testing.assert_allclose(slope, 0.1 - kl, rtol=1e-4, atol=1e-4)
+    # NaN next to what is masked, and nothing at all
+    nan = np.where(valid, advantage, np.nan)
+    np.testing.assert_array_equal(policy(np.where(valid, log_prob, np.nan), nan, 0.5, valid)[1], policy(
+        jnp.asarray(log_prob), jnp.asarray(advantage), 0.5, valid)[1])  # fmt: skip
+    assert np.isfinite(dual(nan, eta, 0.1, valid)).all()
+    assert policy(nan, nan, 0.5, ~valid & valid)[0] == 0
+    assert not policy(nan, nan, 0.5, ~valid & valid)[1].any()
+    with pytest.raises(ValueError, match="vmpo_policy: shapes must be equal"):
+        losses.vmpo_policy(jnp.zeros(3), jnp.zeros(2), 1.0, jnp.ones(3, bool))
+    with pytest.raises(ValueError, match="vmpo_temperature: shapes must be equal"):
+        losses.vmpo_temperature(jnp.zeros(3), 1.0, 0.1, jnp.ones(2, bool))

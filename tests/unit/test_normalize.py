@@ -125,3 +125,41 @@ def test_reward_contract(key):
     rng = np.random.default_rng(0)
     tr = jax.tree.map(jnp.asarray, block(rng.normal(size=(6, 3)), rng.random((6, 3)) < 0.3))
     check_reward(SCALE, tr, key)
+
+
+def test_popart_keeps_outputs_and_follows_the_moments():
+    rng = np.random.default_rng(0)
+    state, mean, square = normalize.popart((2,)), np.zeros(2), np.ones(2)
+    kernel, bias, hidden = (jnp.asarray(x, jnp.float32) for x in (rng.normal(size=(3, 2)), np.ones(2), np.ones((4, 3))))
+    value = lambda state: normalize.popart_value(state, hidden @ kernel + bias)
+    for scale in (1.0, 100.0, 1e-3):
+        target, valid = 5 + scale * rng.normal(size=(7, 4, 2)), rng.random((7, 4)) < 0.8
+        before = value(state)
+        dirty = np.where(valid[..., None], target, np.nan)
+        new = normalize.popart_update(state, jnp.asarray(dirty, jnp.float32), jnp.asarray(valid), 0.3)
+        mean += 0.3 * (target[valid].mean(0) - mean)
+        square += 0.3 * (np.square(target[valid]).mean(0) - square)
+        np.testing.assert_allclose(new.mean, mean, rtol=1e-5)
+        np.testing.assert_allclose(new.variance, square - mean**2, rtol=1e-4)
+        kernel, bias = normalize.popart_rescale(kernel, bias, state, new)
+        state = new
+        np.testing.assert_allclose(value(state), before, rtol=1e-4, atol=1e-4)
+        back = normalize.popart_value(state, normalize.popart_normalize(state, target))
+        np.testing.assert_allclose(back, target, rtol=1e-4, atol=1e-4)
+    same = normalize.popart_update(state, jnp.full((1, 2), jnp.nan), jnp.zeros(1, bool), 0.5)
+    np.testing.assert_array_equal(same.mean, state.mean)
+    np.testing.assert_array_equal(same.variance, state.variance)
+
+
+def test_popart_of_targets_that_are_far_and_close_together():
+    """E[G²] - E[G]² of them is 0 or negative in float32."""
+    target = 1e4 + np.random.default_rng(0).normal(size=500).astype(np.float32)
+    state = normalize.popart_update(normalize.popart(), jnp.asarray(target), jnp.ones(500, bool), 1.0)
+    np.testing.assert_allclose(normalize.popart_deviation(state), target.astype(np.float64).std(), rtol=1e-2)
+    constant = normalize.popart_update(state, jnp.full(500, 1e4), jnp.ones(500, bool), 1.0)
+    slope = jax.grad(lambda x: normalize.popart_value(constant._replace(variance=x), 1.0))(0.0 * constant.variance)
+    assert normalize.popart_deviation(constant) == np.float32(1e-4) and np.isfinite(slope)
+    with pytest.raises(ValueError, match="popart_update: target must have the axes of valid"):
+        normalize.popart_update(state, jnp.zeros((3, 2)), jnp.ones(3, bool), 0.5)
+    with pytest.raises(ValueError, match="rate is 2"):
+        normalize.popart_update(state, jnp.zeros(3), jnp.ones(3, bool), 2.0)

@@ -6,6 +6,9 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import purerl
+from purerl import returns
+from purerl.core import Rollout, Transition
 from purerl.returns import gae, lambda_returns, n_step
 
 
@@ -137,3 +140,115 @@ def test_bad_input(block):
     for n in (0, -1, 1.0):
         with pytest.raises(ValueError, match=f"n is {n}"):
             n_step(*block, 0.9, n)
+
+
+def lambda_n_step(reward, next_value, terminated, truncated, gamma, n, lam):
+    """The recursion from its definition, one step at a time."""
+
+    def g(t, k):
+        later = next_value[t]
+        if k > 1 and t + 1 < len(reward) and not (terminated[t] or truncated[t]):
+            later = (1 - lam[t]) * later + lam[t] * g(t + 1, k - 1)
+        return reward[t] + (0.0 if terminated[t] else gamma * later)
+
+    return np.array([g(t, n) for t in range(len(reward))])
+
+
+def test_n_step_with_lambda():
+    rng = np.random.default_rng(0)
+    (reward, next_value), lam = rng.normal(size=(2, 9)), rng.random(9)
+    terminated, truncated = rng.random((2, 9)) < 0.15
+    block = reward, next_value, terminated, truncated, 0.9
+    for n in (1, 3, 9):
+        expected = lambda_n_step(*block, n, lam)
+        np.testing.assert_allclose(in_float64(n_step, *block, n, lam), expected, rtol=1e-12)
+    whole = in_float64(lambda_returns, *block, 0.7)
+    np.testing.assert_allclose(in_float64(n_step, *block, 9, 0.7), whole, rtol=1e-12)
+    one = reward + 0.9 * np.where(terminated, 0, next_value)
+    np.testing.assert_allclose(in_float64(n_step, *block, 3, 0.0), one, rtol=1e-12)
+
+
+# Of a block of three steps: reward, log ratio, value, value of the successor, γ and λ, to one number a step.
+EVERY_RETURN = {
+    "gae": lambda r, p, v, n, y, x, g, lam: returns.gae(r, v, n, y, x, g, lam),
+    "lambda_returns": lambda r, p, v, n, y, x, g, lam: returns.lambda_returns(r, n, y, x, g, lam),
+    "monte_carlo": lambda r, p, v, n, y, x, g, lam: returns.monte_carlo(r, n, y, x, g),
+    "q_lambda": lambda r, p, v, n, y, x, g, lam: returns.q_lambda(r, jnp.stack([n, n - 1], -1), y, x, g, lam),
+    "watkins": lambda r, p, v, n, y, x, g, lam: returns.q_lambda(
+        r, jnp.stack([n, n - 1], -1), y, x, g, lam, jnp.zeros(r.shape, jnp.int32)
+    ),
+    "n_step": lambda r, p, v, n, y, x, g, lam: returns.n_step(r, n, y, x, g, 2, lam),
+    "retrace": lambda r, p, v, n, y, x, g, lam: returns.retrace(p, r, v, n, y, x, g, lam),
+    "tree_backup": lambda r, p, v, n, y, x, g, lam: returns.tree_backup(jnp.exp(p), r, v, n, y, x, g, lam),
+    "vtrace": lambda r, p, v, n, y, x, g, lam: sum(returns.vtrace(p, r, v, n, y, x, g, lam)),
+    "eligibility_traces": lambda r, p, v, n, y, x, g, lam: returns.eligibility_traces(v[..., None], y, x, g, lam)[
+        ..., 0
+    ],
+    "in_passes": lambda r, p, v, n, y, x, g, lam: returns.discounted_sums(
+        r, jnp.where(y | x, 0.0, g * lam), in_passes=True
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EVERY_RETURN)
+def test_what_is_stopped_has_no_effect_even_nan(name):
+    """No bit of values and gradients depends on a value behind a termination, nor a value on another episode."""
+    f, no = EVERY_RETURN[name], np.zeros(3, bool)
+    r, p, v, n = np.float32([[1, 2, 3], [-0.1, -0.2, -0.3], [0.5, 0.25, 2], [1, 3, 2]])
+    end, first = np.array([False, True, False]), np.arange(3) < 2
+    if name == "eligibility_traces":  # looks back
+        first = np.arange(3) > 1
+
+    def total(floats, terminated, truncated):
+        return jnp.where(first, f(*floats[:4], terminated, truncated, *floats[4:]), 0.0).sum()
+
+    program = jax.jit(jax.vmap(jax.value_and_grad(total), (0, None, None)))
+    dirty = [(r, p, v, n)]
+    for bad in np.float32([np.nan, np.inf, -np.inf]):
+        dirty.append((r, p, v, np.where(end, bad, n)))
+    for bad in np.float32([np.nan, np.inf, -np.inf]):
+        dirty.append([np.where(first, x, bad) for x in (r, p, v, n)])
+    many = [np.stack(x) for x in zip(*dirty, strict=True)]
+    amount = lambda x: np.full(len(dirty), x, np.float32)
+    value, slopes = program((*many, amount(0.9), amount(0.8)), end, no)
+    for x in (value, *(slope[:4] for slope in slopes)):
+        assert np.isfinite(x).all()
+        np.testing.assert_array_equal(x, np.broadcast_to(x[:1], x.shape))
+    # at γ = λ = 0 the slopes are those of small numbers
+    at = lambda g: [x[0] for x in program((*many, amount(g), amount(g)), no, no)[1][4:]]
+    np.testing.assert_allclose(at(0.0), at(1e-5), rtol=1e-3, atol=1e-3)
+
+
+def test_monte_carlo_reads_values_only_where_it_must():
+    nan, no = jnp.array([jnp.nan, jnp.inf, 4.0]), jnp.zeros(3, bool)
+    assert returns.monte_carlo(jnp.ones(3), nan, no, no, 0.5).tolist() == [2.25, 2.5, 3.0]
+
+
+def test_vtrace_with_a_clip_of_its_own_for_the_policy():
+    rng = np.random.default_rng(0)
+    log_ratio, reward, value, next_value = rng.normal(size=(4, 6))
+    terminated, truncated = rng.random((2, 6)) < 0.2
+    args = log_ratio, reward, value, next_value, terminated, truncated, 0.9, 0.8, 2.0, 1.0
+    with jax.enable_x64(True):
+        plain, own = returns.vtrace(*args), returns.vtrace(*args, clip_pg_rho=0.5)
+        same = returns.vtrace(*args, clip_pg_rho=2.0)
+    np.testing.assert_allclose(own.target, plain.target)
+    np.testing.assert_allclose(same.advantage, plain.advantage)
+    ratio = np.exp(log_ratio)
+    np.testing.assert_allclose(own.advantage, plain.advantage * np.minimum(ratio, 0.5) / np.minimum(ratio, 2.0), 1e-5)
+
+
+def test_pqn_learns_next_to_a_nan_terminal_observation(key):
+    agent = purerl.pqn(purerl.networks.q_network(2), purerl.PQN(num_epochs=1, num_minibatches=1))
+    obs = jax.random.normal(key, (6, 2, 3))
+    end = jnp.zeros((6, 2), bool).at[2, 0].set(True).at[5, 1].set(True)
+    state = agent.init(key, obs[0])
+
+    @jax.jit
+    def learn(state, next_obs):
+        tr = Transition(obs, jnp.ones((6, 2), jnp.int32), jnp.ones((6, 2)), next_obs, end, ~end & False, end | True)
+        return agent.update(key, state, Rollout(tr, agent.memory(2)))
+
+    good, bad = (learn(state, jnp.where(end[..., None], x, obs + 1)) for x in (0.0, jnp.nan))
+    for x, y in zip(jax.tree.leaves(good), jax.tree.leaves(bad), strict=True):
+        np.testing.assert_array_equal(x, y)

@@ -21,6 +21,12 @@ def float64():
         yield
 
 
+@pytest.fixture
+def float32():
+    with jax.enable_x64(False):
+        yield
+
+
 close = lambda a, b, tolerance=1e-10: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
@@ -98,6 +104,7 @@ def pad_policy(policy):
 
 
 evaluate, value_iteration = jax.jit(tabular.evaluate), jax.jit(tabular.value_iteration)
+RELATIVE = jax.jit(tabular.relative_value_iteration)
 
 
 @jax.jit
@@ -208,6 +215,43 @@ def test_the_frozen_lake_is_gymnasiums(size, slippery):
     close(r, wanted_r)
 
 
+def toy_values(P, gamma):
+    """Value iteration on gymnasium's own table, by its own flags: nothing follows what terminated."""
+    value = np.zeros(len(P))
+    for _ in range(2000):
+        q = [[sum(p * (r + gamma * (0 if ends else value[to])) for p, to, r, ends in P[s][a]) for a in P[s]] for s in P]
+        new = np.array([max(row) for row in q])
+        if np.array_equal(new, value):
+            break
+        value = new
+    return value
+
+
+@pytest.mark.parametrize("name", ["FrozenLake", "CliffWalking", "Taxi"])
+def test_tables_of_gymnasium(name):
+    import gymnasium
+
+    newest = max(id for id in gymnasium.registry if id.startswith(f"{name}-v"))
+    toy = gymnasium.make(newest).unwrapped
+    start = np.asarray(toy.initial_state_distrib)
+    mdp = tabular.from_gymnasium(toy.P, start)
+    extra = len(mdp.P) - len(toy.P)
+    assert extra == (name == "Taxi")  # where states that end an episode are entered from such states as well
+    value = np.asarray(value_iteration(mdp, 0.9).value)
+    wanted = toy_values(toy.P, 0.9)
+    on = ~mdp.terminal[: len(wanted)]
+    close(value[: len(wanted)][on], wanted[on], 1e-8)
+    close(start_by_hand(mdp)[: len(start)], start)
+    assert mdp.legal is None and mdp.terminal[-1]
+
+
+def test_a_table_of_gymnasium_may_lack_actions():
+    P = {0: {0: [(1.0, 1, -1.0, False)]}, 1: {0: [(1.0, 0, -1.0, False)], 1: [(1.0, 2, 5.0, True)]}, 2: {}}
+    mdp = tabular.from_gymnasium(P)
+    assert mdp.legal[:2].tolist() == [[True, False], [True, True]]
+    assert value_iteration(mdp, 1.0).value.tolist() == [4.0, 5.0, 0.0]
+
+
 def test_gambler():
     values = {p: np.asarray(value_iteration(worlds.gambler(p), 1.0).value) for p in (0.4, 0.25, 0.55)}
     for p, capital, digits in (
@@ -307,17 +351,203 @@ def test_many_tables_at_once():
     assert all(len(set(row)) == 3 for row in mdps.successors.reshape(-1, 3).tolist()[:100])
 
 
-def test_float32_settles_too():
-    with jax.enable_x64(False):
-        lake = value_iteration(worlds.frozen_lake(), 0.99)
-        assert lake.value.dtype == jnp.float32 and lake.sweeps < 2000
-        assert lake.value[0] == pytest.approx(0.542026, abs=1e-5)
-        river = jax.jit(tabular.relative_value_iteration)(worlds.river_swim())
-        assert river.gain == pytest.approx(0.428622, abs=1e-5)
+def test_float32_settles_too(float32):
+    lake = value_iteration(worlds.frozen_lake(), 0.99)
+    assert lake.value.dtype == jnp.float32 and lake.sweeps < 2000
+    assert lake.value[0] == pytest.approx(0.542026, abs=1e-5)
+    river = RELATIVE(worlds.river_swim())
+    assert river.gain == pytest.approx(0.428622, abs=1e-5)
+
+
+def loops(*rewards, ends=()):
+    """States that stay where they are, alone; those that end pay once. Rewards are of each state, or of its actions."""
+    rewards = np.array(rewards, float).reshape(len(rewards), -1)
+    num_states, num_actions = rewards.shape
+    p = np.zeros((num_states + 1, num_actions, num_states + 1))
+    for s in range(num_states + 1):
+        p[s, :, num_states if s in ends else s] = 1
+    return MDP(p, np.concatenate([rewards, np.zeros((1, num_actions))]), np.arange(num_states + 1) == num_states)
+
+
+@jax.jit
+def every_iteration(mdp):
+    gamma, policy = 0.99, tabular.uniform(mdp)
+    return {
+        "value": tabular.value_iteration(mdp, gamma),
+        "evaluation": tabular.iterate_evaluation(mdp, policy, gamma),
+        "modified": tabular.modified_policy_iteration(mdp, gamma, 7),
+        "soft": tabular.soft_value_iteration(mdp, gamma, 1.0),
+        "q_lambda": tabular.q_lambda_values(mdp, gamma, 0.5, lambda q: jnp.ones_like(q), 3),
+        "policy": tabular.policy_iteration(mdp, gamma),
+    }
+
+
+def test_a_small_value_settles_beside_large_ones(float32):
+    """Every scale from 1e-30 to 1e30 in one table, in float32: each state's value as if it were alone."""
+    scales = 10.0 ** np.arange(-30, 31, 3)
+    rewards = np.concatenate([0.01 * scales, -1e5 * scales])
+    mdp = loops(*rewards, ends=range(len(scales), 2 * len(scales)))
+    wanted = np.concatenate([scales, -1e5 * scales, [0]])
+    for name, solution in every_iteration(mdp).items():
+        # changes of 4 ulp at the rate of γ leave 4 / (1 - γ) ulp
+        np.testing.assert_allclose(solution.value, wanted, rtol=5e-5, err_msg=name)
+        assert solution.sweeps < 1100, name
+
+
+def test_sweeps_that_rounding_keeps_in_a_cycle_end(float32):
+    """Two states that lead to each other and pay 1 and -1: what differs between them is rounded to itself."""
+    swap = MDP(np.array([[[0.0, 1]], [[1.0, 0]]]), np.array([[1.0], [-1.0]]), np.zeros(2, bool))
+    for name, solution in every_iteration(swap).items():
+        if name != "soft":  # of one action it is the same
+            np.testing.assert_allclose(solution.value, [1 / 1.99, -1 / 1.99], rtol=5e-5, err_msg=name)
+        assert solution.sweeps < 3000, name
+    # undiscounted, and without an end: no value, and still an end of the sweeps
+    endless = jax.jit(lambda: tabular.value_iteration(swap, 1.0))()
+    assert endless.sweeps < 3000 and endless.residual == 1
+
+
+def test_news_may_take_as_many_sweeps_as_there_are_states(float32):
+    """A reward at the end of a corridor that is longer than any fixed number of sweeps without an improvement."""
+    n = 1500
+    p, to = np.ones((n + 1, 1, 1)), np.minimum(np.arange(1, n + 2), n)[:, None, None]
+    r = np.where(np.arange(n + 1) == n - 1, 1.0, 0.0)[:, None]
+    corridor = MDP(p, r, np.arange(n + 1) == n, None, to.astype(np.int32))
+    solution = jax.jit(lambda: tabular.value_iteration(corridor, 1.0))()
+    np.testing.assert_array_equal(solution.value[:n], 1.0)
+    assert solution.sweeps == n + 1
+
+
+def test_policy_iteration_improves_a_small_state_beside_a_large_one(float32):
+    scales = 10.0 ** np.arange(-30, 30, 3)
+    mdp = loops(*[(x, 2 * x) for x in scales], (-1e7, -1e7))
+    solution = jax.jit(lambda: tabular.policy_iteration(mdp, 0.5))()
+    np.testing.assert_allclose(solution.value, [*(4 * scales), -2e7, 0], rtol=1e-6)
+    assert solution.sweeps <= 3
+
+
+def test_policy_iteration_ends_where_actions_are_alike(float32):
+    """Copies of each action, and γ so near to 1 that a solve is wrong by more than what an action could gain."""
+    mdp = garnet(jax.random.key(5), 30, 3, 5)
+    copies = MDP(jnp.repeat(mdp.P, 3, 1), jnp.repeat(mdp.R, 3, 1), mdp.terminal, None, jnp.repeat(mdp.successors, 3, 1))
+    solution = jax.jit(lambda: tabular.policy_iteration(copies, 0.9999))()
+    assert solution.sweeps < 30
+    with jax.enable_x64(True):
+        exact = best(jax.tree.map(np.asarray, mdp), 0.9999)
+        of_policy = solve(jax.tree.map(np.asarray, copies), np.asarray(solution.policy, np.float64), 0.9999)
+    np.testing.assert_allclose(of_policy, exact, rtol=1e-5)
+
+
+# --- legal actions, first policies, average rewards ----------------------------------------------------------------
+
+
+def some_legal(seed, num_states=10, num_actions=4):
+    """A garnet with an end and a mask, and what it is worth to NumPy: the same MDP with copies of legal actions.
+
+    What is not legal pays best of all, and its P is no distribution.
+    """
+    rng = np.random.default_rng(seed)
+    mdp = jax.tree.map(np.asarray, garnet(jax.random.key(seed), num_states, num_actions, 3))
+    legal = rng.random((num_states, num_actions)) < 0.5
+    legal[np.arange(num_states), rng.integers(0, num_actions, num_states)] = True
+    terminal = np.arange(num_states) == 4
+    copied = np.where(legal, np.arange(num_actions), legal.argmax(-1)[:, None])
+    take = lambda x: np.take_along_axis(x, copied.reshape(*copied.shape, *[1] * (x.ndim - 2)), axis=1)
+    copies = MDP(take(mdp.P), take(mdp.R), terminal, None, take(mdp.successors))
+    wild = lambda x, to: np.where(legal.reshape(*legal.shape, *[1] * (x.ndim - 2)), x, to)
+    masked = MDP(wild(mdp.P, 7.0), wild(mdp.R, 1e6), terminal, None, mdp.successors, legal)
+    return masked, copies, legal
+
+
+@jax.jit
+def plan_masked(mdp, initial):
+    gamma, policy, dense = 0.9, tabular.uniform(mdp), tabular.epsilon_soft(mdp, 0.0)
+    half = lambda q: jnp.where(jnp.isneginf(q), 0.0, 1.0) / (~jnp.isneginf(q)).sum(-1, keepdims=True)
+    best = {
+        "value": tabular.value_iteration(mdp, gamma), "policy": tabular.policy_iteration(mdp, gamma),
+        "modified": tabular.modified_policy_iteration(mdp, gamma), "dense": tabular.value_iteration(dense, gamma),
+        "initial": tabular.policy_iteration(mdp, gamma, initial=initial),
+        "cold": tabular.soft_value_iteration(mdp, gamma, 1e-6),
+        "q_lambda": tabular.q_lambda_values(mdp, gamma, 0, half, 3),
+    }  # fmt: skip
+    of_uniform = {
+        "evaluate": tabular.evaluate(mdp, policy, gamma),
+        "iterate": tabular.iterate_evaluation(mdp, policy, gamma).value,
+        "soft": tabular.evaluate(tabular.epsilon_soft(mdp, 1.0), policy, gamma),
+    }  # fmt: skip
+    logits = jnp.asarray(initial) + 0.3
+    softly = lambda x: tabular.objective(mdp, jax.nn.softmax(jnp.where(tabular.legal_of(mdp), x, -jnp.inf)), gamma)
+    gradients = tabular.policy_gradient(mdp, logits, gamma), jax.grad(softly)(logits)
+    return best, of_uniform, policy, gradients, tabular.finite_horizon(mdp, 200, gamma)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_is_not_legal_does_not_count(seed):
+    masked, copies, legal = some_legal(seed)
+    initial = np.eye(4)[legal.argmax(-1)]
+    tabular.checked(masked)
+    exact = best(copies, 0.9)
+    found, of_uniform, policy, (gradient, derivative), (values, actions) = plan_masked(masked, initial)
+    for name, solution in found.items():
+        close(solution.value, exact, 1e-5 if name == "cold" else 1e-8)
+        if name == "dense":
+            continue
+        assert (np.isneginf(solution.q) == ~(legal | masked.terminal[:, None])).all(), name
+        taken = np.asarray(solution.policy) * ~masked.terminal[:, None]
+        assert (taken[~legal] == 0).all() and np.isfinite(solution.residual), name
+    allowed = legal | masked.terminal[:, None]
+    np.testing.assert_allclose(policy, allowed / allowed.sum(-1, keepdims=True))
+    p, r = dense(masked._replace(P=np.where(legal[..., None], masked.P, 0.0), R=np.where(legal, masked.R, 0.0)))
+    wanted = solve(MDP(p, r, masked.terminal), np.asarray(policy), 0.9)
+    for name, value in of_uniform.items():
+        np.testing.assert_allclose(value, wanted, rtol=1e-8, err_msg=name)
+    close(gradient, derivative)
+    assert (np.asarray(gradient)[~legal] == 0).all() and np.abs(gradient).max() > 1e-3
+    close(values[-1], exact, 1e-6)
+    assert legal[~masked.terminal, np.asarray(actions)[-1, ~masked.terminal]].all()
+
+
+def test_a_first_policy_that_is_the_best_is_kept():
+    lake = worlds.frozen_lake()
+    iterate = jax.jit(lambda initial: tabular.policy_iteration(lake, 0.99, initial=initial))
+    found = iterate(np.full((16, 4), 0.25))
+    again = iterate(found.policy)
+    assert found.sweeps > 1 and again.sweeps == 1
+    np.testing.assert_array_equal(again.value, found.value)
+
+
+def test_the_average_reward_of_a_policy():
+    """Against NumPy's stationary distribution, and against the best of all."""
+    mdp = jax.tree.map(np.asarray, garnet(jax.random.key(7), 9, 3, 4))
+    policy = np.random.default_rng(0).dirichlet(np.ones(3), 9)
+    p, r = dense(mdp)
+    chain, pay = np.einsum("sa,sat->st", policy, p), (policy * r).sum(-1)
+    values, vectors = np.linalg.eig(chain.T)
+    stationary = np.real(vectors[:, np.argmin(np.abs(values - 1))])
+    stationary /= stationary.sum()
+    evaluate_average = jax.jit(tabular.evaluate_average)
+    found = evaluate_average(mdp, policy)
+    close(found.gain, stationary @ pay)
+    close(found.gain + found.bias, pay + chain @ found.bias)
+    assert found.bias[0] == 0 and found.sweeps == 0
+    np.testing.assert_array_equal(found.policy, policy)
+    best_of_all = RELATIVE(mdp)
+    of_best = evaluate_average(mdp, best_of_all.policy)
+    close(of_best.gain, best_of_all.gain, 1e-8)
+    close(of_best.bias, best_of_all.bias, 1e-6)
+    slope = jax.jit(jax.grad(lambda r: tabular.evaluate_average(mdp._replace(R=r), policy).gain))(mdp.R)
+    close(slope, stationary[:, None] * policy)  # how often each pair happens
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-6, 1e6, 1e20])
+def test_an_average_reward_is_exact_in_its_own_scale(scale, float32):
+    river = worlds.river_swim()
+    found = RELATIVE(river._replace(R=river.R * scale))
+    assert found.gain / scale == pytest.approx(0.4286224338, rel=1e-5)
 
 
 def test_bad_input():
     lake = worlds.frozen_lake()
+    no_left = lake._replace(legal=np.tile(np.arange(4) > 0, (16, 1)))
     bad = [
         (lambda: tabular.checked(lake._replace(P=lake.P * 0.9)), r"those of \(state, action\) \(0, 0\) add up to 0\.9"),
         (lambda: tabular.checked(lake._replace(successors=None)), r"without successors it must be \(S, A, S\)"),
@@ -326,6 +556,17 @@ def test_bad_input():
         (lambda: tabular.checked(lake._replace(start=lake.start * 2)), "start adds up to 2"),
         (lambda: tabular.checked(lake._replace(successors=lake.successors + 1)), r"successors lie in 1 \.\. 16"),
         (lambda: tabular.evaluate(lake, tabular.uniform(lake)[0], 0.9), r"policy has shape \(4,\)"),
+        (lambda: tabular.checked(lake._replace(legal=np.ones(4, bool))), r"legal has shape \(4,\); it must be"),
+        (lambda: tabular.checked(lake._replace(legal=np.arange(64).reshape(16, 4) > 7)), "no action in state 0, which"),
+        (lambda: tabular.evaluate(no_left, tabular.uniform(lake), 1), r"not legal, \(state, action\) \(0, 0\)"),
+        (lambda: tabular.policy_iteration(lake, 0.9, initial=np.ones(4)), r"policy has shape \(4,\)"),
+        (lambda: tabular.policy_gradient(lake, jnp.ones(4), 0.9), r"logits has shape \(4,\); it must be \(16, 4\)"),
+        (lambda: tabular.evaluate_average(lake, tabular.uniform(lake)), "evaluate_average: mdp has terminal states"),
+        (lambda: tabular.from_gymnasium({1: {0: [(1.0, 1, 0.0, True)]}}), r"states of P are \[1\]"),
+        (lambda: tabular.from_gymnasium({0: {1: [(1.0, 0, 0.0, True)]}}), r"actions of P are \[1\]"),
+        (lambda: tabular.from_gymnasium({0: {0: [(1.0, 5, 0.0, True)]}}), r"P\[0\]\[0\] has \(1.0, 5, 0.0, True\)"),
+        (lambda: tabular.from_gymnasium({0: {0: []}}), r"P\[0\]\[0\] has nothing"),
+        (lambda: tabular.from_gymnasium({0: {0: [(0.5, 0, 0.0, False)]}}), r"\(0, 0\) add up to 0\.5"),
         (lambda: tabular.finite_horizon(lake, 0), "horizon is 0; it must be a positive int"),
         (lambda: tabular.relative_value_iteration(lake), "mdp has terminal states"),
         (lambda: worlds.frozen_lake(5), "size is 5; it must be one of 4, 8"),
@@ -343,12 +584,6 @@ def test_bad_input():
 
 
 # --- tables that learn --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def float32():
-    with jax.enable_x64(False):
-        yield
 
 
 CONTROL = {name: getattr(tabular, name) for name in ("q_learning", "sarsa", "expected_sarsa", "double_q_learning")}
@@ -570,6 +805,63 @@ def test_a_table_is_an_environment(float32, key):
     np.testing.assert_array_equal(reward, index == 15)  # the reward is of the successor
     np.testing.assert_array_equal(terminated, np.isin(index, [5, 7, 11, 12, 15]))
     assert np.std(noise) == pytest.approx(2.0, rel=0.1)
+
+
+def test_a_table_with_a_mask_is_an_environment_with_one(float32, key):
+    """Its mask reaches networks through observations; from_env finds it again; tables learn by the state's number."""
+    walk = worlds.random_walk(3)
+    legal = np.ones((5, 2), bool)
+    legal[2, 0] = False
+    env = purerl.envs.Table(walk._replace(legal=legal))
+    check_env(env, env.default_params, key)
+    obs, _ = jax.jit(env.reset)(key, env.default_params)
+    assert obs["state"] == 2 and obs["action_mask"].tolist() == [False, True]
+    found = tabular.from_env(env, env.default_params, key, 2, 1, 1, ignore=("time",))
+    order = found.obs["state"].tolist()
+    assert sorted(order) == [2, 3]  # state 1 can not be reached
+    np.testing.assert_array_equal(found.mdp.legal[:-1], legal[order])
+    agent = tabular.q_learning(5, 2, tabular.Control(gamma=0.5), legal=legal)
+    learner = purerl.learner(env, env.default_params, agent, 1, 1)
+    state, _ = jax.jit(lambda key: purerl.train(learner, key, 100))(key)
+    assert state.agent.count[0, 2, 0] == 0 and state.agent.count[0, 2, 1] > 0
+    network = purerl.networks.q_network(2, partial(purerl.networks.OneHot, 5))
+    q = network.apply(network.init(key, jax.tree.map(lambda x: x[None], obs)), jax.tree.map(lambda x: x[None], obs))
+    assert np.isneginf(q[0, 0]) and np.isfinite(q[0, 1])
+
+
+def test_a_masked_grid_is_enumerated_by_its_legal_moves(float32, key):
+    env, params = purerl.make("MaskedGrid-v0")
+    found = tabular.from_env(env, params, key, 2, denominator=1, ignore=("time",))
+    value = np.asarray(value_iteration(found.mdp, 1.0).value)[:-1]
+    cells = found.obs["cell"].argmax(-1)
+    assert value[cells == 0].item() == -6 and value.max() == -1
+    np.testing.assert_array_equal(found.mdp.legal[:-1], found.obs["action_mask"])
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_programs_of_both_precisions_may_share_an_mdp(first, key):
+    """NumPy's arrays closed over, given to environments, and given as arguments, in float32 and in float64."""
+    mdps = worlds.random_walk(3), MDP(*dense(worlds.random_walk(3)), worlds.random_walk(3).terminal)
+    for mdp in mdps:
+        env, policy = purerl.envs.Table(mdp), np.full((5, 2), 0.5)
+
+        def act(key, env=env, policy=policy):
+            obs, state = env.reset(key, env.default_params)
+            agent = tabular.td_lambda(policy)
+            action, *_ = agent.act(key, agent.init(key, obs[None]), (), obs[None])
+            return env.step(key, state, action[0], env.default_params)
+
+        def plan(mdp, policy=policy):
+            soft = tabular.value_iteration(tabular.epsilon_soft(mdp, 0.1), 0.5).value
+            return tabular.evaluate(mdp, policy, 0.5), soft, tabular.objective(mdp, policy, 0.5)
+
+        for precise in (first, not first):
+            with jax.enable_x64(precise):
+                jax.block_until_ready(jax.jit(act)(key))
+                for x, y in zip(jax.jit(lambda mdp=mdp: plan(mdp))(), jax.jit(plan)(mdp), strict=True):
+                    assert x.dtype == (jnp.float64 if precise else jnp.float32)
+                    close(x, y, 1e-6)
+                close(tabular.expected_reward(mdp), dense(mdp)[1], 1e-6)  # without jit
 
 
 def test_an_environment_becomes_its_table(float32, key):
