@@ -425,19 +425,25 @@ def test_bits_of_any_odds():
     np.testing.assert_allclose(log_one, one, rtol=1e-6, atol=1e-38)
     np.testing.assert_allclose(entropy, expected, rtol=1e-5, atol=1e-30)
     np.testing.assert_array_equal(kl, np.zeros(9))
-    slope = jax.grad(lambda p: pi.entropy(p).sum())(p[1:-1])
+    slope = jax.jit(jax.grad(lambda p: pi.entropy(p).sum()))(p[1:-1])
     assert np.isfinite(slope).all()
 
 
 def test_several_choices_are_those_of_each(key):
     pi, parts = multi_categorical([2, 3]), joint((categorical(2), categorical(3)))
     p, q = np.float32([0.1, 0.5, -1, 2, 0.3]), np.float32([1, 0, 0, -0.5, 0.25])
-    for f in (lambda pi: pi.entropy(p), lambda pi: pi.kl(p, q)):
-        np.testing.assert_allclose(f(pi), f(parts), rtol=1e-6)
-    np.testing.assert_allclose(pi.log_prob(p, np.array([1, 2])), parts.log_prob(p, (1, 2)), rtol=1e-6)
     legal = np.array([False, True, False, False, False])  # of the second choice nothing: all
-    np.testing.assert_array_equal(pi.mask(p, legal), [-np.inf, *p[1:]])
-    drawn = np.asarray(pi.sample(key, jnp.broadcast_to(pi.mask(p, legal), (500, 5))))
+
+    @jax.jit
+    def of(key, p):
+        both = [(d.entropy(p), d.kl(p, q), d.log_prob(p, a)) for d, a in ((pi, np.array([1, 2])), (parts, (1, 2)))]
+        masked = pi.mask(p, legal)
+        return both, masked, pi.sample(key, jnp.broadcast_to(masked, (500, 5)))
+
+    both, masked, drawn = of(key, p)
+    np.testing.assert_allclose(*both, rtol=1e-6)
+    np.testing.assert_array_equal(masked, [-np.inf, *p[1:]])
+    drawn = np.asarray(drawn)
     assert (drawn[:, 0] == 1).all() and set(drawn[:, 1]) <= {0, 1, 2}
     with pytest.raises(ValueError, match="action_mask has shape"):
         pi.mask(p, legal[:2])
@@ -459,11 +465,14 @@ def test_for_space_takes_multi_discrete_and_multi_binary(key):
         (Of(n=5, shape=(5,)), 5, (5,)),
     ):
         pi = for_space(space)
-        action = pi.sample(key, jnp.zeros((7, num_params)))
+        action = jax.eval_shape(pi.sample, key, jnp.zeros((7, num_params)))
         assert pi.num_params == num_params and action.shape == (7, *shape) and action.dtype == jnp.int32
         if not isinstance(space, Of):
-            x = space.sample(key)
-            assert space.contains(x) and not space.contains(x + 5) and x.shape == shape and space.contains(action[0])
+            draw = jax.jit(
+                lambda key, pi=pi, space=space: (space.sample(key), pi.sample(key, jnp.zeros(pi.num_params)))
+            )
+            x, of_policy = draw(key)
+            assert space.contains(x) and not space.contains(x + 5) and x.shape == shape and space.contains(of_policy)
     assert for_space(both).num_params == 8 and for_space(Of(n=5, shape=())).num_params == 5
     with pytest.raises(ValueError, match="hybrid: the space has"):
         hybrid(both)

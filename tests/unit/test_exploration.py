@@ -218,19 +218,19 @@ def test_dirichlet_noise_has_its_moments(key):
     probs, alpha, legal = np.float32([0.1, 0.2, 0.3, 0.4]), 0.5, np.array([True, True, False, True])
 
     @jax.jit
-    def of(keys):
-        noise = lambda key, a: ex.dirichlet_noise(key, probs, a, 1.0, legal)
-        mixed = jax.vmap(lambda key: ex.dirichlet_noise(key, probs, alpha, 0.25, legal))(keys)
-        return mixed, *(jax.vmap(noise, (0, None))(keys, a) for a in (alpha, 1e-4, 1e4))
+    def of(keys, alphas, fractions):
+        mix = lambda key, a, fraction: ex.dirichlet_noise(key, probs, a, fraction, legal)
+        return jax.vmap(jax.vmap(mix, (0, None, None)), (None, 0, 0))(keys, alphas, fractions)
 
-    mixed, noise, sparse, even = map(np.asarray, of(jax.random.split(key, 20_000)))
+    alphas, fractions = np.float32([alpha, alpha, 1e-4, 1e4]), np.float32([0.25, 1, 1, 1])
+    mixed, noise, sparse, even = np.asarray(of(jax.random.split(key, 5_000), alphas, fractions))
     np.testing.assert_allclose(mixed, 0.75 * probs + 0.25 * noise, rtol=1e-5, atol=1e-7)
     for x in (noise, sparse, even):
         np.testing.assert_allclose(x.sum(1), 1, rtol=1e-5)
         assert not x[:, 2].any() and (x >= 0).all()
-    np.testing.assert_allclose(noise.mean(0)[legal], 1 / 3, atol=0.01)
+    np.testing.assert_allclose(noise.mean(0)[legal], 1 / 3, atol=0.02)
     variance = (1 / 3) * (2 / 3) / (3 * alpha + 1)
-    np.testing.assert_allclose(noise.var(0)[legal], variance, rtol=0.05)
+    np.testing.assert_allclose(noise.var(0)[legal], variance, rtol=0.1)
     assert (sparse.max(1) > 0.99).mean() > 0.99
     np.testing.assert_allclose(even[:, legal], 1 / 3, atol=0.03)
     none = ex.dirichlet_noise(key, jnp.array(probs), alpha, 0.5, np.zeros(4, bool))

@@ -82,19 +82,24 @@ def test_cnn_refuses_vectors(key):
 
 def test_numbers_become_vectors(key):
     """The one-hot torso: a head on it is a table, row by row, and so are a policy and its values."""
-    obs = jnp.array([2, 0, 4])
+    obs = np.array([2, 0, 4])
     torso = networks.OneHot(5)
-    np.testing.assert_array_equal(torso.apply({}, obs), np.eye(5)[[2, 0, 4]])
     q_network = networks.q_network(3, lambda: networks.OneHot(5))
-    params = q_network.init(key, obs)
-    q = np.asarray(q_network.apply(params, jnp.arange(5)))
+    params = drawn(q_network.init, obs)
+
+    @jax.jit
+    def of(params, obs):
+        bound = jax.grad(lambda params: q_network.apply(params, obs)[0, 1])(params)
+        return torso.apply({}, obs), bound, q_network.apply(params, obs), q_network.apply(params, jnp.arange(5))
+
+    vectors, bound, some, q = jax.tree.map(np.asarray, of(params, obs))
+    np.testing.assert_array_equal(vectors, np.eye(5)[[2, 0, 4]])
     assert sum(x.size for x in jax.tree.leaves(params)) == 5 * 3 + 3
-    bound = jax.grad(lambda params: q_network.apply(params, obs)[0, 1])(params)
     row = next(x for x in jax.tree.leaves(bound) if x.ndim == 2)
     np.testing.assert_array_equal(row, np.eye(3)[1][:, None] * np.eye(5)[2])  # one entry learns
-    np.testing.assert_allclose(q_network.apply(params, obs), q[[2, 0, 4]], atol=1e-6)
+    np.testing.assert_allclose(some, q[[2, 0, 4]], atol=1e-6)
     critic = networks.actor_critic(distributions.categorical(3), lambda: networks.OneHot(5, (8,)))
-    pi, value = critic.apply(critic.init(key, obs), obs)
+    (pi, value), _ = jax.eval_shape(critic.init_with_output, key, obs)
     assert pi.shape == (3, 3) and value.shape == (3,)
     for bad, message in ((jnp.ones(3), r"obs is float32 \(3,\)"), (jnp.ones((3, 1), int), r"obs is int32 \(3, 1\)")):
         with pytest.raises(ValueError, match=message):

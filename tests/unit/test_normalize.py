@@ -130,23 +130,28 @@ def test_reward_contract(key):
 def test_popart_keeps_outputs_and_follows_the_moments():
     rng = np.random.default_rng(0)
     state, mean, square = normalize.popart((2,)), np.zeros(2), np.ones(2)
-    kernel, bias, hidden = (jnp.asarray(x, jnp.float32) for x in (rng.normal(size=(3, 2)), np.ones(2), np.ones((4, 3))))
-    value = lambda state: normalize.popart_value(state, hidden @ kernel + bias)
+    kernel, bias, hidden = map(np.float32, (rng.normal(size=(3, 2)), np.ones(2), np.ones((4, 3))))
+
+    @jax.jit
+    def step(state, kernel, bias, dirty, valid, target):
+        value = lambda state, kernel, bias: normalize.popart_value(state, hidden @ kernel + bias)
+        new = normalize.popart_update(state, dirty, valid, 0.3)
+        rescaled = normalize.popart_rescale(kernel, bias, state, new)
+        values = value(state, kernel, bias), value(new, *rescaled)
+        return new, rescaled, values, normalize.popart_value(new, normalize.popart_normalize(new, target))
+
     for scale in (1.0, 100.0, 1e-3):
         target, valid = 5 + scale * rng.normal(size=(7, 4, 2)), rng.random((7, 4)) < 0.8
-        before = value(state)
         dirty = np.where(valid[..., None], target, np.nan)
-        new = normalize.popart_update(state, jnp.asarray(dirty, jnp.float32), jnp.asarray(valid), 0.3)
+        state, (kernel, bias), (before, after), back = step(state, kernel, bias, dirty, valid, target)
         mean += 0.3 * (target[valid].mean(0) - mean)
         square += 0.3 * (np.square(target[valid]).mean(0) - square)
-        np.testing.assert_allclose(new.mean, mean, rtol=1e-5)
-        np.testing.assert_allclose(new.variance, square - mean**2, rtol=1e-4)
-        kernel, bias = normalize.popart_rescale(kernel, bias, state, new)
-        state = new
-        np.testing.assert_allclose(value(state), before, rtol=1e-4, atol=1e-4)
-        back = normalize.popart_value(state, normalize.popart_normalize(state, target))
+        np.testing.assert_allclose(state.mean, mean, rtol=1e-5)
+        np.testing.assert_allclose(state.variance, square - mean**2, rtol=1e-4)
+        np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(back, target, rtol=1e-4, atol=1e-4)
-    same = normalize.popart_update(state, jnp.full((1, 2), jnp.nan), jnp.zeros(1, bool), 0.5)
+    nothing = np.full((1, 2), np.nan, np.float32), np.zeros(1, bool)
+    same = jax.jit(normalize.popart_update)(state, *nothing, 0.5)
     np.testing.assert_array_equal(same.mean, state.mean)
     np.testing.assert_array_equal(same.variance, state.variance)
 
@@ -154,11 +159,17 @@ def test_popart_keeps_outputs_and_follows_the_moments():
 def test_popart_of_targets_that_are_far_and_close_together():
     """E[G²] - E[G]² of them is 0 or negative in float32."""
     target = 1e4 + np.random.default_rng(0).normal(size=500).astype(np.float32)
-    state = normalize.popart_update(normalize.popart(), jnp.asarray(target), jnp.ones(500, bool), 1.0)
-    np.testing.assert_allclose(normalize.popart_deviation(state), target.astype(np.float64).std(), rtol=1e-2)
-    constant = normalize.popart_update(state, jnp.full(500, 1e4), jnp.ones(500, bool), 1.0)
-    slope = jax.grad(lambda x: normalize.popart_value(constant._replace(variance=x), 1.0))(0.0 * constant.variance)
-    assert normalize.popart_deviation(constant) == np.float32(1e-4) and np.isfinite(slope)
+
+    @jax.jit
+    def of(state, target):
+        state = normalize.popart_update(state, target, jnp.ones(500, bool), 1.0)
+        slope = jax.grad(lambda x: normalize.popart_value(state._replace(variance=x), 1.0))(jnp.zeros(()))
+        return state, normalize.popart_deviation(state), slope
+
+    state, deviation, _ = of(normalize.popart(), target)
+    np.testing.assert_allclose(deviation, target.astype(np.float64).std(), rtol=1e-2)
+    _, deviation, slope = of(state, np.full(500, 1e4, np.float32))
+    assert deviation == np.float32(1e-4) and np.isfinite(slope)
     with pytest.raises(ValueError, match="popart_update: target must have the axes of valid"):
         normalize.popart_update(state, jnp.zeros((3, 2)), jnp.ones(3, bool), 0.5)
     with pytest.raises(ValueError, match="rate is 2"):

@@ -159,13 +159,18 @@ def test_n_step_with_lambda():
     (reward, next_value), lam = rng.normal(size=(2, 9)), rng.random(9)
     terminated, truncated = rng.random((2, 9)) < 0.15
     block = reward, next_value, terminated, truncated, 0.9
-    for n in (1, 3, 9):
-        expected = lambda_n_step(*block, n, lam)
-        np.testing.assert_allclose(in_float64(n_step, *block, n, lam), expected, rtol=1e-12)
-    whole = in_float64(lambda_returns, *block, 0.7)
-    np.testing.assert_allclose(in_float64(n_step, *block, 9, 0.7), whole, rtol=1e-12)
+
+    @jax.jit
+    def of(*block):
+        several = [n_step(*block, n, lam) for n in (1, 3, 9)]
+        return several, (n_step(*block, 9, 0.7), lambda_returns(*block, 0.7)), n_step(*block, 3, 0.0)
+
+    several, whole, at_0 = in_float64(of, *block)
+    for n, got in zip((1, 3, 9), several, strict=True):
+        np.testing.assert_allclose(got, lambda_n_step(*block, n, lam), rtol=1e-12)
+    np.testing.assert_allclose(*whole, rtol=1e-12)
     one = reward + 0.9 * np.where(terminated, 0, next_value)
-    np.testing.assert_allclose(in_float64(n_step, *block, 3, 0.0), one, rtol=1e-12)
+    np.testing.assert_allclose(at_0, one, rtol=1e-12)
 
 
 # Of a block of three steps: reward, log ratio, value, value of the successor, γ and λ, to one number a step.
@@ -220,8 +225,8 @@ def test_what_is_stopped_has_no_effect_even_nan(name):
 
 
 def test_monte_carlo_reads_values_only_where_it_must():
-    nan, no = jnp.array([jnp.nan, jnp.inf, 4.0]), jnp.zeros(3, bool)
-    assert returns.monte_carlo(jnp.ones(3), nan, no, no, 0.5).tolist() == [2.25, 2.5, 3.0]
+    nan, no = np.float32([np.nan, np.inf, 4.0]), np.zeros(3, bool)
+    assert jax.jit(returns.monte_carlo)(np.ones(3), nan, no, no, 0.5).tolist() == [2.25, 2.5, 3.0]
 
 
 def test_vtrace_with_a_clip_of_its_own_for_the_policy():
@@ -229,9 +234,8 @@ def test_vtrace_with_a_clip_of_its_own_for_the_policy():
     log_ratio, reward, value, next_value = rng.normal(size=(4, 6))
     terminated, truncated = rng.random((2, 6)) < 0.2
     args = log_ratio, reward, value, next_value, terminated, truncated, 0.9, 0.8, 2.0, 1.0
-    with jax.enable_x64(True):
-        plain, own = returns.vtrace(*args), returns.vtrace(*args, clip_pg_rho=0.5)
-        same = returns.vtrace(*args, clip_pg_rho=2.0)
+    three = jax.jit(lambda *args: [returns.vtrace(*args, clip_pg_rho=clip) for clip in (None, 0.5, 2.0)])
+    plain, own, same = in_float64(three, *args)
     np.testing.assert_allclose(own.target, plain.target)
     np.testing.assert_allclose(same.advantage, plain.advantage)
     ratio = np.exp(log_ratio)
@@ -240,15 +244,16 @@ def test_vtrace_with_a_clip_of_its_own_for_the_policy():
 
 def test_pqn_learns_next_to_a_nan_terminal_observation(key):
     agent = purerl.pqn(purerl.networks.q_network(2), purerl.PQN(num_epochs=1, num_minibatches=1))
-    obs = jax.random.normal(key, (6, 2, 3))
-    end = jnp.zeros((6, 2), bool).at[2, 0].set(True).at[5, 1].set(True)
-    state = agent.init(key, obs[0])
+    obs = np.random.default_rng(0).normal(size=(6, 2, 3)).astype(np.float32)
+    end = np.zeros((6, 2), bool)
+    end[2, 0] = end[5, 1] = True
+    state = jax.jit(agent.init)(key, obs[0])
 
     @jax.jit
-    def learn(state, next_obs):
+    def learn(state, obs, next_obs, end):
         tr = Transition(obs, jnp.ones((6, 2), jnp.int32), jnp.ones((6, 2)), next_obs, end, ~end & False, end | True)
         return agent.update(key, state, Rollout(tr, agent.memory(2)))
 
-    good, bad = (learn(state, jnp.where(end[..., None], x, obs + 1)) for x in (0.0, jnp.nan))
+    good, bad = (learn(state, obs, np.where(end[..., None], np.float32(x), obs + 1), end) for x in (0.0, np.nan))
     for x, y in zip(jax.tree.leaves(good), jax.tree.leaves(bad), strict=True):
         np.testing.assert_array_equal(x, y)

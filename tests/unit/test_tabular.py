@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -427,13 +428,13 @@ def test_policy_iteration_improves_a_small_state_beside_a_large_one(float32):
 
 def test_policy_iteration_ends_where_actions_are_alike(float32):
     """Copies of each action, and γ so near to 1 that a solve is wrong by more than what an action could gain."""
-    mdp = garnet(jax.random.key(5), 30, 3, 5)
-    copies = MDP(jnp.repeat(mdp.P, 3, 1), jnp.repeat(mdp.R, 3, 1), mdp.terminal, None, jnp.repeat(mdp.successors, 3, 1))
+    mdp = jax.tree.map(np.asarray, garnet(jax.random.key(5), 30, 3, 5))
+    copies = MDP(np.repeat(mdp.P, 3, 1), np.repeat(mdp.R, 3, 1), mdp.terminal, None, np.repeat(mdp.successors, 3, 1))
     solution = jax.jit(lambda: tabular.policy_iteration(copies, 0.9999))()
     assert solution.sweeps < 30
     with jax.enable_x64(True):
-        exact = best(jax.tree.map(np.asarray, mdp), 0.9999)
-        of_policy = solve(jax.tree.map(np.asarray, copies), np.asarray(solution.policy, np.float64), 0.9999)
+        exact = best(mdp, 0.9999)
+        of_policy = solve(copies, np.asarray(solution.policy, np.float64), 0.9999)
     np.testing.assert_allclose(of_policy, exact, rtol=1e-5)
 
 
@@ -824,8 +825,11 @@ def test_a_table_with_a_mask_is_an_environment_with_one(float32, key):
     learner = purerl.learner(env, env.default_params, agent, 1, 1)
     state, _ = jax.jit(lambda key: purerl.train(learner, key, 100))(key)
     assert state.agent.count[0, 2, 0] == 0 and state.agent.count[0, 2, 1] > 0
-    network = purerl.networks.q_network(2, partial(purerl.networks.OneHot, 5))
-    q = network.apply(network.init(key, jax.tree.map(lambda x: x[None], obs)), jax.tree.map(lambda x: x[None], obs))
+    network, many = (
+        purerl.networks.q_network(2, partial(purerl.networks.OneHot, 5)),
+        jax.tree.map(lambda x: x[None], obs),
+    )
+    q = np.asarray(jax.jit(network.apply)(drawn(network.init, many), many))
     assert np.isneginf(q[0, 0]) and np.isfinite(q[0, 1])
 
 
