@@ -963,7 +963,7 @@ FAULTS = [
         "tabular/enumeration.py",
         "goes_on = (~terminated & legal[..., None])",
         "goes_on = (~terminated)",
-        ("unit/test_tabular.py::test_a_masked_grid_is_enumerated_by_its_legal_moves",),
+        ("unit/test_tabular.py::test_a_table_with_a_mask_is_an_environment_with_one",),
     ),
     Fault(
         "A table with legal actions does not show them",
