@@ -72,6 +72,12 @@ def _taken(q: Array, action: Any) -> Array:
 # --- policies and values of Q -------------------------------------------------------------------------------------
 
 
+def over_temperature(gap: Array, temperature: Array) -> Array:
+    """gap / τ, and -inf where the gap is, of which the slope in τ knows nothing."""
+    there = ~jnp.isneginf(gap)
+    return jnp.where(there, jnp.where(there, gap, 0.0) / temperature, -jnp.inf)
+
+
 def softmax_policy(q: Array, temperature=1.0) -> Array:
     """The softmax policy over Q.
 
@@ -80,7 +86,7 @@ def softmax_policy(q: Array, temperature=1.0) -> Array:
     Args:
       q: float `[..., A]`.
       temperature: τ ≥ 0, in units of the return, scalar or `[...]`; at 0 the greedy actions share all of the
-        probability evenly, and there is no gradient.
+        probability evenly, and there is no gradient. Slopes in τ are finite from 1e-15 on.
     Returns:
       Probabilities, float `[..., A]`.
 
@@ -90,7 +96,7 @@ def softmax_policy(q: Array, temperature=1.0) -> Array:
     q = 1.0 * jnp.asarray(q)  # Q of whole numbers as well
     temperature = jnp.asarray(temperature, q.dtype)[..., None]
     gap = q - q.max(-1, keepdims=True)
-    return jax.nn.softmax(gap / jnp.maximum(temperature, jnp.finfo(q.dtype).tiny))
+    return jax.nn.softmax(over_temperature(gap, jnp.maximum(temperature, jnp.finfo(q.dtype).tiny)))
 
 
 def state_value(probs: Array, q: Array) -> Array:
@@ -107,16 +113,18 @@ def soft_value(q: Array, temperature) -> Array:
 
         V(s) = τ log Σ e^{Q(s,a)/τ}
 
-    It lies between max Q and max Q + τ log A.
+    It lies between max Q and max Q + τ log A. Exact to a few roundings of the largest |Q| for τ from 1e-30 on, and so
+    are its slopes from 1e-15 on.
     Args:
-      q: float `[..., A]`.  temperature: τ > 0, scalar or `[...]`.
+      q: float `[..., A]`; actions whose Q is -inf do not count.  temperature: τ > 0, scalar or `[...]`.
     Reference: Haarnoja et al., 2017, arXiv:1702.08165, theorem 1.
 
     >>> print(soft_value(jnp.zeros(2), 1.0).round(4))
     0.6931
     """
-    temperature = jnp.asarray(temperature, q.dtype)
-    return temperature * jax.nn.logsumexp(q / temperature[..., None], axis=-1)
+    temperature, largest = jnp.asarray(temperature, q.dtype), jax.lax.stop_gradient(q.max(-1))
+    gap = jnp.where(jnp.isneginf(q), -jnp.inf, q - largest[..., None])  # so that nothing divided by τ overflows upwards
+    return largest + temperature * jax.nn.logsumexp(over_temperature(gap, temperature[..., None]), axis=-1)
 
 
 def mellowmax(q: Array, omega) -> Array:
@@ -124,7 +132,8 @@ def mellowmax(q: Array, omega) -> Array:
 
         mm(Q) = log(1/A Σ e^{ωQ}) / ω
 
-    Exact to a few roundings of the largest |Q| for ω from 1e-30 on, as long as ω (max Q - min Q) does not overflow.
+    Exact to a few roundings of the largest |Q| for ω from 1e-30 on, as long as ω (max Q - min Q) does not overflow; so
+    is its slope in Q. Its slope in ω cancels where ω (max Q - min Q) is below 0.01.
     Args:
       q: float `[..., A]`; actions whose Q is -inf are not there, nor counted in A.  omega: ω > 0, scalar or `[...]`.
     Reference: Asadi & Littman, 2017, arXiv:1612.05628.
@@ -290,8 +299,9 @@ def munchausen_backup(temperature=0.03, alpha=0.9, low=-1.0) -> Backup:
 
     def backup(reward, gamma, terminated, next):
         next = _need("munchausen_backup", next, "q_now", "action_now")
-        log_prob = jax.nn.log_softmax(next.q_now / temperature)
-        bonus = jnp.clip(temperature * _taken(log_prob, next.action_now), low, 0.0)
+        gap = next.q_now - next.q_now.max(-1, keepdims=True)
+        # τ log π, with no quotient by τ that overflows
+        bonus = jnp.clip(_taken(gap, next.action_now) - soft_value(gap, temperature), low, 0.0)
         value = soft_value(next.q, temperature)
         return _target("munchausen_backup", reward + alpha * bonus, gamma, terminated, value)
 

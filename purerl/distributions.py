@@ -207,6 +207,13 @@ def _flat(array, shape) -> np.ndarray:
     return np.broadcast_to(np.asarray(array, np.float32), shape).reshape(-1)
 
 
+def _log_ndtr(z: Array) -> Array:
+    """log Φ(z), whose slope far below 0 is no quotient of two numbers that cancel in their logarithms."""
+    far = jnp.square(1 / jnp.minimum(z, -10.0))
+    tail = -0.5 / far + 0.5 * jnp.log(far) - 0.5 * _LOG_2PI + jnp.log1p(far * (-1 + far * (3 - 15 * far)))
+    return jnp.where(z < -10.0, tail, jax.scipy.special.log_ndtr(jnp.maximum(z, -10.0)))
+
+
 def _transformed_normal(
     forward, inverse, log_slope, mean_log_slope, shape, free_scale, log_scale=(-jnp.inf, jnp.inf), edge=jnp.inf
 ) -> Distribution:
@@ -242,7 +249,7 @@ def _transformed_normal(
         if edge == jnp.inf:
             return density(u, (u - mean) * jnp.exp(-log_std), log_std)
         beyond = jnp.abs(u) > edge
-        mass = jax.scipy.special.log_ndtr((jnp.sign(u) * mean - edge) * jnp.exp(-log_std))
+        mass = _log_ndtr((jnp.sign(u) * mean - edge) * jnp.exp(-log_std))
         z = (jnp.where(beyond, mean, u) - mean) * jnp.exp(-log_std)  # no product that overflows, nor its gradient
         return jnp.sum(jnp.where(beyond, mass, log_density(u, z, log_std)), axis=-1)
 
@@ -337,7 +344,12 @@ def tanh_normal(
     [2.0]
     """
     low, high, centre, half = _bounds("tanh_normal", low, high, shape)
-    largest = np.float32(1 - 2.0**-23)
+
+    def inverse(action):
+        # from the nearer bound, whose distance float32 has without rounding: arctanh of a number near 1 would lose it
+        middle = action - centre
+        distance = jnp.maximum(jnp.where(middle < 0, action - low, high - action), np.float32(2.0**-24) * half)
+        return jnp.sign(middle) * 0.5 * jnp.log1p(2 * jnp.abs(middle) / distance)
 
     def log_slope(u):
         return np.log(half) + 2 * (math.log(2) - u - jax.nn.softplus(-2 * u))
@@ -347,7 +359,7 @@ def tanh_normal(
 
     return _transformed_normal(
         forward=lambda u: centre + half * jnp.tanh(u),
-        inverse=lambda action: jnp.arctanh(jnp.clip((action - centre) / half, -largest, largest)),
+        inverse=inverse,
         log_slope=log_slope,
         mean_log_slope=mean_log_slope,
         shape=shape,
@@ -371,6 +383,8 @@ def beta(low, high, shape: tuple[int, ...] = (1,)) -> Distribution:
     The greedy action is that mode, α / (α + β) of the range with α = softplus(p₁), β = softplus(p₂). It lies further
     from the middle than the mean, (1 + α) / (2 + α + β), which the return was estimated around: while the shapes are
     small a greedy policy overshoots, and can be worse than a sampled one. Evaluate both.
+    Log-probability, entropy and KL are sums of terms as large as s log s, s the sum of the shapes, that cancel: their
+    error is some 1e-7 of that, 5e-5 at s = 100 and 1e-3 at 1000.
     Args:
       low, high: finite bounds, scalars or arrays of `shape`.  shape: of one action.
     Returns:

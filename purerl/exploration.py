@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purerl.bellman import softmax_policy
+from purerl.bellman import over_temperature, softmax_policy
 from purerl.core import Array, Key, check_range, check_shapes
 from purerl.distributions import categorical
 from purerl.memory import clear
@@ -316,7 +316,8 @@ def with_temperature(logits: Array, temperature) -> Array:
     """
     # from the largest, so that no τ overflows
     gap = logits - logits.max(-1, keepdims=True)
-    return jnp.where(gap == 0, 0.0, gap / jnp.maximum(temperature, jnp.finfo(logits.dtype).tiny))
+    scaled = over_temperature(gap, jnp.maximum(temperature, jnp.finfo(logits.dtype).tiny))
+    return jnp.where(gap == 0, 0.0, scaled)
 
 
 def _ranks(logits: Array) -> tuple[Array, Array]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
+from purerl.bellman import soft_value
 from purerl.core import Array, check_shapes
 
 
@@ -19,16 +22,16 @@ def masked_mean(x: Array, valid: Array) -> Array:
 
 
 def standardize(x: Array, valid: Array, epsilon: float = 1e-8) -> Array:
-    """(x - mean) / (std + ε) with mean and population deviation over `valid`; constant x gives 0, not NaN.
+    """(x - mean) / (std + ε), mean and population deviation over `valid`; 0 for constant x, and for what is masked.
 
     >>> standardize(jnp.array([1.0, 3.0]), jnp.ones(2, bool)).round(3).tolist()
     [-1.0, 1.0]
     """
-    mean = masked_mean(x, valid)
-    variance = masked_mean(jnp.square(x - mean), valid)
+    away = jnp.where(valid, x - masked_mean(x, valid), 0.0)
+    variance = masked_mean(jnp.square(away), valid)
     # sqrt has no finite slope at 0, and differentiation through training passes here
     deviation = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
-    return (x - mean) / (deviation + epsilon)
+    return away / (deviation + epsilon)
 
 
 def policy_gradient(log_prob: Array, advantage: Array) -> Array:
@@ -203,6 +206,7 @@ def exponential_weights(advantage: Array, temperature, largest=jnp.inf) -> Array
 
     Args:
       advantage: float `[...]`.  temperature: τ > 0, in units of the return.  largest: 20 is the paper's.
+      Without it the weights overflow float32 from Â/τ = 89 on.
     Reference: Peng et al., 2019, arXiv:1910.00177, eq. 8 and section 5.
 
     >>> exponential_weights(jnp.array([0.0, 1000.0]), 1.0, 20.0).round(3).tolist()
@@ -214,13 +218,13 @@ def exponential_weights(advantage: Array, temperature, largest=jnp.inf) -> Array
 def mpo_weights(q: Array, temperature, axis: int = 0) -> Array:
     """MPO's improved policy over sampled actions, softmax(Q/η) along `axis`; constants of a loss.
 
-    The policy's loss is then -Σ w log π(a|s) over that axis.
+    The policy's loss is then -Σ w log π(a|s) over that axis. η may be as small as 1e-30.
     Reference: Abdolmaleki et al., 2018, arXiv:1806.06920, eq. 7.
 
     >>> mpo_weights(jnp.array([1.0, 1.0]), 0.5).tolist()
     [0.5, 0.5]
     """
-    return jax.nn.softmax(q / temperature, axis=axis)
+    return jax.nn.softmax((q - q.max(axis, keepdims=True)) / temperature, axis=axis)
 
 
 def mpo_temperature(q: Array, temperature, epsilon, axis: int = 0) -> Array:
@@ -229,14 +233,15 @@ def mpo_temperature(q: Array, temperature, epsilon, axis: int = 0) -> Array:
         g(η) = ηε + η log (1/K Σ e^{Q/η})      (take the mean over states)
 
     Args:
-      q: Q(s, aₖ) of K actions that the old policy drew, along `axis`.  temperature: η > 0.  epsilon: ε > 0, in nats.
+      q: Q(s, aₖ) of K actions that the old policy drew, along `axis`.  temperature: η > 0, as small as 1e-30.
+      epsilon: ε > 0, in nats.
     Reference: Abdolmaleki et al., 2018, arXiv:1806.06920, eq. 8.
 
     >>> round(mpo_temperature(jnp.zeros(4), 2.0, 0.1).item(), 4)
     0.2
     """
-    mean = jax.nn.logsumexp(q / temperature, axis=axis) - jnp.log(q.shape[axis])
-    return temperature * epsilon + temperature * mean
+    soft = soft_value(jnp.moveaxis(q, axis, -1), temperature)
+    return soft + temperature * (epsilon - math.log(q.shape[axis]))
 
 
 def kl_multiplier(kl: Array, multiplier, epsilon) -> Array:

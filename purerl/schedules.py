@@ -37,7 +37,8 @@ def exponential(step, start, end, num_steps) -> Array:
     >>> exponential(1, 1.0, 0.25, 2).item()
     0.5
     """
-    return start * (end / start) ** _fraction(step, num_steps)
+    fraction = _fraction(step, num_steps)
+    return start ** (1 - fraction) * end**fraction
 
 
 def times_due(blocks: Array, block: int, period: int) -> Array:
