@@ -338,7 +338,7 @@ def persistent_backup(alpha=0.1) -> Backup:
     Actions that are soon regretted lose value, and the gap between the best one and the others grows.
     Args:
       alpha: α in [0, 1].  next: q and action_now.
-    Reference: Bellemare et al., 2016, arXiv:1512.04860, section 4.
+    Reference: Bellemare et al., 2016, arXiv:1512.04860; of its operators the one that repeats the action alone.
 
     >>> state = Next(jnp.array([2.0, 1.0]), action_now=1)
     >>> persistent_backup(0.5)(1.0, 1.0, False, state).item()
@@ -516,7 +516,8 @@ def expected_quantile_backup(reward, gamma, terminated, next: Any) -> Array:
     Returns:
       Quantiles of that mixture at the fractions (i + ½)/K, float `[..., K]`, for `losses.quantile_huber`; for a policy
       that is certain of one action exactly its quantiles, sorted.
-    Reference: Dabney et al., 2018, arXiv:1710.10044, section 4; the mixture: Bellemare et al., 2023, eq. 4.10.
+    Reference: Dabney et al., 2018, arXiv:1710.10044; Bellemare, Dabney & Rowland, 2023, "Distributional reinforcement
+      learning", for the mixture.
 
     >>> nothing = jnp.array([[0.0, 0.0], [2.0, 4.0]])
     >>> expected_quantile_backup(1.0, 0.5, False, Next(nothing, probs=jnp.array([0.5, 0.5]))).tolist()

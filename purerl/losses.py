@@ -272,7 +272,7 @@ def vmpo_policy(log_prob: Array, advantage: Array, temperature, valid: Array) ->
       Loss, a scalar: the sum over all axes.
     Raises:
       ValueError: at trace time, if shapes differ.
-    Reference: Song et al., 2020, arXiv:1909.12238, eq. 3 and 4.
+    Reference: Song et al., 2020, arXiv:1909.12238, the policy loss L_π.
 
     >>> half = jnp.log(jnp.full(4, 0.5))
     >>> vmpo_policy(half, jnp.array([3.0, 3.0, 1.0, 0.0]), 1.0, jnp.ones(4, bool)).item()
@@ -298,7 +298,7 @@ def vmpo_temperature(advantage: Array, temperature, epsilon, valid: Array) -> Ar
       Loss, a scalar; 0 where nothing is valid.
     Raises:
       ValueError: at trace time, if shapes differ.
-    Reference: Song et al., 2020, arXiv:1909.12238, eq. 5.
+    Reference: Song et al., 2020, arXiv:1909.12238, the temperature loss L_η.
 
     >>> round(vmpo_temperature(jnp.zeros(4), 2.0, 0.1, jnp.ones(4, bool)).item(), 4)
     0.2

@@ -173,7 +173,7 @@ def popart_update(state: PopArt, target: Array, valid: Array, rate) -> PopArt:
       target: G in units of the return, float `[..., *shape]`.  valid: bool `[...]`.  rate: β in [0, 1].
     Raises:
       ValueError: at trace time, if shapes differ or β is known and not in [0, 1].
-    Reference: van Hasselt et al., 2016, arXiv:1602.07714, eq. 6.
+    Reference: van Hasselt et al., 2016, arXiv:1602.07714, section 2 (ART).
 
     >>> state = popart_update(popart(), jnp.array([1.0, 3.0]), jnp.ones(2, bool), 1.0)
     >>> state.mean.item(), state.variance.item()
@@ -201,7 +201,7 @@ def popart_rescale(kernel: Array, bias: Array, old: PopArt, new: PopArt) -> tupl
       kernel: W, float `[H, K]`.  bias: b, float `[K]`.  old, new: statistics of shape `[K]` or `[]`.
     Returns:
       (W', b').
-    Reference: van Hasselt et al., 2016, arXiv:1602.07714, proposition 1.
+    Reference: van Hasselt et al., 2016, arXiv:1602.07714, proposition 1 (POP).
 
     >>> new = PopArt(jnp.array(1.0), jnp.array(4.0))
     >>> [x.tolist() for x in popart_rescale(jnp.array([[2.0]]), jnp.array([3.0]), popart(), new)]
