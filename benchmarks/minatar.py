@@ -5,16 +5,17 @@
     python benchmarks/minatar.py --agent dqn --envs 64 --frames 5e6 --seeds 10 --sticky 0.1 --all-actions --cap 100000
 
 Published numbers differ by protocol, so the protocol is explicit: whether the last action is repeated with some
-probability (`--sticky`; 0.1 in MinAtar's own paper, 0 in most JAX papers), when the clock cuts an episode (`--cap`;
-gymnax 1,000 steps, the paper none but Freeway's 2,500), and whether all six actions are there or those that do
-something (`--all-actions`; the paper: six). The paper's DQN after 5 x 10⁶ frames, sticky 0.1, six actions, no cap, read
+probability (`--sticky`; 0.1 in MinAtar's own paper, 0 in most JAX papers), the time limit of an episode (`--cap`;
+gymnax 1,000 steps, the paper none except Freeway's 2,500), and whether all six actions are available or only those with
+an effect (`--all-actions`; the paper: six). The paper's DQN after 5 x 10⁶ frames, sticky 0.1, six actions, no cap, read
 off its figure: Asterix 16.8, Breakout 10.0, Freeway 50.2, Seaquest 20.0, SpaceInvaders 43.9 (Young & Tian, 2019,
 arXiv:1903.03176). One frame is one step.
 
-DQN in one environment takes a gradient step of 32 after every frame, as the paper's: 5 x 10⁶ one after another. With
-`--envs N` it acts in N at once and takes one of 512 after N frames, which suits a GPU: 8 samples a frame where N is 64.
-A seed's number is the mean return of its last 100 training episodes or more. Writes results/minatar/*.json, one a game
-and protocol, and a table with 95 % bootstrap intervals; what is there already is not run again.
+DQN in one environment takes a gradient step with a batch of 32 after every frame, as in the paper: 5 x 10⁶ in sequence.
+With `--envs N` it acts in N environments at once and takes a gradient step with a batch of 512 after N frames, which
+suits a GPU: 8 samples per frame for N = 64. The score of a seed is the mean return of its last 100 training episodes or
+more. Writes results/minatar/*.json, one for each game and protocol, and a table with 95 % bootstrap intervals; existing
+results are not computed again.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from purerl.host import jobs
+from purerl.runs.devices import set_up_jax
+from purerl.runs.stream import measure, returns_so_far
 
-jobs.set_up_jax()
+set_up_jax()
 
 import purerl  # noqa: E402
 from purerl import networks, statistics  # noqa: E402
@@ -46,15 +48,15 @@ PAPER = {"Asterix": 16.8, "Breakout": 10.0, "Freeway": 50.2, "Seaquest": 20.0, "
 def environment(game: str, sticky: float, cap: int, all_actions: bool) -> tuple[Any, Any]:
     """A game under a protocol."""
     env, env_params = purerl.make(f"{game}-MinAtar", use_minimal_action_set=not all_actions)
-    cap = min(cap, 2_500) if game == "Freeway" else cap  # where MinAtar's own clock stops, and nothing else does
+    cap = min(cap, 2_500) if game == "Freeway" else cap  # the time limit of MinAtar itself; the other games have none
     env_params = env_params.replace(max_steps_in_episode=cap)
     env = TimeLimit(env, cap)
     return (StickyActions(env, sticky) if sticky else env), env_params
 
 
 def agent_of(name: str, num_actions: int, frames: int, num_envs: int) -> tuple[Any, Any, int, int]:
-    """`hp -> Agent`, its hyperparameters, environments and steps of a block."""
-    if name == "dqn":  # the paper's, but for Adam in place of RMSProp, and where there are many environments
+    """`hp -> Agent`, its hyperparameters, number of environments and block length."""
+    if name == "dqn":  # as in the paper, except Adam instead of RMSProp, and with many environments
         network = networks.q_network(num_actions, networks.MinAtarCNN)
         one = num_envs == 1
         hp = purerl.DQN(
@@ -80,8 +82,8 @@ def played(given: argparse.Namespace, game: str) -> dict[str, Any]:
     devices = jax.devices() if given.seeds % len(jax.devices()) == 0 else jax.devices()[:1]
     num_updates = given.frames // (num_envs * length)
     print(f"{game}: {given.agent}, {given.seeds} seeds, {num_updates * num_envs * length:,} frames", flush=True)
-    done = jobs.measure(make, hp, keys, devices, num_updates, max(1, num_updates // 50), num_envs * length)
-    returns = jobs.returns_so_far([{k: v[i] for k, v in done.metrics.items()} for i in range(len(done.iterations))])
+    done = measure(make, hp, keys, devices, num_updates, max(1, num_updates // 50), num_envs * length)
+    returns = returns_so_far([{k: v[i] for k, v in done.metrics.items()} for i in range(len(done.iterations))])
     return {
         "game": game, "agent": given.agent, "num_envs": num_envs, "frames": num_updates * num_envs * length,
         "sticky": given.sticky, "cap": given.cap, "all_actions": given.all_actions,
@@ -94,7 +96,7 @@ def played(given: argparse.Namespace, game: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Play what is asked for, then report everything that is there."""
+    """Run the requested games, then report all results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     count = lambda text: int(float(text))
     parser.add_argument("--agent", choices=("dqn", "pqn"), default="pqn")
@@ -104,7 +106,7 @@ def main() -> None:
     parser.add_argument("--sticky", type=float, default=0.0)
     parser.add_argument("--cap", type=int, default=1_000)
     parser.add_argument("--all-actions", action="store_true")
-    parser.add_argument("--report", action="store_true", help="only write the table from what is there")
+    parser.add_argument("--report", action="store_true", help="only write the table of existing results")
     parser.add_argument("--envs", type=int, default=1, help="environments that DQN acts in at once [1]")
     given = parser.parse_args()
     if given.envs < 1:
@@ -122,7 +124,7 @@ def main() -> None:
         x = json.loads(path.read_text())
         ours = np.array(x["returns"])
         low, high = statistics.interval(ours, statistics.mean) if len(ours) > 1 else (np.nan, np.nan)
-        environments = x.get("num_envs", 128)  # files of PQN did not say once
+        environments = x.get("num_envs", 128)  # older files of PQN do not have it
         print(f"| {x['game']} | {x['agent']} | {environments} | {x['frames']:,} | {x['sticky']} | {x['cap']} | "
               f"{'all' if x['all_actions'] else 'minimal'} | {ours.mean():.1f} [{low:.1f}, {high:.1f}] | {len(ours)} | "
               f"{PAPER[x['game']]} |")  # fmt: skip

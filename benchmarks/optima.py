@@ -1,13 +1,13 @@
-"""Learned policies against optima that are known: a linear-quadratic regulator, a hybrid game, a grid with a mask.
+"""Learned policies against known optima: a linear-quadratic regulator, a hybrid game, a grid with a mask.
 
     python benchmarks/optima.py [--seeds 10] [--only regulator] [--agent SAC] [--report]
 
-`regulator`: a mass that drags is pushed to the origin; the discounted cost is s'Qs + a'Ra, there is noise, and the best
-action is -K s with K of the discounted Riccati equation. The learned gain is fitted to the greedy actions in states
-that the best policy visits; the error is ‖K̂ - K‖ / ‖K‖. `platform`: the return of greedy episodes of Platform-v0
-against the best, 8.369, the shortfall as a share of it. `grid`: in MaskedGrid-v0, what greedy episodes from every cell
-lose against V* of value iteration over legal moves, and for agents that learn Q the largest error, as a share of the
-largest |V*|. Every seed is an entry of results/optima/CASE.json; what is missing is run.
+`regulator`: a mass with friction is pushed to the origin; the discounted cost is s'Qs + a'Ra, there is noise, and the
+optimal action is -K s with K of the discounted Riccati equation. The learned gain is fitted to the greedy actions in
+states that the optimal policy visits; the error is ‖K̂ - K‖ / ‖K‖. `platform`: the return of greedy episodes of
+Platform-v0 against the optimum, 8.369, the shortfall as a share of it. `grid`: in MaskedGrid-v0, the loss of greedy
+episodes from every cell against V* of value iteration over legal moves, and for Q-learning agents the largest error, as
+a share of the largest |V*|. Every seed is an entry of results/optima/CASE.json; missing entries are computed.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.host import jobs
+from purerl.runs.devices import set_up_jax
+from purerl.runs.stream import measure
 
-jobs.set_up_jax()
+set_up_jax()
 
 import purerl  # noqa: E402
-from purerl import distributions, networks, statistics, tabular  # noqa: E402
+from purerl import build, distributions, networks, statistics, tabular  # noqa: E402
+from purerl.agents.parts.declarations import Body  # noqa: E402
 from purerl.envs import MaskedGrid, Platform, masked_grid  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "optima"
@@ -50,7 +52,7 @@ Q, R, NOISE = np.diag([1.0, 0.2]), np.array([[0.1]]), 0.1
 
 
 def riccati() -> tuple[np.ndarray, np.ndarray]:
-    """The gain K of the discounted problem, and the deviation of the states that it keeps, `[2, 2]`."""
+    """The gain K `[1, 2]` of the discounted problem, and the covariance `[2, 2]` of the states under it."""
     a, b = np.sqrt(GAMMA) * A, np.sqrt(GAMMA) * B
     P = scipy.linalg.solve_discrete_are(a, b, Q, R)
     K = np.linalg.solve(R + b.T @ P @ b, b.T @ P @ a)
@@ -72,7 +74,7 @@ class RegulatorState(NamedTuple):
 
 
 class Regulator(Environment):
-    """s' = A s + B a + noise, reward -(s'Qs + a'Ra); it never ends, the clock cuts it."""
+    """s' = A s + B a + noise, reward -(s'Qs + a'Ra); it never terminates; the time limit truncates it."""
 
     name = "regulator"
 
@@ -100,7 +102,7 @@ class Regulator(Environment):
 
 
 def gain_error(agent: Any, state: Any, key: Any) -> jax.Array:
-    """‖K̂ - K‖ / ‖K‖ of the greedy policy."""
+    """‖K̂ - K‖ / ‖K‖ of the greedy policy, float []."""
     K, covariance = riccati()
     root = np.linalg.cholesky(covariance + 0.05 * np.eye(2))
     s = jax.random.normal(key, (512, 2)) @ root.T
@@ -115,7 +117,7 @@ BEST = 8.3692  # of Platform-v0, ten times the mean of `envs.platform.best_rewar
 
 
 def shortfall(agent: Any, state: Any, key: Any) -> jax.Array:
-    """What greedy episodes of Platform-v0 lose, as a share of the best return."""
+    """The loss of greedy episodes of Platform-v0, as a share of the optimal return, float []."""
     env = Platform()
     played = purerl.evaluate(env, env.default_params, agent, state, key, 512, greedy=True)
     return 1 - played.returns.mean() / BEST
@@ -123,7 +125,7 @@ def shortfall(agent: Any, state: Any, key: Any) -> jax.Array:
 
 @cache
 def exact_grid() -> np.ndarray:
-    """Q* of MaskedGrid-v0 over legal moves."""
+    """Q* `[cells, 4]` of MaskedGrid-v0 over legal moves."""
     cells = len(masked_grid.LEGAL)
     P = np.zeros((cells, 4, cells))
     P[np.arange(cells)[:, None], np.arange(4), masked_grid.NEXT] = 1
@@ -133,7 +135,7 @@ def exact_grid() -> np.ndarray:
 
 
 def grid_loss(agent: Any, state: Any, key: Any, values: Callable | None = None) -> jax.Array:
-    """What greedy play from every cell loses against V*, or the largest error of Q if that is learned."""
+    """The loss of the greedy policy from every cell against V*, or the largest error of Q for Q-learning agents."""
     del key  # everything is deterministic
     env, q = MaskedGrid(), exact_grid()[masked_grid.STARTS]
     cells = jnp.asarray(masked_grid.STARTS, jnp.int32)
@@ -157,11 +159,11 @@ def grid_loss(agent: Any, state: Any, key: Any, values: Callable | None = None) 
     return jnp.abs(total - best).max() / largest
 
 
-# --- the contestants --------------------------------------------------------------------------------------------------
+# --- the agents -------------------------------------------------------------------------------------------------------
 
 
 class Case(NamedTuple):
-    """One agent in one world."""
+    """One agent in one environment."""
 
     env: Any
     make: Callable[[Any], Any]  # hp -> Agent
@@ -182,18 +184,16 @@ def by_policy(env: Any, hp: Any, blocks: tuple, error: Callable, box: Any = dist
 def by_critic(
     algorithm: Callable, config: Any, env: Any, hp: dict, updates: int, error: Callable, activation: Any = nn.relu
 ) -> Case:
-    """An actor-critic with a replay: 16 environments, a gradient step every 16 steps."""
-    policy = distributions.hybrid(env.action_space(env.default_params), config.box)
+    """An actor-critic with a replay buffer: 16 environments, a gradient step every 16 steps."""
     torso = partial(networks.MLP, (64, 64), activation)
-    actor, critic = networks.actor(policy, torso), networks.critic(policy, torso)
     anneal = 16.0 * updates
     usual = {"gamma": GAMMA, "learning_rate": 1e-3, "capacity": 200_000, "train_every": 16, "anneal_steps": anneal}
-    make = lambda hp: algorithm(actor, critic, policy, hp)
+    make = build.agent(algorithm, env.action_space(env.default_params), Body(torso, torso))
     return Case(env, make, config(**usual | hp), (16, 1, updates), error)
 
 
 def dqn_on_grid() -> Case:
-    """DQN whose values are held against Q*."""
+    """DQN, whose values are compared with Q*."""
     network = networks.q_network(4, partial(networks.MLP, ()))
     hp = purerl.DQN(
         learning_rate=3e-2, anneal_steps=64_000.0, gamma=GAMMA, capacity=16_000, learning_starts=500, train_every=16,
@@ -204,11 +204,11 @@ def dqn_on_grid() -> Case:
 
 
 def cases() -> dict[str, dict[str, Case]]:
-    """Every world with its agents."""
+    """Every environment with its agents."""
     regulator, game, grid = Regulator(), Platform(), MaskedGrid()
     exact_grid()  # before anything is traced
     steady = {"learning_rate": 1e-3, "entropy_cost": 0.0, "num_epochs": 4, "num_minibatches": 8}
-    # the gain is learned from deviations: of a policy that hardly deviates any more it stays where it is
+    # the gain is learned from random actions: if the policy is nearly deterministic, it no longer changes
     moving = {"normalize_advantage": "batch", "entropy_cost": 0.03}
     return {
         "regulator": {
@@ -236,14 +236,14 @@ def errors(case: Case, seeds: list[int]) -> list[float]:
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))(jnp.array(seeds))
     num_updates, every = case.blocks[2], max(1, case.blocks[2] // 20)
     block = case.blocks[0] * case.blocks[1]
-    measured = jobs.measure(make, case.hp, keys, jax.devices(), num_updates, every, block)
+    measured = measure(make, case.hp, keys, jax.devices(), num_updates, every, block)
     agent = case.make(case.hp)
     judge = jax.jit(jax.vmap(lambda state, key: case.error(agent, state, jax.random.fold_in(key, 1))))
     return [round(float(x), 5) for x in judge(measured.state.agent, keys)]
 
 
 def table(found: dict[str, dict[str, list[float]]]) -> str:
-    """Mean error and interval of every agent in every world, in per cent."""
+    """Mean error and interval of every agent in every environment, in per cent."""
     lines = ["| world | agent | error, mean [95 %] | largest | seeds |", "|---|---|---|---|---|"]
     for world, agents in found.items():
         for name, values in agents.items():
@@ -257,13 +257,13 @@ def table(found: dict[str, dict[str, list[float]]]) -> str:
 
 
 def main() -> None:
-    """Run what is missing, and print the table."""
+    """Compute the missing results, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     every = cases()
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", choices=every, help="one world")
     parser.add_argument("--agent", help="one agent")
-    parser.add_argument("--report", action="store_true", help="only print the table of what is there")
+    parser.add_argument("--report", action="store_true", help="only print the table of existing results")
     given = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[str, list[float]]] = {}

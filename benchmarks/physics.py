@@ -4,14 +4,14 @@
     python benchmarks/physics.py [--algorithm ppo] [--envs ant,halfcheetah,hopper,walker2d] [--seeds 1] [--report]
 
 Both have the same robots ("spring" physics), steps, environments, minibatches, gradient steps, networks and
-coefficients: those that brax's notebook has for PPO on ant and for SAC on halfcheetah, for all four. Every contestant
-is a process of its own: all compile at once, train a third of the steps to warm up, and then wait until it is their
-turn to train the rest, which is timed. Other seeds than the first train after that, all at once and not timed. A
-seed's return is that of 128 greedy episodes of 1,000 steps of the final policy, measured for both by
-`purerl.evaluate`. What differs: purerl's advantages look over the whole block and bootstrap at the time limit, brax's
-look over 5 steps and are computed again for every minibatch; purerl's SAC acts at random for its first steps, brax's
-by its untrained policy. Writes results/physics/*.json, one a robot and algorithm, and a table, with the lowest and the
-highest seed. `--share` is that of the steps, for a first try.
+coefficients: those of brax's notebook for PPO on ant and for SAC on halfcheetah, for all four. Each library runs in its
+own process: all compile at once, train a third of the steps to warm up, and then take turns to train the rest, which is
+timed. The seeds after the first train later, all at once and not timed. A seed's return is that of 128 greedy episodes
+of 1,000 steps of the final policy, measured for both by `purerl.evaluate`. What differs: purerl's advantages use the
+whole block and bootstrap at the time limit, brax's use 5 steps and are computed again for every minibatch; purerl's SAC
+acts uniformly at random for its first steps, brax's by its untrained policy. Writes results/physics/*.json, one for
+each robot and algorithm, and a table, with the lowest and the highest seed. `--share` is the share of the steps to
+train, for a short trial.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from versus import ask
 
 RESULTS = Path(__file__).parent / "results" / "physics"
 ROBOTS = ("ant", "halfcheetah", "hopper", "walker2d")
-PARTS, WARM_PARTS = 6, 2  # of the training, and those of them that warm up: brax compiles again in the second
+PARTS, WARM_PARTS = 6, 2  # parts of the training, and those of the warm-up: brax compiles again in the second
 PPO = {"num_envs": 4096, "length": 80, "num_updates": 60}  # 19,660,800 steps
 SAC = {"num_envs": 128, "length": 1, "num_updates": 2048, "gradient_steps": 64}  # 262,144 steps
 CAPACITY, WARM_UP = 2**20, 8192
@@ -54,7 +54,7 @@ def ours(algorithm: str, robot: str, seed: int, num_updates: int, wait: Any) -> 
     space = env.action_space(env_params)
 
     class Two(nn.Module):
-        """brax's networks: a slim policy and a wide value function."""
+        """brax's networks: a small policy and a wide value function."""
 
         num_params: int
 
@@ -95,7 +95,7 @@ def ours(algorithm: str, robot: str, seed: int, num_updates: int, wait: Any) -> 
 
 
 def theirs(algorithm: str, robot: str, seed: int, num_updates: int, wait: Any) -> tuple[Any, Any]:
-    """Train by brax; as `ours`."""
+    """Train by brax; arguments and results as in `ours`."""
     import jax
     import jax.numpy as jnp
     from brax import envs
@@ -104,7 +104,7 @@ def theirs(algorithm: str, robot: str, seed: int, num_updates: int, wait: Any) -
 
     from purerl.core import Agent
 
-    if not hasattr(jax, "device_put_replicated"):  # brax 0.14 calls what jax 0.11 has no more
+    if not hasattr(jax, "device_put_replicated"):  # brax 0.14 calls a function that jax 0.11 has removed
         spread = lambda tree, devices: jax.tree.map(lambda x: jnp.stack([x] * len(devices)), tree)
         jax.device_put_replicated = spread  # pyright: ignore
     size, env = SIZES[algorithm], envs.get_environment(robot, backend="spring")
@@ -121,7 +121,7 @@ def theirs(algorithm: str, robot: str, seed: int, num_updates: int, wait: Any) -
             num_evals=PARTS + 1, run_evals=False, progress_fn=lambda *_: wait(next(parts)),
         )  # fmt: skip
     else:
-        parts = iter(range(100))  # of which 0 is before training
+        parts = iter(range(100))  # 0 is before training
         make_policy, params, _ = sac.train(
             env, **common, learning_rate=6e-4, discounting=0.997, batch_size=512, reward_scaling=30,
             grad_updates_per_step=SAC["gradient_steps"], max_replay_size=CAPACITY, min_replay_size=WARM_UP,
@@ -139,9 +139,9 @@ CONTESTANTS = {"purerl": ours, "brax": theirs}
 
 
 def worker(who: str, algorithm: str, robot: str, seed: int, num_updates: int) -> None:
-    """A contestant's process: compiles and warms up, says so, waits for a line, trains, and is judged."""
+    """A worker process: compile and warm up, report, wait for a line, train, and evaluate."""
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
     say = lambda **answer: print(json.dumps(answer), file=out, flush=True)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
@@ -170,7 +170,7 @@ def worker(who: str, algorithm: str, robot: str, seed: int, num_updates: int) ->
 
 
 def contest(algorithm: str, robots: list[str], seeds: int, num_updates: int) -> None:
-    """All compile at once; then each first seed trains alone, and then all the others; then all are judged."""
+    """Compile all at once, train each first seed alone, then all other seeds, and evaluate all."""
     from rich.progress import track
 
     races = [(seed, robot, who) for seed in range(seeds) for robot in robots for who in CONTESTANTS]
@@ -213,7 +213,7 @@ def contest(algorithm: str, robots: list[str], seeds: int, num_updates: int) -> 
 
 
 def table() -> list[str]:
-    """The report of everything that is there, in lines of Markdown."""
+    """The report of all results, in lines of Markdown."""
 
     def returns(all_seeds):
         low, high = min(all_seeds), max(all_seeds)
@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--envs", default=",".join(ROBOTS), help="with commas between")
     parser.add_argument("--seeds", type=int, default=1, help="of which the first is timed")
     parser.add_argument("--share", type=float, default=1.0)
-    parser.add_argument("--report", action="store_true", help="only write the table from what is there")
+    parser.add_argument("--report", action="store_true", help="only write the table of existing results")
     parser.add_argument("--worker", choices=CONTESTANTS, help=argparse.SUPPRESS)
     parser.add_argument("--updates", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)

@@ -1,13 +1,13 @@
-"""What replay costs: time of sampling against capacity, and peak memory against the bytes of the data.
+"""The cost of replay buffers: time of sampling against capacity, and peak memory against the bytes of the data.
 
     python benchmarks/replay.py time
     python benchmarks/replay.py memory
 
-`time`: adding one step, drawing and reading a batch of 128 (and giving it new priorities), in a compiled loop over a
-donated replay, of 10³ to 10⁶ steps, in alternation in one process. The program is the same for every capacity; what
-grows is how far from the processor the numbers lie. `memory`: a process that trains DQN with a replay of 10⁶ steps of
-MinAtar Breakout; its peak, less that of the same process with a replay of 10³ steps, against the bytes of the data:
-each observation once, action, reward and flags. Writes results/replay/*.json.
+`time`: adding one step, sampling and reading a batch of 128 (and updating its priorities), in a compiled loop over a
+donated replay buffer, of 10³ to 10⁶ steps, in alternation in one process. The program is the same for every capacity;
+only the memory latency grows. `memory`: a process that trains DQN with a replay buffer of 10⁶ steps of MinAtar
+Breakout; its peak, less that of the same process with a replay buffer of 10³ steps, against the bytes of the data: each
+observation once, action, reward and flags. Writes results/replay/*.json.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
-from purerl.host import jobs
+from purerl.runs.devices import set_up_jax
 
-jobs.set_up_jax()
+set_up_jax()
 
 import purerl  # noqa: E402
 from purerl import networks, replay  # noqa: E402
@@ -63,7 +63,7 @@ def loop(block: purerl.Transition, length: int, key: Any, memory: Any) -> Any:
 
 
 def timed(rounds: int = 12) -> list[dict[str, Any]]:
-    """Microseconds of one step against capacity, vectors of 4 numbers and images of 10 x 10 x 4 alike."""
+    """Microseconds of one step against capacity, for vectors of 4 numbers and images of 10 x 10 x 4."""
     rows, cases = [], {}
     for shape in ((4,), (10, 10, 4)):
         block = step_of(jnp.ones((1, 1, *shape)))
@@ -89,7 +89,7 @@ def timed(rounds: int = 12) -> list[dict[str, Any]]:
 
 
 def trained(capacity: int) -> None:
-    """Train DQN on Breakout for a while, and print this process's peak memory."""
+    """Train DQN on Breakout for a short time, and print the peak memory of this process."""
     env, env_params = purerl.make("Breakout-MinAtar")
     network = networks.q_network(env.num_actions, networks.MinAtarCNN)
     make = lambda hp: purerl.learner(env, env_params, purerl.dqn(network, hp), num_envs=8, rollout_length=8)
@@ -104,7 +104,7 @@ def trained(capacity: int) -> None:
 
 
 def memory() -> dict[str, Any]:
-    """Two processes, and what the large replay adds."""
+    """Run two processes, and compute the memory added by the large replay buffer."""
     found = {}
     for capacity in (10**3, 10**6):
         command = [sys.executable, __file__, "trained", "--capacity", str(capacity)]

@@ -1,9 +1,9 @@
-"""GAE and V-trace over a block [128, 4096], and discounted sums by steps and in passes.
+"""GAE and V-trace over a block [128, 4096], and discounted sums by a scan and in passes.
 
     python benchmarks/returns.py [--rounds 15]
 
-Against a naive reversed Python loop under jit, and RLax under vmap (extra `peers`), in alternation in one process.
-Prints a table and writes JSON under results/returns/.
+Compared with a naive reversed Python loop under jit, and with RLax under vmap (extra `peers`), in alternation in one
+process. Prints a table and writes JSON under results/returns/.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purerl.host import jobs
+from purerl.runs.devices import set_up_jax
 
-jobs.set_up_jax()
+set_up_jax()
 
 from purerl import returns  # noqa: E402
 
@@ -31,7 +31,7 @@ T, N, GAMMA, LAM = 128, 4096, 0.99, 0.95
 
 
 def naive_sums(x: jax.Array, discount: jax.Array) -> jax.Array:
-    """A loop in Python, unrolled by jit."""
+    """Discounted sums of x `[T, N]` by a loop in Python, unrolled by jit: `[T, N]`."""
     y, ys = jnp.zeros_like(x[0]), []
     for t in reversed(range(len(x))):
         y = x[t] + discount[t] * y
@@ -40,7 +40,7 @@ def naive_sums(x: jax.Array, discount: jax.Array) -> jax.Array:
 
 
 def contestants() -> dict[str, dict[str, Callable]]:
-    """What computes the same, by task: functions of (log_ratio, reward, value [T + 1, N], terminated)."""
+    """The implementations of each task: functions of (log_ratio, reward, value [T + 1, N], terminated)."""
     no = jnp.zeros((T, N), bool)
 
     def gae(log_ratio, reward, value, terminated):
@@ -85,7 +85,7 @@ def contestants() -> dict[str, dict[str, Callable]]:
 
 
 def measure(functions: dict[str, Callable], arguments: tuple, rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of each call, in alternation, after one that compiles; all must give the same."""
+    """Seconds of each call, in alternation, after one that compiles: `[rounds]`. All must return the same values."""
     compiled = {name: jax.jit(f) for name, f in functions.items()}
     results = {name: jax.block_until_ready(f(*arguments)) for name, f in compiled.items()}
     first = next(iter(results.values()))

@@ -1,15 +1,15 @@
-"""What rewards do: shaping, novelty, constraints, several aims at once. Judged by the environment's own return.
+"""The effect of training rewards: shaping, novelty, constraints, several objectives, by the environment's own return.
 
     python benchmarks/rewards.py [--seeds 10] [--only mountain-car] [--report]
 
-`mountain-car`: PPO in MountainCar-v0 for 307,000 steps as it is, and shaped by the potential of its height and speed;
-the plain return of 512 greedy episodes (solved: -110 or more). `deep-sea-10`, `deep-sea-20`: DeepSea of those sizes, by
-DQN with ε = 0.05 and by PPO, plain, with counts and with RND; the share of the last episodes that find the reward.
-`constraint`: CartPole whose cart costs where it is more than 0.3 from the middle, by `lagrangian`; the mean cost of a
+`mountain-car`: PPO in MountainCar-v0 for 307,000 steps, plain, and shaped by the potential of its height and speed; the
+plain return of 512 greedy episodes (solved: -110 or more). `deep-sea-10`, `deep-sea-20`: DeepSea of those sizes, by DQN
+with ε = 0.05 and by PPO, plain, with counts and with RND; the share of the last episodes that find the reward.
+`constraint`: CartPole with a cost if the cart is more than 0.3 from the middle, by `lagrangian`; the mean cost of a
 step over the last tenth of the run, against a limit of 0.1. `preferences`: 300 noisy comparisons of segments; the rank
-correlation of what was learned with the truth. Every seed is an entry of results/rewards/WORLD.json; what is missing is
-run. `front`: Pendulum for 64 weightings of standing upright against saving effort, trained at once, one seed each; what
-each of them reached, drawn as a front.
+correlation of the learned reward with the true one. Every seed is an entry of results/rewards/WORLD.json; missing
+entries are computed. `front`: Pendulum for 64 weightings of standing upright against saving effort, trained at once,
+one seed each; the results, plotted as a Pareto front.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import spearmanr
 
-from purerl.host import jobs
+from purerl.runs.devices import set_up_jax
+from purerl.runs.stream import measure
 
-jobs.set_up_jax()
+set_up_jax()
 
 import purerl  # noqa: E402
 from purerl import distributions, networks, rewards, statistics  # noqa: E402
@@ -53,33 +54,33 @@ def dqn(space: Any, hp: Any) -> Any:
 
 
 def last_return(metrics: dict[str, np.ndarray]) -> np.ndarray:
-    """Mean return of the last 100 episodes or more."""
+    """Mean return of the last 100 episodes or more: metrics `[K, R]` to `[R]`."""
     return statistics.last_returns(metrics["episodes"], metrics["episode_return"])
 
 
 def share_found(metrics: dict[str, np.ndarray]) -> np.ndarray:
-    """DeepSea pays about 1 where the way down was found and about 0 where not."""
+    """The share of episodes that find DeepSea's reward, whose return is about 1, otherwise 0: `[K, R]` to `[R]`."""
     return np.clip(last_return(metrics), 0.0, 1.0)
 
 
 def last_cost(metrics: dict[str, np.ndarray]) -> np.ndarray:
-    """Mean cost of a step in the last tenth of the run."""
+    """Mean cost of a step in the last tenth of the run: metrics `[K, R]` to `[R]`."""
     return metrics["cost"][-max(1, len(metrics["cost"]) // 10) :].mean(0)
 
 
 def energy(obs: jax.Array) -> jax.Array:
-    """Sixty times the height of the car and the square of its speed, both about 0 to 1."""
+    """Sixty times the height of the car and the square of its speed, both about 0 to 1: `[..., 2]` to `[...]`."""
     position, speed = obs[..., 0], obs[..., 1]
     return 60 * (0.5 * (jnp.sin(3 * position) + 1) + jnp.square(speed / 0.07))
 
 
 def cell(obs: jax.Array) -> jax.Array:
-    """The number of DeepSea's cell, whose observation is a picture with a one."""
+    """The number of DeepSea's cell `[T, N]`, whose observation `[T, N, ...]` is an image with a single one."""
     return obs.reshape(*obs.shape[:2], -1).argmax(-1)
 
 
 def off_centre(tr: purerl.Transition) -> jax.Array:
-    """1 where the cart is more than 0.3 from the middle."""
+    """The cost `[T, N]`: 1 if the cart is more than 0.3 from the middle, otherwise 0."""
     return (jnp.abs(tr.next_obs[..., 0]) > 0.3).astype(jnp.float32)
 
 
@@ -91,7 +92,7 @@ CAR = purerl.PPO(
     entropy_cost=0.0,
     num_epochs=10,
     num_minibatches=16,
-)  # observations as they are: with them standardised the plain reward is often enough
+)  # observations are not standardised: otherwise the plain reward is often enough
 SEA = purerl.PPO(learning_rate=1e-3, gae_lambda=0.99, num_minibatches=4)
 EPSILON = purerl.DQN(
     learning_rate=1e-3, gamma=0.99, capacity=20_000, batch_size=64, learning_starts=200, train_every=2,
@@ -115,17 +116,17 @@ def train(
     measure: Callable[[dict[str, np.ndarray]], np.ndarray] | None,  # metrics [K, R] -> [R]; None: greedy episodes
     seeds: list[int],
 ) -> dict[str, list[float]]:
-    """The number of every seed, all trained in one program, and the return beside it."""
+    """The score of every seed, all trained in one program, and the return beside it."""
     env, env_params = purerl.make(env_id, **kwargs)
     agent = partial(agent_of, env.action_space(env_params))
     num_envs, length, num_updates = blocks
     make = lambda hp: purerl.learner(env, env_params, agent(hp), num_envs, length, reward=reward_of(hp))
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))(jnp.array(seeds))
     every = max(1, num_updates // 50)
-    measured = jobs.measure(make, hp, keys, jax.devices(), num_updates, every, num_envs * length)
+    measured = measure(make, hp, keys, jax.devices(), num_updates, every, num_envs * length)
 
     def one(state: Any, key: jax.Array) -> Any:
-        key = jax.random.fold_in(key, 1)  # another stream than training's
+        key = jax.random.fold_in(key, 1)  # not a key of training
         return purerl.evaluate(env, env_params, agent(hp), state, key, 512, greedy=True)
 
     rounded = lambda x: [round(float(y), 4) for y in x]
@@ -141,7 +142,7 @@ TERMS = {
 
 
 def preferences(seeds: list[int]) -> dict[str, list[float]]:
-    """Rank correlation, on states not compared, of a hidden reward with the one that 300 noisy comparisons gave."""
+    """Rank correlation, on states not compared, of a hidden reward with the one learned from 300 noisy comparisons."""
     hidden = lambda x: 2 * x[..., 0] - jnp.square(x[..., 1])
     network = nn.Sequential([networks.MLP((64,)), nn.Dense(1)])
 
@@ -158,7 +159,7 @@ def preferences(seeds: list[int]) -> dict[str, list[float]]:
 
 
 def deep_sea(size: int, blocks: tuple[int, int, int]) -> dict[str, Design]:
-    """DeepSea with and without a bonus for what is new; blocks are of PPO."""
+    """DeepSea with and without a bonus for novel states; `blocks` are those of PPO."""
     world = ("DeepSea-bsuite", {"size": size})
     counts = lambda hp: rewards.count_bonus(cell, size * size + 1, 0.3)
     novelty = lambda hp: rewards.rnd(WIDE, 0.3, 3e-3, num_steps=8)
@@ -171,7 +172,7 @@ def deep_sea(size: int, blocks: tuple[int, int, int]) -> dict[str, Design]:
 
 
 def worlds() -> dict[str, dict[str, Design]]:
-    """Every world with its designs."""
+    """Every environment with its reward designs."""
     car = ("MountainCar-v0", {}, ppo, CAR)
     pole = ("CartPole-v1", {}, ppo, POLE)
     shaped = lambda hp: rewards.potential(energy, hp.gamma)
@@ -192,7 +193,7 @@ def worlds() -> dict[str, dict[str, Design]]:
 
 
 def front(num: int = 64) -> dict[str, list[float]]:
-    """What `num` weightings of the two terms reach at the end of training, all of them in one program."""
+    """The two terms at the end of training for `num` weightings, all of them in one program."""
     env, env_params = purerl.make("Pendulum-v1")
     hp = purerl.PPO(learning_rate=1e-3, gamma=0.95, entropy_cost=0.0, num_epochs=10, normalize_obs=True)
     weights = jnp.linspace(0.0, 1.0, num)
@@ -204,13 +205,13 @@ def front(num: int = 64) -> dict[str, list[float]]:
         return purerl.learner(env, env_params, agent, 16, 128, rewards.chain(paid, rewards.normalize(hp.gamma)))
 
     keys = jax.random.split(jax.random.key(0), num)
-    metrics = jobs.measure(make, (hp, weights), keys, jax.devices(), 150, 5, 2048).metrics
+    metrics = measure(make, (hp, weights), keys, jax.devices(), 150, 5, 2048).metrics
     late = {name: np.asarray(metrics[name])[-3:].mean(0).round(4).tolist() for name in TERMS}
     return {"weight": np.asarray(weights).round(4).tolist(), **late}
 
 
 def draw(points: dict[str, list[float]], path: Path) -> None:
-    """Both terms of every weighting, and which of them no other beats in both."""
+    """Both terms of every weighting, with the Pareto-optimal ones marked."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -232,7 +233,7 @@ def draw(points: dict[str, list[float]], path: Path) -> None:
 
 
 def table(found: dict[str, dict[str, dict[str, list[float]]]]) -> str:
-    """Mean and interval of every design in every world."""
+    """Mean and interval of every design in every environment."""
     lines = ["| world | design | measured, mean [95 %] | return | seeds |", "|---|---|---|---|---|"]
     for world, designs in found.items():
         for name, values in designs.items():
@@ -245,12 +246,12 @@ def table(found: dict[str, dict[str, dict[str, list[float]]]]) -> str:
 
 
 def main() -> None:
-    """Run what is missing, and print the table."""
+    """Compute the missing results, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     every = worlds()
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", choices=[*every, "front"], help="one world")
-    parser.add_argument("--report", action="store_true", help="only print the table of what is there")
+    parser.add_argument("--report", action="store_true", help="only print the table of existing results")
     given = parser.parse_args()
     wanted = lambda world: not given.report and given.only in (None, world)
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,13 @@
-"""How fast and how large planning in tables is.
+"""Speed and scale of planning in finite MDPs.
 
     python benchmarks/tabular.py garnets [--mdps 10000] [--rounds 3]
     python benchmarks/tabular.py large [--states 1000000]
 
-`garnets` solves random MDPs (100 states, 4 actions, 5 successors) by value iteration to one residual: purerl in one
-vmapped call, split over the cores; NumPy in batched sweeps over all of them; a Python loop of NumPy matrix products;
-and pymdptoolbox (extra `peers`), on some of them, for as many sweeps. `large` solves one sparse MDP in a process of its
-own, to 1e-6 of max |V|, and reports its peak memory. Each prints a table and writes JSON under results/tabular/.
+`garnets` solves random MDPs (100 states, 4 actions, 5 successors) by value iteration to the same residual: purerl in
+one vmapped call, split over the cores; NumPy in batched sweeps over all of them; a Python loop of NumPy matrix
+products; and pymdptoolbox (extra `peers`), on a subset, for the same number of sweeps. `large` solves one sparse MDP in
+its own process, to 1e-6 of max |V|, and reports its peak memory. Each prints a table and writes JSON under
+results/tabular/.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ GAMMA, TOLERANCE = 0.95, 1e-4
 
 
 def describe() -> dict[str, Any]:
-    """The machine, and what ran on it."""
+    """The machine and the versions."""
     import jax
 
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
@@ -38,7 +39,7 @@ def describe() -> dict[str, Any]:
 
 
 def save(name: str, result: dict[str, Any]) -> None:
-    """One JSON file a benchmark."""
+    """Write one JSON file for each benchmark."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(describe() | result, indent=1) + "\n")
 
@@ -47,7 +48,7 @@ def save(name: str, result: dict[str, Any]) -> None:
 
 
 def numpy_batched(probability, reward, successors) -> tuple[np.ndarray, int]:
-    """Sweeps over all MDPs at once, until the last has settled."""
+    """Sweeps over all B MDPs at once, until the last has converged: V `[B, S]`, and the number of sweeps."""
     count, num_states = reward.shape[:2]
     flat = (successors + num_states * np.arange(count)[:, None, None, None]).reshape(-1)
     value, sweeps, residual = np.zeros((count, num_states), np.float32), 0, np.inf
@@ -59,7 +60,7 @@ def numpy_batched(probability, reward, successors) -> tuple[np.ndarray, int]:
 
 
 def numpy_loop(dense, reward) -> tuple[np.ndarray, int]:
-    """One MDP after the other, each sweep one matrix product."""
+    """One MDP after another, each sweep one matrix product: V `[B, S]`, and the total number of sweeps."""
     values, sweeps = np.zeros(reward.shape[:2], np.float32), 0
     for i, (p, r) in enumerate(zip(dense, reward, strict=True)):
         value, residual = values[i], np.inf
@@ -71,7 +72,7 @@ def numpy_loop(dense, reward) -> tuple[np.ndarray, int]:
 
 
 def toolbox(dense, reward, sweeps) -> np.ndarray | None:
-    """pymdptoolbox, for so many sweeps of each; its own stopping rule is another one."""
+    """pymdptoolbox, for a given number of sweeps of each; its own stopping rule is different."""
     try:
         from mdptoolbox.mdp import ValueIteration
     except ImportError:
@@ -80,7 +81,7 @@ def toolbox(dense, reward, sweeps) -> np.ndarray | None:
     values = []
     for p, r, n in zip(dense, reward, sweeps, strict=True):
         transitions = np.moveaxis(p.reshape(*r.shape, -1), 1, 0).astype(np.float64)
-        transitions /= transitions.sum(-1, keepdims=True)  # it insists on sums of 1 in float64
+        transitions /= transitions.sum(-1, keepdims=True)  # it requires sums of 1 in float64
         solver = ValueIteration(transitions, r.astype(np.float64), GAMMA)
         solver.thresh, solver.max_iter = -1.0, int(n)
         solver.run()
@@ -89,10 +90,10 @@ def toolbox(dense, reward, sweeps) -> np.ndarray | None:
 
 
 def garnets(given: argparse.Namespace) -> None:
-    """Seconds of each contestant, in alternation."""
-    from purerl.host import jobs
+    """Seconds of each implementation, in alternation."""
+    from purerl.runs.devices import set_up_jax
 
-    jobs.set_up_jax()
+    set_up_jax()
     import jax
     from jax.sharding import Mesh
     from jax.sharding import PartitionSpec as P
@@ -144,7 +145,7 @@ def garnets(given: argparse.Namespace) -> None:
             f"{name:42} {np.median(seconds):8.2f} s   {ratios[name][0]:6.1f} x [{ratio.min():.1f}, {ratio.max():.1f}]"
         )
     print("\n".join(lines))
-    # each sweep reads P and the successors once, and they do not fit a cache
+    # each sweep reads P and the successors once, and they do not fit into a cache
     gigabytes = (probability.nbytes + successors.nbytes + reward.nbytes) * float(sweeps.max()) / 1e9
     print(f"{gigabytes / np.median(ours):.1f} GB/s of tables read; a copy of as much runs at {bandwidth():.1f} GB/s")
     save("garnets", {"mdps": given.mdps, "seconds": times, "ratio [median, least, most]": ratios,
@@ -183,7 +184,7 @@ def solve_large(num_states: int) -> None:
     reward = generator.random(shape[:2])
     reward[generator.random(shape[:2]) < 0.9] = 0.0
     gamma = 0.99
-    least = reward.max(-1).mean() / (1 - gamma)  # what going on at random, but with the best reward, is worth
+    least = reward.max(-1).mean() / (1 - gamma)  # the value of a random walk that receives the best reward
 
     def solve(probability, successors, reward):
         mdp = MDP(probability, reward, jnp.zeros(num_states, bool), None, successors)
@@ -205,7 +206,7 @@ def solve_large(num_states: int) -> None:
 
 
 def large(given: argparse.Namespace) -> None:
-    """One MDP in a fresh process, whose peak memory is its own."""
+    """Solve one MDP in a new process, to measure its peak memory."""
     command = [sys.executable, __file__, "solve-large", "--states", str(given.states)]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     result = json.loads(out.splitlines()[-1])
@@ -215,7 +216,7 @@ def large(given: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Run what is asked for."""
+    """Run the requested benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["garnets", "large", "solve-large"], metavar="garnets | large")
     parser.add_argument("--mdps", type=int, default=10_000, help="MDPs of `garnets` [10000]")

@@ -1,10 +1,10 @@
-"""Numbers of the textbook's tabular experiments, over enough seeds to tell.
+"""The textbook's tabular experiments, over enough seeds to compare their numbers.
 
     python benchmarks/textbook.py [--seeds 10] [--report]
 
 The ten-armed testbed (sections 2.3 to 2.8), maximisation bias (example 6.7) and n-step TD on a random walk (example
-7.1) of Sutton & Barto, 2018. Every seed's result is one JSON file under results/textbook/; a run that is stopped goes
-on with the seeds that are missing. Prints a table, and writes it with a picture.
+7.1) of Sutton & Barto, 2018. Every seed's result is one JSON file under results/textbook/; a run that was stopped
+continues with the missing seeds. Prints a table, and writes it with a picture.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ import numpy as np
 from rich.progress import Progress, TimeRemainingColumn
 
 import purerl
-from purerl import exploration, tabular
-from purerl.tabular import MDP, worlds
+from purerl import tabular
+from purerl.tabular import MDP, bandits, worlds
 
 RESULTS = Path(__file__).parent / "results" / "textbook"
 NUM_BANDITS, PULLS, EVERY = 2_000, 1_000, 10
 TESTBED = {
-    "greedy": exploration.epsilon_greedy_bandit(0.0),
-    "ε = 0.01": exploration.epsilon_greedy_bandit(0.01),
-    "ε = 0.1": exploration.epsilon_greedy_bandit(0.1),
-    "ε = 0.1, α = 0.1": exploration.epsilon_greedy_bandit(0.1, step_size=0.1),
-    "optimistic": exploration.epsilon_greedy_bandit(0.0, step_size=0.1, initial=5.0),
-    "UCB, c = 2": exploration.ucb_bandit(2.0),
-    "gradient, α = 0.1": exploration.gradient_bandit(0.1),
-    "gradient, α = 0.1, no baseline": exploration.gradient_bandit(0.1, baseline=False),
+    "greedy": bandits.epsilon_greedy(0.0),
+    "ε = 0.01": bandits.epsilon_greedy(0.01),
+    "ε = 0.1": bandits.epsilon_greedy(0.1),
+    "ε = 0.1, α = 0.1": bandits.epsilon_greedy(0.1, step_size=0.1),
+    "optimistic": bandits.epsilon_greedy(0.0, step_size=0.1, initial=5.0),
+    "UCB, c = 2": bandits.ucb(2.0),
+    "gradient, α = 0.1": bandits.gradient(0.1),
+    "gradient, α = 0.1, no baseline": bandits.gradient(0.1, baseline=False),
 }
 
 
 # --- the experiments: each a pure function of a key to a dict of arrays -----------------------------------------------
 
 
-def testbed(bandit: exploration.Bandit, mean: float, key: jax.Array) -> dict[str, jax.Array]:
-    """Reward, and how often the best arm was pulled, at every tenth pull: means over bandits with arms N(mean, 1)."""
+def testbed(bandit: bandits.Bandit, mean: float, key: jax.Array) -> dict[str, jax.Array]:
+    """Reward, and frequency of the best arm, at every tenth pull: means over bandits with arms N(mean, 1)."""
 
     def one(key):
         arms_key, key = jax.random.split(key)
@@ -62,8 +62,8 @@ def testbed(bandit: exploration.Bandit, mean: float, key: jax.Array) -> dict[str
 
 
 def maximisation_bias(make, key: jax.Array) -> dict[str, jax.Array]:
-    """Percent of 1,000 runs that go left in each of the first 300 episodes."""
-    # from A right to the end, or left to B, whence ten actions lead to the end, with rewards N(-0.1, 1)
+    """Percentage of 1,000 runs that select left in each of the first 300 episodes."""
+    # from A, right terminates, left leads to B; there ten actions terminate, with rewards N(-0.1, 1)
     successors = np.full((3, 10, 1), 2, np.int32)
     successors[0, 0] = 1
     reward, noise = np.zeros((3, 10)), np.zeros((3, 10))
@@ -88,7 +88,7 @@ def maximisation_bias(make, key: jax.Array) -> dict[str, jax.Array]:
 
 
 def walk(n: int, step_size: float, key: jax.Array) -> dict[str, jax.Array]:
-    """Error of V on 19 states, root of the mean square, at the ends of the first 10 episodes: a mean of 100 runs."""
+    """Root mean squared error of V on 19 states after each of the first 10 episodes: the mean of 100 runs."""
     mdp = worlds.random_walk(19, left=-1.0)
     env = purerl.envs.Table(mdp)
     agent = tabular.n_step_td(tabular.uniform(mdp), tabular.Prediction(step_size=step_size, n=n))
@@ -117,8 +117,8 @@ EXPERIMENTS = {
 }
 
 LAST = lambda name: lambda result: result[name][-1]
-# what is read of an experiment, what was published, and how far a fair repetition may lie from it: twice the
-# deviation of the published mean (of 2,000 bandits, 10,000 runs, 100 runs) and of ours
+# the quantity measured, the published number, and the tolerance: twice the standard deviation of the published mean
+# (of 2,000 bandits, 10,000 runs, 100 runs) and of ours
 NUMBERS = [
     ("testbed, greedy", "reward, pull 1,000", LAST("reward"), 1.042, 0.06),
     ("testbed, ε = 0.01", "reward, pull 1,000", LAST("reward"), 1.321, 0.06),
@@ -140,13 +140,13 @@ NUMBERS = [
 
 
 def folder(name: str) -> Path:
-    """Where an experiment's seeds lie."""
+    """The folder of an experiment's seeds."""
     plain = "".join(c if c.isalnum() or c == "." else "-" for c in name.replace("ε", "epsilon").replace("α", "alpha"))
     return RESULTS / "-".join(filter(None, plain.split("-")))
 
 
 def load(name: str) -> dict[str, np.ndarray] | None:
-    """Means over the seeds that there are, and their number; None if there are none."""
+    """Means over the existing seeds, and their number; None if there are none."""
     files = sorted(folder(name).glob("*.json"))
     if not files:
         return None
@@ -155,7 +155,7 @@ def load(name: str) -> dict[str, np.ndarray] | None:
 
 
 def run(name: str, seeds: int, progress: Progress) -> None:
-    """Every seed that has no file yet."""
+    """Run every seed that has no file yet."""
     function, task = jax.jit(EXPERIMENTS[name]), progress.add_task(name, total=seeds)
     for seed in range(seeds):
         path = folder(name) / f"{seed}.json"
@@ -211,7 +211,7 @@ def draw(path: Path) -> None:
     for axis, (start, key, x, y) in zip(axes.flat, panels, strict=True):
         for name in EXPERIMENTS:
             result = load(name) if name.startswith(start) else None
-            if result is None or (key == "reward" and "gradient" in name):  # whose arms have another mean
+            if result is None or (key == "reward" and "gradient" in name):  # its arms have a different mean
                 continue
             curve = result[key]
             every = EVERY if start == "testbed" else 1
@@ -225,10 +225,10 @@ def draw(path: Path) -> None:
 
 
 def main() -> None:
-    """Run what is missing, then report."""
+    """Compute the missing results, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10, help="seeds of each experiment [10]")
-    parser.add_argument("--report", action="store_true", help="only write the table from what is there")
+    parser.add_argument("--report", action="store_true", help="only write the table of existing results")
     arguments = parser.parse_args()
     if not arguments.report:
         with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn()) as progress:

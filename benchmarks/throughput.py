@@ -1,4 +1,4 @@
-"""How fast environments step and agents train, against their number.
+"""Speed of acting and training, against the number of environments and seeds.
 
     python benchmarks/throughput.py acting [--env CartPole-v1] [--largest 65536]
     python benchmarks/throughput.py training [--env CartPole-v1] [--seeds 1,4,16,64] [--envs 4,64,1024]
@@ -6,11 +6,11 @@
     python benchmarks/throughput.py memory
     python benchmarks/throughput.py remembering
 
-`acting` times whole rollouts of N environments, transitions kept, with random actions and with a 64-64 network, beside
-gymnax's own `RolloutWrapper`, in alternation in one process. `training` times PPO against seeds and against
-environments, with the share of this machine's matrix-product peak. `resets` shows an environment whose reset is dear.
-`memory` compares the peak memory of `purerl train` over 10⁶ and 10⁷ steps. `remembering` compares networks with memory
-to those without. Each prints a table and writes JSON and a picture under results/throughput/.
+`acting` times whole rollouts of N environments, transitions kept, with random actions and with a 64-64 network,
+compared with gymnax's own `RolloutWrapper`, in alternation in one process. `training` times PPO against seeds and
+against environments, with the share of this machine's matrix-product peak. `resets` measures an environment with an
+expensive reset. `memory` compares the peak memory of `purerl train` over 10⁶ and 10⁷ steps. `remembering` compares
+networks with memory to those without. Each prints a table and writes JSON and a picture under results/throughput/.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
-from purerl.host import jobs
+from purerl.runs.devices import set_up_jax
 
-jobs.set_up_jax()  # before gymnax, whose import uses jax: flags and devices would come too late
+set_up_jax()  # before gymnax, whose import uses jax: afterwards flags and devices have no effect
 jax.config.update("jax_enable_compilation_cache", False)
 
 import flax.struct  # noqa: E402
@@ -50,11 +50,11 @@ from purerl import distributions, networks, training  # noqa: E402
 from purerl.core import Agent  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "throughput"
-STEPS_AT_ONCE = 2**17  # of a timed rollout, all environments together
+STEPS_AT_ONCE = 2**17  # steps of a timed rollout, over all environments
 
 
 def alternate(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of every call, `[rounds]` a contestant, in alternation; first calls compile and are not counted."""
+    """Seconds of every call, `[rounds]` for each function, in alternation; first calls compile and are not counted."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for call in contestants.values():
         jax.block_until_ready(call())
@@ -75,7 +75,7 @@ def spread(ratio: np.ndarray) -> str:
 
 
 def rollouts(env: Any, env_params: Any, num_envs: int, length: int) -> dict[str, Callable[[], Any]]:
-    """The same rollout by purerl and by gymnax, with random actions and with a network's."""
+    """The same rollout by purerl and by gymnax, with random actions and with those of a network."""
     from gymnax.experimental import RolloutWrapper
 
     policy = distributions.for_space(env.action_space(env_params))
@@ -117,7 +117,7 @@ def rollouts(env: Any, env_params: Any, num_envs: int, length: int) -> dict[str,
 
 
 def acting(given: argparse.Namespace) -> dict[str, Any]:
-    """Environment steps a second against the number of environments."""
+    """Environment steps per second against the number of environments."""
     env, env_params = purerl.make(given.env)
     sizes = [given.factor**k for k in range(20) if given.factor**k <= given.largest]
     rows = []
@@ -151,7 +151,7 @@ def show_acting(result: dict[str, Any]) -> list[str]:
 
 
 def train_rows(env: str, torso: str, num_envs: int, seeds: int, rounds: int, steps: float | None) -> dict[str, Any]:
-    """PPO, 4 epochs of 4 minibatches on blocks of 128 steps: steps a second of all seeds together."""
+    """PPO, 4 epochs of 4 minibatches on blocks of 128 steps: steps per second of all seeds together."""
     job = dataclasses.replace(JOBS["ppo-cartpole"], env=env, num_envs=num_envs, torso=torso)
     make, hp = program(job)
     alone = make
@@ -189,7 +189,7 @@ def train_rows(env: str, torso: str, num_envs: int, seeds: int, rounds: int, ste
 
 
 def train(given: argparse.Namespace) -> dict[str, Any]:
-    """Training steps a second against seeds, and against environments."""
+    """Training steps per second against seeds, and against environments."""
     grid = [(n, 1) for n in given.envs] + [(given.envs[0], s) for s in given.seeds if s > 1]
     rows = [train_rows(given.env, given.torso, n, s, given.rounds, given.steps) for n, s in track(grid, "training")]
     peak = peak_flops() * (1 if jax.default_backend() == "cpu" else len(jax.devices()))
@@ -217,7 +217,7 @@ def show_training(result: dict[str, Any]) -> list[str]:
 
 @flax.struct.dataclass
 class MazeState(EnvState):
-    """Where one is in which maze."""
+    """The state: the maze and the position in it."""
 
     time: Any
     wall: Any  # bool [15, 15]
@@ -225,7 +225,7 @@ class MazeState(EnvState):
 
 
 class Maze(Environment):
-    """Find the opposite corner of a maze that every reset carves anew, by a random walk of 600 steps: a dear reset."""
+    """Reach the opposite corner of a maze. Every reset is expensive: a random walk of 600 steps generates the maze."""
 
     name = "Maze"
     size, carving = 15, 600
@@ -233,7 +233,7 @@ class Maze(Environment):
 
     @property
     def default_params(self) -> EnvParams:
-        """100 steps an episode."""
+        """max_steps_in_episode: 100 steps."""
         return EnvParams(max_steps_in_episode=100)
 
     def reset_env(self, key, params):
@@ -256,7 +256,7 @@ class Maze(Environment):
         return self.get_obs(state), state
 
     def step_env(self, key, state, action, params):
-        """A step into a wall stays."""
+        """A move into a wall leaves the position unchanged."""
         to = state.at + jnp.asarray(self.moves)[action]
         to = jnp.where(state.wall[to[0], to[1]], state.at, to)
         state = state.replace(time=state.time + 1, at=to)  # pyright: ignore
@@ -264,12 +264,12 @@ class Maze(Environment):
         return self.get_obs(state), state, there.astype(jnp.float32), there, {}
 
     def get_obs(self, state, params=None, key=None):
-        """Walls and oneself, float32 [15, 15, 2]."""
+        """Walls and the position, float32 [15, 15, 2]."""
         here = jnp.zeros((self.size, self.size), bool).at[state.at[0], state.at[1]].set(True)
         return jnp.stack([state.wall, here], -1).astype(jnp.float32)
 
     def is_truncated(self, state, params):
-        """After 100 steps."""
+        """Truncate after 100 steps."""
         return state.time >= params.max_steps_in_episode
 
     def action_space(self, params=None):
@@ -277,12 +277,12 @@ class Maze(Environment):
         return Discrete(4)
 
     def observation_space(self, params):
-        """As `get_obs`."""
+        """The space of `get_obs`."""
         return Box(0.0, 1.0, (self.size, self.size, 2), jnp.float32)
 
 
 def resets(given: argparse.Namespace) -> dict[str, Any]:
-    """Steps a second of whole rollouts, 4 seeds where vmapped, with resets computed in different ways."""
+    """Steps per second of whole rollouts, 4 seeds if vmapped, with different ways to compute resets."""
     env, length = Maze(), 128
     env_params = env.default_params
     space = env.action_space(env_params)
@@ -304,7 +304,7 @@ def resets(given: argparse.Namespace) -> dict[str, Any]:
         return once
 
     def everywhere(num_envs):
-        """gymnax's own step: a reset on every step."""
+        """gymnax's own step, which resets on every step."""
 
         def once(key):
             begin, key = jax.random.split(key)
@@ -343,7 +343,7 @@ def resets(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def show_resets(result: dict[str, Any]) -> list[str]:
-    """A row for each way and number of environments."""
+    """A row for each kind of reset and number of environments."""
     lines = ["| environments | resets | steps/s | over gymnax's step |", "|---|---|---|---|"]
     for row in result["rows"]:
         for name, pace in row["steps_per_second"].items():
@@ -359,7 +359,7 @@ def memory(given: argparse.Namespace) -> dict[str, Any]:
     rows = []
     for steps in track([1_000_000, 10_000_000], "memory"):
         with tempfile.TemporaryDirectory() as folder:
-            # compiled anew each time, since compiling is a part of the peak
+            # compiled again each time, since compilation is a part of the peak
             command = ["train", "ppo", "CartPole-v1", "--seeds", "2", "--no-compilation-cache", "--chunks", "100"]
             command += ["--steps", str(steps), "--dir", f"{folder}/run"]
             process = subprocess.Popen([Path(sys.executable).with_name("purerl"), *command], stdout=subprocess.DEVNULL)
@@ -384,7 +384,7 @@ def show_memory(result: dict[str, Any]) -> list[str]:
 
 
 def remembering(given: argparse.Namespace) -> dict[str, Any]:
-    """PPO with memories over PPO without, 64 environments; unroll at T = 512; a Transformer's step and its context."""
+    """Time of PPO with memory over PPO without, 64 environments; unroll at T = 512; a Transformer's step by context."""
     env, env_params = purerl.make("CartPole-v1")
     policy = distributions.for_space(env.action_space(env_params))
     narrow = partial(networks.MLP, hidden=(64,))
@@ -416,7 +416,7 @@ def remembering(given: argparse.Namespace) -> dict[str, Any]:
         return lambda: gradient(params)
 
     def stepped(context, steps=600):
-        """So many steps of acting from the episode's start: most of them with a full cache."""
+        """Acting for a number of steps from the episode's start, most of them with a full cache."""
         core = networks.transformer(context=context)
         params = core.init(jax.random.key(0), 64)
         act = jax.jit(lambda: jax.lax.scan(lambda m, x: core.step(params, m, x)[::-1], core.memory(64), x)[1][-1])
@@ -453,7 +453,7 @@ def show_remembering(result: dict[str, Any]) -> list[str]:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Steps a second against what was varied, on logarithmic axes."""
+    """Plot steps per second against the varied quantity, on logarithmic axes."""
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(6.4, 4), layout="constrained")

@@ -1,12 +1,12 @@
-"""Learned action values against exact ones: every agent that learns Q, on worlds small enough to be solved.
+"""Learned action values against exact ones: every Q-learning agent, in environments small enough to be solved.
 
     python benchmarks/values.py [--seeds 5] [--only FrozenLake] [--agent DQN] [--report]
 
 FrozenLake 4 x 4 and Catch are gymnax's, enumerated by `tabular.from_env`; the chain is a random walk of 20 states with
-a reward at its right end. All act at random (ε = 1), so that every action of every state is seen, and what is compared
-is Q of every state and action, not a return. The error is the largest |Q - Q*|. Each has its own exact answer: Q* by
-value iteration; Munchausen's and PQN's by iterating their own operators. Writes results/values/NAME.json, values.png
-and a table.
+a reward at its right end. All agents act at random (ε = 1), so that every action of every state is sampled. The
+comparison is of Q of every state and action, not of returns. The error is the largest |Q - Q*|. Each has its own exact
+solution: Q* by value iteration; those of Munchausen and PQN by iterating their own operators. Writes
+results/values/NAME.json, values.png and a table.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purerl.host import jobs
+from purerl.runs.devices import set_up_jax
+from purerl.runs.stream import measure
 
-jobs.set_up_jax()
+set_up_jax()
 
 import purerl  # noqa: E402
 from purerl import bellman, networks, statistics, tabular  # noqa: E402
@@ -38,7 +39,7 @@ GAMMA, TAU, ALPHA, LAMBDA, LENGTH = 0.9, 0.1, 0.9, 0.65, 16
 
 
 class World(NamedTuple):
-    """An environment, what its states look like, and its exact model."""
+    """An environment, the observations of its states, and its exact model."""
 
     env: Any
     env_params: Any
@@ -46,11 +47,11 @@ class World(NamedTuple):
     mdp: Any
     torso: Callable[[], nn.Module]
     range: tuple[float, float]  # of returns
-    features: int = 64  # that IQN makes its quantiles of
+    features: int = 64  # cosine features of IQN
 
 
 class OneHot(nn.Module):
-    """A state's number as a row of zeros with a one."""
+    """A state's number as a one-hot vector."""
 
     num: int
 
@@ -68,7 +69,7 @@ def enumerated(name: str, torso: Callable, low: float, high: float, **arguments:
 def frozen_lake() -> World:
     """16 cells, slippery; linear in the cell."""
     world = enumerated("FrozenLake-misc", partial(networks.MLP, ()), 0.0, 1.0, denominator=3, start_denominator=1)
-    # most returns are 0 and the rest far from it: 64 features bend such steps, and the mean with them
+    # most returns are 0 and the others far from it: 64 features approximate such steps badly, and bias the mean
     return world._replace(features=256)
 
 
@@ -90,7 +91,7 @@ WORLDS = {"FrozenLake": frozen_lake, "Catch": catch, "chain": chain}
 
 
 def exact_munchausen(world: World) -> np.ndarray:
-    """The fixed point of Munchausen's backup."""
+    """The fixed point of Munchausen's backup, `[S, A]`."""
     q_of = tabular.backup(world.mdp, GAMMA)
     ends = jnp.asarray(world.mdp.terminal)
 
@@ -102,7 +103,7 @@ def exact_munchausen(world: World) -> np.ndarray:
 
 
 def exact(name: str, world: World) -> np.ndarray:
-    """Where an agent's Q must go, of every state that is not terminal."""
+    """The exact limit of an agent's Q, for every state that is not terminal."""
     if name == "Munchausen":
         q = exact_munchausen(world)
     elif name == "PQN, λ = 0.65":
@@ -114,7 +115,7 @@ def exact(name: str, world: World) -> np.ndarray:
 
 
 class Contestant(NamedTuple):
-    """An agent, its hyperparameters, and what turns its network's outputs into Q."""
+    """An agent, its hyperparameters, and the function from its network's outputs to Q."""
 
     agent: Callable[[World], Callable]  # hp -> Agent
     hp: Any
@@ -122,7 +123,7 @@ class Contestant(NamedTuple):
 
 
 def contestants(world: World, steps: int) -> dict[str, Contestant]:
-    """Every agent with settings that do not differ but for what it is."""
+    """Every agent, with settings as equal as the algorithms permit."""
     num_actions = world.env.action_space(world.env_params).n
     low, high = world.range
     linear = not isinstance(world.torso(), networks.MLP) or world.torso().hidden == ()
@@ -135,7 +136,7 @@ def contestants(world: World, steps: int) -> dict[str, Contestant]:
     }  # fmt: skip
     plain = networks.q_network(num_actions, world.torso)
     many = networks.q_network(num_actions, world.torso, outputs=51)
-    # quantiles of two actions need features of their own, which a single one a state can not give
+    # quantiles of two actions need separate features, which a single feature per state cannot provide
     wide = lambda: nn.Sequential([world.torso(), networks.MLP((world.features,), nn.relu)])
     implicit = networks.implicit_q_network(num_actions, wide)
     support = jnp.linspace(low, high, 51)
@@ -175,7 +176,7 @@ def contestants(world: World, steps: int) -> dict[str, Contestant]:
 
 
 def learn(world: World, name: str, contestant: Contestant, steps: int, seeds: int) -> dict[str, Any]:
-    """Train, and compare: the largest error of each seed, and Q of all."""
+    """Train, and compare with the exact values: the largest error of each seed, and Q of all."""
     num_envs = 16
     length = LENGTH if name.startswith("PQN") else 1
     agent = contestant.agent(world)
@@ -184,7 +185,7 @@ def learn(world: World, name: str, contestant: Contestant, steps: int, seeds: in
     num_updates = steps // (num_envs * length)
     print(f"{name}: {seeds} seeds, {steps:,} steps", flush=True)
     devices = jax.devices() if seeds % len(jax.devices()) == 0 else jax.devices()[:1]
-    done = jobs.measure(make, contestant.hp, keys, devices, num_updates, max(1, num_updates // 20), num_envs * length)
+    done = measure(make, contestant.hp, keys, devices, num_updates, max(1, num_updates // 20), num_envs * length)
     q = jax.vmap(lambda params: contestant.q(world, params, world.obs))(done.state.agent.params)
     q, true = np.asarray(q, np.float64), exact(name, world)
     return {
@@ -215,7 +216,7 @@ def table(results: dict[str, dict]) -> list[str]:
 
 
 def draw(results: dict[str, dict], path: Path) -> None:
-    """Learned Q against exact Q, one panel a world."""
+    """Plot learned Q against exact Q, one panel for each environment."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(results), figsize=(4 * len(results), 4), layout="constrained", squeeze=False)
@@ -235,14 +236,14 @@ def draw(results: dict[str, dict], path: Path) -> None:
 
 
 def main() -> None:
-    """Run what is asked for, then report."""
+    """Run the requested agents, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", choices=WORLDS, help="one world")
     parser.add_argument("--agent", help="one agent")
     parser.add_argument("--steps", type=int, help="of each seed [1,600,000 of FrozenLake, whose goal is seldom "
                         "reached; 400,000 of the others]")  # fmt: skip
-    parser.add_argument("--report", action="store_true", help="only write the table from what is there")
+    parser.add_argument("--report", action="store_true", help="only write the table of existing results")
     given = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     for title in [given.only] if given.only else WORLDS:

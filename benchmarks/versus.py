@@ -1,4 +1,4 @@
-"""purerl against its peers on the same work: whole trainings in alternation, in one run, compile time apart.
+"""purerl against other libraries on the same work: whole trainings in alternation, without compile time.
 
     pip install -e '.[peers]'
     python benchmarks/versus.py --job ppo-cartpole --seeds 1
@@ -8,10 +8,10 @@
     python benchmarks/versus.py --job pqn-cartpole --seeds 1 --peers rejax
     python benchmarks/versus.py --job sac-pendulum --seeds 1
 
-Every contestant is a process of its own, with the XLA flags that it is used with, that waits while another runs. A
-round trains each of them once, from a new seed; the ratio of a round is a peer's time over purerl's. Evaluation is
-off; the curves are drawn from what was trained in the timed runs themselves. Writes results/versus/JOB-SEEDS.json and
-.png. The peers have the same environments, steps, epochs, minibatches, networks and coefficients.
+Each library runs in its own process, with its usual XLA flags, and waits while another runs. A round trains each of
+them once, from a new seed; the ratio of a round is the other library's time over purerl's. Evaluation is off; the
+learning curves are those of the timed runs themselves. Writes results/versus/JOB-SEEDS.json and .png. All have the same
+environments, steps, epochs, minibatches, networks and coefficients.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from purerl.host import jobs
+from purerl.runs.devices import FLAGS, set_up_jax
 
 RESULTS = Path(__file__).parent / "results" / "versus"
 POINTS = 20  # of a learning curve
-OURS = " ".join(jobs.FLAGS)
+OURS = " ".join(FLAGS)
 
 
 @dataclass(frozen=True)
 class Job:
-    """The work: everything that costs time."""
+    """The work: every setting that affects the time."""
 
     env: str
     num_envs: int
     rollout_length: int
-    num_epochs: int  # of each block; of replay: gradient steps
+    num_epochs: int  # of each block; with a replay buffer: gradient steps
     num_minibatches: int
     torso: str
     num_updates: int
@@ -68,7 +68,7 @@ JOBS = {
 REPLAYED = ("dqn", "sac")
 SOFT = {"learning_rate": 1e-3, "gamma": 0.99, "batch_size": 256}
 BATCH, CAPACITY, WARM_UP, TARGET_PERIOD, Q_LAMBDA = 128, 10_000, 1_000, 500, 0.65
-RATES = {"learning_rate": 2.5e-4, "gamma": 0.99, "max_grad_norm": 10.0}  # of those that learn Q;
+RATES = {"learning_rate": 2.5e-4, "gamma": 0.99, "max_grad_norm": 10.0}  # of the Q-learning agents;
 SHARED = {"learning_rate": 2.5e-4, "gamma": 0.99, "gae_lambda": 0.95, "max_grad_norm": 0.5}
 CLIP, ENTROPY_COST, VALUE_COST = 0.2, 0.01, 0.5
 
@@ -76,14 +76,14 @@ Curve = list[tuple[int, float]]  # (environment steps, return)
 Contestant = Callable[[Job, int], tuple[float, Callable[[int], tuple[float, Curve]]]]
 
 
-# --- the contestants: (job, seeds) -> (seconds of compiling, seed -> (seconds of training, learning curve)) ----------
+# --- the libraries: (job,  seeds) -> (seconds of compiling, seed -> (seconds of training, learning curve)) ----------
 
 
 def purerl(job: Job, seeds: int):
-    """PPO of this package, seeds over one device a core."""
+    """The agents of this package, seeds split over one device for each core."""
     import jax
 
-    jobs.set_up_jax()
+    set_up_jax()
     jax.config.update("jax_enable_compilation_cache", False)
     import numpy as np
 
@@ -115,7 +115,7 @@ def purerl(job: Job, seeds: int):
 
 
 def program(job: Job, **parts: Any):
-    """`(make, hp)` of a job; `parts` replace what a profile leaves out."""
+    """`(make, hp)` of a job; `parts` replace the parts that a profile removes."""
     import purerl as package
 
     env, env_params = parts.get("env") or package.make(job.env)
@@ -125,7 +125,7 @@ def program(job: Job, **parts: Any):
 
 
 def torso_of(job: Job):
-    """The network under the heads."""
+    """The torso of the networks."""
     from functools import partial
 
     import flax.linen as nn
@@ -228,7 +228,7 @@ class FiveValues:
 
 
 def rejax(job: Job, seeds: int):
-    """rejax, its seeds vmapped; a snapshot of the actor at every point is evaluated after the clock."""
+    """rejax, its seeds vmapped; a snapshot of the actor at every point is evaluated after the timing."""
     import flax.linen as nn
     import gymnax
     import jax
@@ -372,12 +372,12 @@ def sb3(job: Job, seeds: int):
 
 
 def sbx(job: Job, seeds: int):
-    """SBX; what it compiles is compiled in a first training that is not counted."""
+    """SBX; it compiles in a first training that is not counted."""
     from sbx import DQN, PPO, SAC
 
     kind, arguments = {"dqn": DQN, "ppo": PPO, "sac": SAC}[job.algorithm], _sb3_arguments(job)
     if job.algorithm == "dqn":
-        arguments.pop("max_grad_norm")  # it has none
+        arguments.pop("max_grad_norm")  # SBX has no such argument
     make_model = lambda env, seed: kind("MlpPolicy", env, seed=seed, **arguments)
     _, train = _stable_baselines(make_model, job)
     begin = time.perf_counter()
@@ -389,19 +389,19 @@ def sbx(job: Job, seeds: int):
 CONTESTANTS: dict[str, tuple[Contestant, str]] = {
     "purerl": (purerl, OURS),
     "rejax": (rejax, ""),
-    "rejax-1": (rejax, OURS),  # with the flags that purerl runs with
+    "rejax-1": (rejax, OURS),  # with purerl's flags
     "sb3": (sb3, ""),
     "sbx": (sbx, OURS),
 }
 
 
 def applies(name: str, job: Job, seeds: int) -> bool:
-    """Whether a contestant can do the same work: Stable-Baselines3 and SBX train one seed, in gymnasium."""
+    """Whether a library can do the same work: Stable-Baselines3 and SBX train one seed, in gymnasium."""
     theirs = job.env in ("CartPole-v1", "Pendulum-v1") and job.algorithm != "pqn"
     return name not in ("sb3", "sbx") or (seeds == 1 and theirs)
 
 
-# --- the floor, and where the rest goes -------------------------------------------------------------------------------
+# --- the lower bound, and the profile ---------------------------------------------------------------------------------
 
 
 def dot_flops(jaxpr: Any) -> float:
@@ -424,7 +424,7 @@ def dot_flops(jaxpr: Any) -> float:
 
 
 def peak_flops() -> float:
-    """Operations a second of a large float32 matrix product: of all cores, or of one accelerator."""
+    """Operations per second of a large float32 matrix product: of all cores, or of one accelerator."""
     import jax
     import jax.numpy as jnp
 
@@ -440,7 +440,7 @@ def peak_flops() -> float:
 
 
 def profile(job: Job, seeds: int, rounds: int = 7) -> dict[str, Any]:
-    """Whole programs with one part left out, in alternation: the share of time that goes with the part."""
+    """Whole programs with one part removed, in alternation: the share of the time that the part takes."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -448,12 +448,12 @@ def profile(job: Job, seeds: int, rounds: int = 7) -> dict[str, Any]:
     from gymnax.environments.environment import Environment
 
     import purerl as package
-    from purerl import training, updates
+    from purerl import gradients, training
 
     real, real_params = package.make(job.env)
 
     class Still(Environment):
-        """Of the real one's spaces, but nothing happens in it."""
+        """An environment with the spaces of the real one and no dynamics."""
 
         name = "still"
         action_space = staticmethod(lambda params=None: real.action_space(real_params))
@@ -492,16 +492,16 @@ def profile(job: Job, seeds: int, rounds: int = 7) -> dict[str, Any]:
         ),
         f"{job.num_epochs - fewer} of {job.num_epochs} passes": {"num_epochs": fewer},
     }
-    runs, true_permutation = {}, updates.permutation
+    runs, true_permutation = {}, gradients.permutation
     for name, part in parts.items():
-        updates.permutation = (lambda key, n: jnp.arange(n)) if name == "shuffling" else true_permutation
+        gradients.permutation = (lambda key, n: jnp.arange(n)) if name == "shuffling" else true_permutation
         make, hp = program(job, **part)
         key = jax.random.key(0) if seeds == 1 else jax.random.split(jax.random.key(0), seeds)
         if seeds > 1:
             make = package.batch(make, jax.devices() if seeds % len(jax.devices()) == 0 else None)
         compiled = training.compile_run(make, hp, key)
         runs[name] = [make, hp, compiled.state, compiled.advance, []]
-    updates.permutation = true_permutation
+    gradients.permutation = true_permutation
     count = max(1, job.num_updates // 5)
     for _ in range(rounds):
         for run in runs.values():
@@ -524,13 +524,13 @@ def profile(job: Job, seeds: int, rounds: int = 7) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# --- the contest ------------------------------------------------------------------------------------------------------
+# --- measurement ------------------------------------------------------------------------------------------------------
 
 
 def worker(name: str, job: Job, seeds: int) -> None:
-    """A contestant's process: compiles, then trains whenever it is told a seed; answers in lines of JSON."""
+    """A worker process: compile, then train for each seed received; answer in lines of JSON."""
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
     say = lambda **answer: print(json.dumps(answer), file=out, flush=True)
     compile_seconds, train = CONTESTANTS[name][0](job, seeds)
     say(compile_seconds=compile_seconds)
@@ -543,7 +543,7 @@ def worker(name: str, job: Job, seeds: int) -> None:
 
 
 def start(name: str, job: str, seeds: int) -> tuple[subprocess.Popen, float]:
-    """A contestant's process once it has compiled, and how long that took."""
+    """A worker process that has compiled, and its compile time."""
     flags = CONTESTANTS[name][1]
     environ = {**os.environ, "XLA_FLAGS": flags, "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, __file__, "--worker", name, "--job", job, "--seeds", str(seeds)]
@@ -553,17 +553,17 @@ def start(name: str, job: str, seeds: int) -> tuple[subprocess.Popen, float]:
 
 
 def ask(process: subprocess.Popen, line: str = "") -> dict[str, Any]:
-    """Tell a contestant something, and wait for its answer."""
+    """Send a line to a worker process, and wait for its answer."""
     if line:
         print(line, file=process.stdin, flush=True)
     answer = process.stdout.readline() if process.stdout else ""
     if not answer:
-        raise SystemExit(f"a contestant has died: {' '.join(map(str, process.args))}")
+        raise SystemExit(f"a worker process has ended: {' '.join(map(str, process.args))}")
     return json.loads(answer)
 
 
 def contest(name: str, seeds: int, peers: list[str], rounds: int) -> dict[str, Any]:
-    """Compile everyone, train in alternation, and take purerl's profile."""
+    """Compile all, train in alternation, and profile purerl."""
     import numpy as np
     from rich.progress import track
 
@@ -574,7 +574,7 @@ def contest(name: str, seeds: int, peers: list[str], rounds: int) -> dict[str, A
         processes[who], compiling[who] = start(who, name, seeds)
     times: dict[str, list[float]] = {who: [] for who in names}
     curves: dict[str, Curve] = {}
-    for seed in track(range(rounds + 1), "rounds"):  # the first one warms up, and is not counted
+    for seed in track(range(rounds + 1), "rounds"):  # the first round is a warm-up and is not counted
         for who in names:
             answer = ask(processes[who], str(seed))
             curves[who] = answer["curve"]
@@ -620,17 +620,17 @@ def show(result: dict[str, Any]) -> Iterator[str]:
     report = result["profile"]
     yield ""
     yield (
-        f"floor: {report['flops_per_update'] / 1e6:.0f} million operations of matrix products an update; at this "
+        f"floor: {report['flops_per_update'] / 1e6:.0f} million operations of matrix products per update; at this "
         f"machine's {report['peak_flops'] / 1e9:.0f} GFLOP/s they are {100 * report['share_of_peak']:.0f} % of our "
         f"{1e6 * report['seconds_per_update']:,.0f} µs"
     )
-    yield "left out of the whole program, a part takes with it: " + ", ".join(
+    yield "share of the time that the whole program saves without a part: " + ", ".join(
         f"{name} {100 * share:.0f} %" for name, share in report["share_of_time"].items()
     )
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Times, and beside them the learning curves of the last round."""
+    """Plot the times, and beside them the learning curves of the last round."""
     import matplotlib.pyplot as plt
     import numpy as np
 

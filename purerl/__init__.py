@@ -7,33 +7,33 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from purerl import (
-        actor_critics,
+        agents,
         bellman,
         core,
         distributions,
         envs,
         exploration,
-        host,
+        gradients,
         losses,
         networks,
         normalize,
-        offpolicy,
-        policies,
         replay,
         returns,
         rewards,
+        runs,
         schedules,
         statistics,
         tabular,
+        testing,
         training,
-        updates,
-        values,
     )
     from purerl.agents.a2c import A2C, a2c
     from purerl.agents.c51 import C51, c51
     from purerl.agents.ddpg import DDPG, ddpg
     from purerl.agents.dqn import DQN, dqn
     from purerl.agents.iqn import IQN, iqn
+    from purerl.agents.parts.declarations import declare
+    from purerl.agents.parts.families import ACTOR_CRITIC, POLICY_GRADIENT, Q_LEARNING
     from purerl.agents.ppo import PPO, ppo
     from purerl.agents.pqn import PQN, pqn
     from purerl.agents.qrdqn import QRDQN, qrdqn
@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from purerl.agents.reinforce import REINFORCE, reinforce
     from purerl.agents.sac import SAC, sac
     from purerl.agents.td3 import TD3, td3
-    from purerl.core import Agent, Distribution, Learner, Network, Reward, Rollout, Transition, config, option
+    from purerl.core import Agent, Distribution, Learner, Network, Reward, Rollout, Transition
     from purerl.envs import make
+    from purerl.hyperparameters import config, option
     from purerl.training import batch, evaluate, learner, rollout, run, shard_environments, train
 
 # Public names and where they live. Loaded when first used, so that `purerl --help` need not wait for jax.
@@ -52,6 +53,8 @@ _NAMES = {
     "purerl.agents.ddpg": ("DDPG", "ddpg"),
     "purerl.agents.dqn": ("DQN", "dqn"),
     "purerl.agents.iqn": ("IQN", "iqn"),
+    "purerl.agents.parts.declarations": ("declare",),
+    "purerl.agents.parts.families": ("ACTOR_CRITIC", "POLICY_GRADIENT", "Q_LEARNING"),
     "purerl.agents.ppo": ("PPO", "ppo"),
     "purerl.agents.pqn": ("PQN", "pqn"),
     "purerl.agents.qrdqn": ("QRDQN", "qrdqn"),
@@ -59,16 +62,14 @@ _NAMES = {
     "purerl.agents.reinforce": ("REINFORCE", "reinforce"),
     "purerl.agents.sac": ("SAC", "sac"),
     "purerl.agents.td3": ("TD3", "td3"),
-    "purerl.core": (
-        "Agent", "Distribution", "Learner", "Network", "Reward", "Rollout", "Transition", "config", "option",
-    ),
+    "purerl.core": ("Agent", "Distribution", "Learner", "Network", "Reward", "Rollout", "Transition"),
+    "purerl.hyperparameters": ("config", "option"),
     "purerl.envs": ("make",),
     "purerl.training": ("batch", "evaluate", "learner", "rollout", "run", "shard_environments", "train"),
 }  # fmt: skip
 _MODULES = (
-    "actor_critics", "bellman", "core", "distributions", "envs", "exploration", "host", "losses", "networks",
-    "normalize", "offpolicy", "policies", "replay", "returns", "rewards", "schedules", "statistics", "tabular",
-    "training", "updates", "values",
+    "agents", "bellman", "core", "distributions", "envs", "exploration", "gradients", "runs", "losses", "networks",
+    "normalize", "replay", "returns", "rewards", "schedules", "statistics", "tabular", "testing", "training",
 )  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted([*_HOME, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll]

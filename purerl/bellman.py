@@ -1,14 +1,14 @@
-"""Policies and values of Q, and the one-step backups that Q is learned from. Actions are the last axis of Q.
+"""Policies and values of Q, and one-step backups, which give the TD targets of Q. Actions are the last axis of Q.
 
-The three formulas that the rest builds on:
+Three equations are the basis of this module:
 
     π(a|s) = e^{Q(s,a)/τ} / Z(s)            softmax_policy
     Q(s,a) = r + γ max Q(s',a')              max_backup
     V(s)   = Σ π(a|s) Q(s,a)                 state_value
 
 Every backup is `(reward, gamma, terminated, next: Next) -> target`, for any leading axes, so that a value-based agent
-takes any of them as one argument; those with parameters are made: `soft_backup(temperature)`. What follows a
-termination never counts, NaN included. Targets are constants of a loss: stop their gradient.
+takes any of them as one argument. Functions such as `soft_backup(temperature)` return backups with parameters. Values
+after a termination have no effect, NaN included. Targets are constants of a loss: stop their gradient.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from purerl.core import Array, check_shapes
+from purerl.arguments import check_shapes
+from purerl.core import Array
 
 Backup = Callable[[Any, Any, Any, Any], Array]
 
 
 class Next(NamedTuple):
-    """What backups read of the successors; each says which fields it needs. Only q is needed by all.
+    """Inputs of a backup that concern the successor state; each backup documents the fields it needs.
 
-    A bare array in the place of a `Next` is taken for its q.
+    Every backup needs q. A bare array in place of a `Next` is its q.
     """
 
-    q: Array  # Q(s', ·) of the network that targets come from [..., A]; distributional: [..., A, K]
-    online: Any = None  # the same of the network that learns
-    twin: Any = None  # the same of a second critic
+    q: Array  # Q(s', ·) of the target network [..., A]; distributional: [..., A, K]
+    online: Any = None  # the same of the online network
     probs: Any = None  # π(·|s') [..., A]
     action: Any = None  # a', int [...]
-    q_now: Any = None  # Q(s, ·) of the network that targets come from [..., A]
+    q_now: Any = None  # Q(s, ·) of the target network [..., A]
     action_now: Any = None  # a, int [...]
 
 
@@ -56,7 +56,7 @@ def _target(function: str, reward, gamma, terminated, value) -> Array:
 
 
 def _target_of_atoms(function: str, reward, gamma, terminated, atoms) -> Array:
-    """The same for every atom of a last axis."""
+    """The TD target for every atom of a last axis."""
     wide = lambda x: jnp.broadcast_to(jnp.asarray(x)[..., None], atoms.shape)
     gamma = jnp.asarray(gamma)
     return _target(function, wide(reward), gamma[..., None] if gamma.ndim else gamma, wide(terminated), atoms)
@@ -73,7 +73,7 @@ def _taken(q: Array, action: Any) -> Array:
 
 
 def over_temperature(gap: Array, temperature: Array) -> Array:
-    """gap / τ, and -inf where the gap is, of which the slope in τ knows nothing."""
+    """gap / τ; where the gap is -inf, the result is -inf and has no gradient in τ."""
     there = ~jnp.isneginf(gap)
     return jnp.where(there, jnp.where(there, gap, 0.0) / temperature, -jnp.inf)
 
@@ -85,8 +85,8 @@ def softmax_policy(q: Array, temperature=1.0) -> Array:
 
     Args:
       q: float `[..., A]`.
-      temperature: τ ≥ 0, in units of the return, scalar or `[...]`; at 0 the greedy actions share all of the
-        probability evenly, and there is no gradient. Slopes in τ are finite from 1e-15 on.
+      temperature: τ ≥ 0, in units of the return, scalar or `[...]`; at 0 the greedy actions have equal probability
+        and there is no gradient. Derivatives with respect to τ are finite for τ ≥ 1e-15.
     Returns:
       Probabilities, float `[..., A]`.
 
@@ -100,7 +100,7 @@ def softmax_policy(q: Array, temperature=1.0) -> Array:
 
 
 def state_value(probs: Array, q: Array) -> Array:
-    """V(s) = Σ π(a|s) Q(s,a), `[..., A] -> [...]`; actions that never happen do not count, -inf included.
+    """V(s) = Σ π(a|s) Q(s,a), `[..., A] -> [...]`; actions of probability 0 are ignored, even if their Q is -inf.
 
     >>> state_value(jnp.array([0.25, 0.75]), jnp.array([4.0, 8.0])).item()
     7.0
@@ -109,14 +109,16 @@ def state_value(probs: Array, q: Array) -> Array:
 
 
 def soft_value(q: Array, temperature) -> Array:
-    """The value of the best policy whose entropy is worth τ a nat.
+    """The soft state value: the maximum over policies of expected Q plus τ times the entropy in nats.
 
         V(s) = τ log Σ e^{Q(s,a)/τ}
 
-    It lies between max Q and max Q + τ log A. Exact to a few roundings of the largest |Q| for τ from 1e-30 on, and so
-    are its slopes from 1e-15 on.
+    It lies between max Q and max Q + τ log A. It is accurate to a few rounding errors of the largest |Q| for
+    τ ≥ 1e-30, and so are its derivatives for τ ≥ 1e-15.
     Args:
-      q: float `[..., A]`; actions whose Q is -inf do not count.  temperature: τ > 0, scalar or `[...]`.
+      q: float `[..., A]`; actions whose Q is -inf are ignored.  temperature: τ > 0, scalar or `[...]`.
+    Returns:
+      Values, float `[...]`.
     Reference: Haarnoja et al., 2017, arXiv:1702.08165, theorem 1.
 
     >>> print(soft_value(jnp.zeros(2), 1.0).round(4))
@@ -128,14 +130,16 @@ def soft_value(q: Array, temperature) -> Array:
 
 
 def mellowmax(q: Array, omega) -> Array:
-    """A soft maximum that never expands: the mean at ω → 0, the maximum at ω → ∞.
+    """A soft maximum that is a non-expansion: the mean as ω → 0, the maximum as ω → ∞.
 
         mm(Q) = log(1/A Σ e^{ωQ}) / ω
 
-    Exact to a few roundings of the largest |Q| for ω from 1e-30 on, as long as ω (max Q - min Q) does not overflow; so
-    is its slope in Q. Its slope in ω cancels where ω (max Q - min Q) is below 0.01.
+    It is accurate to a few rounding errors of the largest |Q| for ω ≥ 1e-30, if ω (max Q - min Q) does not overflow;
+    so is its gradient in Q. Its derivative in ω loses precision where ω (max Q - min Q) is below 0.01.
     Args:
-      q: float `[..., A]`; actions whose Q is -inf are not there, nor counted in A.  omega: ω > 0, scalar or `[...]`.
+      q: float `[..., A]`; actions whose Q is -inf are ignored and not counted in A.  omega: ω > 0, scalar or `[...]`.
+    Returns:
+      Values, float `[...]`.
     Reference: Asadi & Littman, 2017, arXiv:1612.05628.
 
     >>> mellowmax(jnp.array([3.0, 3.0]), 5.0).round(4).item()
@@ -154,16 +158,16 @@ def mellowmax(q: Array, omega) -> Array:
 
 
 def max_backup(reward, gamma, terminated, next: Any) -> Array:
-    """Q-learning's, the Bellman optimality backup.
+    """The Bellman optimality backup, of Q-learning.
 
         r + γ max Q(s',a')
 
     Args:
       reward: float `[...]`.  gamma: in [0, 1], scalar or `[...]`.  terminated: bool `[...]`.  next: q.
     Returns:
-      Targets, float `[...]`; so has every backup here, but for the distributional ones.
+      Targets, float `[...]`, as for every backup except the distributional ones.
     Raises:
-      ValueError: at trace time, if shapes differ or a field is missing; so does every backup.
+      ValueError: at trace time, if shapes differ or a field is missing, as for every backup.
     Reference: Watkins & Dayan, 1992, eq. 1.
 
     >>> max_backup(jnp.ones(2), 0.5, jnp.array([False, True]), jnp.array([[2.0, 4.0]] * 2)).tolist()
@@ -174,7 +178,7 @@ def max_backup(reward, gamma, terminated, next: Any) -> Array:
 
 
 def double_backup(reward, gamma, terminated, next: Any) -> Array:
-    """Double Q-learning's: one estimate chooses, another judges, so that noise is not mistaken for value.
+    """The backup of double Q-learning: the online network selects the action, the target network evaluates it.
 
         r + γ Q(s', argmax Q_online(s',a'))
 
@@ -190,7 +194,7 @@ def double_backup(reward, gamma, terminated, next: Any) -> Array:
 
 
 def expected_backup(reward, gamma, terminated, next: Any) -> Array:
-    """Expected Sarsa's: the value of a given policy.
+    """The backup of expected Sarsa: the value of a given policy.
 
         r + γ Σ π(a'|s') Q(s',a')
 
@@ -206,12 +210,12 @@ def expected_backup(reward, gamma, terminated, next: Any) -> Array:
 
 
 def sarsa_backup(reward, gamma, terminated, next: Any) -> Array:
-    """Sarsa's: the value of the action that was taken next.
+    """The backup of Sarsa: the value of the next action taken.
 
         r + γ Q(s', a')
 
     Args:
-      next: q, action; without an action, q `[...]` is already that of a', as critics of continuous actions give it.
+      next: q, action; without an action, q `[...]` is Q(s', a'), as from critics of continuous actions.
     Reference: Sutton & Barto, 2018, eq. 6.7.
 
     >>> sarsa_backup(1.0, 0.5, False, Next(jnp.array([0.0, 4.0]), action=1)).item()
@@ -223,11 +227,11 @@ def sarsa_backup(reward, gamma, terminated, next: Any) -> Array:
 
 
 def softmax_backup(temperature) -> Backup:
-    """The value of the softmax policy over Q itself: the maximum at τ → 0, the mean at τ → ∞.
+    """The backup with the softmax policy over Q: the maximum as τ → 0, the mean as τ → ∞.
 
         r + γ Σ π(a'|s') Q(s',a'),   π = softmax(Q / τ)
 
-    Unlike the others it may expand, so that repeating it need not settle; `mellowmax_backup` always does.
+    It is not a non-expansion, so its iteration may not converge; the iteration of `mellowmax_backup` converges.
     Args:
       temperature: τ ≥ 0.  next: q.
     Reference: Asadi & Littman, 2017, arXiv:1612.05628.
@@ -245,7 +249,7 @@ def softmax_backup(temperature) -> Backup:
 
 
 def soft_backup(temperature) -> Backup:
-    """Soft Q-learning's: the value with an entropy bonus (`soft_value`).
+    """The backup of soft Q-learning: the value with an entropy bonus (`soft_value`).
 
         r + γ τ log Σ e^{Q(s',a')/τ}
 
@@ -283,12 +287,12 @@ def mellowmax_backup(omega) -> Backup:
 
 
 def munchausen_backup(temperature=0.03, alpha=0.9, low=-1.0) -> Backup:
-    """The soft backup with the policy's own log-probability in the reward.
+    """The soft backup with the scaled log-probability of the action added to the reward.
 
         r + α [τ log π(a|s)]_low^0 + γ τ log Σ e^{Q(s',a')/τ},   π = softmax(Q / τ)
 
     Args:
-      temperature: τ > 0.  alpha: α in [0, 1].  low: what τ log π is clipped to from below.
+      temperature: τ > 0.  alpha: α in [0, 1].  low: the lower bound to which τ log π is clipped.
       next: q, q_now, action_now.
     Reference: Vieillard et al., 2020, arXiv:2007.14430, section 3.
 
@@ -309,36 +313,37 @@ def munchausen_backup(temperature=0.03, alpha=0.9, low=-1.0) -> Backup:
 
 
 def clipped_double_backup(backup: Backup = max_backup) -> Backup:
-    """A backup of the smaller of two critics.
+    """A backup of the minimum over several critics.
 
-        r + γ · value of min(Q₁(s', ·), Q₂(s', ·))
+        r + γ · value of min Qᵢ(s', ·)
 
-    With `expected_backup` it is discrete SAC's, with `sarsa_backup` TD3's; subtract τ log π(a'|s') from both for SAC.
+    With `expected_backup` it is the backup of discrete SAC, with `sarsa_backup` that of TD3; subtract τ log π(a'|s')
+    from q for SAC.
     Args:
-      backup: what reads a value of q.  next: q, twin, and what `backup` needs.
+      backup: the backup of one critic.  next: q of all critics `[critics, ..., A]`, and the fields of `backup`.
     Reference: Fujimoto et al., 2018, arXiv:1802.09477, eq. 10.
 
-    >>> twins = Next(jnp.array([1.0, 5.0]), twin=jnp.array([3.0, 2.0]))
+    >>> twins = jnp.array([[1.0, 5.0], [3.0, 2.0]])
     >>> clipped_double_backup()(0.0, 1.0, False, twins).item()
     2.0
     """
 
     def clipped(reward, gamma, terminated, next):
-        next = _need("clipped_double_backup", next, "twin")
-        return backup(reward, gamma, terminated, next._replace(q=jnp.minimum(next.q, next.twin)))
+        next = _need("clipped_double_backup", next)
+        return backup(reward, gamma, terminated, next._replace(q=next.q.min(0)))
 
     return clipped
 
 
 def persistent_backup(alpha=0.1) -> Backup:
-    """Persistent Q-learning: with probability α the action is taken again in the next state.
+    """The backup of persistent Q-learning: with probability α the action is repeated in the next state.
 
         r + γ (1 - terminated) [(1 - α) max Q(s', ·) + α Q(s', a)]
 
-    Actions that are soon regretted lose value, and the gap between the best one and the others grows.
+    The value of suboptimal actions decreases, and the action gap grows.
     Args:
       alpha: α in [0, 1].  next: q and action_now.
-    Reference: Bellemare et al., 2016, arXiv:1512.04860; of its operators the one that repeats the action alone.
+    Reference: Bellemare et al., 2016, arXiv:1512.04860; of its operators, the one that only repeats the action.
 
     >>> state = Next(jnp.array([2.0, 1.0]), action_now=1)
     >>> persistent_backup(0.5)(1.0, 1.0, False, state).item()
@@ -354,7 +359,7 @@ def persistent_backup(alpha=0.1) -> Backup:
 
 
 def transformed_backup(backup: Backup, forward: Callable[[Array], Array], inverse: Callable[[Array], Array]) -> Backup:
-    """A backup of values that are kept on another scale, such as `signed_hyperbolic` and its inverse.
+    """A backup of transformed values, such as with `signed_hyperbolic` and its inverse.
 
         h(r + γ · value of h⁻¹(Q(s', ·)))
 
@@ -366,7 +371,7 @@ def transformed_backup(backup: Backup, forward: Callable[[Array], Array], invers
 
     def transformed(reward, gamma, terminated, next):
         next = _need("transformed_backup", next)
-        values = {name: getattr(next, name) for name in ("q", "online", "twin", "q_now")}
+        values = {name: getattr(next, name) for name in ("q", "online", "q_now")}
         plain = next._replace(**{name: inverse(q) for name, q in values.items() if q is not None})
         return forward(backup(reward, gamma, terminated, plain))
 
@@ -386,11 +391,11 @@ def expectation(probs: Array, support: Array) -> Array:
 
 
 def categorical_projection(atoms: Array, probs: Array, support: Array) -> Array:
-    """A distribution over any atoms as one over the support's: each atom's mass goes to its two neighbours.
+    """Project a distribution over any atoms onto the support: each atom's mass is split between its two neighbours.
 
         pᵢ = Σⱼ qⱼ [1 - |clip(xⱼ) - zᵢ| / Δ]⁺      (where z is evenly spaced)
 
-    It keeps the mass, and the mean where no atom lies outside of the support.
+    The projection preserves the mass, and it preserves the mean if no atom lies outside of the support.
     Args:
       atoms: x, float `[..., J]`.  probs: q, float `[..., J]`.  support: z, float `[K]`, increasing, K ≥ 2.
     Returns:
@@ -406,12 +411,12 @@ def categorical_projection(atoms: Array, probs: Array, support: Array) -> Array:
 
 
 def _project_at_once(atoms: Array, probs: Array, support: Array) -> Array:
-    """J·K products: for what has many lanes, and where a sum of scattered numbers would depend on their order."""
+    """J·K products: for accelerators, on which a scatter-add is slow and its result depends on the order."""
     return (probs[..., None] * two_hot(atoms, support)).sum(-2)
 
 
 def _project_one_by_one(atoms: Array, probs: Array, support: Array) -> Array:
-    """J·log K steps, half the time on a CPU."""
+    """J·log K steps; takes half the time on a CPU."""
 
     def one(atoms, probs):
         x = jnp.clip(atoms, support[0], support[-1])
@@ -424,11 +429,11 @@ def _project_one_by_one(atoms: Array, probs: Array, support: Array) -> Array:
 
 
 def clipped_mass(atoms: Array, probs: Array, support: Array) -> Array:
-    """The share of a distribution over any atoms that `categorical_projection` moves to an end of the support.
+    """The probability mass that `categorical_projection` clips to an end of the support.
 
         Σⱼ qⱼ [xⱼ < z₁ or xⱼ > z_K]
 
-    What lies beyond is lost in silence: the mean of what is learned is wrong by as much as that mass was moved.
+    Clipped mass biases the mean of the learned distribution.
     Args:
       atoms, probs: float `[..., J]`.  support: z, float `[K]`, increasing.
     Returns:
@@ -437,13 +442,13 @@ def clipped_mass(atoms: Array, probs: Array, support: Array) -> Array:
     >>> clipped_mass(jnp.array([0.5, 9.0]), jnp.array([0.75, 0.25]), jnp.array([0.0, 1.0, 2.0])).item()
     0.25
     """
-    slack = 1e-5 * (support[-1] - support[0])  # of roundings, as of r + γz at γ = 1
+    slack = 1e-5 * (support[-1] - support[0])  # for rounding errors, such as of r + γz at γ = 1
     beyond = (atoms < support[0] - slack) | (atoms > support[-1] + slack)
     return jnp.where(beyond, probs, 0.0).sum(-1)
 
 
 def categorical_successors(support: Array, reward, gamma, terminated, next: Any) -> tuple[Array, Array]:
-    """The greedy action's distribution, shrunk by γ and moved by r, before its projection onto the support.
+    """The greedy action's distribution, scaled by γ and shifted by r, before its projection onto the support.
 
     Args:
       support: z, float `[K]`.  next: as in `categorical_backup`.
@@ -463,18 +468,18 @@ def categorical_successors(support: Array, reward, gamma, terminated, next: Any)
     probs = _taken(next.q, expectation(chooser, support).argmax(-1))
     atoms = jnp.broadcast_to(support, probs.shape)
     atoms = _target_of_atoms("categorical_backup", reward, gamma, terminated, atoms)
-    # after an end every atom is the reward: any probabilities will do, and NaN would not
+    # after a termination every atom is the reward, so any finite probabilities are correct
     return atoms, jnp.where(jnp.asarray(terminated)[..., None], 1 / support.size, probs)
 
 
 def categorical_backup(support: Array) -> Backup:
-    """C51's: the greedy action's distribution, shrunk by γ, moved by r, and projected onto the support.
+    """The backup of C51: the greedy action's distribution, scaled by γ, shifted by r and projected onto the support.
 
     Args:
-      support: z, float `[K]`.  next: q, probabilities of the atoms `[..., A, K]`; online as well, if the greedy
-        action is another network's (double).
+      support: z, float `[K]`.  next: q, probabilities of the atoms `[..., A, K]`; also online, if the online network
+        selects the greedy action (double Q-learning).
     Returns:
-      Of the backup: probabilities `[..., K]`, for `losses.categorical_cross_entropy`.
+      A backup, which returns probabilities `[..., K]`, for `losses.categorical_cross_entropy`.
     Reference: Bellemare et al., 2017, arXiv:1707.06887, algorithm 1.
 
     >>> certain = jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])  # worth 0, and 1
@@ -486,13 +491,13 @@ def categorical_backup(support: Array) -> Backup:
 
 
 def quantile_backup(reward, gamma, terminated, next: Any) -> Array:
-    """QR-DQN's and IQN's: every quantile of the greedy action, shrunk by γ and moved by r.
+    """The backup of QR-DQN and IQN: the greedy action's quantiles, scaled by γ and shifted by r.
 
         r + γ θⱼ(s', argmax mean θ(s',a'))
 
     Args:
-      next: q `[..., A, K]`, K quantiles of each action, at fixed fractions or at drawn ones; online `[..., A, K']`
-        as well, if the greedy action is another network's or of other fractions.
+      next: q `[..., A, K]`, K quantiles of each action, at fixed or sampled fractions; also online `[..., A, K']`,
+        if the greedy action comes from another network or from other fractions.
     Returns:
       Targets, float `[..., K]`, for `losses.quantile_huber`.
     Reference: Dabney et al., 2018, arXiv:1710.10044, algorithm 1; 2018, arXiv:1806.06923, section 3.
@@ -507,15 +512,15 @@ def quantile_backup(reward, gamma, terminated, next: Any) -> Array:
 
 
 def expected_quantile_backup(reward, gamma, terminated, next: Any) -> Array:
-    """Expected Sarsa's for quantiles: those of all actions together, each by how often the policy takes it.
+    """The backup of expected Sarsa for quantiles: the mixture of all actions' quantiles, weighted by the policy.
 
         r + γ θⱼ(s',a') with weight π(a'|s') / K,   over all a' and j
 
     Args:
       next: q `[..., A, K]`, quantiles; probs `[..., A]`.
     Returns:
-      Quantiles of that mixture at the fractions (i + ½)/K, float `[..., K]`, for `losses.quantile_huber`; for a policy
-      that is certain of one action exactly its quantiles, sorted.
+      Quantiles of that mixture at the fractions (i + ½)/K, float `[..., K]`, for `losses.quantile_huber`; for a
+      deterministic policy exactly the sorted quantiles of its action.
     Reference: Dabney et al., 2018, arXiv:1710.10044; Bellemare, Dabney & Rowland, 2023, "Distributional reinforcement
       learning", for the mixture.
 
@@ -531,7 +536,7 @@ def expected_quantile_backup(reward, gamma, terminated, next: Any) -> Array:
             f"expected_quantile_backup: probs must have the shape of q without its last axis, got {shapes}"
         )
     weight = jnp.broadcast_to(next.probs[..., None] / count, next.q.shape).reshape(*lead, -1)
-    theta = jnp.where(weight == 0, jnp.inf, next.q.reshape(*lead, -1))  # what never happens comes last
+    theta = jnp.where(weight == 0, jnp.inf, next.q.reshape(*lead, -1))  # actions of probability 0 last
     order = jnp.argsort(theta, axis=-1)
     sorted_theta, weight = (jnp.take_along_axis(x, order, axis=-1) for x in (theta, weight))
     below = jnp.cumsum(weight, axis=-1)
@@ -553,10 +558,10 @@ def _check_increasing(function: str, name: str, points: Any) -> None:
 
 
 def two_hot(x: Array, support: Array) -> Array:
-    """A number as weights of its two neighbours in the support, whose `expectation` it is; clipped to the ends.
+    """Encode a number as weights of its two neighbours in the support, with that `expectation`; clipped to its ends.
 
     Args:
-      x: float `[...]`.  support: float `[K]`, increasing, spaced in any way.
+      x: float `[...]`.  support: float `[K]`, increasing, with any spacing.
     Returns:
       Probabilities, float `[..., K]`.
     Raises:
@@ -571,21 +576,21 @@ def two_hot(x: Array, support: Array) -> Array:
     gaps = jnp.diff(support)
     wide = jnp.ones_like(gaps[:1])  # beyond the ends, where x never is
     below, above = jnp.concatenate([wide, gaps]), jnp.concatenate([gaps, wide])
-    # element by element, with nothing put together: so it melts into whatever sums it
+    # elementwise, without a gather or scatter, so that XLA fuses it with a following sum
     weight = jnp.minimum((x - (support - below)) * (1 / below), ((support + above) - x) * (1 / above))
     return jnp.clip(weight, 0.0, 1.0)
 
 
 def hl_gauss(x: Array, edges: Array, sigma) -> Array:
-    """A number as the mass that a normal around it puts into each bin; train on it by cross-entropy.
+    """Encode a number as the mass of a normal distribution around it in each bin, for a cross-entropy loss.
 
         pᵢ = [Φ((eᵢ₊₁ - x)/σ) - Φ((eᵢ - x)/σ)] / [Φ((e_K - x)/σ) - Φ((e₀ - x)/σ)]
 
     Args:
       x: float `[...]`, clipped to the ends.  edges: e, float `[K + 1]`, increasing.
-      sigma: σ > 0; 0.75 times a bin's width is the paper's.
+      sigma: σ > 0; the paper uses 0.75 times the width of a bin.
     Returns:
-      Probabilities of the bins, float `[..., K]`; `expectation(p, centers(edges))` gives the number back.
+      Probabilities of the bins, float `[..., K]`; `expectation(p, centers(edges))` recovers the number.
     Raises:
       ValueError: if the edges do not increase.
     Reference: Farebrother et al., 2024, arXiv:2403.03950, section 3.1; Imani & White, 2018.
@@ -615,7 +620,7 @@ def _sign(x: Array) -> Array:
 
 
 def signed_hyperbolic(x: Array, epsilon=1e-3) -> Array:
-    """h(x) = sign(x) (√(|x| + 1) - 1) + εx: large values squeezed, invertible.
+    """h(x) = sign(x) (√(|x| + 1) - 1) + εx, an invertible compression of large values; elementwise, any shape.
 
     Reference: Pohlen et al., 2018, arXiv:1805.11593, proposition A.2.
 
@@ -628,7 +633,7 @@ def signed_hyperbolic(x: Array, epsilon=1e-3) -> Array:
 
 
 def signed_parabolic(x: Array, epsilon=1e-3) -> Array:
-    """The inverse of `signed_hyperbolic`; ε ≥ 0.
+    """The inverse of `signed_hyperbolic`; elementwise, any shape; ε ≥ 0.
 
         h⁻¹(x) = sign(x) (w² + 2w),   w = 2|x| / (1 + 2ε + √((1 + 2ε)² + 4ε|x|))
 
@@ -646,7 +651,7 @@ def signed_parabolic(x: Array, epsilon=1e-3) -> Array:
 
 
 def symlog(x: Array) -> Array:
-    """sign(x) log(1 + |x|).
+    """sign(x) log(1 + |x|), elementwise, any shape.
 
     Reference: Hafner et al., 2023, arXiv:2301.04104.
 
@@ -657,7 +662,7 @@ def symlog(x: Array) -> Array:
 
 
 def symexp(x: Array) -> Array:
-    """sign(x) (e^{|x|} - 1), the inverse of `symlog`.
+    """sign(x) (e^{|x|} - 1), the inverse of `symlog`; elementwise, any shape.
 
     >>> symexp(symlog(jnp.array(5.0))).round(4).item()
     5.0

@@ -1,19 +1,16 @@
-"""The nouns: what a transition, an agent, a reward, a distribution, a network and a learner are. Types only."""
+"""Types of the library: transition, rollout, agent, reward, distribution, network and learner."""
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, dataclass_transform
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 
 Array = jax.Array
+
+
 Key = jax.Array  # typed: jax.random.key(seed). First argument, consumed.
 
 
@@ -24,29 +21,30 @@ class Transition(NamedTuple):
     action: Any
     reward: Array
     next_obs: Any  # the true successor, never the observation after a reset
-    terminated: Array  # the MDP ended: no value follows
-    truncated: Array  # the clock ended it: bootstrap from next_obs
+    terminated: Array  # the episode terminated: do not bootstrap
+    truncated: Array  # the episode was truncated, such as by a time limit: bootstrap from next_obs
     valid: Array  # False after the first end in an episodic block; True elsewhere
-    extras: Any = ()  # what `act` returned beside the action
+    extras: Any = ()  # the extras that `act` returned with the action
     info: Any = ()  # the leaves of the environment's info that the learner was asked to keep
 
 
 class Rollout(NamedTuple):
-    """What an agent learns from: a block of transitions and the memory that acted in them."""
+    """The data of one update: a block of transitions and the actor's memory at its start."""
 
     transitions: Transition  # leaves [T, N, ...]
     memory: Any  # actor memory before the first step, leaves [N, ...]; () if none
 
 
 class Agent(NamedTuple):
-    """An algorithm as pure functions; compare `optax.GradientTransformation`.
+    """An algorithm as a set of pure functions, in the style of `optax.GradientTransformation`.
 
-    `init(key, obs) -> state` from the first real observations `[N, ...]`.
-    `memory(n) -> memory` at an episode's start, for n environments.
-    `reset(memory, ended [N]) -> memory` clears what ended episodes must not remember.
-    `act(key, state, memory, obs) -> (action, memory, extras)` explores.
-    `greedy(state, memory, obs) -> (action, memory)` does not: no key, deterministic.
-    `update(key, state, rollout) -> (state, metrics)`: metrics are a dict of scalars, finite while all is well.
+    `init(key, obs) -> state` initialises the state from the first observations `[N, ...]`.
+    `memory(n) -> memory` returns the memory at the start of an episode, for n environments.
+    `reset(memory, ended [N]) -> memory` resets the memory of the environments whose episode ended.
+    `act(key, state, memory, obs) -> (action, memory, extras)` selects an exploratory action.
+    `greedy(state, memory, obs) -> (action, memory)` selects the greedy action; it is deterministic and takes no key.
+    `update(key, state, rollout) -> (state, metrics)` updates the state; metrics are a dict of scalars, which are
+      finite unless training diverges.
     `episodic`: `update` needs blocks of whole episodes (see `purerl.learner`).
     """
 
@@ -60,28 +58,29 @@ class Agent(NamedTuple):
 
 
 class Reward(NamedTuple):
-    """A reward as pure functions, applied to a block before the agent's `update`.
+    """A reward as a pair of pure functions, applied to a block before the agent's `update`.
 
-    `init(key, transition) -> state` from an example step `[N, ...]`.
-    `apply(key, state, transitions) -> (state, reward [T, N], metrics)`.
+    `init(key, transition) -> state` initialises the state from an example step `[N, ...]`.
+    `apply(key, state, transitions) -> (state, reward [T, N], metrics)` computes the training reward of a block.
     """
 
     init: Callable[[Key, Transition], Any]
     apply: Callable[[Key, Any, Transition], tuple[Any, Array, dict[str, Array]]]
 
 
-def _no_draw(key: Key, p: Array) -> tuple[Any, Array]:
-    raise ValueError("this Distribution was made without draw; give it (key, p) -> (action, log_prob)")
+def _not_given(key: Key, p: Array) -> tuple[Any, Array]:
+    raise ValueError("this Distribution was made without sample_and_log_prob; give it (key, p) -> (action, log_prob)")
 
 
 class Distribution(NamedTuple):
-    """A family of distributions as pure functions of its parameters `p [..., num_params]`.
+    """A family of distributions as a set of pure functions of its parameters `p [..., num_params]`.
 
     `sample(key, p) -> action [...]`, `log_prob(p, action) -> [...]`, `entropy(p) -> [...]`,
-    `mode(p) -> action`, `kl(p, q) -> [...]` which is KL(p ‖ q).
-    The last `num_free` parameters are learned values that do not depend on the observation.
-    `draw(key, p) -> (action, log_prob)`: both at once, and differentiable in p where the family is reparametrised.
-    `mask(p, legal) -> p` of which no action that is not legal happens; None where no mask is known.
+    `mode(p) -> action`, and `kl(p, q) -> [...]`, which is KL(p ‖ q).
+    The last `num_free` parameters are learned and do not depend on the observation.
+    `sample_and_log_prob(key, p) -> (action, log_prob)` computes both at once. Its results are differentiable in p
+      where the family is reparametrised.
+    `mask(p, legal) -> p` gives illegal actions a probability of 0; None if the family does not support masks.
     """
 
     sample: Callable[[Key, Array], Any]
@@ -91,12 +90,12 @@ class Distribution(NamedTuple):
     kl: Callable[[Array, Array], Array]
     num_params: int
     num_free: int = 0
-    draw: Callable[[Key, Array], tuple[Any, Array]] = _no_draw
+    sample_and_log_prob: Callable[[Key, Array], tuple[Any, Array]] = _not_given
     mask: Callable[[Array, Any], Array] | None = None
 
 
 class Network(Protocol):
-    """Anything with these two methods; a `flax.linen.Module` has them. Leaves of obs are `[B, ...]`."""
+    """An object with these two methods, such as a `flax.linen.Module`. Leaves of obs are `[B, ...]`."""
 
     def init(self, key: Key, obs: Any, /) -> Any: ...
 
@@ -104,18 +103,18 @@ class Network(Protocol):
 
 
 class MemoryNetwork(NamedTuple):
-    """A network that remembers its episode. Leaves of obs are `[N, ...]`; in `unroll` `[T, N, ...]`.
+    """A network with memory. Leaves of obs are `[N, ...]`; in `unroll` they are `[T, N, ...]`.
 
-    `init(key, obs) -> params`.
-    `memory(n) -> memory` at an episode's start, for n environments.
-    `reset(memory, ended [N]) -> memory`: an episode's start where one ended.
-    `step(params, memory, obs) -> (outputs, memory)`: what acting does.
-    `unroll(params, memory, obs, ended [T, N], next_obs=None) -> (outputs, next_outputs, memory)`: the same for T steps
-      at once, from the memory before the first and with a reset after every step that `ended`. `next_outputs[t]` is
-      what `step` gives for `next_obs[t]` after step t, before any reset: V(next_obs) at a truncation. None without
-      next_obs.
+    `init(key, obs) -> params` initialises the parameters.
+    `memory(n) -> memory` returns the memory at the start of an episode, for n environments.
+    `reset(memory, ended [N]) -> memory` resets the memory of the environments whose episode ended.
+    `step(params, memory, obs) -> (outputs, memory)` applies the network to one step, as in acting.
+    `unroll(params, memory, obs, ended [T, N], next_obs=None) -> (outputs, next_outputs, memory)` applies it to T
+      steps, from the memory before the first step, with a reset after every step that `ended`. `next_outputs[t]` is
+      the output of `step` for `next_obs[t]` after step t and before any reset, such as V(next_obs) at a truncation;
+      it is None without next_obs.
 
-    `purerl.memory.with_memory` makes one of a feed-forward `Network`; its memory is ().
+    `purerl.networks.adapters.with_memory` converts a feed-forward `Network`; its memory is ().
     """
 
     init: Callable[[Key, Any], Any]
@@ -126,7 +125,7 @@ class MemoryNetwork(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """A training run as two pure functions. `state.iteration` counts the updates done.
+    """A training run as a pair of pure functions. `state.iteration` counts the updates so far.
 
     `init(key) -> state`; `step(state) -> (state, sums)`, where `sums` is a `purerl.training.Sums`.
     """
@@ -135,150 +134,16 @@ class Learner(NamedTuple):
     step: Callable[[Any], tuple[Any, Any]]
 
 
-def option(
-    default: Any,
-    doc: str,
-    low: float | None = None,
-    high: float | None = None,
-    open_low: bool = False,
-    share: float | None = None,
-) -> Any:
-    """A field of a `@config` class: its default, what it means, and the closed range it must lie in.
+def where_ended(ended: Array, new: Any, old: Any) -> Any:
+    """Select `new` where an episode ended and `old` elsewhere.
 
-    `open_low` leaves `low` itself out of the range. `share`: what the command line takes for it where it is not given,
-    as a share of the environment steps of the run.
+    Args:
+      ended: bool `[N]`.  new, old: pytrees of the same structure, leaves `[N, ...]`.
+    Returns:
+      A pytree of that structure, leaves `[N, ...]`.
+
+    >>> where_ended(jnp.array([True, False]), jnp.zeros((2, 1)), jnp.ones((2, 1))).tolist()
+    [[0.0], [1.0]]
     """
-    return dataclasses.field(default=default, metadata={"doc": doc, "range": (low, high, open_low), "share": share})
-
-
-def _admits_none(hint: Any) -> bool:
-    return isinstance(hint, types.UnionType) and types.NoneType in typing.get_args(hint)
-
-
-def _is_float(hint: Any) -> bool:
-    return hint is float or (_admits_none(hint) and float in typing.get_args(hint))
-
-
-def allowed(field: dataclasses.Field, hint: Any) -> str:
-    """What a config field accepts, in words.
-
-    >>> allowed(dataclasses.field(default=1, metadata={"range": (1, None, False)}), int)
-    'an integer >= 1'
-    """
-    if typing.get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(hint)))
-    low, high, open_low = field.metadata.get("range", (None, None, False))
-    bounds = [f"{'>' if open_low else '>='} {low:g}"] if low is not None else []
-    bounds += [f"<= {high:g}"] if high is not None else []
-    noun = "a number" if _is_float(hint) else {int: "an integer", bool: "True or False"}.get(hint, str(hint))
-    return " ".join([noun, " and ".join(bounds)]).strip() + (" or None" if _admits_none(hint) else "")
-
-
-def _checked(name: str, field: dataclasses.Field, hint: Any, value: Any) -> Any:
-    def refuse():
-        raise ValueError(f"{name}.{field.name} is {value!r}; it must be {allowed(field, hint)}")
-
-    if value is None and _admits_none(hint):
-        return value
-    if isinstance(value, Tracer) or type(value) is object:  # traced, or a pytree's placeholder
-        return value
-    if _is_float(hint):
-        if isinstance(value, bool | str) or np.asarray(value).dtype.kind not in "fiu":
-            refuse()
-        value = float(value) if isinstance(value, int | float) else jnp.asarray(value, jnp.result_type(float))
-    elif typing.get_origin(hint) is Literal:
-        if value not in typing.get_args(hint):
-            refuse()
-    elif hint in (int, bool) and type(value) is not hint:
-        refuse()
-    low, high, open_low = field.metadata.get("range", (None, None, False))
-    numbers = np.asarray(value) if _is_float(hint) or hint is int else None
-    if numbers is not None:
-        ok = np.isfinite(numbers)
-        ok = ok if low is None else ok & ((numbers > low) if open_low else (numbers >= low))
-        ok = ok if high is None else ok & (numbers <= high)
-        if not ok.all():
-            refuse()
-    return value
-
-
-@dataclass_transform(frozen_default=True)
-def config(cls):
-    """Make a class of hyperparameters: a frozen dataclass that is a pytree.
-
-    Fields annotated `float` are leaves: data that `vmap`, `grad` and a new value pass through without
-    compiling again. Every other field is structure: shapes and loop lengths. A field `float | None` is
-    a leaf when it is there; whether it is there is structure. Concrete values are checked when constructed.
-
-    Raises:
-      ValueError: on construction, naming the field, the value and what is allowed.
-
-    >>> @config
-    ... class Settings:
-    ...     learning_rate: float = option(1e-3, "step size", low=0.0, open_low=True)
-    ...     num_epochs: int = option(4, "passes over the data", low=1)
-    >>> jax.tree.leaves(Settings(learning_rate=1))
-    [1.0]
-    >>> Settings(num_epochs=0)
-    Traceback (most recent call last):
-    ...
-    ValueError: Settings.num_epochs is 0; it must be an integer >= 1
-    """
-    cls = dataclasses.dataclass(frozen=True)(cls)
-    hints = {k: h for k, h in typing.get_type_hints(cls).items() if typing.get_origin(h) is not ClassVar}
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    leaves = [name for name in fields if _is_float(hints[name])]
-    static = [name for name in fields if name not in leaves]
-    construct = cls.__init__
-
-    def __init__(self, *args, **kwargs):
-        construct(self, *args, **kwargs)
-        for name, field in fields.items():
-            object.__setattr__(self, name, _checked(cls.__name__, field, hints[name], getattr(self, name)))
-
-    def flatten_with_keys(self):
-        children = [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in leaves]
-        return children, tuple(getattr(self, name) for name in static)
-
-    def flatten(self):
-        return [getattr(self, name) for name in leaves], tuple(getattr(self, name) for name in static)
-
-    def unflatten(structure, children):  # past __init__: transformations put tracers and placeholders here
-        self = object.__new__(cls)
-        for name, value in zip(leaves + static, [*children, *structure], strict=True):
-            object.__setattr__(self, name, value)
-        return self
-
-    __init__.__wrapped__ = construct  # keeps the signature for help() and editors
-    cls.__init__ = __init__
-    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
-    return cls
-
-
-def check_counts(function: str, **counts: Any) -> None:
-    """Raise a ValueError that names the first count that is not a positive int."""
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"{function}: {name} is {count!r}; it must be a positive int")
-
-
-def check_range(function: str, low: Any, high: Any, /, **numbers: Any) -> None:
-    """Raise a ValueError that names the first number outside of [low, high]; what is traced is not looked at."""
-    for name, x in numbers.items():
-        known = not any(isinstance(value, Tracer) for value in (low, high, x))
-        if known and not ((np.asarray(x) >= low) & (np.asarray(x) <= high)).all():
-            raise ValueError(f"{function}: {name} is {x}; it must lie in [{low}, {high}]")
-
-
-def check_functions(function: str, /, **parts: Any) -> None:
-    """Raise a ValueError that names the first that can not be called."""
-    for name, part in parts.items():
-        if not callable(part):
-            raise ValueError(f"{function}: {name} is {part!r}; it must be a function")
-
-
-def check_shapes(function: str, **arrays: Any) -> None:
-    """Raise a ValueError that names the arrays and their shapes unless all shapes are equal."""
-    shapes = {name: jnp.shape(x) for name, x in arrays.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"{function}: shapes must be equal, got " + ", ".join(f"{k} {v}" for k, v in shapes.items()))
+    pick = lambda new, old: jnp.where(ended.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+    return jax.tree.map(pick, new, old)

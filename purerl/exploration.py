@@ -1,6 +1,6 @@
-"""How to act when the values are not yet known: choices over Q, bandits, noise, and sampling of sequences.
+"""Exploration: action selection from Q, bandits, action and parameter noise, and sampling of tokens.
 
-Every number that sets how much (ε, temperature, scale) may be traced, so a schedule is its value at the step:
+Every exploration parameter (ε, temperature, scale) may be traced, so a schedule is evaluated at the current step:
 
 >>> from purerl import schedules
 >>> key, q = jax.random.key(0), jnp.array([0.0, 1.0])
@@ -17,21 +17,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from purerl.arguments import check_range, check_shapes
 from purerl.bellman import over_temperature, softmax_policy
-from purerl.core import Array, Key, check_range, check_shapes
+from purerl.core import Array, Key, where_ended
 from purerl.distributions import categorical
-from purerl.memory import clear
-
-# --- choices over Q -----------------------------------------------------------------------------------------------
 
 
 def _draw(key: Key, probs: Array) -> Array:
-    """An action, int32 `[...]`, of probabilities `[..., A]`."""
+    """Sample an action, int32 `[...]`, from probabilities `[..., A]`."""
     return jax.random.categorical(key, jnp.log(probs)).astype(jnp.int32)
 
 
 def greedy_probs(q: Array) -> Array:
-    """The greedy policy, `[..., A] -> [..., A]`: the best actions share it evenly.
+    """The greedy policy, `[..., A] -> [..., A]`: the best actions have equal probability.
 
     >>> greedy_probs(jnp.array([2.0, 0.0, 2.0])).tolist()
     [0.5, 0.0, 0.5]
@@ -41,7 +39,7 @@ def greedy_probs(q: Array) -> Array:
 
 
 def greedy(key: Key, q: Array) -> Array:
-    """A best action, every one of them alike: int32 `[...]` of Q `[..., A]`. (argmax takes the first.)
+    """Sample uniformly from the greedy actions: int32 `[...]` of Q `[..., A]`. (argmax selects the first.)
 
     >>> keys = jax.random.split(jax.random.key(0), 100)
     >>> sorted(set(jax.vmap(greedy, (0, None))(keys, jnp.array([2.0, 0.0, 2.0])).tolist()))
@@ -54,7 +52,7 @@ def epsilon_greedy_probs(q: Array, epsilon) -> Array:
     """π(a|s) = (1 - ε) greedy(a) + ε / A, `[..., A]`.
 
     Args:
-      q: float `[..., A]`; actions whose Q is -inf are not there.  epsilon: ε in [0, 1], scalar or `[...]`.
+      q: float `[..., A]`; actions whose Q is -inf have probability 0.  epsilon: ε in [0, 1], scalar or `[...]`.
 
     >>> epsilon_greedy_probs(jnp.array([1.0, 0.0]), 0.5).tolist()
     [0.75, 0.25]
@@ -65,7 +63,7 @@ def epsilon_greedy_probs(q: Array, epsilon) -> Array:
 
 
 def epsilon_greedy(key: Key, q: Array, epsilon) -> Array:
-    """A best action with probability 1 - ε, any action with probability ε: int32 `[...]` of Q `[..., A]`.
+    """Sample a greedy action with probability 1 - ε, else a uniform action: int32 `[...]` of Q `[..., A]`.
 
     Reference: Sutton & Barto, 2018, section 2.2.
 
@@ -76,7 +74,7 @@ def epsilon_greedy(key: Key, q: Array, epsilon) -> Array:
 
 
 def boltzmann(key: Key, q: Array, temperature) -> Array:
-    """An action of the softmax policy (`bellman.softmax_policy`): int32 `[...]` of Q `[..., A]`; τ ≥ 0.
+    """Sample from the softmax policy (`bellman.softmax_policy`): int32 `[...]` of Q `[..., A]`; τ ≥ 0.
 
     >>> boltzmann(jax.random.key(0), jnp.array([0.0, 1.0]), 0.0).item()
     1
@@ -85,7 +83,7 @@ def boltzmann(key: Key, q: Array, temperature) -> Array:
 
 
 def ucb1(value: Array, count: Array, c=2.0**0.5) -> Array:
-    """Optimism in the face of uncertainty: what to be greedy over.
+    """UCB1: upper confidence bounds of the action values; select the action with the largest bound.
 
         Q(a) + c √(log t / N(a)),   t = Σ N(a); ∞ where an action was never tried
 
@@ -104,13 +102,13 @@ def ucb1(value: Array, count: Array, c=2.0**0.5) -> Array:
 
 
 def dirichlet_noise(key: Key, probs: Array, alpha=0.3, fraction=0.25, legal: Any = None) -> Array:
-    """A prior over actions with noise, for the root of a search.
+    """Add Dirichlet noise to a prior over actions, for the root of a tree search.
 
         (1 - ε) p + ε η,   η ~ Dir(α, …, α) over the legal actions
 
     Args:
-      probs: p, float `[..., A]`.  alpha: α > 0; about 10 over the number of legal actions is AlphaZero's.
-      fraction: ε in [0, 1].  legal: bool `[..., A]`; None: all. Where none is, the noise is 0.
+      probs: p, float `[..., A]`.  alpha: α > 0; AlphaZero uses about 10 over the number of legal actions.
+      fraction: ε in [0, 1].  legal: bool `[..., A]`; None: all. If no action is legal, the noise is 0.
     Returns:
       Probabilities, float `[..., A]`.
     Raises:
@@ -132,109 +130,12 @@ def dirichlet_noise(key: Key, probs: Array, alpha=0.3, fraction=0.25, legal: Any
     return (1 - fraction) * probs + fraction * noise
 
 
-# --- bandits ------------------------------------------------------------------------------------------------------
-
-
-class Bandit(NamedTuple):
-    """How to learn which of A arms pays: pure functions of one bandit, to be vmapped over many.
-
-    `init(num_arms) -> state`, `act(key, state) -> arm`, `update(state, arm, reward) -> state`.
-    """
-
-    init: Callable[[int], Any]
-    act: Callable[[Key, Any], Array]
-    update: Callable[[Any, Array, Array], Any]
-
-
-class Arms(NamedTuple):
-    """What is known of each arm, `[A]`."""
-
-    value: Array  # of a gradient bandit: the preference
-    count: Array  # int32: pulls
-    mean_reward: Array  # of all pulls, a scalar
-
-
-def _start(initial: Any) -> Callable[[int], Arms]:
-    def init(num_arms):
-        zero = jnp.zeros((), jnp.result_type(float))
-        return Arms(jnp.full(num_arms, initial, zero.dtype), jnp.zeros(num_arms, jnp.int32), zero)
-
-    return init
-
-
-def _average(step_size: Any) -> Callable[[Arms, Array, Array], Arms]:
-    """Q(a) ← Q(a) + α (r - Q(a)), with α = 1 / N(a), the sample mean, where step_size is None."""
-
-    def update(state, arm, reward):
-        count = state.count.at[arm].add(1)
-        alpha = 1 / count[arm] if step_size is None else step_size
-        value = state.value.at[arm].add(alpha * (reward - state.value[arm]))
-        return Arms(value, count, state.mean_reward + (reward - state.mean_reward) / count.sum())
-
-    return update
-
-
-def epsilon_greedy_bandit(epsilon=0.1, step_size=None, initial=0.0) -> Bandit:
-    """ε-greedy over estimated values; optimistic where `initial` is larger than any reward.
-
-    Args:
-      epsilon: ε, a number or a function of the pulls so far, such as `lambda t: schedules.linear(t, 1.0, 0.0, 500)`.
-      step_size: α in (0, 1]; None: the sample mean.  initial: Q before the first pull.
-    Reference: Sutton & Barto, 2018, sections 2.2 to 2.6.
-    """
-
-    def act(key, state):
-        now = epsilon(state.count.sum()) if callable(epsilon) else epsilon
-        return epsilon_greedy(key, state.value, now)
-
-    return Bandit(_start(initial), act, _average(step_size))
-
-
-def ucb_bandit(c=2.0, step_size=None) -> Bandit:
-    """Greedy over `ucb1`.
-
-    Args:
-      c: how much uncertainty is worth, a number or a function of the pulls so far.  step_size: see
-        `epsilon_greedy_bandit`.
-    Reference: Sutton & Barto, 2018, eq. 2.10.
-    """
-
-    def act(key, state):
-        now = c(state.count.sum()) if callable(c) else c
-        return greedy(key, ucb1(state.value, state.count, now))
-
-    return Bandit(_start(0.0), act, _average(step_size))
-
-
-def gradient_bandit(step_size=0.1, baseline: bool = True) -> Bandit:
-    """Softmax over preferences H, which climb the gradient of the expected reward.
-
-        H ← H + α (r - r̄) (onehot(a) - π),   π = softmax(H)
-
-    Args:
-      step_size: α > 0.  baseline: r̄ is the mean reward so far, this one included; otherwise 0.
-    Reference: Sutton & Barto, 2018, eq. 2.12.
-    """
-    act = lambda key, state: jax.random.categorical(key, state.value).astype(jnp.int32)
-
-    def update(state, arm, reward):
-        count = state.count.at[arm].add(1)
-        mean = state.mean_reward + (reward - state.mean_reward) / count.sum()
-        push = jax.nn.one_hot(arm, len(state.value)) - jax.nn.softmax(state.value)
-        return Arms(state.value + step_size * (reward - mean * baseline) * push, count, mean)
-
-    return Bandit(_start(0.0), act, update)
-
-
-# --- noise of actions and of parameters ---------------------------------------------------------------------------
-
-
 class Noise(NamedTuple):
-    """Noise to add to actions of N environments.
+    """Action noise for N environments.
 
     `init(n) -> state`, `apply(key, state, scale=1.0) -> (noise [N, *shape], state)`,
     `reset(state, ended [N]) -> state`.
-    `scale` multiplies what is given, not what is remembered, so it may follow a schedule.
+    `scale` multiplies the returned noise, not the state, so it may follow a schedule.
     """
 
     init: Callable[[int], Any]
@@ -257,13 +158,13 @@ def gaussian_noise(shape: tuple[int, ...] = (1,), sigma=0.1) -> Noise:
 
 
 def ornstein_uhlenbeck(shape: tuple[int, ...] = (1,), sigma=0.2, theta=0.15, dt=1.0) -> Noise:
-    """Noise that drifts, and is drawn back to 0; it starts at 0 in every episode.
+    """Ornstein-Uhlenbeck noise: temporally correlated noise that reverts to 0. It starts at 0 in every episode.
 
         x ← x - θ x dt + σ √dt ε,   ε ~ N(0, 1)
 
     Its deviation tends to σ √dt / √(1 - (1 - θ dt)²).
     Args:
-      shape: of an action.  sigma: σ ≥ 0.  theta: θ in [0, 1/dt].  dt: the time of a step.
+      shape: the shape of an action.  sigma: σ ≥ 0.  theta: θ in [0, 1/dt].  dt: the duration of a step.
     Reference: Uhlenbeck & Ornstein, 1930; Lillicrap et al., 2016, arXiv:1509.02971, section 7.
 
     >>> noise = ornstein_uhlenbeck(sigma=0.0)
@@ -275,12 +176,12 @@ def ornstein_uhlenbeck(shape: tuple[int, ...] = (1,), sigma=0.2, theta=0.15, dt=
         state = state - theta * dt * state + sigma * math.sqrt(dt) * jax.random.normal(key, state.shape, state.dtype)
         return scale * state, state
 
-    reset = lambda state, ended: clear(state, ended, jnp.zeros_like(state))
+    reset = lambda state, ended: where_ended(ended, jnp.zeros_like(state), state)
     return Noise(lambda n: jnp.zeros((n, *shape)), apply, reset)
 
 
 def perturbed(key: Key, params: Any, sigma) -> Any:
-    """Parameters with independent normal noise of deviation σ: consistent exploration for a whole episode.
+    """Add independent normal noise of deviation σ to parameters, for consistent exploration within an episode.
 
     Reference: Plappert et al., 2018, arXiv:1706.01905, section 3.
     """
@@ -291,7 +192,7 @@ def perturbed(key: Key, params: Any, sigma) -> Any:
 
 
 def adapt_sigma(sigma, distance, target, factor=1.01) -> Array:
-    """The next σ of `perturbed`: larger while the policies' distance is below its target, else smaller.
+    """The next σ of `perturbed`: increased while the policies' distance is at most its target, else decreased.
 
     Args:
       distance: between the policy and the perturbed one on recent states: the root mean square of their actions'
@@ -305,29 +206,26 @@ def adapt_sigma(sigma, distance, target, factor=1.01) -> Array:
     return sigma * jnp.where(distance <= target, factor, 1 / jnp.asarray(factor, jnp.result_type(float)))
 
 
-# --- sampling of sequences ----------------------------------------------------------------------------------------
-
-
 def with_temperature(logits: Array, temperature) -> Array:
-    """Logits of p^{1/τ}, `[..., A]`; τ > 0, and at 0 only the best are left.
+    """Logits of p^{1/τ}, `[..., A]`; τ ≥ 0, and at 0 all but the largest logits are -inf.
 
     >>> with_temperature(jnp.array([1.0, 3.0]), 2.0).tolist()
     [-1.0, 0.0]
     """
-    # from the largest, so that no τ overflows
+    # relative to the largest, so that no τ causes overflow
     gap = logits - logits.max(-1, keepdims=True)
     scaled = over_temperature(gap, jnp.maximum(temperature, jnp.finfo(logits.dtype).tiny))
     return jnp.where(gap == 0, 0.0, scaled)
 
 
 def _ranks(logits: Array) -> tuple[Array, Array]:
-    """Each logit's rank, 0 the largest and of equals the first; and the logits in that order."""
+    """The rank of each logit, 0 for the largest, ties in order; and the sorted logits."""
     order = jnp.argsort(-logits, axis=-1, stable=True)
     return jnp.argsort(order, axis=-1), jnp.take_along_axis(logits, order, axis=-1)
 
 
 def top_k(logits: Array, k) -> Array:
-    """The k largest logits, the others -inf; exactly k of them, of equals the first.
+    """Keep exactly the k largest logits, `[..., A]`, ties in order; set the others to -inf.
 
     Args:
       logits: float `[..., A]`.  k: int ≥ 1, traced or not, scalar or `[...]`; more than A keeps all.
@@ -342,10 +240,10 @@ def top_k(logits: Array, k) -> Array:
 
 
 def top_p(logits: Array, p) -> Array:
-    """The nucleus: the smallest set of most probable tokens that together have probability p; the others -inf.
+    """Nucleus filter: keep the fewest most probable tokens of total probability p; set the others' logits to -inf.
 
     Args:
-      logits: float `[..., A]`.  p: in [0, 1], scalar or `[...]`; the most probable one always stays.
+      logits: float `[..., A]`.  p: in [0, 1], scalar or `[...]`; the most probable token is always kept.
     Reference: Holtzman et al., 2020, arXiv:1904.09751, eq. 2.
 
     >>> top_p(jnp.log(jnp.array([0.25, 0.5, 0.25])), 0.6).round(2).tolist()
@@ -360,7 +258,7 @@ def top_p(logits: Array, p) -> Array:
 
 
 def min_p(logits: Array, p) -> Array:
-    """Tokens that are at least p times as probable as the most probable one; the others -inf.
+    """Keep tokens at least p times as probable as the most probable one; set the other logits to -inf.
 
     Args:
       logits: float `[..., A]`.  p: in [0, 1], scalar or `[...]`.
@@ -375,9 +273,9 @@ def min_p(logits: Array, p) -> Array:
 
 
 def sample(key: Key, logits: Array, *filters: Callable[[Array], Array]) -> tuple[Array, Array]:
-    """Tokens, and their log-probabilities under what they were drawn from: after the filters, renormalised.
+    """Sample tokens from filtered logits; log-probabilities are those after the filters, renormalised.
 
-    A policy gradient of filtered samples needs these, and the same filters when it computes them again.
+    A policy gradient with filtered samples needs these log-probabilities, and must apply the same filters.
     Args:
       logits: float `[..., A]`.  filters: applied in order, such as `lambda x: top_p(x, 0.9)`.
     Returns:

@@ -1,18 +1,20 @@
-"""Losses, one number an element: `[...] -> [...]`. Take the mean over `valid` yourself, with `masked_mean`."""
+"""Losses per element: `[...] -> [...]`. The caller averages them over `valid` with `masked_mean`."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from purerl.arguments import check_shapes
 from purerl.bellman import soft_value
-from purerl.core import Array, check_shapes
+from purerl.core import Array
 
 
 def masked_mean(x: Array, valid: Array) -> Array:
-    """Mean of `x [...]` where `valid [...]` is True; 0 where nothing is, and no NaN from what is masked.
+    """Mean of `x [...]` where `valid [...]` is True; 0 if no element is valid. Masked elements may be NaN.
 
     >>> masked_mean(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False])).item()
     2.0
@@ -22,20 +24,22 @@ def masked_mean(x: Array, valid: Array) -> Array:
 
 
 def standardize(x: Array, valid: Array, epsilon: float = 1e-8) -> Array:
-    """(x - mean) / (std + ε), mean and population deviation over `valid`; 0 for constant x, and for what is masked.
+    """(x - mean) / (std + ε) of `x [...]`, mean and population std over `valid [...]`; 0 if x is constant or masked.
 
     >>> standardize(jnp.array([1.0, 3.0]), jnp.ones(2, bool)).round(3).tolist()
     [-1.0, 1.0]
     """
-    away = jnp.where(valid, x - masked_mean(x, valid), 0.0)
-    variance = masked_mean(jnp.square(away), valid)
-    # sqrt has no finite slope at 0, and differentiation through training passes here
+    check_shapes("standardize", x=x, valid=valid)
+    x, count = jnp.where(valid, x, 0.0), jnp.maximum(valid.sum(), 1)
+    away = jnp.where(valid, x - x.sum() / count, 0.0)
+    variance = jnp.square(away).sum() / count
+    # sqrt has no finite derivative at 0, and meta-gradients through training are computed here
     deviation = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
     return away / (deviation + epsilon)
 
 
 def policy_gradient(log_prob: Array, advantage: Array) -> Array:
-    """-log π(a|s) Â, whose gradient is REINFORCE's.
+    """-log π(a|s) Â, the loss of REINFORCE.
 
     Args:
       log_prob, advantage: float `[...]`; the advantage is a constant: stop its gradient.
@@ -49,9 +53,11 @@ def policy_gradient(log_prob: Array, advantage: Array) -> Array:
 
 
 def change(log_ratio: Array) -> Array:
-    """ρ - 1 = e^{log ρ} - 1 up to log ρ = 20; beyond it its tangent, so that neither it nor its square overflows.
+    """ρ - 1 = e^{log ρ} - 1 up to log ρ = 20, and its tangent beyond, so that neither it nor its square overflows.
 
-    Every loss here takes its ratios from this, or from `ratio`: values and gradients are finite for log ρ up to 10²⁹.
+    Every loss in this module uses `change` or `ratio`, so its values and gradients are finite for log ρ up to 10²⁹.
+    Args:
+      log_ratio: log ρ, float `[...]`.
 
     >>> change(jnp.array([0.0, -jnp.inf])).tolist()
     [0.0, -1.0]
@@ -61,7 +67,7 @@ def change(log_ratio: Array) -> Array:
 
 
 def ratio(log_ratio: Array) -> Array:
-    """ρ = e^{log ρ}, and beyond log ρ = 20 its tangent, as in `change`.
+    """ρ = e^{log ρ} up to log ρ = 20, and its tangent beyond, as in `change`; float `[...]`.
 
     >>> [x > 0 for x in (ratio(jnp.array(-20.0)).item(), 1e30 - ratio(jnp.array(1e6)).item())]
     [True, True]
@@ -87,7 +93,7 @@ def ppo_clip(log_ratio: Array, advantage: Array, clip) -> Array:
 
 
 def squared(prediction: Array, target: Array) -> Array:
-    """½ (prediction - target)²: the ½ is here and nowhere else.
+    """½ (prediction - target)², float `[...]`; no other function adds a factor of ½.
 
     >>> squared(jnp.array(3.0), jnp.array(1.0)).item()
     2.0
@@ -97,7 +103,7 @@ def squared(prediction: Array, target: Array) -> Array:
 
 
 def clipped_value(value: Array, old_value: Array, target: Array, clip) -> Array:
-    """PPO's pessimistic value loss: the larger of the plain one and one whose change is clipped.
+    """PPO's clipped value loss: the maximum of the squared error and the squared error of a clipped value.
 
         ½ max((V - G)², (V_old + clip(V - V_old, ±ε) - G)²)
 
@@ -116,7 +122,7 @@ def clipped_value(value: Array, old_value: Array, target: Array, clip) -> Array:
 
 
 def kl_penalty(log_ratio: Array, advantage: Array, kl: Array, coefficient) -> Array:
-    """PPO's other surrogate: the policy gradient, with a price on leaving the old policy.
+    """PPO's surrogate with a KL penalty in place of clipping.
 
         -(ρ Â - β KL(π_old ‖ π))
 
@@ -133,7 +139,7 @@ def kl_penalty(log_ratio: Array, advantage: Array, kl: Array, coefficient) -> Ar
 
 
 def adapt_kl_coefficient(coefficient, kl, target) -> Array:
-    """The β of the next update: halved where KL < target / 1.5, doubled where KL > 1.5 target.
+    """The β of the next update: halved if KL < target / 1.5, doubled if KL > 1.5 target; scalars.
 
     Reference: Schulman et al., 2017, arXiv:1707.06347, section 4.
 
@@ -145,7 +151,7 @@ def adapt_kl_coefficient(coefficient, kl, target) -> Array:
 
 
 def dpo_drift(log_ratio: Array, advantage: Array, alpha=2.0, beta=0.6) -> Array:
-    """Discovered policy optimisation: the policy gradient less a drift that a meta-learner found.
+    """Discovered policy optimisation: the policy gradient with a drift function found by meta-learning.
 
         -(ρ Â - f),   f = [Â(ρ - 1) - α tanh(Â(ρ - 1)/α)]⁺  for Â ≥ 0
                       f = [Â log ρ - β tanh(Â log ρ/β)]⁺      for Â < 0
@@ -166,12 +172,12 @@ def dpo_drift(log_ratio: Array, advantage: Array, alpha=2.0, beta=0.6) -> Array:
 
 
 def simple_policy(log_ratio: Array, advantage: Array, clip) -> Array:
-    """Simple policy optimisation (SPO): a parabola in ρ with its top at the edge of the trust region, no clipping.
+    """Simple policy optimisation (SPO): a parabola in ρ with its maximum at the edge of the trust region.
 
         -(ρ Â - |Â| (ρ - 1)² / 2ε)
 
     Args:
-      log_ratio: log ρ, float `[...]`.  advantage: float `[...]`.  clip: ε > 0, where the top is: ρ = 1 ± ε.
+      log_ratio: log ρ, float `[...]`.  advantage: float `[...]`.  clip: ε > 0; the maximum is at ρ = 1 ± ε.
     Reference: Xie et al., 2024, arXiv:2401.16025, section 4.
 
     >>> import jax
@@ -183,30 +189,12 @@ def simple_policy(log_ratio: Array, advantage: Array, clip) -> Array:
     return -((1 + moved) * advantage - jnp.abs(advantage) * jnp.square(moved) / (2 * clip))
 
 
-def actor_critic(log_prob, entropy, value, advantage, target, value_cost=0.5, entropy_cost=0.01) -> Array:
-    """The loss of A2C, one number an element; with `returns.vtrace`'s targets and advantages, IMPALA's.
-
-        -log π(a|s) Â + c_v ½ (V - G)² - c_e H(π)
-
-    Args:
-      log_prob, entropy, value: float `[...]`.  advantage, target: constants, float `[...]`.
-      value_cost, entropy_cost: weights ≥ 0.
-    Reference: Mnih et al., 2016, arXiv:1602.01783, section 4; Espeholt et al., 2018, arXiv:1802.01561, section 4.2.
-
-    >>> one = jnp.array(1.0)
-    >>> actor_critic(-one, one, 0 * one, one, 2 * one, value_cost=0.5, entropy_cost=0.5).item()
-    1.5
-    """
-    check_shapes("actor_critic", log_prob=log_prob, entropy=entropy, value=value, advantage=advantage, target=target)
-    return policy_gradient(log_prob, advantage) + value_cost * squared(value, target) - entropy_cost * entropy
-
-
 def exponential_weights(advantage: Array, temperature, largest=jnp.inf) -> Array:
-    """Advantage-weighted regression's weights of log π(a|s), min(e^{Â/τ}, largest); constants of a loss.
+    """The weights of advantage-weighted regression, min(e^{Â/τ}, largest), `[...]`; constants of a loss.
 
     Args:
-      advantage: float `[...]`.  temperature: τ > 0, in units of the return.  largest: 20 is the paper's.
-      Without it the weights overflow float32 from Â/τ = 89 on.
+      advantage: float `[...]`.  temperature: τ > 0, in units of the return.  largest: the paper uses 20.
+      Without it the weights overflow float32 for Â/τ ≥ 89.
     Reference: Peng et al., 2019, arXiv:1910.00177, eq. 8 and section 5.
 
     >>> exponential_weights(jnp.array([0.0, 1000.0]), 1.0, 20.0).round(3).tolist()
@@ -228,12 +216,12 @@ def mpo_weights(q: Array, temperature, axis: int = 0) -> Array:
 
 
 def mpo_temperature(q: Array, temperature, epsilon, axis: int = 0) -> Array:
-    """The dual whose minimum over η makes the improved policy lie ε from the old one, in KL.
+    """The dual of MPO's temperature: at its minimum over η, KL between the improved and the old policy is ε.
 
         g(η) = ηε + η log (1/K Σ e^{Q/η})      (take the mean over states)
 
     Args:
-      q: Q(s, aₖ) of K actions that the old policy drew, along `axis`.  temperature: η > 0, as small as 1e-30.
+      q: Q(s, aₖ) of K actions sampled from the old policy, along `axis`.  temperature: η > 0, as small as 1e-30.
       epsilon: ε > 0, in nats.
     Reference: Abdolmaleki et al., 2018, arXiv:1806.06920, eq. 8.
 
@@ -245,7 +233,7 @@ def mpo_temperature(q: Array, temperature, epsilon, axis: int = 0) -> Array:
 
 
 def kl_multiplier(kl: Array, multiplier, epsilon) -> Array:
-    """MPO's trust region by a Lagrange multiplier α: `kl` for the policy, and for α its dual, in one loss.
+    """MPO's trust region with a Lagrange multiplier α: the penalty of the policy and the dual of α in one loss.
 
         sg(α) KL + α (ε - sg(KL)),   sg: a constant to the gradient
 
@@ -261,13 +249,13 @@ def kl_multiplier(kl: Array, multiplier, epsilon) -> Array:
 
 
 def vmpo_policy(log_prob: Array, advantage: Array, temperature, valid: Array) -> Array:
-    """V-MPO's policy loss: weighted maximum likelihood of the better half of the actions.
+    """V-MPO's policy loss: weighted maximum likelihood of the actions with the larger half of the advantages.
 
         -Σ ψ log π(a|s),   ψ = e^{Â/η} / Σ e^{Â/η}   over the elements with the larger half of Â
 
     Args:
       log_prob, advantage: float `[...]`; the advantage and η are constants to the gradient.  temperature: η > 0.
-      valid: bool `[...]`; the others have no part.
+      valid: bool `[...]`; other elements are ignored.
     Returns:
       Loss, a scalar: the sum over all axes.
     Raises:
@@ -280,22 +268,22 @@ def vmpo_policy(log_prob: Array, advantage: Array, temperature, valid: Array) ->
     """
     check_shapes("vmpo_policy", log_prob=log_prob, advantage=advantage, valid=valid)
     top = better_half(advantage, valid)
-    logits = jnp.where(top, jax.lax.stop_gradient(advantage / temperature), -jnp.inf)
+    logits: Any = jnp.where(top, jax.lax.stop_gradient(advantage / temperature), -jnp.inf)
     weight = jnp.where(top, jnp.exp(logits - jax.nn.logsumexp(logits)), 0.0)
     return -(weight * jnp.where(top, log_prob, 0.0)).sum()
 
 
 def vmpo_temperature(advantage: Array, temperature, epsilon, valid: Array) -> Array:
-    """V-MPO's loss of its temperature: at its minimum the better half's weights lie ε from even ones, in KL.
+    """V-MPO's temperature loss: at its minimum, KL between the weights and uniform weights is ε.
 
         ηε + η log (1/|D̃| Σ e^{Â/η})   over the elements D̃ with the larger half of Â
 
-    The bound on the policy's own KL is `kl_multiplier`'s.
+    `kl_multiplier` bounds the KL of the policy update.
     Args:
       advantage: a constant, float `[...]`.  temperature: η > 0, such as softplus of a parameter; gradients are finite
         from 1e-15 on.  epsilon: ε > 0, in nats.  valid: bool `[...]`.
     Returns:
-      Loss, a scalar; 0 where nothing is valid.
+      Loss, a scalar; 0 if no element is valid.
     Raises:
       ValueError: at trace time, if shapes differ.
     Reference: Song et al., 2020, arXiv:1909.12238, the temperature loss L_η.
@@ -308,7 +296,7 @@ def vmpo_temperature(advantage: Array, temperature, epsilon, valid: Array) -> Ar
     held = jax.lax.stop_gradient(jnp.where(top, advantage, 0.0))
     largest = jnp.where(top, held, -jnp.inf).max()
     largest = jnp.where(top.any(), largest, 0.0)
-    # from the largest, so that no temperature overflows
+    # relative to the largest, so that no temperature causes overflow
     mean = jnp.where(top, jnp.exp(jnp.where(top, held - largest, 0.0) / temperature), 0.0).sum()
     mean = jnp.where(top.any(), mean / jnp.maximum(top.sum(), 1), 1.0)
     return temperature * epsilon + largest + temperature * jnp.log(mean)
@@ -327,11 +315,11 @@ def better_half(advantage: Array, valid: Array) -> Array:
 
 
 def kl_estimates(log_ratio: Array) -> tuple[Array, Array, Array]:
-    """Three estimates of KL(μ ‖ π) from actions of μ: unbiased, of little variance, and both.
+    """Three estimates of KL(μ ‖ π) from actions of μ: k₁ is unbiased, k₂ has low variance, k₃ has both properties.
 
         k₁ = -log ρ,   k₂ = ½ (log ρ)²,   k₃ = ρ - 1 - log ρ,      log ρ = log π(a|s) - log μ(a|s)
 
-    As losses they differ: of actions drawn from π itself, only k₂'s gradient is KL's.
+    As losses they differ: for actions sampled from π itself, only the gradient of k₂ is that of KL.
     Args:
       log_ratio: log ρ, float `[...]`.
     Returns:
@@ -348,7 +336,7 @@ def kl_estimates(log_ratio: Array) -> tuple[Array, Array, Array]:
 
 
 def huber(prediction: Array, target: Array, delta=1.0) -> Array:
-    """½ e² where |e| ≤ δ, and δ (|e| - ½δ) beyond; e = prediction - target.
+    """Huber loss: ½ e² where |e| ≤ δ, and δ (|e| - ½δ) beyond; e = prediction - target, float `[...]`.
 
     Reference: Huber, 1964; Mnih et al., 2015.
 
@@ -365,11 +353,11 @@ def _huber(error: Array, delta) -> Array:
 
 
 def expectile(prediction: Array, target: Array, fraction) -> Array:
-    """Asymmetric squares: at its minimum the prediction is the targets' expectile, the mean at τ = ½.
+    """Expectile regression: at its minimum the prediction is the τ-expectile of the targets, the mean at τ = ½.
 
         |τ - [u < 0]| u²,   u = target - prediction
 
-    At τ near 1 it tends to the largest target: IQL's V learns the best of the actions in the data.
+    For τ near 1 the expectile tends to the largest target: V in IQL tends to the value of the best action in the data.
     Args:
       prediction, target: float `[...]`.  fraction: τ in (0, 1), scalar or `[...]`.
     Returns:
@@ -385,15 +373,15 @@ def expectile(prediction: Array, target: Array, fraction) -> Array:
 
 
 def quantile_huber(quantiles: Array, target: Array, fractions: Array, delta=1.0) -> Array:
-    """Quantile regression: at its minimum each quantile has its fraction of the targets below it.
+    """Quantile regression: at its minimum the fraction fᵢ of the targets is below quantile i.
 
         Σᵢ 1/J Σⱼ |fᵢ - [uᵢⱼ < 0]| H_δ(uᵢⱼ) / δ,   uᵢⱼ = targetⱼ - quantileᵢ
 
     Args:
       quantiles: float `[..., K]`.  target: a constant, float `[..., J]`.
-      fractions: f in (0, 1), float `[K]` or `[..., K]`; (i + ½)/K in QR-DQN, drawn in IQN.
-      delta: δ ≥ 0 of the Huber loss H; 0 gives |u|, whose minimum is the quantile itself. (Over δ as IQN has it; QR-DQN
-        does not divide, which is the same at 1.)
+      fractions: f in (0, 1), float `[K]` or `[..., K]`; (i + ½)/K in QR-DQN, sampled in IQN.
+      delta: δ ≥ 0 of the Huber loss H; 0 gives |u|, whose minimum is the quantile itself. (The division by δ is from
+        IQN; QR-DQN does not divide, which is the same at δ = 1.)
     Returns:
       Loss, float `[...]`.
     Reference: Dabney et al., 2018, arXiv:1710.10044, eq. 10; 2018, arXiv:1806.06923, eq. 3.
@@ -432,7 +420,7 @@ def categorical_cross_entropy(logits: Array, target: Array) -> Array:
 
 
 def deterministic_policy_gradient(q: Array) -> Array:
-    """-Q(s, μ(s)), of whose gradient only the way through the action is wanted: hold the critic's parameters.
+    """-Q(s, μ(s)), the loss of a deterministic policy; the critic's parameters are constants of the loss.
 
     Args:
       q: float `[...]`.
@@ -444,49 +432,20 @@ def deterministic_policy_gradient(q: Array) -> Array:
     return -q
 
 
-def soft_actor(log_prob: Array, q: Array, temperature) -> Array:
-    """SAC's actor: τ log π(a|s) - Q(s,a), a drawn so that gradients pass (reparametrised).
+def soft_temperature(log_temperature: Array, excess: Array) -> Array:
+    """SAC's temperature loss: its minimisation raises τ while the policy's entropy is below its target.
 
+        log τ · (H - H_target)
+
+    The paper uses τ in place of log τ: the gradient has the same sign and zero, but it is nearly 0 for small τ.
     Args:
-      log_prob, q: float `[...]`; q is the smaller of the twins.  temperature: τ, a constant.
-    Reference: Haarnoja et al., 2018, arXiv:1812.05905, eq. 7.
-
-    >>> soft_actor(jnp.array(-1.0), jnp.array(2.0), 0.5).item()
-    -2.5
-    """
-    check_shapes("soft_actor", log_prob=log_prob, q=q)
-    return temperature * log_prob - q
-
-
-def soft_critic(q: Array, reward, gamma, terminated, next_q: Array, next_log_prob: Array, temperature) -> Array:
-    """SAC's critic: ½ (Q(s,a) - [r + γ (1 - terminated) (Q(s',a') - τ log π(a'|s'))])².
-
-    Args:
-      q: float `[...]`.  next_q: the smaller of the target twins at a' ~ π(·|s'), float `[...]`; it, next_log_prob
-        and the temperature are constants to the gradient.
-    Reference: Haarnoja et al., 2018, arXiv:1812.05905, eq. 5.
-
-    >>> soft_critic(jnp.array(0.0), jnp.array(1.0), 0.5, jnp.array(False), jnp.array(1.0), jnp.array(-2.0), 0.5).item()
-    2.0
-    """
-    check_shapes("soft_critic", q=q, reward=reward, terminated=terminated, next_q=next_q, next_log_prob=next_log_prob)
-    value = jnp.where(terminated, 0.0, next_q - temperature * next_log_prob)
-    return squared(q, jax.lax.stop_gradient(reward + gamma * value))
-
-
-def soft_temperature(log_temperature: Array, log_prob: Array, target_entropy) -> Array:
-    """SAC's temperature, raised while the policy's entropy is below the one wanted.
-
-        -τ (log π(a|s) + H_target),   τ = e^{log τ}
-
-    Args:
-      log_temperature: the parameter, a scalar.  log_prob: a constant to the gradient, float `[...]`.
-      target_entropy: in nats; minus the number of action dimensions is customary.
+      log_temperature: the parameter, float `[...]`.  excess: H - H_target in nats, a constant, float `[...]`.
     Returns:
       Loss, float `[...]`.
     Reference: Haarnoja et al., 2018, arXiv:1812.05905, eq. 18.
 
-    >>> soft_temperature(jnp.array(0.0), jnp.array(-2.0), 1.0).item()
-    1.0
+    >>> soft_temperature(jnp.array(2.0), jnp.array(-1.5)).item()
+    -3.0
     """
-    return -jnp.exp(log_temperature) * jax.lax.stop_gradient(log_prob + target_entropy)
+    check_shapes("soft_temperature", log_temperature=log_temperature, excess=excess)
+    return log_temperature * jax.lax.stop_gradient(excess)

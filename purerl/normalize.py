@@ -1,4 +1,4 @@
-"""Running moments, and the two things that are normalised by them: observations and rewards."""
+"""Running moments, and the normalisation of observations, rewards and values."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purerl.core import Agent, Array, Reward, Rollout, Transition, check_range
+from purerl.arguments import check_range
+from purerl.core import Agent, Array, Reward, Rollout, Transition
 
 
 class Moments(NamedTuple):
-    """Count, mean and sum of squared deviations of everything seen; the last two have x's structure."""
+    """Running count, mean and sum of squared deviations; the last two have the structure of x."""
 
     count: Array  # float32 []
     mean: Any
@@ -19,13 +20,13 @@ class Moments(NamedTuple):
 
 
 def moments(example: Any) -> Moments:
-    """Moments of nothing yet, for values like one row of `example [N, ...]`."""
+    """Initial moments with a count of 0, for values of the shape of one row of `example [N, ...]`."""
     zeros = lambda x: jnp.zeros(x.shape[1:], jnp.float32)
     return Moments(jnp.zeros(()), jax.tree.map(zeros, example), jax.tree.map(zeros, example))
 
 
 def merge(state: Moments, x: Any, valid: Array) -> Moments:
-    """Moments of what was seen and of `x [..., *shape]` where `valid [...]`, exactly as if computed at once.
+    """Update moments with the values `x [..., *shape]` where `valid [...]`; equal to the moments of all values at once.
 
         n = n₁ + n₂,   μ = μ₁ + (μ₂ - μ₁) n₂/n,   M = M₁ + M₂ + (μ₂ - μ₁)² n₁n₂/n
 
@@ -50,7 +51,7 @@ def merge(state: Moments, x: Any, valid: Array) -> Moments:
 
 
 def deviation(state: Moments) -> Any:
-    """Population deviation, with x's structure; 1 before anything was seen, so that dividing changes nothing."""
+    """Population standard deviation, leaves `[*shape]`; 1 while the count is 0."""
 
     def root(m2: Array) -> Array:
         return jnp.sqrt(jnp.where(state.count > 0, m2 / jnp.maximum(state.count, 1), 1.0))
@@ -59,9 +60,9 @@ def deviation(state: Moments) -> Any:
 
 
 def standardize(state: Moments, x: Any, clip: float = 10.0) -> Any:
-    """(x - mean) / deviation of `x [..., *shape]`, within ±clip; x itself before anything was seen.
+    """(x - mean) / deviation of `x [..., *shape]`, clipped to ±clip; the clipped x itself while the count is 0.
 
-    Leaves of bools, such as a mask of legal actions, stay as they are.
+    Leaves of dtype bool, such as a mask of legal actions, are not changed.
     """
 
     def scale(x, mean, std):
@@ -78,10 +79,10 @@ class NormalizedState(NamedTuple):
 
 
 def observations(agent: Agent, clip: float = 10.0) -> Agent:
-    """The same agent, seeing standardised observations.
+    """An agent whose observations are standardised.
 
-    `act` and the whole of `update` see the same frozen moments (else a policy ratio would not start at 1); what
-    the block showed is merged last. The first block is seen as it is, and seeds the moments.
+    `act` and `update` use the same moments, so that a policy ratio starts at 1; the moments are updated with the
+    block's observations after the update. The first block is not standardised, and initialises the moments.
     """
 
     def init(key, obs):
@@ -110,7 +111,7 @@ class RewardScale(NamedTuple):
 
 
 def discounted_so_far(start: Array, transitions: Transition, gamma) -> tuple[Array, Array]:
-    """Gₜ = γ Gₜ₋₁ + rₜ within each episode: the value to carry on `[N]`, and G of every step `[T, N]`."""
+    """Gₜ = γ Gₜ₋₁ + rₜ within each episode; returns the value to carry to the next block `[N]`, and G `[T, N]`."""
 
     def step(before: Array, now: tuple[Array, Array, Array]):
         reward, ended, valid = now
@@ -122,10 +123,10 @@ def discounted_so_far(start: Array, transitions: Transition, gamma) -> tuple[Arr
 
 
 def rewards(gamma, clip: float = 10.0) -> Reward:
-    """Rewards divided by the running deviation of the discounted return, within ±clip; their mean is kept.
+    """Divide rewards by the running deviation of the discounted return and clip them to ±clip; no mean is subtracted.
 
-    The return is gathered within an episode and starts again from 0 after its last reward. A block's returns
-    are merged into the moments first, then its rewards are divided: the scale is frozen at collection.
+    The return is accumulated within an episode and starts from 0 in the next episode. The moments are updated with the
+    returns of a block before its rewards are divided; stored rewards are not rescaled later.
     """
     check_range("normalize.rewards", 0, 1, gamma=gamma)
 
@@ -146,29 +147,29 @@ def rewards(gamma, clip: float = 10.0) -> Reward:
 
 
 class PopArt(NamedTuple):
-    """Running mean and variance of a value head's targets, `[*shape]` each: one for every output, or one for all."""
+    """Running mean and variance of a value head's targets, `[*shape]` each: per output, or shared by all outputs."""
 
     mean: Array
     variance: Array
 
 
 def popart(shape: tuple[int, ...] = ()) -> PopArt:
-    """Statistics of nothing yet: a mean of 0 and a variance of 1, which change nothing."""
+    """Initial statistics: a mean of 0 and a variance of 1, `[*shape]` each."""
     return PopArt(jnp.zeros(shape), jnp.ones(shape))
 
 
 def popart_deviation(state: PopArt, low=1e-4, high=1e6) -> Array:
-    """σ, within [low, high], so that neither equal targets nor one that is far out make it useless."""
+    """σ clipped to [low, high], `[*shape]`; the bounds handle constant targets and outliers."""
     return jnp.clip(jnp.sqrt(jnp.maximum(state.variance, 1e-12)), low, high)
 
 
 def popart_update(state: PopArt, target: Array, valid: Array, rate) -> PopArt:
-    """Statistics moved towards those of a block of targets.
+    """Update the statistics by an exponential moving average over blocks of targets.
 
         μ' = μ + β (m - μ),   v' = (1 - β) v + β s² + β (1 - β) (m - μ)²
 
-    for targets of mean m and variance s²: what the paper has as a moving E[G²] - E[G]², without that difference's
-    cancellation. Nothing changes where nothing is valid.
+    for targets of mean m and variance s². This equals the paper's moving E[G²] - E[G]², without the cancellation of
+    that difference. If no target is valid, the statistics do not change.
     Args:
       target: G in units of the return, float `[..., *shape]`.  valid: bool `[...]`.  rate: β in [0, 1].
     Raises:
@@ -193,14 +194,14 @@ def popart_update(state: PopArt, target: Array, valid: Array, rate) -> PopArt:
 
 
 def popart_rescale(kernel: Array, bias: Array, old: PopArt, new: PopArt) -> tuple[Array, Array]:
-    """The last layer's weights for new statistics, so that σ (hW + b) + μ stays what it was.
+    """Rescale the last layer for new statistics, so that its unnormalised output σ (hW + b) + μ is unchanged.
 
         W' = W σ/σ',   b' = (σ b + μ - μ') / σ'
 
     Args:
       kernel: W, float `[H, K]`.  bias: b, float `[K]`.  old, new: statistics of shape `[K]` or `[]`.
     Returns:
-      (W', b').
+      (W', b'), float `[H, K]` and `[K]`.
     Reference: van Hasselt et al., 2016, arXiv:1602.07714, proposition 1 (POP).
 
     >>> new = PopArt(jnp.array(1.0), jnp.array(4.0))

@@ -1,36 +1,38 @@
 """Returns and advantages of a time-major block: `[T, ...] -> [T, ...]`.
 
-Every function takes the true successor's value `next_value` and the two ends apart: `terminated` stops the
-bootstrap, either of `terminated` and `truncated` stops the sum, and the last step of a block bootstraps too. What is
-stopped has no effect on values or gradients, NaN and infinities included.
+Every function takes the value of the true successor, `next_value`, and distinguishes termination from truncation:
+`terminated` stops the bootstrap, either of `terminated` and `truncated` stops the sum, and the last step of a block
+bootstraps. Excluded terms have no effect on values or gradients, even if they are NaN or infinite.
 
-All but `n_step` are `discounted_sums` of something: of rewards they are returns, of TD errors corrections of values.
+All functions except `n_step` are based on `discounted_sums`: of rewards for returns, of TD errors for corrections of
+values.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from purerl.core import Array, check_shapes
+from purerl.arguments import check_shapes
+from purerl.core import Array
 
 
 def _times(weight: Array, x: Array) -> Array:
-    """weight · x, where a weight of 0 leaves nothing of x, NaN and infinities included."""
+    """weight · x; the product is 0 where the weight is 0, even if x is NaN or infinite."""
     return weight * jnp.where((weight != 0) | jnp.isfinite(x), x, 0.0)
 
 
 def discounted_sums(x: Array, discount: Array, in_passes: bool = False) -> Array:
-    """Sums of what follows, each step with a discount of its own.
+    """Discounted sums over the following steps, with one discount per step.
 
         yₜ = xₜ + dₜ yₜ₊₁,   y_T = 0
 
     Args:
-      x, discount: float `[T, ...]`; a discount of 0 stops the sum, NaN included.
-      in_passes: by an associative scan, log₂ T passes over the block in place of T steps, for devices on which a
-        small step costs a kernel launch. On a CPU it is 2 to 9 times slower (`python benchmarks/returns.py`).
+      x, discount: float `[T, ...]`; a discount of 0 stops the sum, even if the following values are NaN.
+      in_passes: use an associative scan, with log₂ T passes over the block instead of T steps, for devices on which
+        each step costs a kernel launch. On a CPU it is 2 to 9 times slower (`python benchmarks/returns.py`).
     Returns:
       Sums, float `[T, ...]`.
     Raises:
@@ -52,7 +54,7 @@ def discounted_sums(x: Array, discount: Array, in_passes: bool = False) -> Array
 
 
 def corrections(delta, trace, terminated, truncated, gamma) -> Array:
-    """What to add to values, from TD errors and how far each step's trace carries the next one's.
+    """Corrections of values: sums of TD errors, weighted by the trace coefficients of the steps.
 
         Aₜ = δₜ + γ cₜ (1 - endₜ) Aₜ₊₁,   end = terminated or truncated
 
@@ -132,11 +134,12 @@ def lambda_returns(reward, next_value, terminated, truncated, gamma, lam) -> Arr
 
 
 def monte_carlo(reward, next_value, terminated, truncated, gamma) -> Array:
-    """Returns up to each episode's end, begun anew after it.
+    """Monte Carlo returns, computed separately for each episode in the block.
 
         Gₜ = rₜ + γ (1 - terminatedₜ) Gₜ₊₁
 
-    At a truncation, and at the block's last step, V(s') stands for what was not seen: pass zeros to leave it out.
+    At a truncation and at the block's last step, V(s') replaces the rewards that were not observed; pass zeros to
+    omit it.
     Args:
       reward, next_value: float `[T, ...]`.
       terminated, truncated: bool `[T, ...]`.
@@ -162,8 +165,8 @@ def q_lambda(reward, next_q, terminated, truncated, gamma, lam, next_action=None
     Args:
       reward: float `[T, ...]`.  next_q: float `[T, ..., A]`.  terminated, truncated: bool `[T, ...]`.
       gamma: scalar in [0, 1].  lam: scalar or float `[T, ...]` in [0, 1].
-      next_action: int `[T, ...]`, the action taken in s'ₜ. With it λ is 0 wherever that one was not greedy
-        (Watkins's Q(λ), which learns of the greedy policy); without it, never (Peng's).
+      next_action: int `[T, ...]`, the action taken in s'ₜ. If given, λ is 0 where that action was not greedy
+        (Watkins's Q(λ), which evaluates the greedy policy); otherwise λ is not changed (Peng's Q(λ)).
     Returns:
       Returns, float `[T, ...]`.
     Raises:
@@ -176,23 +179,23 @@ def q_lambda(reward, next_q, terminated, truncated, gamma, lam, next_action=None
     >>> q_lambda(jnp.ones(2), next_q, no, no, 0.5, 1.0, jnp.array([1, 0])).tolist()
     [2.0, 3.0]
     """
-    # before the maximum, whose gradient is NaN where Q is
-    next_q = jnp.where(jnp.asarray(terminated)[..., None], 0.0, next_q)
-    value = next_q.max(-1)
+    # before the maximum, whose gradient is NaN where Q is NaN
+    masked: Any = jnp.where(jnp.asarray(terminated)[..., None], 0.0, next_q)
+    value = masked.max(-1)
     if next_action is not None:
         check_shapes("q_lambda", reward=reward, next_action=next_action)
-        taken = jnp.take_along_axis(next_q, next_action[..., None], axis=-1)[..., 0]
+        taken = jnp.take_along_axis(masked, next_action[..., None], axis=-1)[..., 0]
         lam = jnp.where(taken == value, lam, 0.0)
     return lambda_returns(reward, value, terminated, truncated, gamma, lam)
 
 
 def _next_step(x: Array) -> Array:
-    """xₜ₊₁, whose last row is not used: a block's last step has no correction after it."""
+    """xₜ₊₁; its last row is not used, since no correction follows the last step of a block."""
     return jnp.concatenate([x[1:], x[-1:]])
 
 
 def retrace(log_ratio, reward, value, next_value, terminated, truncated, gamma, lam=1.0) -> Array:
-    """Retrace(λ): returns for Q of the target policy π from whatever policy μ acted, safe and with little variance.
+    """Retrace(λ): off-policy returns for Q of a target policy π from actions of any behaviour policy μ.
 
         Gₜ = Q(sₜ,aₜ) + Aₜ,   Aₜ = δₜ + γ λ min(1, ρₜ₊₁) Aₜ₊₁,   δₜ = rₜ + γ Σ π(a|s'ₜ) Q(s'ₜ,a) - Q(sₜ,aₜ)
 
@@ -218,7 +221,7 @@ def retrace(log_ratio, reward, value, next_value, terminated, truncated, gamma, 
 
 
 def tree_backup(prob, reward, value, next_value, terminated, truncated, gamma, lam=1.0) -> Array:
-    """Tree-backup(λ): as `retrace`, without knowing which policy acted.
+    """Tree-backup(λ): off-policy returns that do not need the probabilities of the behaviour policy.
 
         Gₜ = Q(sₜ,aₜ) + Aₜ,   Aₜ = δₜ + γ λ π(aₜ₊₁|sₜ₊₁) Aₜ₊₁
 
@@ -240,7 +243,7 @@ def tree_backup(prob, reward, value, next_value, terminated, truncated, gamma, l
 
 
 class VTrace(NamedTuple):
-    """What an actor and a critic learn from, float `[T, ...]`."""
+    """The critic's targets and the actor's advantages, float `[T, ...]`."""
 
     target: Array  # of V(s)
     advantage: Array  # for the policy gradient, importance weight included
@@ -259,7 +262,7 @@ def vtrace(
     clip_c=1.0,
     clip_pg_rho=None,
 ) -> VTrace:
-    """V-trace: values of a policy between μ, which acted, and π, for actors that lag behind.
+    """V-trace: targets and advantages for a policy π from actions of an older policy μ.
 
         vₜ = V(sₜ) + Aₜ,   Aₜ = ρ̄ₜ δₜ + γ c̄ₜ Aₜ₊₁,   ρ̄ = min(clip_rho, ρ),   c̄ = λ min(clip_c, ρ)
         advantageₜ = min(clip_pg_rho, ρₜ) [rₜ + γ ((1 - λ) V(s'ₜ) + λ vₜ₊₁) - V(sₜ)]
@@ -269,8 +272,8 @@ def vtrace(
       log_ratio: log ρ = log π(a|s) - log μ(a|s), float `[T, ...]`.
       reward, value, next_value: float `[T, ...]`.
       terminated, truncated: bool `[T, ...]`.
-      gamma, lam: scalars in [0, 1].  clip_rho, clip_c: caps of the ratios, > 0; clip_c ≤ clip_rho.
-      clip_pg_rho: the cap of the ratio in the advantage alone, > 0; None: clip_rho.
+      gamma, lam: scalars in [0, 1].  clip_rho, clip_c: upper bounds of the ratios, > 0; clip_c ≤ clip_rho.
+      clip_pg_rho: the upper bound of the ratio in the advantage, > 0; None: clip_rho.
     Raises:
       ValueError: at trace time, if shapes differ.
     Reference: Espeholt et al., 2018, arXiv:1802.01561, eq. 1 and section 4.2.
@@ -280,7 +283,7 @@ def vtrace(
     [1.0, 1.0]
     """
     check_shapes("vtrace", log_ratio=log_ratio, reward=reward, value=value, next_value=next_value)
-    # the smaller in the log: e^{log ρ} may overflow where it is clipped
+    # clip the logarithm: e^{log ρ} may overflow
     rho = jnp.exp(jnp.minimum(log_ratio, jnp.log(clip_rho)))
     trace = lam * jnp.exp(jnp.minimum(log_ratio, jnp.log(clip_c)))
     next_value = jnp.where(terminated, 0.0, jnp.asarray(next_value))
@@ -293,13 +296,13 @@ def vtrace(
 
 
 def eligibility_traces(x, terminated, truncated, gamma, lam) -> Array:
-    """How much of each step's TD error is due to what was met before: the backward view of TD(λ).
+    """Eligibility traces: the backward view of TD(λ).
 
         eₜ = xₜ + γλ (1 - endₜ₋₁) eₜ₋₁
 
-    Over whole episodes Σ eₜ δₜ = Σ xₜ Âₜ, with Â of `gae`: the two views agree.
+    Over whole episodes Σ eₜ δₜ = Σ xₜ Âₜ, with Â of `gae`: the forward and backward views are equal.
     Args:
-      x: float `[T, ..., F]`, such as ∇V(sₜ), or a one-hot of the state in a table.
+      x: float `[T, ..., F]`, such as ∇V(sₜ), or a one-hot encoding of the state for a tabular value.
       terminated, truncated: bool `[T, ...]`.  gamma, lam: scalars in [0, 1].
     Returns:
       Traces, float `[T, ..., F]`.
@@ -323,12 +326,12 @@ def eligibility_traces(x, terminated, truncated, gamma, lam) -> Array:
 
 
 def n_step(reward, next_value, terminated, truncated, gamma, n: int, lam=1.0) -> Array:
-    """n-step returns: n rewards, then the value of the state they lead to.
+    """n-step returns: n rewards, then the bootstrapped value of the last state.
 
         Gₜ = rₜ + γ rₜ₊₁ + … + γ^{k-1} rₜ₊ₖ₋₁ + γᵏ (1 - terminatedₜ₊ₖ₋₁) V(s'ₜ₊ₖ₋₁)
 
-    where k ≤ n is as far as one gets before an end or the block's last step. With λ < 1 it is the λ-return that is
-    cut after n rewards:
+    where k ≤ n is the number of steps up to the end of the episode or of the block. With λ < 1 it is the λ-return
+    truncated after n rewards:
 
         G⁽ᵏ⁾ₜ = rₜ + γ (1 - terminatedₜ) [(1 - λₜ) V(s'ₜ) + λₜ G⁽ᵏ⁻¹⁾ₜ₊₁],   G⁽¹⁾ₜ = rₜ + γ (1 - terminatedₜ) V(s'ₜ)
 

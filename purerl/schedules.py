@@ -1,4 +1,4 @@
-"""Schedules of a traced step with traced ends: no branch in Python, so lengths and values may be swept."""
+"""Schedules of a traced step with traced end points: no Python branches, so `vmap` over lengths and values works."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def exponential(step, start, end, num_steps) -> Array:
 
 
 def times_due(blocks: Array, block: int, period: int) -> Array:
-    """How often something that happens every `period` steps is due in the next block of `block` steps.
+    """The number of multiples of `period` steps in the next block of `block` steps.
 
         ⌊(b + 1) · block / period⌋ - ⌊b · block / period⌋
 
-    So nothing is missed or done twice where the one does not divide the other, and no count of steps overflows.
+    It is exact where neither of the two divides the other, and no count of steps overflows.
     Args:
       blocks: b, blocks of steps so far, int32.  block, period: steps, positive ints.
     Raises:

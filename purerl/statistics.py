@@ -12,7 +12,7 @@ import numpy as np
 
 
 def _table(function: str, name: str, scores) -> np.ndarray:
-    """Scores as float64 `[runs, tasks]`, all of them numbers: what is compared must not be NaN."""
+    """Scores as float64 `[runs, tasks]`; raises a ValueError if any is NaN."""
     scores = np.asarray(scores, np.float64)
     scores = scores[:, None] if scores.ndim == 1 else scores
     if scores.ndim != 2 or scores.size == 0:
@@ -30,7 +30,7 @@ def _check_resampling(function: str, confidence: float, num_resamples: int) -> N
 
 
 def _resamples(scores: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
-    """Scores `[runs, tasks]` with runs drawn with replacement within each task, `[B, runs, tasks]`."""
+    """Scores `[runs, tasks]` with runs resampled with replacement within each task, `[B, runs, tasks]`."""
     runs, tasks = scores.shape
     drawn = np.random.default_rng(seed).integers(runs, size=(num_resamples, runs, tasks))
     return scores[drawn, np.arange(tasks)]
@@ -42,12 +42,12 @@ def _ends(values: np.ndarray, confidence: float) -> np.ndarray:
 
 
 def iqm(scores, axis: int | tuple[int, ...] | None = None) -> np.ndarray:
-    """Interquartile mean: the mean of what is left without the lowest and the highest quarter of all scores.
+    """Interquartile mean: the mean of the scores without the lowest and the highest quarter.
 
-    Of n scores, ⌊n/4⌋ are cut at either end, over runs and tasks together.
+    Of n scores, ⌊n/4⌋ are discarded at either end, over runs and tasks together.
 
     Args:
-      scores: float `[runs]` or `[runs, tasks]`.  axis: None takes all of them.
+      scores: float `[runs]` or `[runs, tasks]`.  axis: None: all axes.
     Raises:
       ValueError: if there is no score.
 
@@ -68,7 +68,7 @@ def iqm(scores, axis: int | tuple[int, ...] | None = None) -> np.ndarray:
 
 
 def mean(scores, axis: int | tuple[int, ...] | None = None) -> np.ndarray:
-    """The mean, as a statistic to pass by name."""
+    """The mean of scores, float `[runs]` or `[runs, tasks]`, over `axis`; None: over all axes."""
     return np.mean(np.asarray(scores, np.float64), axis=axis)
 
 
@@ -80,7 +80,7 @@ def median(scores, axis: tuple[int, int] | None = None) -> np.ndarray:
       axis: the axes of runs and of tasks, in this order; None: as above.
     Raises:
       ValueError: if there is no score, or axis is neither None nor two axes.
-    Reference: Agarwal et al., 2021, section 4.3 (the aggregate that the IQM is to replace).
+    Reference: Agarwal et al., 2021, section 4.3 (the aggregate that the IQM replaces).
 
     >>> float(median([[0.0, 1.0, 8.0], [2.0, 3.0, 8.0]]))
     2.0
@@ -97,11 +97,11 @@ def median(scores, axis: tuple[int, int] | None = None) -> np.ndarray:
 
 
 def optimality_gap(scores, axis: int | tuple[int, ...] | None = None, target: float = 1.0) -> np.ndarray:
-    """How far scores fall short of a target in the mean: (1/n) Σ max(target - x, 0). Less is better, 0 the least.
+    """Optimality gap: (1/n) Σ max(target - x, 0), the mean shortfall from a target. Lower is better; 0 is the minimum.
 
     Args:
       scores: float `[runs]` or `[runs, tasks]`, normalised so that the target means the same for all tasks.
-      axis: None takes all of them.  target: γ, such as 1 for human scores; give `interval` a `functools.partial`.
+      axis: None: all axes.  target: γ, such as 1 for human scores; give `interval` a `functools.partial`.
     Raises:
       ValueError: if there is no score.
     Reference: Agarwal et al., 2021, section 4.3.
@@ -118,13 +118,13 @@ def optimality_gap(scores, axis: int | tuple[int, ...] | None = None, target: fl
 def interval(
     scores, statistic: Callable = iqm, confidence: float = 0.95, num_resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Stratified bootstrap interval: runs are drawn with replacement within each task; percentiles are its ends.
+    """Stratified percentile bootstrap interval: runs are resampled with replacement within each task.
 
     Args:
       scores: float `[runs]` or `[runs, tasks]`.
       statistic: `(scores, axis) -> number`, such as `iqm` or `mean`.
       confidence: in (0, 1).
-      seed: of the resampling, so that the same scores give the same interval.
+      seed: the seed of the resampling, so that the same scores give the same interval.
     Returns:
       `(low, high)`; both are the statistic itself if there is one run.
     Raises:
@@ -145,7 +145,7 @@ def interval(
 
 
 class Profile(NamedTuple):
-    """A performance profile: which share of scores lies above each threshold, and its intervals; floats `[K]`."""
+    """A performance profile: the share of scores above each threshold, and its intervals; floats `[K]`."""
 
     share: np.ndarray
     low: np.ndarray
@@ -155,15 +155,15 @@ class Profile(NamedTuple):
 def performance_profile(
     scores, thresholds, of_means: bool = False, confidence: float = 0.95, num_resamples: int = 2000, seed: int = 0
 ) -> Profile:
-    """The share of runs whose score is above τ, in the mean over tasks, with pointwise bootstrap intervals.
+    """The share of runs whose score is above τ, averaged over tasks, with pointwise bootstrap intervals.
 
         F(τ) = 1/M Σₘ 1/N Σₙ 1[xₙₘ > τ]        (runs n, tasks m)
 
     Args:
       scores: float `[runs]` or `[runs, tasks]`, normalised so that a threshold means the same for all tasks.
       thresholds: τ, float `[K]`.
-      of_means: of each task's mean score in place of each run's: the share of tasks.
-      confidence, num_resamples, seed: as of `interval`; each point's interval is its own, not of the curve as a whole.
+      of_means: use the mean score of each task in place of the scores of runs; the profile is the share of tasks.
+      confidence, num_resamples, seed: as in `interval`; the intervals are pointwise, not simultaneous.
     Raises:
       ValueError: for no scores, NaN among them, thresholds that are not a vector, or a confidence outside of (0, 1).
     Reference: Agarwal et al., 2021, section 4.2 (score distributions); Dolan & Moré, 2002.
@@ -184,14 +184,14 @@ def performance_profile(
 
 
 def last_returns(episodes, returns, at_least: int = 100) -> np.ndarray:
-    """A run's result: mean return of the last rows that together hold `at_least` episodes, or of all rows.
+    """The result of a run: the mean return of the last rows with at least `at_least` episodes in total, or of all rows.
 
     Args:
-      episodes: how many episodes finished, int `[K]` or `[K, runs]`.
-      returns: their mean returns, float of the same shape, NaN where none finished.
-      at_least: how many episodes to go back for.
+      episodes: the number of finished episodes, int `[K]` or `[K, runs]`.
+      returns: their mean returns, float of the same shape, NaN where no episode finished.
+      at_least: the minimum number of episodes.
     Returns:
-      float `[]` or `[runs]`; NaN where no episode finished at all.
+      float `[]` or `[runs]`; NaN if no episode finished.
 
     >>> float(last_returns([60, 0, 60, 60], [1.0, np.nan, 2.0, 4.0]))
     3.0
@@ -204,7 +204,7 @@ def last_returns(episodes, returns, at_least: int = 100) -> np.ndarray:
 
 
 def _wins(function: str, x, y) -> np.ndarray:
-    """Whether runs of x beat runs of y, ties counted half: `[runs of x, runs of y, tasks]`."""
+    """Whether runs of x score higher than runs of y, ties counted half: `[runs of x, runs of y, tasks]`."""
     x, y = _table(function, "x", x), _table(function, "y", y)
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"{function}: x has {x.shape[1]} tasks and y {y.shape[1]}")
@@ -212,7 +212,7 @@ def _wins(function: str, x, y) -> np.ndarray:
 
 
 def probability_of_improvement(x, y) -> float:
-    """P(X > Y): how likely a run of X beats a run of Y on a task, ties counted half, averaged over tasks.
+    """P(X > Y): the probability that X scores higher than Y on a task, ties counted half, averaged over tasks.
 
     Args:
       x, y: float `[runs]` or `[runs, tasks]`, with the same tasks.
@@ -229,14 +229,14 @@ def probability_of_improvement(x, y) -> float:
 def improvement_interval(
     x, y, confidence: float = 0.95, num_resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Stratified bootstrap interval of `probability_of_improvement`: runs of X and of Y are drawn anew in each task.
+    """Stratified bootstrap interval of `probability_of_improvement`: runs of X and of Y are resampled in each task.
 
     Args:
       x, y: float `[runs]` or `[runs, tasks]`, with the same tasks.
-      confidence, num_resamples, seed: as of `interval`.
+      confidence, num_resamples, seed: as in `interval`.
     Returns:
-      `(low, high)`, in [0, 1]. If every run of one is above all of the other's, both are 1 or 0: so few runs can not
-      show how rare an exception is.
+      `(low, high)`, in [0, 1]. If every run of one is above every run of the other, both are 1 or 0: the bootstrap
+      cannot estimate the probability of an outcome that did not occur.
     Raises:
       ValueError: if the tasks differ in number, for no scores or NaN among them, or a confidence outside of (0, 1).
     Reference: Agarwal et al., 2021, section 4.3.
@@ -249,11 +249,11 @@ def improvement_interval(
     rng, values = np.random.default_rng(seed), np.zeros(num_resamples)
 
     def counts(runs):
-        """How often each run was drawn, `[B, runs]`."""
+        """How often each run was sampled, `[B, runs]`."""
         drawn = rng.integers(runs, size=(num_resamples, runs)) + runs * np.arange(num_resamples)[:, None]
         return np.bincount(drawn.reshape(-1), minlength=num_resamples * runs).reshape(num_resamples, runs)
 
-    for of_task in np.moveaxis(wins, -1, 0):  # not all at once: that would be B times as large as the wins
+    for of_task in np.moveaxis(wins, -1, 0):  # one task at a time: all at once needs B times the memory of the wins
         values += ((counts(len(of_task)) @ of_task) * counts(of_task.shape[1])).sum(1) / wins.size
     low, high = _ends(values, confidence)
     return float(low), float(high)

@@ -11,7 +11,8 @@ import jax
 import pytest
 
 import purerl
-from purerl.host import checkpoint, cli, jobs, runs
+from purerl.cli import main as cli
+from purerl.runs import checkpoint, devices, files
 
 OWN = Path(__file__).with_name("own.py")
 BLOCK = ["--num-envs", "4", "--rollout-length", "8"]
@@ -40,7 +41,7 @@ def command(*arguments):
     """A command in this process; its exit code. What it sets up for a process of its own does not outlast it."""
     cache = jax.config.jax_enable_compilation_cache
     try:
-        with mock.patch.object(jobs, "FLAGS", ()), pytest.raises(SystemExit) as stop:
+        with mock.patch.object(devices, "FLAGS", ()), pytest.raises(SystemExit) as stop:
             cli.main([str(word) for word in arguments])
     finally:
         jax.config.update("jax_enable_compilation_cache", cache)
@@ -75,7 +76,7 @@ def environ(**changes):
     return {**os.environ, **cache, **changes}
 
 
-def process(*arguments, code="from purerl.host import cli; cli.main()", **changes):
+def process(*arguments, code="from purerl.cli.main import main; main()", **changes):
     """A command in a process of its own, started."""
     start = [sys.executable, "-c", code, *map(str, arguments)]
     pipe = subprocess.PIPE
@@ -91,7 +92,7 @@ def finished(*arguments, **how):
 
 def shas(directory):
     """The hash of every run's parameters."""
-    return [row["sha256"] for row in runs.read_json(directory / "manifest.json")["parameters"]]
+    return [row["sha256"] for row in files.read_json(directory / "manifest.json")["parameters"]]
 
 
 def newest(directory):

@@ -9,7 +9,7 @@ from unittest import mock
 
 import safetensors.numpy
 
-from purerl.host import runs
+from purerl.runs import files
 
 
 class Moment(NamedTuple):
@@ -67,7 +67,7 @@ class Recorder:
         return call
 
     def append(self, function):
-        """`runs.append_metrics`, with its moments."""
+        """`files.append_metrics`, with its moments."""
 
         def call(path, *args):
             before = path.stat().st_size if path.exists() else 0
@@ -104,7 +104,7 @@ def recorded(directory):
             (os, "unlink", "removed", 0),
         ):
             stack.enter_context(patch(place, name, recorder.wrap(getattr(place, name), what, which)))
-        stack.enter_context(patch(runs, "append_metrics", recorder.append(runs.append_metrics)))
+        stack.enter_context(patch(files, "append_metrics", recorder.append(files.append_metrics)))
         stack.enter_context(patch(os, "fsync", recorder.fsync(os.fsync)))
         yield recorder.moments
 

@@ -1,32 +1,28 @@
 """What a user writes for the command line: agents, an environment, a network, rewards. Small, to compile fast."""
 
-from typing import ClassVar
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 import purerl
-from purerl import networks, rewards, updates
+from purerl import gradients, networks, rewards
 from purerl.testing import probes
 
 
 @purerl.config
 class Mine:
-    num_envs: ClassVar[int] = 4
-    rollout_length: ClassVar[int] = 8
-
     rate: float = purerl.option(0.5, "step size", low=0.0)
     anneal_steps: float | None = purerl.option(None, "steps over which the rate falls to 0", low=0.0, share=1.0)
     explode_at: float = purerl.option(1e9, "the update that gives NaN", low=0.0)
 
 
+@purerl.declare(purerl.POLICY_GRADIENT, Mine(), num_envs=4, rollout_length=8)
 def mine(network, policy, hp=Mine()):  # noqa: B008 (frozen)
     """A table of logits for observations that are one-hot, learned by the policy gradient with momentum."""
 
     def init(key, obs):
         table = 0.1 * jax.random.normal(key, (obs.shape[-1], policy.num_params))
-        return updates.Trained(table, jnp.zeros_like(table), jnp.zeros((), jnp.int32))
+        return gradients.Trained(table, jnp.zeros_like(table), jnp.zeros((), jnp.int32))
 
     def act(key, state, memory, obs):
         return policy.sample(key, obs @ state.params), memory, ()
@@ -41,10 +37,10 @@ def mine(network, policy, hp=Mine()):  # noqa: B008 (frozen)
             return -(policy.log_prob(tr.obs @ table, tr.action) * (tr.reward - tr.reward.mean())).mean()
 
         value, gradient = jax.value_and_grad(loss)(state.params)
-        rate = updates.annealed(hp.rate, hp.anneal_steps, state.updates, tr.reward.size)
+        rate = gradients.annealed(hp.rate, hp.anneal_steps, state.updates, tr.reward.size)
         velocity = 0.5 * state.opt_state + gradient
         broken = lambda x: jnp.where(count >= hp.explode_at, jnp.nan, x)
-        state = updates.Trained(broken(state.params - rate * velocity), velocity, count)
+        state = gradients.Trained(broken(state.params - rate * velocity), velocity, count)
         return state, {"policy_loss": broken(value), "learning_rate": rate}
 
     return purerl.Agent(init, lambda n: (), lambda memory, ended: memory, act, greedy, update)
@@ -56,10 +52,12 @@ class Wrapped:
     num_minibatches: int = purerl.option(2, "parts", low=1)
 
 
+@purerl.declare(purerl.POLICY_GRADIENT, Wrapped(), num_envs=8, rollout_length=128)
 def wrapped(network, policy, hp=Wrapped()):  # noqa: B008 (frozen)
     return purerl.ppo(network, policy, purerl.PPO(learning_rate=hp.rate, num_minibatches=hp.num_minibatches))
 
 
+@purerl.declare(purerl.POLICY_GRADIENT, Mine(), num_envs=4, rollout_length=8)
 def untrained(network, policy, hp=Mine()):  # noqa: B008 (frozen)
     """Acts in any environment, and learns nothing."""
     parameters = lambda obs: jnp.zeros((jax.tree.leaves(obs)[0].shape[0], policy.num_params))
@@ -73,6 +71,7 @@ def untrained(network, policy, hp=Mine()):  # noqa: B008 (frozen)
     )
 
 
+@purerl.declare(purerl.POLICY_GRADIENT, Wrapped(), num_envs=8, rollout_length=128)
 def only_continuous(network, policy, hp=Wrapped()):  # noqa: B008 (frozen)
     if policy.num_free == 0:
         raise ValueError("only_continuous needs a Box action space, this environment has a Discrete one")
@@ -96,3 +95,19 @@ def bandit():
 
 def torso():
     return networks.MLP(hidden=(4,), activation=nn.relu)
+
+
+def of_hyperparameters(hp):
+    return rewards.scale(hp.gamma)
+
+
+def of_hyperparameters_wrongly(hp):
+    return 1.0
+
+
+def of_transitions_with_a_mistake(tr):
+    return tr.rewards
+
+
+def not_a_reward(tr, key):
+    return tr.reward

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 import purerl
-from purerl import bellman, distributions, exploration, networks, normalize
+from purerl import bellman, build, exploration, networks, normalize
+from purerl.agents.parts.declarations import Body
 from purerl.testing import checks
 
 POLICY_GRADIENT, Q_LEARNING, ACTOR_CRITIC = "policy gradient", "Q-learning", "actor-critic"
@@ -48,39 +49,38 @@ CRITIC = dict(**REPLAY, target_rate=0.3)
 
 
 class Spec(NamedTuple):
-    """A row of the table before its environment is made: `build(env, env_params)` gives the agent of `Row`."""
+    """A row of the table before its environment is made: `make(env, env_params)` gives the agent of `Row`."""
 
     family: str
-    build: Callable[[Any, Any], Callable[[Any], purerl.Agent]]
+    make: Callable[[Any, Any], Callable[[Any], purerl.Agent]]
     hp: Any
     env_id: str = "CartPole-v1"
     settings: dict[str, Any] = {}  # noqa: RUF012 (never changed)
 
 
-def by_policy(algorithm, hp, env_id="CartPole-v1", box=distributions.normal, network=networks.actor_critic, **settings):
-    def build(env, env_params):
-        policy = distributions.for_space(env.action_space(env_params), box)
-        return partial(algorithm, network(policy, SMALL), policy)
+def by_policy(algorithm, hp, env_id="CartPole-v1", policy="normal", network=networks.actor_critic, **settings):
+    def make(env, env_params):
+        own = lambda policy, hp: network(policy, SMALL)
+        return build.agent(algorithm, env.action_space(env_params), options={"policy": policy}, network=own)
 
-    return Spec(POLICY_GRADIENT, build, hp, env_id, settings)
+    return Spec(POLICY_GRADIENT, make, hp, env_id, settings)
 
 
 def by_value(algorithm, hp, network=lambda num_actions, hp: networks.q_network(num_actions, SMALL), **parts):
     """`network` is a function of the hyperparameters, which may fix its number of outputs."""
 
-    def build(env, env_params):
-        num_actions = env.action_space(env_params).n
-        return lambda hp: algorithm(network(num_actions, hp), hp, **parts)
+    def make(env, env_params):
+        return build.agent(algorithm, env.action_space(env_params), network=network, **parts)
 
     sequences = {"rollout_length": lambda hp: hp.sequence_length} if getattr(hp, "sequence_length", 1) > 1 else {}
-    return Spec(Q_LEARNING, build, hp, settings=sequences)
+    return Spec(Q_LEARNING, make, hp, settings=sequences)
 
 
 def by_critic(algorithm, hp, env_id="Pendulum-v1", **parts):
-    def build(env, env_params):
+    def make(env, env_params):
         return agent_of(algorithm, env.action_space(env_params), SMALL, **parts)
 
-    return Spec(ACTOR_CRITIC, build, hp, env_id)
+    return Spec(ACTOR_CRITIC, make, hp, env_id)
 
 
 def config_of(algorithm):
@@ -90,9 +90,7 @@ def config_of(algorithm):
 
 def agent_of(algorithm, space, torso=LINEAR, **parts):
     """`hp -> Agent` of an actor-critic for an action space."""
-    policy = distributions.hybrid(space, config_of(algorithm).box)
-    actor, critic = networks.actor(policy, torso), networks.critic(policy, torso)
-    return lambda hp: algorithm(actor, critic, policy, hp, **parts)
+    return build.agent(algorithm, space, Body(torso, torso), **parts)
 
 
 def remembering(core, shared=False):
@@ -104,7 +102,7 @@ ROWS = {
     "ppo": by_policy(purerl.ppo, purerl.PPO(**PPO, value_clip=0.01)),
     "ppo tanh-normal": by_policy(
         purerl.ppo, purerl.PPO(**PPO, normalize_obs=True, normalize_advantage="batch"), "Pendulum-v1",
-        distributions.tanh_normal, reward=lambda hp: normalize.rewards(hp.gamma),
+        "tanh-normal", reward=lambda hp: normalize.rewards(hp.gamma),
     ),
     "ppo masked": by_policy(purerl.ppo, purerl.PPO(**PPO, normalize_obs=True), "MaskedGrid-v0"),
     "ppo transformer": by_policy(
@@ -173,7 +171,7 @@ def row(name, env_id=None) -> Row:
     """A row of the table, in its own environment or in another."""
     spec = ROWS[name]
     env, env_params = make_env(env_id or spec.env_id)
-    return Row(spec.family, spec.build(env, env_params), spec.hp, env, env_params, **spec.settings)
+    return Row(spec.family, spec.make(env, env_params), spec.hp, env, env_params, **spec.settings)
 
 
 @cache

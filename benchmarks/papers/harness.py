@@ -1,4 +1,4 @@
-"""Published numbers against ours: run what is missing, one JSON file a seed, and judge."""
+"""Published numbers against ours: compute missing results, one JSON file for each seed, and compare."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ import jax.numpy as jnp
 import numpy as np
 
 import purerl
-from purerl import distributions, networks, statistics
-from purerl.host import jobs, options, report
+from purerl import build, networks, statistics
+from purerl.runs import report
+from purerl.runs.stream import measure
 
 RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
 class Published:
-    """A number that somebody printed: mean, deviation over runs and number of runs, where they are given."""
+    """A published number: mean, and standard deviation over runs and number of runs, if given."""
 
     mean: float
     source: str
     std: float | None = None
     runs: int | None = None
-    low_is_expected: bool = False  # a negative control: to do better is to fail
+    low_is_expected: bool = False  # a negative control: a better result is a failure
 
 
 @dataclass(frozen=True)
@@ -39,37 +40,28 @@ class Entry:
     """One line of the table of reproductions."""
 
     key: str
-    env: str | Callable[[], tuple[Any, Any]]  # an id, or what makes (env, env_params)
+    env: str | Callable[[], tuple[Any, Any]]  # an id, or a function that returns (env, env_params)
     agent: Callable
     hp: Any
     num_envs: int
     rollout_length: int
     num_updates: int
     published: Published
-    protocol: str  # what is measured
-    differs: str = "-"  # from the published protocol
-    frames: int | None = None  # stop counting at so many steps inside of episodes, where blocks hold others too
+    protocol: str  # the measured quantity
+    differs: str = "-"  # differences from the published protocol
+    frames: int | None = None  # stop after so many valid steps, if blocks also hold invalid ones
     sweep: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    network: Callable = networks.actor_critic  # of the policy; of A where Q is learned; (actor, critic) of a hybrid one
+    network: Callable = networks.actor_critic  # of the policy; of A for Q-learning; (actor, critic) of a hybrid policy
     every: int = 1  # updates that one row of the curve summarises
-    reward: Callable[[Any], Any] = lambda hp: None  # what the agent learns from, of its hyperparameters; None: as it is
-    greedy_episodes: int = 0  # the number is the mean of so many of the final policy; 0: of the last training episodes
+    reward: Callable[[Any], Any] = lambda hp: None  # hp -> the training reward; None: the environment's
+    greedy_episodes: int = 0  # the score is the mean of so many of the final policy; 0: of the last training episodes
 
 
 def parts(entry: Entry) -> tuple[Any, Any, Callable[[Any], Any]]:
     """The entry's environment, its parameters, and `hp -> Agent`."""
     env, env_params = purerl.make(entry.env) if isinstance(entry.env, str) else entry.env()
-    space = env.action_space(env_params)
-    if options.takes(entry.agent, "critic"):
-        policy = distributions.hybrid(space, type(entry.hp).box)
-        actor, critic = entry.network(policy)
-        return env, env_params, lambda hp: entry.agent(actor, critic, policy, hp)
-    if not options.takes(entry.agent, "policy"):
-        network = entry.network(space.n)
-        return env, env_params, lambda hp: entry.agent(network, hp=hp)
-    policy = distributions.for_space(space)
-    network = entry.network(policy)
-    return env, env_params, lambda hp: entry.agent(network, policy, hp)
+    network = lambda subject, hp: entry.network(subject)
+    return env, env_params, build.agent(entry.agent, env.action_space(env_params), network=network)
 
 
 def learner_of(entry: Entry) -> Callable[[Any], Any]:
@@ -84,7 +76,7 @@ def greedy_returns(entry: Entry, state: Any, keys: jax.Array) -> np.ndarray:
     env, env_params, agent = parts(entry)
 
     def play(agent_state, key):
-        key = jax.random.fold_in(key, 1)  # another stream than training's
+        key = jax.random.fold_in(key, 1)  # not a key of training
         played = purerl.evaluate(env, env_params, agent(entry.hp), agent_state, key, entry.greedy_episodes, greedy=True)
         return played.returns.mean()
 
@@ -92,7 +84,7 @@ def greedy_returns(entry: Entry, state: Any, keys: jax.Array) -> np.ndarray:
 
 
 def result(entry: Entry, episodes: np.ndarray, returns: np.ndarray, lengths: np.ndarray) -> float:
-    """One run's number: the mean return of the last whole updates that together hold 100 episodes."""
+    """The score of one run, from its updates `[K]`: the mean return of the last ones that hold 100 episodes."""
     if entry.frames is not None:
         frames = np.cumsum(episodes * np.nan_to_num(lengths))
         stop = int(np.searchsorted(frames, entry.frames)) + 1
@@ -103,7 +95,7 @@ def result(entry: Entry, episodes: np.ndarray, returns: np.ndarray, lengths: np.
 
 
 def folder(entry: Entry, value: float | None = None) -> Path:
-    """Where an entry's results lie; those of a sweep have a folder for every value."""
+    """The folder of an entry's results; a sweep has a folder for every value."""
     return RESULTS / entry.key / ("" if value is None else f"{value:g}")
 
 
@@ -124,7 +116,7 @@ def run(entry: Entry, num_seeds: int) -> None:
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))(jnp.array([seed for _, seed in missing]))
     report.note(f"{entry.key}: {len(missing)} runs")
     block = entry.num_envs * entry.rollout_length
-    measured = jobs.measure(learner_of(entry), hp, keys, jax.devices(), entry.num_updates, entry.every, block)
+    measured = measure(learner_of(entry), hp, keys, jax.devices(), entry.num_updates, entry.every, block)
     data = measured.metrics
     greedy = greedy_returns(entry, measured.state, keys) if entry.greedy_episodes else None
     for index, (value, seed) in enumerate(missing):
@@ -151,13 +143,13 @@ def run(entry: Entry, num_seeds: int) -> None:
 
 
 def scores(entry: Entry, value: float | None = None) -> np.ndarray:
-    """The numbers of all seeds that have been run."""
+    """The scores of all seeds that have been run."""
     paths = sorted(folder(entry, value).glob("*.json"), key=lambda path: int(path.stem))
     return np.array([json.loads(path.read_text())["value"] for path in paths])
 
 
 def verdict(ours: np.ndarray, published: Published) -> str:
-    """Reproduced where |difference| ≤ 2 √(s₁²/k₁ + s₂²/k₂), or better; s₂ = 0 where none was published."""
+    """Reproduced where |difference| ≤ 2 √(s₁²/k₁ + s₂²/k₂), or better; s₂ = 0 if none was published."""
     difference = ours.mean() - published.mean
     spread = ours.var(ddof=1) / len(ours) + (published.std or 0.0) ** 2 / (published.runs or 1)
     if abs(difference) <= 2 * math.sqrt(spread):

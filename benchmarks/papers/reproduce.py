@@ -1,8 +1,8 @@
-"""Reproductions of published numbers: run what is missing, write RESULTS.md.
+"""Reproductions of published numbers: compute missing results, write RESULTS.md.
 
     python benchmarks/papers/reproduce.py [KEY ...] [--seeds 10] [--report]
 
-Every seed's result is one JSON file under results/; a run that is stopped goes on with the seeds that are missing.
+Every seed's result is one JSON file under results/; a run that was stopped continues with the missing seeds.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy as np
 from harness import Entry, Published
 
 import purerl
-from purerl import bellman, exploration, networks, normalize, statistics, updates
-from purerl.host import jobs
+from purerl import bellman, exploration, gradients, networks, normalize, statistics
+from purerl.runs.devices import set_up_jax
 
 CLEANRL = "[CleanRL](https://docs.cleanrl.dev/rl-algorithms/ppo/#experiment-results)"
 LAST_100 = "mean return of the last 100 training episodes in whole updates, mean over seeds"
@@ -78,7 +78,7 @@ ENTRIES = [
 
 
 class TorchMLP(nn.Module):
-    """ReLU layers of 120 and 84, and outputs for each action, all with the initial weights that PyTorch gives."""
+    """ReLU layers of 120 and 84, and outputs for each action, all with PyTorch's initial weights."""
 
     num_actions: int
     outputs: int | None = None
@@ -100,14 +100,14 @@ def cleanrl_values(name: str, env: str, mean: float, std: float, control: bool =
     """CleanRL's classic-control DQN, C51 and PQN at 500k steps."""
     agent, hp, network, blocks, differs = {
         "dqn": (
-            partial(purerl.dqn, optimizer=partial(updates.adam, eps=1e-8)),
+            partial(purerl.dqn, optimizer=partial(gradients.adam, eps=1e-8)),
             purerl.DQN(),
             TorchMLP,
             (1, 10, 50_000, 100),
             "-",
         ),
         "c51": (
-            partial(purerl.c51, optimizer=partial(updates.adam, eps=0.01 / 128)),
+            partial(purerl.c51, optimizer=partial(gradients.adam, eps=0.01 / 128)),
             purerl.C51(),
             partial(TorchMLP, outputs=101),
             (1, 10, 50_000, 100),
@@ -167,7 +167,7 @@ VALUES = [
 
 
 def pair(torso: Any):
-    """Actor and critic on torsos of one kind."""
+    """Actor and critic with torsos of the same kind."""
     return lambda policy: (networks.actor(policy, torso), networks.critic(policy, torso))
 
 
@@ -177,7 +177,7 @@ GREEDY = "mean return of 128 greedy episodes of the final policy, mean over seed
 
 
 def acting(name: str, task: str, env: str, steps: int, mean: float, agent: Any, hp: Any) -> Entry:
-    """A continuous task for an actor-critic with a replay: one environment, one gradient step a step."""
+    """A continuous task for an actor-critic with a replay buffer: one environment, one gradient step per step."""
     return Entry(
         key=f"{name}-{task}",
         env=env,
@@ -216,7 +216,7 @@ CONTINUOUS = [
 
 
 def fast():
-    """brax's environment for smoke tests: it pays 1 a step, and what is more is a matter of milliseconds."""
+    """brax's environment for smoke tests: a reward of 1 per step; the excess depends on milliseconds."""
     return purerl.make("brax/fast", max_steps=128)
 
 
@@ -334,8 +334,8 @@ def memories(
 ) -> dict[str, Any]:
     """Each memory, and none.
 
-    `longest` is what cells start with, where a task needs more than is customary, and `slowest` what the linear
-    recurrence does; `layers` follow those that are recurrent, as they do in the published recurrent PPO.
+    `longest` is the longest initial time scale of the cells, if a task needs more than the default, and `slowest` that
+    of the linear recurrence; `layers` follow the recurrent memories, as in the published recurrent PPO.
     """
     spans = {} if longest is None else {"longest": longest}
     then = lambda core: networks.stack(core, *layers) if layers else core
@@ -349,7 +349,7 @@ def memories(
 
 
 def chain(length: int):
-    """A bit to remember for `length` steps."""
+    """MemoryChain: a bit to store in memory for `length` steps."""
     env, env_params = purerl.make("MemoryChain-bsuite")
     return env, env_params.replace(memory_length=length)
 
@@ -362,7 +362,7 @@ def maze(length: int):
 
 def without_velocities(name: str, keep: tuple[int, ...]):
     """Only positions are observed."""
-    from purerl.envs import Observe  # its import uses jax, which must be set up before
+    from purerl.envs import Observe  # its import uses jax, which must be set up first
 
     env, env_params = purerl.make(name)
     return Observe(env, keep), env_params
@@ -404,7 +404,7 @@ SOLVED = Published(1.0, "bsuite: 1 with memory, 0 without")
 
 
 class Magnified(nn.Module):
-    """An MLP whose observations are first brought to a common scale; a replay keeps them as they are."""
+    """An MLP of observations rescaled to a common range; the replay buffer stores them unchanged."""
 
     scale: tuple[float, ...]
 
@@ -414,7 +414,7 @@ class Magnified(nn.Module):
 
 
 def recurrent_q(task: str, env: Any, blocks: tuple, published: Published, torso: Any, **hp: Any) -> Entry:
-    """R2D2: DQN with a GRU, stored memory, double and dueling, Q on another scale. A sequence is a block."""
+    """R2D2: DQN with a GRU, stored memory, double and dueling, rescaled Q. A sequence is a block."""
     rescaled = bellman.transformed_backup(bellman.double_backup, bellman.signed_hyperbolic, bellman.signed_parabolic)
     num_envs, rollout_length, num_updates = blocks
     return Entry(
@@ -479,7 +479,7 @@ MEMORY = {
     "CartPole-v1 without velocities, 100k steps": remembering(
         "cartpole",
         partial(without_velocities, "CartPole-v1", (0, 2)),
-        (32, 64, 49),  # as for Pendulum below: blocks of 256 steps hold back every memory
+        (32, 64, 49),  # as for Pendulum below: blocks of 256 steps impair every memory
         Published(500, LSTM),
         memories(slowest=8.0, context=16, layers=AFTER),
         activation=nn.relu,
@@ -494,7 +494,7 @@ MEMORY = {
     "Pendulum-v1 without velocity, 100k steps": remembering(
         "pendulum",
         partial(without_velocities, "Pendulum-v1", (0, 1)),
-        (32, 64, 49),  # blocks of 512 and γ = 0.9 hold back even a PPO that sees the velocity
+        (32, 64, 49),  # blocks of 512 and γ = 0.9 impair even a PPO that observes the velocity
         Published(-218, LSTM),
         memories(slowest=8.0, context=8, layers=AFTER),
         activation=nn.relu,
@@ -519,11 +519,12 @@ MEMORY = {
 
 
 def report(here: Path) -> str:
-    """The page of results, from the files that are there."""
+    """The page of results, from the existing files."""
     lines = [
         "# Reproductions",
         "",
-        "Written by `python benchmarks/papers/reproduce.py --report` from the JSON files under `results/`, one a seed.",
+        "Written by `python benchmarks/papers/reproduce.py --report` from the JSON files under `results/`, one for "
+        "each seed.",
         "Ours: mean over seeds, 95 % bootstrap interval. Reproduced: |difference| ≤ 2 √(s₁²/k₁ + s₂²/k₂).",
         "",
         "| key | published | ours | seeds | verdict | measured | what differs |",
@@ -557,7 +558,7 @@ def report(here: Path) -> str:
         "## Networks with memory",
         "",
         f"PPO: {GREEDY}, with its 95 % interval; in brackets the number of seeds. Where velocities are hidden, a layer "
-        "of 64 follows gru, lstm and min_gru, as one does in the published agent.",
+        "of 64 follows gru, lstm and min_gru, as in the published agent.",
         "",
     ]
     lines += ["| task | published | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 2)]
@@ -573,7 +574,7 @@ def report(here: Path) -> str:
 
 
 def draw(curves: dict, path: Path) -> None:
-    """Return against entropy cost: seeds, mean and interval."""
+    """Plot return against entropy cost: seeds, mean and interval."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -593,19 +594,19 @@ def draw(curves: dict, path: Path) -> None:
 
 
 def main() -> None:
-    """Run what is asked for and missing, then report."""
+    """Compute the requested results that are missing, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     entries = [*ENTRIES, *VALUES, *RECURRENT, *CONTINUOUS, ENTROPY, *itertools.chain(*MEMORY.values())]
     known = {entry.key: entry for entry in entries}
     parser.add_argument("keys", nargs="*", metavar="KEY", help="one of " + ", ".join(known) + " [default: all]")
     parser.add_argument("--seeds", type=int, default=10, help="seeds of each entry, the sweep at most 8 [10]")
-    parser.add_argument("--report", action="store_true", help="only write RESULTS.md from what is there")
+    parser.add_argument("--report", action="store_true", help="only write RESULTS.md from existing results")
     arguments = parser.parse_args()
     unknown = [key for key in arguments.keys if key not in known]
     if unknown:
         parser.error(f"there is no entry {unknown[0]!r}; allowed are {', '.join(known)}")
     if not arguments.report:
-        jobs.set_up_jax()
+        set_up_jax()
         for key in arguments.keys or known:
             harness.run(known[key], min(arguments.seeds, 8) if known[key].sweep else arguments.seeds)
     here = Path(__file__).parent

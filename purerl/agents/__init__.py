@@ -1,1 +1,15 @@
-"""Algorithms, one file each: config, loss, update. How they act is in `purerl.policies`."""
+"""Algorithms, one file each: config, loss, update. Common parts are in `purerl.agents.parts`."""
+
+from __future__ import annotations
+
+import ast
+import pkgutil
+from pathlib import Path
+
+
+def names() -> dict[str, str]:
+    """The agents of the package with the first lines of their docstrings, read without importing them."""
+    folder = Path(__file__).parent
+    agents = sorted(module.name for module in pkgutil.iter_modules([str(folder)]) if not module.ispkg)
+    doc = lambda name: ast.get_docstring(ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))) or ""
+    return {name: doc(name).split("\n")[0] for name in agents}

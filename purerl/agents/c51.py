@@ -9,27 +9,36 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from purerl import bellman, exploration, losses
-from purerl.core import Agent, MemoryNetwork, Network, config, option
-from purerl.memory import with_memory
-from purerl.updates import adam
-from purerl.values import Errors, QLearning, look, taken, unperturbed, value_agent
+from purerl.agents.parts import q_learning
+from purerl.agents.parts.declarations import declare
+from purerl.agents.parts.families import CLASSIC_CONTROL, Q_LEARNING
+from purerl.core import Agent, MemoryNetwork, Network
+from purerl.gradients import adam
+from purerl.hyperparameters import config, option
+from purerl.networks.adapters import with_memory
 
 
 @config
-class C51(QLearning):
+class C51(q_learning.QLearning):
     """Hyperparameters of `c51`. The defaults are those that CleanRL publishes its classic-control table with."""
 
     num_atoms: int = option(101, "atoms of a distribution; outputs of the network for each action", low=2)
     low: float = option(-100.0, "return of the first atom")
     high: float = option(100.0, "return of the last atom")
-    double: bool = option(False, "the online network chooses the next action, the target network judges it")
+    double: bool = option(False, "the online network selects the next action, the target network evaluates it")
 
 
+@declare(
+    Q_LEARNING,
+    C51(),
+    **CLASSIC_CONTROL,
+    outputs=lambda hp: hp.num_atoms,
+)
 def c51(
     network: Network | MemoryNetwork,
     hp: C51 = C51(),  # noqa: B008 (frozen)
     explore: Callable = exploration.epsilon_greedy,
-    perturb: Callable = unperturbed,
+    perturb: Callable = q_learning.unperturbed,
     optimizer: Callable = adam,
 ) -> Agent:
     """Categorical deep Q-learning as an `Agent`.
@@ -56,15 +65,15 @@ def c51(
         return jnp.where(ruled_out, -jnp.inf, bellman.expectation(jax.nn.softmax(logits), support))
 
     def loss(params, target_params, key, s):
-        del key  # nothing is drawn
-        logits, online = look(network, params, s)
-        _, after = look(network, target_params, s)
+        del key  # not used
+        logits, online = q_learning.apply_to_batch(network, params, s)
+        _, after = q_learning.apply_to_batch(network, target_params, s)
         next = bellman.Next(jax.nn.softmax(after), online=jax.nn.softmax(online) if hp.double else None)
         atoms, probs = bellman.categorical_successors(support, s.reward, s.gamma, s.terminated, next)
         target = jax.lax.stop_gradient(bellman.categorical_projection(atoms, probs, support))
-        prediction = taken(logits, s.action)
+        prediction = q_learning.select_actions(logits, s.action)
         divergence = losses.categorical_cross_entropy(prediction, target)
         clipped = jax.lax.stop_gradient(bellman.clipped_mass(atoms, probs, support))
-        return Errors(divergence, divergence, values(prediction), (clipped,))
+        return q_learning.Errors(divergence, divergence, values(prediction), (clipped,))
 
-    return value_agent(network, hp, values, loss, explore, perturb, optimizer, metrics=("clipped_mass",))
+    return q_learning.agent(network, hp, values, loss, explore, perturb, optimizer, metrics=("clipped_mass",))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from purerl import exploration
+from purerl.agents.parts.declarations import declare_like
 from purerl.agents.td3 import TD3, td3
-from purerl.core import Agent, Network, config, option
+from purerl.core import Agent, Network
 from purerl.distributions import Hybrid
-from purerl.updates import adam
+from purerl.gradients import adam
+from purerl.hyperparameters import config, option
 
 
 @config
@@ -20,6 +22,7 @@ class DDPG(TD3):
     policy_delay: int = option(1, "gradient steps of the critics for each of the actor and the targets", low=1)
 
 
+@declare_like(td3, DDPG())
 def ddpg(
     actor: Network,
     critic: Network,
@@ -28,7 +31,7 @@ def ddpg(
     process: Callable[..., exploration.Noise] = exploration.gaussian_noise,
     optimizer: Callable = adam,
 ) -> Agent:
-    """Deep deterministic policy gradient as an `Agent`: `td3` without its three repairs.
+    """Deep deterministic policy gradient as an `Agent`: `td3` without its three modifications.
 
         critic : ½ (r + γ Q_target(s', μ_target(s')) - Q(s, x))²
         actor  : -Q(s, μ(s))

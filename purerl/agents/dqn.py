@@ -8,31 +8,39 @@ import jax
 import jax.numpy as jnp
 
 from purerl import bellman, exploration, losses
-from purerl.core import Agent, MemoryNetwork, Network, config
-from purerl.memory import with_memory
-from purerl.updates import adam
-from purerl.values import Errors, QLearning, look, taken, unperturbed, value_agent
+from purerl.agents.parts import q_learning
+from purerl.agents.parts.declarations import declare
+from purerl.agents.parts.families import CLASSIC_CONTROL, DQN_PARTS, Q_LEARNING
+from purerl.core import Agent, MemoryNetwork, Network
+from purerl.gradients import adam
+from purerl.hyperparameters import config
+from purerl.networks.adapters import with_memory
 
 
 @config
-class DQN(QLearning):
+class DQN(q_learning.QLearning):
     """Hyperparameters of `dqn`. The defaults are those that CleanRL publishes its classic-control table with."""
 
 
+@declare(
+    Q_LEARNING,
+    DQN(),
+    **CLASSIC_CONTROL | {"parts": DQN_PARTS},
+)
 def dqn(
     network: Network | MemoryNetwork,
     hp: DQN = DQN(),  # noqa: B008 (frozen)
     backup: bellman.Backup = bellman.max_backup,
     td_loss: Callable = losses.squared,
     explore: Callable = exploration.epsilon_greedy,
-    perturb: Callable = unperturbed,
+    perturb: Callable = q_learning.unperturbed,
     optimizer: Callable = adam,
 ) -> Agent:
     """Deep Q-learning as an `Agent`.
 
         loss = ½ (y - Q(s,a))²,   y = r + γ max Q_target(s',a')
 
-    What the family's members differ in:
+    Members of the family:
 
     | | |
     |---|---|
@@ -50,21 +58,21 @@ def dqn(
     Args:
       network: Q `[B, A]` of observations, such as `networks.q_network(num_actions)`, with memory or without.
       hp: hyperparameters; floats may be tracers.
-      backup: the target, see `purerl.bellman`.
-      td_loss: of (prediction, target), element by element: `losses.squared` or `losses.huber`.
+      backup: the backup of the TD target, see `purerl.bellman`.
+      td_loss: an elementwise function of (prediction, target): `losses.squared` or `losses.huber`.
       explore: `(key, q, amount) -> action`; the amount falls from `explore_start` to `explore_end`.
-      perturb: `(key, params) -> params`, what is noisy about the network; drawn for every step and every loss.
+      perturb: `(key, params) -> params`, noise of the network's parameters; sampled for every step and every loss.
       optimizer: `max_grad_norm -> optax.GradientTransformation` of unit learning rate.
     """
     network = with_memory(network)
 
     def loss(params, target_params, key, s):
-        del key  # nothing is drawn
-        q, online = look(network, params, s)
-        q_now, q_next = look(network, target_params, s)
+        del key  # not used
+        q, online = q_learning.apply_to_batch(network, params, s)
+        q_now, q_next = q_learning.apply_to_batch(network, target_params, s)
         next = bellman.Next(q_next, online=online, q_now=q_now, action_now=s.action)
         target = jax.lax.stop_gradient(backup(s.reward, s.gamma, s.terminated, next))
-        prediction = taken(q, s.action)
-        return Errors(td_loss(prediction, target), jnp.abs(target - prediction), prediction)
+        prediction = q_learning.select_actions(q, s.action)
+        return q_learning.Errors(td_loss(prediction, target), jnp.abs(target - prediction), prediction)
 
-    return value_agent(network, hp, lambda q: q, loss, explore, perturb, optimizer)
+    return q_learning.agent(network, hp, lambda q: q, loss, explore, perturb, optimizer)

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from purerl import losses, normalize
-from purerl.core import Agent, Distribution, MemoryNetwork, Network, config, option
-from purerl.memory import with_memory
-from purerl.policies import Sample, critic, judge, policy_agent, sequences, unrolled
-from purerl.updates import adam, annealed, epochs, sgd
+from purerl.agents.parts.declarations import declare
+from purerl.agents.parts.families import POLICY_GRADIENT
+from purerl.agents.parts.policy_gradient import (
+    PolicyGradient,
+    Sample,
+    advantages_and_targets,
+    critic,
+    policy_gradient_agent,
+    sequences,
+    unrolled,
+)
+from purerl.core import Agent, Distribution, MemoryNetwork, Network
+from purerl.gradients import adam, annealed, epochs, sgd
+from purerl.hyperparameters import config, option
+from purerl.networks.adapters import with_memory
 
 
 @config
-class PPO:
+class PPO(PolicyGradient):
     """Hyperparameters of `ppo`. The defaults are those that CleanRL publishes its classic-control table with,
     but for its value clipping, which is off: it is in units of the return, and rarely helps (arXiv:2005.12729)."""
 
-    num_envs: ClassVar[int] = 4  # what the defaults are tuned for; arguments of `learner`
-    rollout_length: ClassVar[int] = 128
-
     learning_rate: float = option(2.5e-4, "step size of Adam", low=0.0)
-    anneal_steps: float | None = option(
-        None,
-        "environment steps over which the learning rate falls to 0; None keeps it",
-        low=0.0,
-        open_low=True,
-        share=1.0,
-    )
-    gamma: float = option(0.99, "discount", low=0.0, high=1.0)
     gae_lambda: float = option(0.95, "λ of the advantage estimates", low=0.0, high=1.0)
     clip: float = option(0.2, "how far the policy ratio may leave 1", low=0.0, open_low=True)
     value_clip: float | None = option(
@@ -40,16 +40,19 @@ class PPO:
         open_low=True,
     )
     entropy_cost: float = option(0.01, "weight of the entropy bonus", low=0.0)
-    value_cost: float = option(0.5, "weight of the value loss ½ (V - G)²", low=0.0)
-    max_grad_norm: float = option(0.5, "gradients are clipped to this global norm", low=0.0, open_low=True)
     num_epochs: int = option(4, "passes over each block", low=1)
     num_minibatches: int = option(4, "gradient steps a pass; must divide num_envs x rollout_length", low=1)
     normalize_advantage: Literal["minibatch", "batch", "none"] = option(
         "minibatch", "standardise advantages over each minibatch, over the whole block, or not"
     )
-    normalize_obs: bool = option(False, "standardise observations by their running moments")
 
 
+@declare(
+    POLICY_GRADIENT,
+    PPO(),
+    num_envs=4,
+    rollout_length=128,
+)
 def ppo(
     network: Network | MemoryNetwork,
     policy: Distribution,
@@ -94,12 +97,12 @@ def ppo(
 
     def update(key, state, rollout):
         tr = rollout.transitions
-        data = judge(critic(network, state.params), rollout, hp.gamma, hp.gae_lambda)
+        data = advantages_and_targets(critic(network, state.params), rollout, hp.gamma, hp.gae_lambda)
         if hp.normalize_advantage == "batch":
             data = data._replace(advantage=losses.standardize(data.advantage, tr.valid))
         learning_rate = annealed(hp.learning_rate, hp.anneal_steps, state.updates, tr.reward.size)
         state, metrics = improve(key, state, sequences(data), learning_rate)
         return state._replace(updates=state.updates + 1), {**metrics, "learning_rate": learning_rate}
 
-    agent = policy_agent(network, policy, optimizer, update)
+    agent = policy_gradient_agent(network, policy, optimizer, update)
     return normalize.observations(agent) if hp.normalize_obs else agent

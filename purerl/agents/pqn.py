@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from purerl import exploration, losses, normalize, returns
-from purerl.core import Agent, Array, MemoryNetwork, Network, config, option
-from purerl.memory import with_memory
-from purerl.policies import sequences, unrolled
-from purerl.updates import annealed, epochs, radam, sgd
-from purerl.values import behaviour, explored, taken, unperturbed
+from purerl.agents.parts import q_learning
+from purerl.agents.parts.declarations import declare
+from purerl.agents.parts.families import CLASSIC_CONTROL, Q_LEARNING
+from purerl.agents.parts.policy_gradient import sequences, unrolled
+from purerl.core import Agent, Array, MemoryNetwork, Network
+from purerl.gradients import annealed, epochs, radam, sgd
+from purerl.hyperparameters import config, option
+from purerl.networks.adapters import with_memory
 
 
 @config
 class PQN:
     """Hyperparameters of `pqn`. The defaults are those that CleanRL publishes its classic-control table with."""
-
-    num_envs: ClassVar[int] = 4  # what the defaults are tuned for; arguments of `learner`
-    rollout_length: ClassVar[int] = 128
-    hidden: ClassVar[tuple[int, ...]] = (120, 84)  # of the command line's network
-    activation: ClassVar[str] = "relu"
-    layer_norm: ClassVar[bool] = True
 
     learning_rate: float = option(2.5e-4, "step size of RAdam", low=0.0)
     anneal_steps: float | None = option(
@@ -54,7 +51,7 @@ class State(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What the loss is a function of, beside the parameters: sequences, leaves `[T, B, ...]`."""
+    """Inputs of the loss other than parameters: sequences, leaves `[T, B, ...]`."""
 
     obs: Any
     action: Array
@@ -64,6 +61,13 @@ class Sample(NamedTuple):
     memory: Any  # before the first step, leaves [1, B, ...]: a constant
 
 
+@declare(
+    Q_LEARNING,
+    PQN(),
+    **CLASSIC_CONTROL | {"num_envs": 4, "rollout_length": 128},
+    layer_norm=True,
+    perturb=False,
+)
 def pqn(
     network: Network | MemoryNetwork,
     hp: PQN = PQN(),  # noqa: B008 (frozen)
@@ -75,8 +79,8 @@ def pqn(
         loss = ½ (G - Q(s,a))²,   Gₜ = rₜ + γ (1 - terminatedₜ) [(1 - λ) max Q(s'ₜ, ·) + λ Gₜ₊₁]
 
     Args:
-      network: Q `[B, A]` of observations, with memory or without. What keeps it stable in place of a target network
-        is layer normalisation: `networks.q_network(num_actions, partial(networks.MLP, layer_norm=True))`.
+      network: Q `[B, A]` of observations, with memory or without. In place of a target network, layer normalisation
+        stabilises it: `networks.q_network(num_actions, partial(networks.MLP, layer_norm=True))`.
       hp: hyperparameters; floats may be tracers.
       explore: `(key, q, amount) -> action`; the amount falls from `explore_start` to `explore_end`.
       optimizer: `max_grad_norm -> optax.GradientTransformation` of unit learning rate.
@@ -85,10 +89,12 @@ def pqn(
 
     def init(key, obs):
         params = network.init(key, obs)
-        return State(params, optimizer.init(params), explored(hp, jnp.zeros(())), jnp.zeros((), jnp.int32))
+        return State(
+            params, optimizer.init(params), q_learning.exploration_amount(hp, jnp.zeros(())), jnp.zeros((), jnp.int32)
+        )
 
     def loss(params, s):
-        q = taken(unrolled(network, params, s), s.action)
+        q = q_learning.select_actions(unrolled(network, params, s), s.action)
         mean = lambda x: losses.masked_mean(x, s.valid)
         value_loss = mean(losses.squared(q, s.target))
         return value_loss, {"loss": value_loss, "td_error": mean(jnp.abs(s.target - q)), "q": mean(q)}
@@ -106,9 +112,9 @@ def pqn(
         state, metrics = improve(key, state, sequences(data), learning_rate)
         updates = state.updates + 1
         steps = updates.astype(jnp.float32) * tr.reward.size
-        state = state._replace(explore=explored(hp, steps), updates=updates)
+        state = state._replace(explore=q_learning.exploration_amount(hp, steps), updates=updates)
         return state, {**metrics, "explore": state.explore, "learning_rate": learning_rate}
 
-    act, greedy = behaviour(network, lambda q: q, explore, unperturbed)
+    act, greedy = q_learning.acting_by_values(network, lambda q: q, explore, q_learning.unperturbed)
     agent = Agent(init, network.memory, network.reset, act, greedy, update)
     return normalize.observations(agent) if hp.normalize_obs else agent

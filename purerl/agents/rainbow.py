@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import ClassVar
 
 from purerl import exploration, networks
 from purerl.agents.c51 import C51, c51
-from purerl.core import Agent, MemoryNetwork, Network, config, option
-from purerl.updates import adam
+from purerl.agents.parts.declarations import declare_like
+from purerl.core import Agent, MemoryNetwork, Network
+from purerl.gradients import adam
+from purerl.hyperparameters import config, option
 
 
 @config
 class Rainbow(C51):
     """Hyperparameters of `rainbow`: those of `c51`, with Double, n-step and prioritised replay on, and no ε."""
 
-    network: ClassVar = partial(networks.q_network, dueling=True, noise=True)
-
     n_step: int = option(3, "rewards before the value that follows", low=1)
-    double: bool = option(True, "the online network chooses the next action, the target network judges it")
+    double: bool = option(True, "the online network selects the next action, the target network evaluates it")
     priority: float | None = option(0.5, "α of prioritised replay; None samples uniformly", low=0.0)
     importance_steps: float | None = option(
         500_000.0, "environment steps over which β rises to 1; None keeps it", low=0.0, open_low=True, share=1.0
@@ -28,6 +26,7 @@ class Rainbow(C51):
     explore_end: float = option(0.0, "ε at last", low=0.0)
 
 
+@declare_like(c51, Rainbow(), switches={"dueling": True, "noise": True})
 def rainbow(
     network: Network | MemoryNetwork,
     hp: Rainbow = Rainbow(),  # noqa: B008 (frozen)

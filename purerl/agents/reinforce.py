@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from purerl import losses, normalize
-from purerl.core import Agent, Distribution, MemoryNetwork, Network, config, option
-from purerl.memory import with_memory
-from purerl.policies import Sample, critic, judge, no_baseline, policy_agent, unrolled
-from purerl.updates import adam, annealed, sgd
+from purerl.agents.parts.declarations import declare
+from purerl.agents.parts.families import POLICY_GRADIENT
+from purerl.agents.parts.policy_gradient import (
+    PolicyGradient,
+    Sample,
+    advantages_and_targets,
+    critic,
+    no_baseline,
+    policy_gradient_agent,
+    unrolled,
+)
+from purerl.core import Agent, Distribution, MemoryNetwork, Network
+from purerl.gradients import adam, annealed, sgd
+from purerl.hyperparameters import config, option
+from purerl.networks.adapters import with_memory
 
 
 @config
-class REINFORCE:
+class REINFORCE(PolicyGradient):
     """Hyperparameters of `reinforce`. The defaults are tuned on CartPole-v1 (see benchmarks/papers)."""
 
-    num_envs: ClassVar[int] = 8  # what the defaults are tuned for; arguments of `learner`
-    rollout_length: ClassVar[int] = 500  # the cap on an episode
-
     learning_rate: float = option(1e-2, "step size of Adam", low=0.0)
-    anneal_steps: float | None = option(
-        None,
-        "environment steps over which the learning rate falls to 0; None keeps it",
-        low=0.0,
-        open_low=True,
-        share=1.0,
-    )
-    gamma: float = option(0.99, "discount", low=0.0, high=1.0)
     baseline: bool = option(True, "subtract a learned V(s), which also values what follows a time limit")
-    entropy_cost: float = option(0.0, "weight of the entropy bonus", low=0.0)
-    value_cost: float = option(0.5, "weight of the value loss ½ (V - G)²", low=0.0)
-    max_grad_norm: float = option(0.5, "gradients are clipped to this global norm", low=0.0, open_low=True)
     normalize_advantage: bool = option(True, "standardise G - V (or G) over each block")
-    normalize_obs: bool = option(False, "standardise observations by their running moments")
 
 
+@declare(
+    POLICY_GRADIENT,
+    REINFORCE(),
+    num_envs=8,
+    rollout_length=500,
+)
 def reinforce(
     network: Network | MemoryNetwork,
     policy: Distribution,
@@ -45,12 +45,7 @@ def reinforce(
 
     The factor γᵗ of the discounted objective's gradient is left out, as is customary.
 
-    Args:
-      network: `(policy parameters, value)` of observations, such as `networks.actor_critic(policy)`, with memory
-        (`networks.actor_critic(policy, memory=networks.gru())`) or without.
-      policy: the action distribution, such as `distributions.for_space(action_space)`.
-      hp: hyperparameters; floats may be tracers.
-      optimizer: `max_grad_norm -> optax.GradientTransformation` of unit learning rate.
+    network, policy, hp, optimizer: as for `ppo`.
     """
     network, optimizer = with_memory(network), optimizer(hp.max_grad_norm)
 
@@ -71,14 +66,16 @@ def reinforce(
     improve = sgd(loss, optimizer)
 
     def update(key, state, rollout):
-        del key  # nothing is drawn
+        del key  # not used
         tr = rollout.transitions
-        data = judge(critic(network, state.params) if hp.baseline else no_baseline, rollout, hp.gamma, 1.0)
+        data = advantages_and_targets(
+            critic(network, state.params) if hp.baseline else no_baseline, rollout, hp.gamma, 1.0
+        )
         if hp.normalize_advantage:
             data = data._replace(advantage=losses.standardize(data.advantage, tr.valid))
         learning_rate = annealed(hp.learning_rate, hp.anneal_steps, state.updates, tr.reward.size)
         state, metrics = improve(state, data, learning_rate)
         return state._replace(updates=state.updates + 1), {**metrics, "learning_rate": learning_rate}
 
-    agent = policy_agent(network, policy, optimizer, update, episodic=True)
+    agent = policy_gradient_agent(network, policy, optimizer, update, episodic=True)
     return normalize.observations(agent) if hp.normalize_obs else agent

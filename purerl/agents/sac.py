@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purerl import bellman
-from purerl.actor_critics import ActorCritic, critic_loss, descend, judge, replay_actor_critic
-from purerl.core import Agent, Network, config, option
+from purerl import bellman, losses
+from purerl.agents.parts.actor_critic import Acting, ActorCritic, actor_critic_agent, critic_loss, descend, ensemble
+from purerl.agents.parts.declarations import declare
+from purerl.agents.parts.families import ACTOR_CRITIC, CONTINUOUS_CONTROL
+from purerl.agents.parts.replay_updates import polyak
+from purerl.core import Agent, Network
 from purerl.distributions import Hybrid, squashed
-from purerl.offpolicy import polyak
-from purerl.updates import adam
+from purerl.gradients import adam
+from purerl.hyperparameters import config, option
 
 
 @config
 class SAC(ActorCritic):
     """Hyperparameters of `sac`."""
 
-    box: ClassVar = squashed  # of the command line's policy
-
-    temperature: float | None = option(None, "τ, what a nat of entropy is worth; None learns it", low=0.0)
+    temperature: float | None = option(None, "τ, the entropy coefficient per nat; None: learned", low=0.0)
     target_entropy: float = option(
         -1.0, "entropy aimed at for each continuous number, in nats, on a scale where its range is 2"
     )
@@ -32,6 +32,12 @@ class SAC(ActorCritic):
     )
 
 
+@declare(
+    ACTOR_CRITIC,
+    SAC(),
+    **CONTINUOUS_CONTROL,
+    box=squashed,
+)
 def sac(
     actor: Network,
     critic: Network,
@@ -52,7 +58,7 @@ def sac(
     the action's own units, and so is the target: Σ (target_entropy + log of half the range). For a choice it is
     choice_entropy times log of the number of legal ones. Of an `envs.Parameterised` space the parameters of every kind
     are drawn and their entropies counted, chosen or not. The temperature's loss has log τ where arXiv:1812.05905,
-    eq. 18, has τ: the same sign and zero, and no τ so small that it can not grow again.
+    eq. 18, has τ: the same sign and zero, and no τ so small that it cannot grow again.
 
     Args:
       actor: policy parameters `[B, P]` of observations, such as `networks.actor(policy)`.
@@ -61,26 +67,26 @@ def sac(
       hp: hyperparameters; floats may be tracers. With n_step > 1 the entropies of the steps between are left out.
       optimizer: `max_grad_norm -> optax.GradientTransformation` of unit learning rate.
     """
-    direction, q = optimizer(hp.max_grad_norm), judge(critic, policy)
+    direction, q = optimizer(hp.max_grad_norm), ensemble(critic, policy)
     num_choices = policy.choice.num_params
     units = np.log(policy.half).sum()
 
     def soft(params, critics, tau, key, obs):
         """V(s) `[B]`; entropies of choice and numbers, and what they should be, `[B, 2]`."""
         logits, p = jnp.split(actor.apply(params, obs), [num_choices], -1)
-        x, log_prob = policy.continuous.draw(key, p)
+        x, log_prob = policy.continuous.sample_and_log_prob(key, p)
         entropy = jnp.stack([policy.choice.entropy(logits), -log_prob], -1)
         value = bellman.state_value(jax.nn.softmax(logits), q(critics, obs, x).min(0)) + (tau * entropy).sum(-1)
         legal = jnp.log(jnp.sum(~jnp.isneginf(logits), -1, dtype=jnp.float32))
         wanted = jnp.stack([hp.choice_entropy * legal, 0.0 * legal + hp.target_entropy * x.shape[-1] + units], -1)
         return value, (entropy, wanted)
 
-    def learn(keys, state, s, now):
+    def learn(keys, state, s, step, rate):
+        del step
         target_key, actor_key, _ = keys
-        rate = now.learning_rate
         tau = jnp.exp(state.params["temperature"]) if hp.temperature is None else jnp.full(2, hp.temperature)
         next_value, _ = soft(state.params["actor"], state.target_params["critic"], tau, target_key, s.next_obs)
-        target = s.reward + s.gamma * jnp.where(s.terminated, 0.0, next_value)
+        target = bellman.sarsa_backup(s.reward, s.gamma, s.terminated, next_value)
         state, (loss, size, mean_q) = descend(state, "critic", critic_loss(q, s, target), direction, rate)
 
         def actor_loss(params):
@@ -90,7 +96,8 @@ def sac(
         state, (policy_loss, (entropy, wanted)) = descend(state, "actor", actor_loss, direction, rate)
         if hp.temperature is None:
             excess = (entropy - wanted).mean(0)
-            state, _ = descend(state, "temperature", lambda log_tau: ((log_tau * excess).sum(), ()), direction, rate)
+            loss_of = lambda log_tau: (losses.soft_temperature(log_tau, excess).sum(), ())
+            state, _ = descend(state, "temperature", loss_of, direction, rate)
         followed = polyak(state.target_params["critic"], state.params["critic"], hp.target_rate)
         metrics = {
             "loss": loss,
@@ -113,7 +120,7 @@ def sac(
         return policy.choice.mode(logits), policy.continuous.mode(p)
 
     names = ("loss", "td_error", "q", "policy_loss", "entropy", "choice_temperature", "temperature")
-    more = {"temperature": jnp.zeros(2)}
-    return replay_actor_critic(
-        actor, critic, policy, hp, direction, learn, explore, mode, ("critic",), more, metrics=names
+    others, acting = {"temperature": jnp.zeros(2)}, Acting(explore, mode)
+    return actor_critic_agent(
+        actor, critic, policy, hp, direction, learn, acting, targets=("critic",), metrics=names, others=others
     )

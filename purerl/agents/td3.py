@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from purerl import bellman, distributions, exploration, losses
-from purerl.actor_critics import ActorCritic, critic_loss, descend, judge, replay_actor_critic
-from purerl.core import Agent, Network, config, option
+from purerl.agents.parts.actor_critic import Acting, ActorCritic, actor_critic_agent, critic_loss, descend, ensemble
+from purerl.agents.parts.declarations import declare
+from purerl.agents.parts.families import ACTOR_CRITIC, CONTINUOUS_CONTROL, PROCESS
+from purerl.agents.parts.replay_updates import polyak
+from purerl.core import Agent, Network
 from purerl.distributions import Hybrid
-from purerl.offpolicy import polyak
-from purerl.updates import adam
+from purerl.gradients import adam
+from purerl.hyperparameters import config, option
 
 
 @config
 class TD3(ActorCritic):
     """Hyperparameters of `td3`. Noise is in units of half of an action's range, so that 1 reaches the bounds."""
-
-    box: ClassVar = distributions.point  # of the command line's policy
 
     noise: float = option(0.1, "deviation of the noise that explores, in halves of an action's range", low=0.0)
     target_noise: float = option(0.2, "deviation of the noise in targets' actions, in halves of the range", low=0.0)
@@ -28,6 +28,13 @@ class TD3(ActorCritic):
     policy_delay: int = option(2, "gradient steps of the critics for each of the actor and the targets", low=1)
 
 
+@declare(
+    ACTOR_CRITIC,
+    TD3(),
+    **CONTINUOUS_CONTROL,
+    box=distributions.deterministic,
+    parts={"process": PROCESS},
+)
 def td3(
     actor: Network,
     critic: Network,
@@ -44,7 +51,7 @@ def td3(
     Args:
       actor: policy parameters `[B, P]` of observations, such as `networks.actor(policy)`.
       critic: Q `[B, 1]` of (observations, x), such as `networks.critic(policy)`.
-      policy: `distributions.hybrid(action_space, distributions.point)`; nothing in it may be discrete.
+      policy: `distributions.hybrid(action_space, distributions.deterministic)`; nothing in it may be discrete.
       hp: hyperparameters; floats may be tracers.
       process: of the noise, `(shape, sigma=) -> Noise`, such as `exploration.ornstein_uhlenbeck`.
       optimizer: `max_grad_norm -> optax.GradientTransformation` of unit learning rate.
@@ -53,19 +60,20 @@ def td3(
     """
     if policy.choice.num_params > 1:
         raise ValueError("td3 and ddpg are for continuous actions alone; sac takes discrete and hybrid ones as well")
-    direction, q = optimizer(hp.max_grad_norm), judge(critic, policy)
+    direction, q = optimizer(hp.max_grad_norm), ensemble(critic, policy)
     half, (low, high) = policy.half, (policy.centre - policy.half, policy.centre + policy.half)
+    clipped_backup = bellman.clipped_double_backup(bellman.sarsa_backup)
     added = process(half.shape, sigma=1.0)
     mean = lambda p: policy.continuous.mode(p[..., 1:])  # p[0] is of a choice that is none
     action = lambda params, obs: mean(actor.apply(params, obs))
 
-    def learn(keys, state, s, now):
-        rate, targets = now.learning_rate, state.target_params
+    def learn(keys, state, s, step, rate):
+        targets = state.target_params
         jitter = hp.target_noise * jax.random.normal(keys[0], s.x.shape)
         jitter = half * jnp.clip(jitter, -hp.noise_clip, hp.noise_clip)
         next_x = jnp.clip(action(targets["actor"], s.next_obs) + jitter, low, high)
-        next_q = q(targets["critic"], s.next_obs, next_x).min(0)[:, 0]
-        target = bellman.sarsa_backup(s.reward, s.gamma, s.terminated, next_q)
+        next = bellman.Next(q(targets["critic"], s.next_obs, next_x)[..., 0])
+        target = clipped_backup(s.reward, s.gamma, s.terminated, next)
         state, (loss, size, mean_q) = descend(state, "critic", critic_loss(q, s, target), direction, rate)
 
         def actor_loss(params):
@@ -78,7 +86,7 @@ def td3(
             online = {name: state.params[name] for name in targets}
             return state._replace(target_params=polyak(state.target_params, online, hp.target_rate)), value
 
-        due = (now.event * hp.num_gradient_steps + now.nth + 1) % hp.policy_delay == 0
+        due = (step.event * hp.num_gradient_steps + step.nth + 1) % hp.policy_delay == 0
         wait = lambda state: (state, state.metrics["policy_loss"])
         state, policy_loss = improve(state) if hp.policy_delay == 1 else jax.lax.cond(due, improve, wait, state)
         metrics = {"loss": loss, "td_error": size.mean(), "q": mean_q, "policy_loss": policy_loss}
@@ -91,6 +99,7 @@ def td3(
 
     mode = lambda p: (jnp.zeros(p.shape[0], jnp.int32), mean(p))
     names = ("loss", "td_error", "q", "policy_loss")
-    return replay_actor_critic(
-        actor, critic, policy, hp, direction, learn, explore, mode, ("actor", "critic"), {}, names, *added[::2]
+    acting = Acting(explore, mode, added.init, added.reset)
+    return actor_critic_agent(
+        actor, critic, policy, hp, direction, learn, acting, targets=("actor", "critic"), metrics=names
     )

@@ -1,4 +1,4 @@
-"""Environments by name. gymnax is imported when one is made: its own import takes seconds."""
+"""Environments by name. gymnax is imported on first use, since its import takes seconds."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ _OWN = {
 
 
 def make(env_id: str, **kwargs: Any) -> tuple[Any, Any]:
-    """An environment and its default parameters: `(env, env_params)`.
+    """Create an environment and its default parameters: `(env, env_params)`.
 
-    Rewards are float32 and observations float32 (a Discrete observation becomes one-hot), whatever gymnax gives.
+    Rewards and observations of gymnax environments are converted to float32, and Discrete observations to one-hot.
 
     Args:
       env_id: any id that gymnax has registered, such as "CartPole-v1" (`gymnax.register` adds to them), or one of
         "TMaze-v0", "Platform-v0" and "MaskedGrid-v0", or one of another package: "brax/ant", "jumanji/Snake-v1",
         "xminigrid/MiniGrid-Empty-5x5", "craftax/Craftax-Symbolic-v1", "pgx/connect_four". Those are extras.
-      kwargs: for the environment's constructor.
+      kwargs: arguments of the environment's constructor.
     Raises:
-      ValueError: for an unknown id, naming near ones, or for data that cannot be downloaded.
+      ValueError: for an unknown id, naming similar ones, or for data that cannot be downloaded.
     """
-    from purerl.envs.adapters import make as make_adapted
+    from purerl.envs.registry import make as make_registered
 
-    return make_adapted(env_id, **kwargs)
+    return make_registered(env_id, **kwargs)
 
 
 def __getattr__(name: str) -> Any:
     if name in ("Cast", "Observe", "StickyActions", "TimeLimit", "Wrapper", "from_five_values"):
-        from purerl.envs import adapters
+        from purerl.envs import wrappers
 
-        return getattr(adapters, name)
+        return getattr(wrappers, name)
     if name in _OWN:
         return getattr(importlib.import_module(_OWN[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

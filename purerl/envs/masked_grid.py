@@ -1,4 +1,4 @@
-"""A small grid with walls, in which moves into a wall are not legal."""
+"""A small grid world with walls, in which moves into a wall are illegal."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class MaskedGridState(NamedTuple):
 
 
 class MaskedGrid(Environment):
-    """Find the way to the goal of a 4 x 4 grid from any free cell: -1 a step.
+    """Reach the goal of a 4 x 4 grid from any free cell, with a reward of -1 per step.
 
-    Observations are `{"cell": one-hot [16], "action_mask": bool [4]}`. A move that is not legal pays +1 and goes
-    nowhere: who ignores the mask, or bootstraps from what it forbids, is found out by its values.
+    Observations are `{"cell": one-hot [16], "action_mask": bool [4]}`. An illegal move gives a reward of +1 and does
+    not change the cell, so the values reveal an agent that ignores the mask or bootstraps from illegal actions.
     """
 
     name: str = "MaskedGrid-v0"

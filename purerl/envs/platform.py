@@ -1,4 +1,4 @@
-"""A platform game: three kinds of jump, each with a distance of its own, across gaps that are seen before the jump."""
+"""A platform game with parameterised actions: three kinds of jump, each with a distance, across observed gaps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOW, _HIGH, _COST = (jnp.array(x) for x in zip(*JUMPS.values(), strict=True))
 
 @struct.dataclass
 class PlatformParams:
-    """num_gaps: that lie before the goal.  reach: how far beside its middle a platform can be landed on."""
+    """num_gaps: the number of gaps before the goal.  reach: the largest landing error from a platform's middle."""
 
     num_gaps: int = 10
     reach: float = 0.1
@@ -36,10 +36,10 @@ class PlatformState(NamedTuple):
 class Platform(Environment):
     """Cross gaps of random width, by a hop (0 to 0.4), a leap (0.3 to 0.8, cost 0.2) or a flight (0.6 to 1, cost 0.5).
 
-    Actions are parameterised: the kind of jump, and how far each kind would go. A jump that is off the gap's width by
-    e pays 1 - cost - (e / reach)², and falls, for nothing, where |e| > reach. Gaps are uniform in [0, 1], do not depend
-    on what is done, and are observed with the share of gaps left, so the best jump is the one that pays most now
-    (`best_reward`), and the best return is num_gaps times its mean, 0.8369 a gap.
+    Actions are parameterised: the kind of jump, and a distance for each kind. A jump whose distance differs from the
+    gap's width by e has a reward of 1 - cost - (e / reach)²; if |e| > reach, the reward is 0 and the episode ends.
+    Gaps are uniform in [0, 1], independent of the actions, and observed with the share of gaps left, so the optimal
+    jump maximises the immediate reward (`best_reward`). The optimal return is num_gaps times its mean, 0.8369 per gap.
 
     Reference: after the domain of Masson, Ranchod & Konidaris, 2016, arXiv:1509.01644, section 5.2.
     """
@@ -79,7 +79,7 @@ class Platform(Environment):
 
 
 def best_reward(gap: Array, reach: float = 0.1) -> Array:
-    """What the best jump across a gap pays, `[...] -> [...]`: each kind as near to the gap as it can land.
+    """The maximum reward of a jump across a gap, `[...] -> [...]`.
 
     >>> [round(x, 3) for x in best_reward(jnp.array([0.2, 0.42, 0.6, 0.9])).tolist()]
     [1.0, 0.96, 0.8, 0.5]

@@ -11,12 +11,12 @@ from gymnax.environments import spaces
 
 
 class Parameterised(spaces.Dict):
-    """A choice among K kinds of action, each with parameters of its own that only count if it is chosen.
+    """A choice among K kinds of action, each with parameters that only have an effect if it is chosen.
 
     Actions are `{"choice": int, "parameters": (x₁, …, x_K)}`; policies for it are `distributions.parameterised`.
 
     Args:
-      branches: the space of the parameters of every kind.
+      branches: the parameter space of each kind.
     """
 
     def __init__(self, branches: Sequence[spaces.Space]):
@@ -30,7 +30,7 @@ class MultiDiscrete(spaces.Space):
     """Several choices at once, int32 `[*shape of nvec]`; policies for it are `distributions.multi_categorical`.
 
     Args:
-      nvec: how many there are of each choice, ints ≥ 1 of any shape.
+      nvec: the number of options of each choice, ints ≥ 1 of any shape.
     """
 
     def __init__(self, nvec):
@@ -50,7 +50,7 @@ class MultiBinary(spaces.Space):
     """Bits, int32 `[*shape]`; policies for it are `distributions.bernoulli`.
 
     Args:
-      n: how many, an int ≥ 1 or a shape.
+      n: the number of bits, an int ≥ 1, or a shape.
     """
 
     def __init__(self, n):

@@ -29,13 +29,13 @@ class TableState(NamedTuple):
 
 
 class Table(Environment):
-    """An MDP to act in: observations are the states' numbers, int32 scalars.
+    """A finite MDP as an environment; observations are state indices, int32 scalars.
 
-    If it says what is legal they are `{"state": int32 [], "action_mask": bool [A]}`; nothing else must be done.
-    Networks see states through the torso `networks.OneHot`.
+    If the MDP has `legal`, observations are `{"state": int32 [], "action_mask": bool [A]}`, and illegal actions must
+    not be taken. The torso `networks.OneHot` encodes states for networks.
     Args:
       mdp: see `purerl.tabular.MDP`.
-      noise: deviation of a normal that is added to rewards, a scalar or `[S, A]`.
+      noise: standard deviation of normal noise added to rewards, a scalar or `[S, A]`.
     """
 
     name: str = "Table"
@@ -87,7 +87,7 @@ class Table(Environment):
 
 
 def _draw(key: Array, probs: Array) -> Array:
-    """An index `[]` of probabilities `[K]`, by their sums: one random number, and never one of probability 0."""
+    """Sample an index `[]` from probabilities `[K]` by inversion of one random number; never one of probability 0."""
     probs = jnp.asarray(probs, jnp.float32)
     below = jnp.cumsum(probs) <= jax.random.uniform(key)
     last = probs.shape[0] - 1 - jnp.argmax(jnp.flip(probs > 0))

@@ -1,4 +1,4 @@
-"""The T-maze: what is seen at the start decides which way to turn at the end of a corridor."""
+"""The T-maze: the first observation determines the correct turn at the end of a corridor."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class TMazeState(NamedTuple):
 
 
 class TMaze(Environment):
-    """Walk east along a corridor and, at the junction, turn the way that a sign showed in the first cell alone.
+    """Walk east along a corridor and, at the junction, turn in the direction that a sign showed in the first cell.
 
     Actions are north, east, south and west. Reward 4 for the right turn, -0.1 for the wrong one, which both end the
     episode, and -0.1 for walking into a wall. Observations are (sign north or corridor, junction, sign south or
-    corridor), so all cells between look alike. The best return is 4; without memory it is 1.95 in the mean.
+    corridor), equal for all cells in between. The optimal return is 4; without memory its mean is 1.95.
 
     Reference: Bakker, 2002, "Reinforcement learning with long short-term memory", section 4.
     """

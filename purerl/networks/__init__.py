@@ -1,11 +1,11 @@
-"""Networks: torsos that represent an observation, what remembers, and the heads that act and judge on top of them."""
+"""Networks: torsos, which encode observations, memories, and heads for policies and values."""
 
 from purerl.networks.cnn import MinAtarCNN
-from purerl.networks.heads import Actor, ActorCritic, Critic, actor, actor_critic, critic, remembering, sight
+from purerl.networks.heads import Actor, ActorCritic, Critic, actor, actor_critic, critic, recurrent_torso, split_mask
 from purerl.networks.mlp import MLP, OneHot
+from purerl.networks.q_heads import Noisy, QHead, implicit_q_network, noisy, q_network
 from purerl.networks.recurrent import Core, gru, lstm, min_gru, stack
 from purerl.networks.transformer import transformer
-from purerl.networks.values import Noisy, QHead, implicit_q_network, noisy, q_network
 
 __all__ = [
     "MLP",
@@ -26,8 +26,8 @@ __all__ = [
     "min_gru",
     "noisy",
     "q_network",
-    "remembering",
-    "sight",
+    "recurrent_torso",
+    "split_mask",
     "stack",
     "transformer",
 ]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 
 class MinAtarCNN(nn.Module):
-    """One 3 x 3 convolution and one dense layer for `[B, 10, 10, channels]` images, as MinAtar's own baselines have.
+    """One 3 x 3 convolution and one dense layer for `[B, 10, 10, channels]` images, as in MinAtar's baselines.
 
     layer_norm: normalise both layers before their activations.
     Reference: Young & Tian, 2019, arXiv:1903.03176, section 3.

@@ -1,4 +1,4 @@
-"""Heads: what an agent reads off a torso."""
+"""Heads: policies and values on the features of a torso."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from purerl.core import Array, Distribution, MemoryNetwork
 from purerl.distributions import Hybrid
-from purerl.memory import with_memory
+from purerl.networks.adapters import with_memory
 from purerl.networks.mlp import MLP
 from purerl.networks.recurrent import Core
 
@@ -36,13 +36,14 @@ class Head(nn.Module):
         return jnp.concatenate([outputs, jnp.broadcast_to(free, (*outputs.shape[:-1], self.num_free))], axis=-1)
 
 
-def sight(obs: Any) -> tuple[Any, Any]:
-    """What of observations a torso sees, and which actions they say are legal: `(obs, legal)`.
+def split_mask(obs: Any) -> tuple[Any, Any]:
+    """Split observations into the inputs of a torso and the mask of legal actions: `(obs, legal)`.
 
     An environment may put `action_mask` into observations that are dicts: bool `[..., A]`, or a tree of such in the
-    structure of the actions. What else there is goes on, alone if it is one entry. legal is None without a mask.
+    structure of the actions. The other entries are the inputs, unwrapped if there is only one. legal is None without a
+    mask.
 
-    >>> sight({"position": 1.0, "action_mask": [True, False]})
+    >>> split_mask({"position": 1.0, "action_mask": [True, False]})
     (1.0, [True, False])
     """
     if not isinstance(obs, Mapping) or "action_mask" not in obs:
@@ -52,7 +53,7 @@ def sight(obs: Any) -> tuple[Any, Any]:
 
 
 def masked(mask: Callable | None, p: Array, legal: Any) -> Array:
-    """Policy parameters under which no action that is not legal happens; as they are without a mask."""
+    """Mask policy parameters `[..., P]`, so that illegal actions have probability 0; unchanged without a mask."""
     if legal is None:
         return p
     if mask is None:
@@ -70,12 +71,12 @@ class Actor(nn.Module):
 
     @nn.compact
     def __call__(self, obs):
-        obs, legal = sight(obs)
+        obs, legal = split_mask(obs)
         return masked(self.mask, Head(self.num_params - self.num_free, 0.01, self.num_free)(self.torso()(obs)), legal)
 
 
 def actor(policy: Distribution | Hybrid, torso: Callable[[], nn.Module] = MLP) -> Actor:
-    """A policy alone, for agents whose critic is another network; arguments as of `actor_critic`.
+    """A policy network, for agents with a separate critic; arguments as for `actor_critic`.
 
     >>> from purerl import distributions
     >>> network = actor(distributions.normal(shape=(2,)))
@@ -90,31 +91,33 @@ class Critic(nn.Module):
 
     num_choices: int
     torso: Callable[[], nn.Module]
-    eye: Callable[[], nn.Module] | None
+    encoder: Callable[[], nn.Module] | None
 
     @nn.compact
     def __call__(self, obs):
         obs, x = obs
-        obs, _ = sight(obs)
-        return Head(self.num_choices, 1.0)(self.torso()((obs if self.eye is None else self.eye()(obs), x)))
+        obs, _ = split_mask(obs)
+        return Head(self.num_choices, 1.0)(self.torso()((obs if self.encoder is None else self.encoder()(obs), x)))
 
 
-def critic(policy: Hybrid, torso: Callable[[], nn.Module] = MLP, eye: Callable[[], nn.Module] | None = None) -> Critic:
-    """Action values of what is continuous in an action, for each choice of what is discrete: Q(s, x)[k].
+def critic(
+    policy: Hybrid, torso: Callable[[], nn.Module] = MLP, encoder: Callable[[], nn.Module] | None = None
+) -> Critic:
+    """Action values Q(s, x)[k] of the continuous part x, for each discrete choice k.
 
     Args:
-      policy: the space, as `distributions.hybrid` gives it.
-      torso: sees observations and x side by side.
-      eye: what looks at the observations first, such as `MinAtarCNN`, so that x need not pass through it.
+      policy: the space, a result of `distributions.hybrid`.
+      torso: a module on the concatenated observations and x.
+      encoder: a module on the observations alone before the torso, such as `MinAtarCNN`.
 
     >>> from gymnax.environments import spaces
     >>> from purerl import distributions
-    >>> network = critic(distributions.hybrid(spaces.Box(-1.0, 1.0, (2,)), distributions.point))
+    >>> network = critic(distributions.hybrid(spaces.Box(-1.0, 1.0, (2,)), distributions.deterministic))
     >>> obs = jnp.ones((5, 4)), jnp.ones((5, 2))
     >>> network.apply(network.init(jax.random.key(0), obs), obs).shape
     (5, 1)
     """
-    return Critic(policy.choice.num_params, torso, eye)
+    return Critic(policy.choice.num_params, torso, encoder)
 
 
 class ActorCritic(nn.Module):
@@ -128,7 +131,7 @@ class ActorCritic(nn.Module):
 
     @nn.compact
     def __call__(self, obs):
-        obs, legal = sight(obs)
+        obs, legal = split_mask(obs)
         features = self.torso()(obs)
         pi = masked(self.mask, Head(self.num_params - self.num_free, 0.01, self.num_free)(features), legal)
         value = Head(1, 1.0)(features if self.shared else self.torso()(obs))
@@ -141,15 +144,15 @@ def actor_critic(
     shared: bool = False,
     memory: Core | None = None,
 ) -> ActorCritic | MemoryNetwork:
-    """A policy and a value function on two torsos, or on one that both train.
+    """A policy and a value function on two torsos, or on a shared one.
 
     Args:
-      policy: whose parameters the actor gives (gain 0.01, so that it starts near uniform); those it calls free
+      policy: the distribution of the actor's outputs (gain 0.01, so that it starts near uniform); its free parameters
         are one learned vector.
       torso: makes a module from observations `[B, ...]` to features `[B, F]`: `MLP`, `MinAtarCNN`, or
         `functools.partial(MLP, hidden=(256, 256), activation=nn.relu)`.
       shared: one torso (and one memory) for both.
-      memory: what remembers between torso and heads: `gru()`, `lstm()`, `min_gru()`, `transformer()` or a `stack`.
+      memory: the memory between torso and heads: `gru()`, `lstm()`, `min_gru()`, `transformer()` or a `stack`.
 
     >>> from purerl import distributions, networks
     >>> network = actor_critic(distributions.categorical(3), memory=networks.gru(32))
@@ -160,7 +163,7 @@ def actor_critic(
     """
     if memory is None:
         return ActorCritic(policy.num_params, policy.num_free, torso, shared, policy.mask)
-    branch = remembering(torso(), memory)
+    branch = recurrent_torso(torso(), memory)
     branches = [branch] if shared else [branch, branch]
     heads = Head(policy.num_params - policy.num_free, 0.01, policy.num_free), Head(1, 1.0)
 
@@ -176,14 +179,14 @@ def actor_critic(
         }
 
     def read(params, features, obs):
-        """Policy parameters and values off the features of the first and of the last branch."""
+        """Policy parameters from the features of the first branch, and values from those of the last."""
         actor, critic = params["heads"]
-        pi = masked(policy.mask, heads[0].apply(actor, features[0]), sight(obs)[1])
+        pi = masked(policy.mask, heads[0].apply(actor, features[0]), split_mask(obs)[1])
         value: Any = heads[1].apply(critic, features[-1])
         return pi, value[..., 0]
 
     def each(function, *arguments):
-        """What a function of every branch gives, one tuple a result."""
+        """Apply a function to every branch; one tuple per result."""
         return tuple(zip(*(function(*x) for x in zip(*arguments, strict=True)), strict=True))
 
     def step(params, memory, obs):
@@ -205,24 +208,24 @@ def actor_critic(
     )
 
 
-def remembering(torso: nn.Module, core: Core) -> MemoryNetwork:
+def recurrent_torso(torso: nn.Module, core: Core) -> MemoryNetwork:
     """A torso whose features pass through a memory: observations to features `[..., H]`."""
-    eye = with_memory(torso)
+    encoder = with_memory(torso)
 
     def init(key, obs):
         torso_key, core_key = jax.random.split(key)
-        obs, _ = sight(obs)
-        params = eye.init(torso_key, obs)
-        features, _ = jax.eval_shape(lambda: eye.step(params, (), obs))
+        obs, _ = split_mask(obs)
+        params = encoder.init(torso_key, obs)
+        features, _ = jax.eval_shape(lambda: encoder.step(params, (), obs))
         return {"torso": params, "core": core.init(core_key, features.shape[-1])}
 
     def step(params, memory, obs):
-        x, _ = eye.step(params["torso"], (), sight(obs)[0])
+        x, _ = encoder.step(params["torso"], (), split_mask(obs)[0])
         return core.step(params["core"], memory, x)
 
     def unroll(params, memory, obs, ended, next_obs=None):
-        next_obs = None if next_obs is None else sight(next_obs)[0]
-        x, next_x, _ = eye.unroll(params["torso"], (), sight(obs)[0], ended, next_obs)
+        next_obs = None if next_obs is None else split_mask(next_obs)[0]
+        x, next_x, _ = encoder.unroll(params["torso"], (), split_mask(obs)[0], ended, next_obs)
         return core.unroll(params["core"], memory, x, ended, next_x)
 
     return MemoryNetwork(init, core.memory, core.reset, step, unroll)

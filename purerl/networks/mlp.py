@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 
 class MLP(nn.Module):
-    """Dense layers, orthogonal with gain √2. Flattens what it is given: `[B, ...]` leaves to `[B, hidden[-1]]`.
+    """Dense layers, orthogonal with gain √2. Inputs are flattened: leaves `[B, ...]` to `[B, hidden[-1]]`.
 
     layer_norm: normalise every layer before its activation. Ba et al., 2016, arXiv:1607.06450.
     """
@@ -31,9 +31,9 @@ class MLP(nn.Module):
 
 
 class OneHot(nn.Module):
-    """A number as a vector, `[B]` to `[B, num]`, for observations of `envs.Table`: a head on it is a table.
+    """One-hot encoding, `[B]` to `[B, num]`, for observations of `envs.Table`: a head on it is a table.
 
-    num: how many numbers there are, from 0. Without parameters; `hidden` layers of an `MLP` follow if there are any.
+    num: the number of states, counted from 0. Without parameters; `hidden` layers of an `MLP` follow if there are any.
     Raises:
       ValueError: if observations are not integers `[B]`.
 

@@ -1,4 +1,4 @@
-"""What remembers between a torso and the heads: cells that take one step at a time, and one that takes all at once."""
+"""Memories between a torso and the heads: recurrent cells, and a linear recurrence that is parallel over time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 from flax import linen as nn
 from flax.linen import initializers
 
-from purerl.core import Array, Key, check_counts
-from purerl.memory import clear, with_memory
+from purerl.arguments import check_counts
+from purerl.core import Array, Key, where_ended
+from purerl.networks.adapters import with_memory
 
 
 class Core(NamedTuple):
@@ -33,7 +34,7 @@ class Core(NamedTuple):
 def _cell(size: int, biases: list[np.ndarray], start: Callable[[int], Any], cell: Callable, output: Callable) -> Core:
     """A cell `(memory, gates of x·W + b, gates of h·U) -> memory` for any leading axes, and h, read of its memory.
 
-    biases: what each gate's b is at first, `[size]`.
+    biases: the initial b of each gate, `[size]`.
     """
     num_gates = len(biases)
 
@@ -50,7 +51,7 @@ def _cell(size: int, biases: list[np.ndarray], start: Callable[[int], Any], cell
     project = lambda params, x: x @ params["input"] + params["bias"]
     products = lambda recurrent, memory: split(output(memory) @ recurrent)
     look = lambda params, memory, x: cell(memory, split(project(params, x)), products(params["recurrent"], memory))
-    reset = lambda memory, ended: clear(memory, ended, jax.tree.map(jnp.zeros_like, memory))
+    reset = lambda memory, ended: where_ended(ended, jax.tree.map(jnp.zeros_like, memory), memory)
 
     def step(params, memory, x):
         memory = look(params, memory, x)
@@ -88,7 +89,7 @@ def _cell(size: int, biases: list[np.ndarray], start: Callable[[int], Any], cell
         return (last, after), linear(d_memory, d_gates, before @ d_recurrent)
 
     def unroll(params, memory, x, ended, next_x=None):
-        # the products with x are one product for all steps, and each look at a successor is one cell more
+        # the products with x are one product for all steps, and each successor needs one more evaluation of the cell
         last, after = recur(params["recurrent"], memory, project(params, x), ended)
         return output(after), None if next_x is None else output(look(params, after, next_x)), last
 
@@ -96,7 +97,7 @@ def _cell(size: int, biases: list[np.ndarray], start: Callable[[int], Any], cell
 
 
 def _spans(size: int, longest: float) -> np.ndarray:
-    """log τ of memories of 1 to `longest` steps, evenly spread: what a gate that keeps begins with."""
+    """log τ of time scales from 1 to `longest` steps, evenly spaced: initial biases of a gate."""
     return np.linspace(0.0, np.log(longest), size)
 
 
@@ -106,8 +107,8 @@ def gru(size: int = 64, longest: float = 1.0) -> Core:
         r = σ(Wᵣx + Uᵣh),  z = σ(W_z x + U_z h),  n = tanh(W_n x + r ⊙ U_n h),  h' = (1 - z) ⊙ n + z ⊙ h
 
     Args:
-      longest: features start with memories of 1 to so many steps. At 1 all forget half at every step, as is
-        customary; where something must be kept for 50 steps, 100 is what makes that learnable.
+      longest: initial time scales of features are from 1 to `longest` steps. At 1 all features decay by half at every
+        step, as is customary; for dependencies over 50 steps, use 100.
     Reference: Cho et al., 2014, arXiv:1406.1078, with r after the product, as cuDNN has it; longest: Tallec &
       Ollivier, 2018, arXiv:1804.11188.
     """
@@ -128,7 +129,8 @@ def lstm(size: int = 64, longest: float | None = None) -> Core:
         c' = σ(f) ⊙ c + σ(i) ⊙ tanh(g),  h' = σ(o) ⊙ tanh(c'),   (i, f, g, o) = Wx + Uh + b
 
     Args:
-      longest: features start with memories of 1 to so many steps; None: the forget gate's b is 1, as is customary.
+      longest: initial time scales of features are from 1 to `longest` steps; None: the forget gate's b is 1, as is
+        customary.
     Reference: Hochreiter & Schmidhuber, 1997; the forget gate's 1: Jozefowicz et al., 2015; longest: Tallec &
       Ollivier, 2018, arXiv:1804.11188, eq. 16.
     """
@@ -147,15 +149,15 @@ def lstm(size: int = 64, longest: float | None = None) -> Core:
 
 
 def min_gru(size: int = 64, longest: float = 100.0) -> Core:
-    """A GRU whose gates do not see h: a linear recurrence, which learning computes for all steps at once.
+    """A GRU whose gates do not depend on h: a linear recurrence, computed for all steps at once in updates.
 
         z = σ(W_z x + b),  h' = (1 - z) ⊙ h + z ⊙ W_h x
 
-    What it gives is a sum of what was seen, of which heads alone make little: put a layer after it, by `stack`.
+    Its output is a weighted sum of inputs, so a nonlinear layer should follow before the heads: use `stack`.
     `unroll` is an associative scan, log₂ T passes in place of T steps; on a CPU, where passes over memory cost more
     than small steps, a plain scan, which is three times as fast there.
     Args:
-      longest: features start with memories of 1 to so many steps, b = -log τ.
+      longest: initial time scales of features are from 1 to `longest` steps, b = -log τ.
     Reference: Feng et al., 2024, arXiv:2410.01201, section 3.1; longest: Tallec & Ollivier, 2018, arXiv:1804.11188.
     """
     check_counts("min_gru", size=size)
@@ -173,7 +175,7 @@ def min_gru(size: int = 64, longest: float = 100.0) -> Core:
         update = jax.nn.sigmoid(update)
         return 1 - update, update * new
 
-    reset = lambda memory, ended: clear(memory, ended, jnp.zeros_like(memory))
+    reset = lambda memory, ended: where_ended(ended, jnp.zeros_like(memory), memory)
 
     def step(params, h, x):
         a, b = terms(params, x)
@@ -196,10 +198,10 @@ def min_gru(size: int = 64, longest: float = 100.0) -> Core:
 
 
 def stack(*layers: Core | nn.Module) -> Core:
-    """Memories one after another, each on what the one before it gives; a module is a layer that remembers nothing.
+    """Compose memories, each on the outputs of the previous one; a module is a layer without memory.
 
-    A linear recurrence gives sums of what it saw. A layer after it makes more of them, and a second memory after that
-    has gates that see the past.
+    The outputs of a linear recurrence are sums of its inputs. A nonlinear layer after it and a second memory give gates
+    that depend on the past.
     Raises:
       ValueError: without layers, or where one is neither a memory nor a module.
 
@@ -217,7 +219,7 @@ def stack(*layers: Core | nn.Module) -> Core:
     cores = [layer if isinstance(layer, Core) else _forgetful(layer) for layer in layers]
 
     def through(look, params, memory, *x):
-        """What the last core gives, and the memories of all."""
+        """The outputs of the last core, and the memories of all."""
         memories = []
         for core, p, m in zip(cores, params, memory, strict=True):
             *x, m = look(core, p, m, *x)
@@ -246,13 +248,13 @@ def stack(*layers: Core | nn.Module) -> Core:
 
 
 def _forgetful(module: nn.Module) -> Core:
-    """A module as a memory of nothing."""
+    """Convert a module to a core without memory."""
     network = with_memory(module)
     return Core(lambda key, num_features: network.init(key, jnp.zeros((1, num_features))), *network[1:])
 
 
 def _linear_in_steps(a: Array, b: Array) -> Array:
-    """hₜ = aₜ ⊙ hₜ₋₁ + bₜ from h = 0, `[T, ...]`, step after step."""
+    """hₜ = aₜ ⊙ hₜ₋₁ + bₜ from h = 0, `[T, ...]`, by a scan."""
 
     def step(h, now):
         h = now[0] * h + now[1]

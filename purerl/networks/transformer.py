@@ -1,4 +1,4 @@
-"""A causal Transformer that acts from a cache of keys and values and learns from whole blocks in one pass."""
+"""A causal Transformer: acting uses a cache of keys and values, updates process whole blocks in one pass."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax.linen import initializers
 
-from purerl.core import Array, check_counts
+from purerl.arguments import check_counts
+from purerl.core import Array
 from purerl.networks.recurrent import Core
 
 
 class Cache(NamedTuple):
-    """The last steps of each environment's episode, a ring: the token at position p lies in slot p mod context."""
+    """The last steps of each environment's episode, a ring buffer: position p is stored in slot p mod context."""
 
     keys: tuple[Array, ...]  # one a layer, [N, width / num_heads, context]: a product with queries needs no transpose
     values: tuple[Array, ...]  # [N, context, width / num_heads]
@@ -30,7 +31,7 @@ def transformer(
 
     The heads share one key and one value (multi-query attention: the cache is read whole on every step, and is
     `num_heads` times smaller so); positions are rotary and count from the episode's start. A reset sets a length to 0
-    and touches nothing else. `unroll` is one pass with a mask: a step sees the cache and the block's earlier steps of
+    and changes nothing else. `unroll` is one pass with a mask: a step attends to the cache and the earlier steps of
     its own episode, at most `context` of them, as in acting.
 
     Args:
@@ -114,7 +115,7 @@ def transformer(
         back = time[:, None] - time
 
         def seen(ahead):
-            """[N, T, context + T]: what a step (0 ahead) or its successor (1 ahead) sees of the cache and the block."""
+            """The attention mask of steps (0 ahead) or successors (1 ahead), bool `[N, T, context + T]`."""
             age = position[:, :, None] + ahead - cached[:, None]
             in_cache = (episode == 0)[:, :, None] & (cached >= 0)[:, None] & (age < context)
             in_block = (episode[:, :, None] == episode[:, None]) & (back >= 0) & (back + ahead < context)
@@ -165,7 +166,7 @@ def _rotate(x: Array, position: Array) -> Array:
 def _attend(query: Array, keys: Array, values: Array, seen: Array, own: Any = None) -> Array:
     """Values [N, S, D] mixed by softmax(q·k / √D) over what is `seen [N, T, S]`; queries [N, T, H, D], keys [N, D, S].
 
-    own: key and value [N, T, D] that only the query of the same step sees.
+    own: key and value [N, T, D], used only by the query of the same step.
     """
     query = query / math.sqrt(query.shape[-1])
     scores = jnp.where(seen[:, :, None], jnp.einsum("nthd,nds->nths", query, keys), -jnp.inf)

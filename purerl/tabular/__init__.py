@@ -1,4 +1,4 @@
-"""Finite MDPs: exact answers, and the tabular learners that are held against them."""
+"""Finite MDPs: exact solutions, and tabular learning algorithms to compare with them."""
 
 from purerl.tabular import worlds
 from purerl.tabular.enumeration import Enumerated, from_env, from_gymnasium

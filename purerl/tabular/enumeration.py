@@ -1,4 +1,4 @@
-"""An environment as the table of its states, so that what was learned in it can be held against the exact optimum."""
+"""Enumeration of finite environments as MDPs, for comparison of learned policies with the exact optimum."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purerl.core import Key
-from purerl.memory import clear
+from purerl.core import Key, where_ended
 from purerl.tabular.mdp import MDP, checked
 
 
 class Enumerated(NamedTuple):
-    """An environment's MDP, and what its states are. The last state stands for every end of an episode."""
+    """An environment's MDP and its states. The last state represents every termination."""
 
     mdp: MDP  # sparse, with the rewards of each successor
     states: Any  # the environment's, leaves [S - 1, ...]
@@ -68,7 +67,7 @@ def from_env(
 
     Every state is stepped `num_samples` times with every action. Probabilities are frequencies, so they are exact where
     the environment is deterministic, or where a denominator is known: then they are rounded to its multiples. Only
-    terminations end it; time limits do not. Of observations with an `action_mask` only what is legal is tried, and the
+    terminations end it; time limits do not. With an `action_mask` in observations only legal actions are tried, and the
     MDP says what that is.
 
     Args:
@@ -134,7 +133,7 @@ def from_env(
                 action = jax.random.categorical(act_key, jnp.where(mask(obs), 0.0, -jnp.inf))
             after, reward, end = jax.vmap(step)(jax.random.split(step_key, 64), state, action)
             fresh = begin(jax.random.split(reset_key, 64))
-            return clear(after, end, fresh), (state, action, (after[1], reward, end))
+            return where_ended(end, fresh, after), (state, action, (after[1], reward, end))
 
         start_key, run_key = jax.random.split(key)
         return jax.lax.scan(one, begin(jax.random.split(start_key, 64)), jax.random.split(run_key, limit))[1]

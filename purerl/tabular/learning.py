@@ -1,4 +1,4 @@
-"""Tables that learn from experience: agents like any other, of environments whose observation is a state's number.
+"""Tabular learning algorithms as agents, for environments whose observation is a state index.
 
 `envs.Table(mdp)` is such an environment. (Of observations that are dicts the number is the entry `state`.) With blocks
 of one step in one environment these are the online algorithms of the textbook; a block of T steps acts with the table
@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from purerl.arguments import check_counts
 from purerl.bellman import Backup, Next, double_backup, expected_backup, max_backup, sarsa_backup
-from purerl.core import Agent, Array, check_counts, config, option
+from purerl.core import Agent, Array
 from purerl.exploration import epsilon_greedy, epsilon_greedy_probs
+from purerl.hyperparameters import config, option
 from purerl.tabular.mdp import as_array
 
 
@@ -42,7 +44,7 @@ class Prediction:
 
 
 class Steps(NamedTuple):
-    """What a table learns from, leaves `[N]` or `[T, N]`."""
+    """The steps of an update, leaves `[N]` or `[T, N]`."""
 
     state: Array
     action: Array
@@ -54,7 +56,7 @@ class Steps(NamedTuple):
 
 
 def _state_of(obs: Any) -> Array:
-    """The states' numbers."""
+    """The state indices."""
     return obs["state"] if isinstance(obs, Mapping) else obs
 
 
@@ -101,15 +103,15 @@ def control(
     waits: bool = False,
     legal: Any = None,
 ) -> Agent:
-    """ε-greedy over a table that learns from one-step backups.
+    """ε-greedy tabular control with one-step backups.
 
         Q(s,a) ← Q(s,a) + α [backup - Q(s,a)]
 
     Args:
       backup: of `purerl.bellman`. Its `next` has q, probs (the ε-greedy policy's) and action.
-      num_tables: 1, or 2: a coin says which one learns (online) and the other one (q) judges; acting is by the mean.
-      waits: a step is learned from when the next action is known, as Sarsa must.
-      legal: bool `[S, A]`; the others are never taken, nor counted on. None: all are.
+      num_tables: 1, or 2: a random one is updated (online), the other one (q) evaluates; actions use their mean.
+      waits: update with a step once the next action is known, as Sarsa needs.
+      legal: bool `[S, A]`; illegal actions are neither selected nor used in backups. None: all are legal.
     Raises:
       ValueError: for counts that are not positive, more than two tables, or another shape of `legal`.
     """
@@ -158,7 +160,7 @@ def control(
             last = jax.tree.map(lambda x: x[-1], steps)
             next_action = steps.action
             steps = jax.tree.map(lambda x, y: jnp.concatenate([x[None], y[:-1]]), state.last, steps)
-            # after an end the next step is another episode's: what would have been done there is drawn
+            # after the end of an episode the next step is of another one: sample the action of the successor
             fresh = epsilon_greedy(next_key, look(state.q, steps.following).mean(0), hp.epsilon)
             next_action = jnp.where(steps.ended, fresh, next_action)
         coin = jax.random.bernoulli(coin_key, shape=steps.state.shape).astype(jnp.int32)
@@ -169,7 +171,7 @@ def control(
     return _memoryless(init, act, greedy, update)
 
 
-def q_learning(num_states: int, num_actions: int, hp: Control = Control(), legal: Any = None) -> Agent:  # noqa: B008
+def q_learning(num_states: int, num_actions: int, hp: Control = Control(), legal: Any = None) -> Agent:  # noqa: B008 (frozen)
     """Q(s,a) ← Q(s,a) + α [r + γ max Q(s',a') - Q(s,a)].
 
     Reference: Watkins, 1989; Sutton & Barto, 2018, eq. 6.8.
@@ -177,7 +179,7 @@ def q_learning(num_states: int, num_actions: int, hp: Control = Control(), legal
     return control(num_states, num_actions, max_backup, hp, legal=legal)
 
 
-def sarsa(num_states: int, num_actions: int, hp: Control = Control(), legal: Any = None) -> Agent:  # noqa: B008
+def sarsa(num_states: int, num_actions: int, hp: Control = Control(), legal: Any = None) -> Agent:  # noqa: B008 (frozen)
     """Q(s,a) ← Q(s,a) + α [r + γ Q(s',a') - Q(s,a)], with the a' that is then taken.
 
     Reference: Rummery & Niranjan, 1994; Sutton & Barto, 2018, eq. 6.7.
@@ -185,7 +187,7 @@ def sarsa(num_states: int, num_actions: int, hp: Control = Control(), legal: Any
     return control(num_states, num_actions, sarsa_backup, hp, waits=True, legal=legal)
 
 
-def expected_sarsa(num_states: int, num_actions: int, hp: Control = Control(), legal: Any = None) -> Agent:  # noqa: B008
+def expected_sarsa(num_states: int, num_actions: int, hp: Control = Control(), legal: Any = None) -> Agent:  # noqa: B008 (frozen)
     """Q(s,a) ← Q(s,a) + α [r + γ Σ π(a'|s') Q(s',a') - Q(s,a)].
 
     Reference: van Seijen et al., 2009; Sutton & Barto, 2018, eq. 6.9.
@@ -193,7 +195,7 @@ def expected_sarsa(num_states: int, num_actions: int, hp: Control = Control(), l
     return control(num_states, num_actions, expected_backup, hp, legal=legal)
 
 
-def double_q_learning(num_states: int, num_actions: int, hp: Control = Control(), legal: Any = None) -> Agent:  # noqa: B008
+def double_q_learning(num_states: int, num_actions: int, hp: Control = Control(), legal: Any = None) -> Agent:  # noqa: B008 (frozen)
     """Q₁(s,a) ← Q₁(s,a) + α [r + γ Q₂(s', argmax Q₁(s',a')) - Q₁(s,a)], or with the two exchanged.
 
     Reference: van Hasselt, 2010; Sutton & Barto, 2018, eq. 6.10.
@@ -233,8 +235,8 @@ class Window(NamedTuple):
     filled: Array  # int32 [N]: how many of them are of this episode and not yet learned from
 
 
-def n_step_td(policy: Array, hp: Prediction = Prediction()) -> Agent:  # noqa: B008
-    """V of a given policy; n = 1 is TD(0).
+def n_step_td(policy: Array, hp: Prediction = Prediction()) -> Agent:  # noqa: B008 (frozen)
+    """n-step TD prediction of a given policy; n = 1 is TD(0).
 
         V(sₜ) ← V(sₜ) + α [rₜ + … + γⁿ⁻¹ rₜ₊ₙ₋₁ + γⁿ V(sₜ₊ₙ) - V(sₜ)]
 
@@ -256,7 +258,7 @@ def n_step_td(policy: Array, hp: Prediction = Prediction()) -> Agent:  # noqa: B
         states, rewards = push(window.states, step.state), push(window.rewards, step.reward)
         filled = jnp.where(step.valid, jnp.minimum(window.filled + 1, n), 0)
 
-        def one(age, carry):  # the oldest first, each from what the others have made of V
+        def one(age, carry):  # the oldest first, each with the V updated by the others
             value, total = carry
             k = n - age  # steps from this row to the newest
             ret = (hp.gamma ** jnp.arange(n))[:, None] * jnp.roll(rewards, -age, axis=0)
@@ -282,8 +284,8 @@ class Traces(NamedTuple):
     trace: Array  # [N, S]: how much of an error is due to each state
 
 
-def td_lambda(policy: Array, hp: Prediction = Prediction()) -> Agent:  # noqa: B008
-    """V of a given policy, by eligibility traces.
+def td_lambda(policy: Array, hp: Prediction = Prediction()) -> Agent:  # noqa: B008 (frozen)
+    """TD(λ) prediction of a given policy with eligibility traces.
 
         e ← γλe + onehot(s),   V ← V + α [r + γ V(s') - V(s)] e
 

@@ -14,7 +14,7 @@ from purerl.core import Array
 
 
 class MDP(NamedTuple):
-    """S states, A actions. Nothing follows a terminal state, whatever P and R say of it: its value is 0.
+    """An MDP with S states and A actions. The value of a terminal state is 0, for any P and R of that state.
 
     Dense: P `[S, A, S]`. Sparse: P `[S, A, K]`, the probabilities of the K `successors` of each pair, which may repeat.
     The arrays may be NumPy's; in float64 they stay so inside `jax.enable_x64()`.
@@ -31,7 +31,7 @@ class MDP(NamedTuple):
 def as_array(x: Any) -> Array:
     """`jnp.asarray`, of a copy where it is NumPy's in 64 bits: such an array may be captured in either precision.
 
-    JAX remembers what a program has captured by the array's identity, in the precision of that time. The same array
+    JAX caches captured arrays of a program by their identity, in the precision of that time. The same array
     given to a program of the other precision would be that buffer still, and end in an error (E0102).
     """
     if isinstance(x, np.ndarray) and x.dtype.itemsize == 8:
@@ -84,7 +84,7 @@ def checked(mdp: MDP) -> MDP:
 
 
 def start_of(mdp: MDP) -> Array:
-    """Where episodes begin, a distribution `[S]`."""
+    """The distribution of initial states, `[S]`."""
     if mdp.start is not None:
         return as_array(mdp.start)
     on = ~as_array(mdp.terminal)
@@ -92,14 +92,14 @@ def start_of(mdp: MDP) -> Array:
 
 
 def legal_of(mdp: MDP) -> Array | None:
-    """Which actions there are, bool `[S, A]`, or None if all are; in terminal states all."""
+    """The legal actions, bool `[S, A]`, or None if all are legal; in terminal states all are legal."""
     if mdp.legal is None:
         return None
     return as_array(mdp.legal).astype(bool) | as_array(mdp.terminal)[:, None]
 
 
 def uniform(mdp: MDP) -> Array:
-    """The policy that takes every legal action alike, `[S, A]`."""
+    """The uniform policy over legal actions, `[S, A]`."""
     num_states, num_actions, _ = jnp.shape(mdp.P)
     legal = legal_of(mdp)
     if legal is None:
@@ -108,7 +108,7 @@ def uniform(mdp: MDP) -> Array:
 
 
 def expected_reward(mdp: MDP) -> Array:
-    """E[r] of every pair, `[S, A]`; 0 in terminal states, -inf of what is not legal."""
+    """E[r] of every pair, `[S, A]`; 0 in terminal states, -inf for illegal actions."""
     reward = as_array(mdp.R)
     reward = (as_array(mdp.P) * reward).sum(-1) if reward.ndim == 3 else reward
     reward = jnp.where(as_array(mdp.terminal)[:, None], 0.0, reward)
@@ -119,7 +119,7 @@ def expected_reward(mdp: MDP) -> Array:
 def expectation_of_next(mdp: MDP) -> Callable[[Array], Array]:
     """The function from values `[S]`, 0 in terminal states, to E[V(s')] of every pair, `[S, A]`.
 
-    What it needs is prepared once: make it outside of a loop.
+    Its data is prepared once: create it outside of a loop.
     """
     ends = as_array(mdp.terminal)
     probability = as_array(mdp.P)
@@ -138,7 +138,7 @@ def expectation_of_next(mdp: MDP) -> Callable[[Array], Array]:
 
 
 def look_ahead(mdp: MDP, value: Array, gamma) -> Array:
-    """Q(s,a) = E[r] + γ E[V(s')], `[S] -> [S, A]`; 0 in terminal states, -inf of what is not legal.
+    """Q(s,a) = E[r] + γ E[V(s')], `[S] -> [S, A]`; 0 in terminal states, -inf for illegal actions.
 
     >>> from purerl.tabular import worlds
     >>> look_ahead(worlds.random_walk(3), jnp.zeros(5), 1.0)[3].tolist()

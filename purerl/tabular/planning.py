@@ -1,6 +1,6 @@
-"""Exact answers about an MDP that is known: pure functions, to be jitted, differentiated, and vmapped over MDPs.
+"""Exact solutions of known MDPs: pure functions, for jit, grad and vmap over MDPs.
 
-With γ = 1 every policy that a method meets must end for sure, or its value is not finite.
+With γ = 1 every policy of a method must terminate with probability 1, or its value is not finite.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from purerl.arguments import check_counts
 from purerl.bellman import soft_value, softmax_policy, state_value
-from purerl.core import Array, check_counts
+from purerl.core import Array
 from purerl.tabular.mdp import (
     MDP,
     as_array,
@@ -33,7 +34,7 @@ _ROUNDS_IN_VAIN = 10  # policy iteration's last ones, if rounding makes it turn 
 
 
 class Solution(NamedTuple):
-    """Optimal values and a policy that has them."""
+    """Optimal values and an optimal policy."""
 
     value: Array  # V*(s) [S]
     q: Array  # Q*(s,a) [S, A]
@@ -43,7 +44,7 @@ class Solution(NamedTuple):
 
 
 class AverageReward(NamedTuple):
-    """The reward a step in the long run, the best one or a policy's, and what a state is worth beside it."""
+    """Average reward per step (gain) and relative values (bias), of the optimal or a given policy."""
 
     gain: Array  # a scalar
     bias: Array  # [S], 0 in state 0
@@ -116,7 +117,7 @@ class _Progress(NamedTuple):
 
 
 def _repeat(sweep, value, tolerance, max_sweeps: int) -> tuple[Array, Array, Array]:
-    """The sweep until no value changes by more than the tolerance: (value, sweeps, residual).
+    """Repeat a sweep until no value changes by more than the tolerance: (value, sweeps, residual).
 
     Without a tolerance, until every change is rounding: 4 ulp of that value, whatever others are; or until changes
     have stopped to shrink, since rounded sweeps can end in a cycle: values that swap places keep a difference of up to
@@ -144,7 +145,7 @@ def _repeat(sweep, value, tolerance, max_sweeps: int) -> tuple[Array, Array, Arr
 
 
 def evaluate(mdp: MDP, policy: Array, gamma) -> Array:
-    """V of a policy by a linear solve; differentiable in everything.
+    """V of a policy by a linear solve; differentiable in all arguments.
 
         V = (I - γ P_π)⁻¹ R_π
 
@@ -153,7 +154,7 @@ def evaluate(mdp: MDP, policy: Array, gamma) -> Array:
     Returns:
       V, float `[S]`.
     Raises:
-      ValueError: if shapes disagree; so does every function here.
+      ValueError: if shapes disagree, as for every function in this module.
     Reference: Sutton & Barto, 2018, eq. 4.3.
 
     >>> from purerl.tabular import uniform, worlds
@@ -168,7 +169,7 @@ def evaluate(mdp: MDP, policy: Array, gamma) -> Array:
 
 
 def iterate_evaluation(mdp: MDP, policy: Array, gamma, tolerance=None, max_sweeps: int = 100_000) -> Solution:
-    """V of a policy by sweeps from V = 0, each from the last one's values.
+    """V of a policy by synchronous sweeps from V = 0.
 
         V(s) ← Σ π(a|s) (E[r] + γ E[V(s')])
 
@@ -196,7 +197,7 @@ def evaluate_average(mdp: MDP, policy: Array) -> AverageReward:
     Returns:
       An `AverageReward` with the policy given and 0 sweeps.
     Raises:
-      ValueError: if shapes disagree, a state is terminal, or the policy takes what is not legal.
+      ValueError: if shapes disagree, a state is terminal, or the policy takes illegal actions.
     Reference: Puterman, 1994, section 8.2; Sutton & Barto, 2018, section 10.3.
 
     >>> from purerl.tabular import uniform, worlds
@@ -215,7 +216,7 @@ def evaluate_average(mdp: MDP, policy: Array) -> AverageReward:
 
 
 def occupancy(mdp: MDP, policy: Array, gamma) -> Array:
-    """How often each state is visited, discounted: d(s) = Σ γᵗ P(sₜ = s), float `[S]`; terminal states once at most.
+    """Discounted state occupancy: d(s) = Σ γᵗ P(sₜ = s), float `[S]`; terminal states are counted at most once.
 
     Reference: Sutton & Barto, 2018, section 9.2.
     """
@@ -225,17 +226,17 @@ def occupancy(mdp: MDP, policy: Array, gamma) -> Array:
 
 
 def objective(mdp: MDP, policy: Array, gamma) -> Array:
-    """J = Σ start(s) V(s): what a policy earns in the mean."""
+    """J = Σ start(s) V(s): the expected return of a policy `[S, A]`, a scalar."""
     return start_of(mdp) @ evaluate(mdp, policy, gamma)
 
 
 def policy_gradient(mdp: MDP, logits: Array, gamma) -> Array:
-    """The exact policy gradient of a softmax table, what REINFORCE samples.
+    """The exact policy gradient of a tabular softmax policy, which REINFORCE estimates.
 
         ∂J/∂θ(s,a) = d(s) π(a|s) (Q(s,a) - V(s)),   π = softmax(θ)
 
     Args:
-      logits: θ, float `[S, A]`; the policy is the softmax over what is legal.
+      logits: θ, float `[S, A]`; the policy is the softmax over legal actions.
     Returns:
       The gradient, float `[S, A]`. (`jax.grad` of `objective` gives the same, for any parametrisation.)
     Reference: Sutton et al., 2000, theorem 1; Agarwal et al., 2021, arXiv:1908.00261, lemma C.1.
@@ -278,14 +279,14 @@ def value_iteration(mdp: MDP, gamma, tolerance=None, max_sweeps: int = 100_000) 
 
 
 def policy_iteration(mdp: MDP, gamma, max_rounds: int = 1_000, initial: Array | None = None) -> Solution:
-    """V* by solving for a policy's values and being greedy over them, until that changes nothing.
+    """V* by alternating exact policy evaluation and greedy improvement, until the policy does not change.
 
-    An action is changed only for one that is better by more than rounding, 64 ulp of that state's own sums: ties cannot
-    make it turn in circles. It also ends after ten rounds in which no state became worth more than ever before.
+    An action is changed only if another one is better by more than rounding, 64 ulp of that state's sums, so ties
+    cannot cause cycles. It also stops after ten rounds in which no state value exceeded its previous maximum.
     Args:
       initial: the first policy, probabilities `[S, A]`; None: the uniform one. With γ = 1 it must end for sure.
     Raises:
-      ValueError: if shapes disagree, or the first policy takes what is not legal.
+      ValueError: if shapes disagree, or the first policy takes illegal actions.
     Reference: Howard, 1960; Sutton & Barto, 2018, section 4.3.
     """
     _check("policy_iteration", mdp, initial, max_rounds=max_rounds)
@@ -319,7 +320,7 @@ def policy_iteration(mdp: MDP, gamma, max_rounds: int = 1_000, initial: Array | 
 def modified_policy_iteration(
     mdp: MDP, gamma, num_evaluations: int = 10, tolerance=None, max_rounds: int = 100_000
 ) -> Solution:
-    """Between the two: greedy, then so many sweeps for that policy. One is value iteration.
+    """Greedy improvement, then a number of evaluation sweeps of that policy; with one sweep it is value iteration.
 
     Reference: Puterman & Shin, 1978; Sutton & Barto, 2018, section 4.6 (generalised policy iteration).
     """
@@ -340,7 +341,7 @@ def modified_policy_iteration(
 
 
 def finite_horizon(mdp: MDP, horizon: int, gamma=1.0) -> tuple[Array, Array]:
-    """The best that can be had in so many steps, and how.
+    """Optimal values and actions for a finite horizon.
 
         V₀ = 0,   Vₖ(s) = max E[r] + γ E[Vₖ₋₁(s')]
 
@@ -362,7 +363,7 @@ def finite_horizon(mdp: MDP, horizon: int, gamma=1.0) -> tuple[Array, Array]:
 
 
 def soft_value_iteration(mdp: MDP, gamma, temperature, tolerance=None, max_sweeps: int = 100_000) -> Solution:
-    """The best policy whose entropy is worth τ a nat, π = softmax(Q/τ).
+    """The optimal policy with an entropy bonus of τ per nat, π = softmax(Q/τ).
 
         V(s) ← τ log Σ e^{Q(s,a)/τ}
 
@@ -381,7 +382,7 @@ def soft_value_iteration(mdp: MDP, gamma, temperature, tolerance=None, max_sweep
 def q_lambda_values(
     mdp: MDP, gamma, lam, policy_of: Callable[[Array], Array], length: int, tolerance=None, max_sweeps: int = 100_000
 ) -> Solution:
-    """What Peng's Q(λ) settles at when a policy μ acts and returns are cut after blocks of `length` steps.
+    """The fixed point of Peng's Q(λ) for a behaviour policy μ and returns truncated after blocks of `length` steps.
 
         Q = 1/T Σₖ Gₖ,   G₁ = r + γ E[max Q(s')],   Gₖ = r + γ E[(1 - λ) max Q(s') + λ Σ μ(a'|s') Gₖ₋₁(s',a')]
 
@@ -421,13 +422,13 @@ def q_lambda_values(
 
 
 def relative_value_iteration(mdp: MDP, tolerance=None, max_sweeps: int = 1_000_000) -> AverageReward:
-    """The largest average reward, of an MDP without ends in which one can get anywhere.
+    """The optimal average reward of an MDP without terminal states in which every state can be reached.
 
         g + h(s) = max E[r] + E[h(s')],   h(0) = 0
 
-    Every second step stays where it is, in effect, so that cycles do not keep it from settling.
+    In effect every second step stays in its state, so that cycles do not prevent convergence.
     Args:
-      tolerance: stop when the bounds of the gain lie so close; None: as close as rounding lets them.
+      tolerance: stop when the bounds of the gain differ by at most this; None: by rounding only.
     Raises:
       ValueError: if a state is terminal.
     Reference: White, 1963; Puterman, 1994, sections 8.5.4 and 8.5.5.

@@ -1,4 +1,4 @@
-"""MDPs to try things on, the textbooks' among them. All but `garnet` are NumPy arrays in float64."""
+"""Example MDPs, including those of textbooks. All except `garnet` are NumPy arrays in float64."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _from_steps(num_states: int, num_actions: int, step: Callable, terminal: np.
 
 
 def _walk(rows: int, columns: int, state: int, move: tuple[int, int]) -> int:
-    """Where a move leads on a grid that cannot be left."""
+    """The cell after a move on a grid with closed borders."""
     row, column = divmod(state, columns)
     return int(np.clip(row + move[0], 0, rows - 1) * columns + np.clip(column + move[1], 0, columns - 1))
 
@@ -87,7 +87,7 @@ def frozen_lake(size: int = 4, slippery: bool = True) -> MDP:
 def gambler(p: float = 0.4, goal: int = 100) -> MDP:
     """Stakes on a coin that falls well with probability p, until the capital, the state, is 0 or the goal: 1 there.
 
-    Action a stakes a + 1, or as much as makes sense: at most the capital, and what is missing to the goal.
+    Action a stakes a + 1, but at most the capital, and at most the difference to the goal.
     Raises:
       ValueError: if p is no probability, or the goal is below 2.
     Reference: Sutton & Barto, 2018, example 4.3.
@@ -164,7 +164,7 @@ def short_corridor() -> MDP:
 
 
 def river_swim(num_states: int = 6) -> MDP:
-    """A chain that is easy to drift down and hard to swim up; no end. Actions left and right.
+    """A chain with a current to the left, without terminal states. Actions left and right.
 
     Left, downstream, is sure, and in the first state gives 0.005; right succeeds with probability 0.35 (0.6 in the
     first state), and in the last state gives 1.
@@ -187,7 +187,7 @@ def river_swim(num_states: int = 6) -> MDP:
 
 
 def garnet(key: Key, num_states: int, num_actions: int, branching: int) -> MDP:
-    """A random MDP without an end: every pair has so many successors, drawn alike, and a standard normal reward.
+    """A random MDP without terminal states: `branching` uniform successors and a standard normal reward per pair.
 
     Probabilities are the gaps between sorted uniform numbers. A pure function of the key, to be vmapped.
     Raises:

@@ -1,4 +1,4 @@
-"""Contracts that agents, environments and rewards keep, as functions to call in your own tests."""
+"""Conformance checks of agents, environments and rewards, for use in tests."""
 
 from purerl.testing.checks import check_agent, check_env, check_reward
 

@@ -1,4 +1,4 @@
-"""Conformance checks. Each raises an AssertionError that says what is wrong and where; silence is success."""
+"""Conformance checks. Each raises an AssertionError that describes the violation, or returns None."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from purerl import distributions, networks, training
 from purerl.core import Agent, Learner, Reward, Transition
+from purerl.training.loop import as_arrays
 
 
 def _leaves(tree: Any) -> list[tuple[str, Any]]:
@@ -106,14 +107,14 @@ def check_agent(
     traced = trace(make, hp, key)
     check_structure(traced)
     check_actions(make_agent(hp), traced.begin.agent, env, env_params, key, num_envs)
-    state, metrics = jax.jit(lambda hp, key: training.train(make(hp), key, num_updates))(training._as_arrays(hp), key)
+    state, metrics = jax.jit(lambda hp, key: training.train(make(hp), key, num_updates))(as_arrays(hp), key)
     assert_finite((state.agent, metrics | {"episode_return": 0.0, "episode_length": 0.0}), "training")
     check_runs(make, hp, key, other, num_updates, state)
     check_batch(make, hp, jax.random.split(key, 2))
 
 
 class Traced(NamedTuple):
-    """What tracing alone tells of a learner: shapes of its first state and of what a step gives, and the step."""
+    """Results of tracing a learner: shapes of its first state and of a step's results, and the traced step."""
 
     begin: Any
     end: Any
@@ -136,7 +137,7 @@ def trace(make: Callable[[Any], Learner], hp: Any, key: Any) -> Traced:
         return state, jax.jit(step)(hp, state)
 
     with jax.debug_key_reuse(True):
-        traced = jax.jit(both).trace(training._as_arrays(hp), key)
+        traced = jax.jit(both).trace(as_arrays(hp), key)
     inner = [eqn.params for eqn in traced.jaxpr.jaxpr.eqns if eqn.params.get("name") == "step"]
     begin, (end, sums) = traced.out_info
     return Traced(begin, end, sums, inner[-1]["jaxpr"].jaxpr)
@@ -172,7 +173,7 @@ def check_runs(make: Callable[[Any], Learner], hp: Any, key: Any, other: Any, nu
     chunks = list(training.run(make, hp, key, num_updates, every=num_updates - 1))
     assert [iteration for iteration, _, _ in chunks] == [num_updates - 1, num_updates]
     assert_same_bits(state, chunks[-1][1], "a run in chunks against one scan")
-    changed = jax.tree.map(lambda x: x * 0.99, training._as_arrays(hp))
+    changed = jax.tree.map(lambda x: x * 0.99, as_arrays(hp))
     with _Compilations() as compiled:
         *_, (_, again, _) = training.run(make, hp, key, num_updates, every=num_updates)
         for _ in training.run(make, changed, other, 1):
@@ -190,7 +191,7 @@ def check_runs(make: Callable[[Any], Learner], hp: Any, key: Any, other: Any, nu
 
 def check_batch(make: Callable[[Any], Learner], hp: Any, keys: Any) -> None:
     """A batch of seeds equals its members after one update; later an action may flip, and runs part for good reason."""
-    batched = training.batch(make)(training._as_arrays(hp))
+    batched = training.batch(make)(as_arrays(hp))
     several, _ = jax.jit(lambda keys: batched.step(batched.init(keys)))(keys)
     *_, (_, one, _) = training.run(make, hp, keys[1], 1)
     assert_close(jax.tree.map(lambda x: x[1], several.agent), one.agent, "one of a batch against itself alone")
@@ -198,7 +199,7 @@ def check_batch(make: Callable[[Any], Learner], hp: Any, keys: Any) -> None:
 
 def _legal_action(space: Any, key: Any, obs: Any) -> Any:
     """A random action, legal if the observation of one environment has a mask."""
-    action, (_, mask) = space.sample(key), networks.sight(obs)
+    action, (_, mask) = space.sample(key), networks.split_mask(obs)
     if mask is None:
         return action
     named, structure = jax.tree_util.tree_flatten_with_path(distributions.tree_of(space))
@@ -252,7 +253,7 @@ def check_env(env: Any, env_params: Any, key: Any, num_steps: int = 50, num_envs
 
     play = jax.jit(play)
     (_, _, (steps, obs)), (_, _, (again, _)) = play(reset_key, play_key), play(reset_key, play_key)
-    for path, mask in _leaves(networks.sight(obs)[1]):
+    for path, mask in _leaves(networks.split_mask(obs)[1]):
         stuck = ~np.asarray(mask).any(-1)
         assert not stuck.any(), f"{name}: action_mask {path} allows no action in {stuck.sum()} of the states acted in"
     assert_same_bits(steps.reward, again.reward, f"{name}: rewards of the same key")

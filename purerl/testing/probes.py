@@ -1,6 +1,6 @@
-"""Probe environments: MDPs so small that every value is known, each of which catches one kind of mistake.
+"""Probe environments: small MDPs with known values, each of which detects one kind of error.
 
-Every function gives `(env, value)`, where `value(gamma)` is the optimal V of each observation in `env.rows`.
+Every function returns `(env, value)`, where `value(gamma)` is the optimal V of each observation in `env.rows`.
 """
 
 from __future__ import annotations
@@ -77,14 +77,14 @@ class Probe(Environment):
 
 
 def constant_reward(max_steps: int = 5) -> tuple[Probe, Value]:
-    """Reward 1 for ever, cut by the clock: V = 1 / (1 - γ). Taking truncation for an end gives less."""
+    """Reward 1 until a time limit truncates the episode: V = 1 / (1 - γ). Detects truncation taken for termination."""
     move = lambda key, row, action: (0, 1.0, False)
     env = Probe("constant-reward", [[1.0]], lambda key: 0, move, num_actions=2, max_steps=max_steps)
     return env, lambda gamma: np.array([1 / (1 - gamma)])
 
 
 def delayed_reward() -> tuple[Probe, Value]:
-    """Two steps, reward 1 after the second: V = (γ, 1). Catches discounts and successors that are off by one."""
+    """Two steps, reward 1 after the second: V = (γ, 1). Detects off-by-one errors of discounts and successors."""
     move = lambda key, row, action: (1, row == 1, row == 1)
     env = Probe("delayed-reward", [[1.0, 0.0], [0.0, 1.0]], lambda key: 0, move, num_actions=2, max_steps=10)
     return env, lambda gamma: np.array([gamma, 1.0])
@@ -99,14 +99,14 @@ def contextual_bandit() -> tuple[Probe, Value]:
 
 
 def action_reward() -> tuple[Probe, Value]:
-    """One state, one step, reward 1 for action 1 of three: V = 1. Catches a wrong sign in the policy's gradient."""
+    """One state, one step, reward 1 for action 1 of three: V = 1. Detects a wrong sign of the policy gradient."""
     move = lambda key, row, action: (0, action == 1, True)
     env = Probe("action-reward", [[1.0]], lambda key: 0, move, num_actions=3, max_steps=10)
     return env, lambda gamma: np.array([1.0])
 
 
 def random_length(end: float = 0.25) -> tuple[Probe, Value]:
-    """Reward 1 a step, ending each time with probability `end`: V = 1 / (1 - γ (1 - end)). Catches lost ends."""
+    """Reward 1 per step, termination with probability `end`: V = 1 / (1 - γ (1 - end)). Detects lost terminations."""
     move = lambda key, row, action: (0, 1.0, jax.random.bernoulli(key, end))
     env = Probe("random-length", [[1.0]], lambda key: 0, move, num_actions=2, max_steps=1000)
     return env, lambda gamma: np.array([1 / (1 - gamma * (1 - end))])

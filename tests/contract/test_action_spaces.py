@@ -12,7 +12,8 @@ import zoo
 
 import purerl
 from purerl import distributions, networks, training
-from purerl.envs import MaskedGrid, Platform, masked_grid, platform, suites
+from purerl.envs import MaskedGrid, Platform, masked_grid, platform
+from purerl.envs.adapters.common import Adapted
 from purerl.testing import check_env
 
 linear = partial(networks.MLP, ())
@@ -121,7 +122,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pgx", None)  # an import of it fails
     with pytest.raises(ValueError, match=r"pgx/2048 needs the package pgx: pip install 'purerl\[pgx\]'"):
         purerl.make("pgx/2048")
-    with pytest.raises(ValueError, match=r"there is no suite 'atari' of environments; allowed are brax, jumanji"):
+    with pytest.raises(ValueError, match=r"there is no package 'atari' of environments; allowed are brax, jumanji"):
         purerl.make("atari/pong")
 
 
@@ -133,7 +134,7 @@ def counter(ends_at, clock_at):
         state = state + 1
         return jnp.full(1, state, jnp.float32), state, 1.0, state == ends_at, state == clock_at
 
-    return suites.Suite("counter", reset, step, GRID[0].action_space(), max_steps=5)
+    return Adapted("counter", reset, step, GRID[0].action_space(), max_steps=5)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ import zoo
 from gymnax.environments import spaces
 
 import purerl
-from purerl import distributions, exploration, networks, offpolicy, replay, training
+from purerl import distributions, exploration, networks, replay, training
+from purerl.agents.parts import replay_updates
+from purerl.agents.parts.declarations import declaration_of
 
 linear = partial(networks.MLP, ())
 SMALL = dict(learning_starts=16, batch_size=8, capacity=64)
@@ -33,7 +35,7 @@ class Affine:
 
 def one_step(algorithm, hp, space, key, num_envs=4):
     """A state of an agent whose replay is full of one block, before and after one gradient step, and that block."""
-    policy = distributions.hybrid(space, type(hp).box)
+    policy = distributions.hybrid(space, declaration_of(algorithm).box)
     agent = algorithm(Affine(policy.num_params), Affine(policy.choice.num_params), policy, hp)
     obs_key, init_key, *keys = jax.random.split(key, 6)
     obs = jax.random.normal(obs_key, (hp.capacity // num_envs, num_envs, 2))
@@ -62,7 +64,7 @@ def test_soft_targets_are_those_of_the_equation(key):
     s = replay.read(after.replay, index, 0.9)
     k, x = policy.split(s.action)
     p = Affine(policy.num_params).apply(state.params["actor"], s.next_obs)
-    next_x, log_prob = policy.continuous.draw(target_key, p[:, 3:])
+    next_x, log_prob = policy.continuous.sample_and_log_prob(target_key, p[:, 3:])
     unit = lambda x: (x - 2.0) / 3.0
     q = lambda params, obs, x: np.asarray(Affine(3).apply(params, (obs, unit(x))), np.float64)
     next_q = np.minimum(*(q(w, s.next_obs, next_x) for w in state.target_params["critic"]))
@@ -126,7 +128,7 @@ def test_twin_critics_start_apart_and_their_targets_alike(key):
 
 def test_noise_is_in_the_actions_own_units_and_starts_after_uniform_actions(key):
     space = spaces.Box(jnp.array([-2.0, 0.0]), jnp.array([2.0, 10.0]), (2,))
-    policy = distributions.hybrid(space, distributions.point)
+    policy = distributions.hybrid(space, distributions.deterministic)
     hp = purerl.TD3(learning_starts=10, capacity=64, noise=0.1)
     agent = purerl.td3(Affine(3), Affine(1), policy, hp)
     obs = jnp.zeros((20_000, 2))
@@ -165,26 +167,28 @@ def test_noise_with_a_memory_is_the_one_that_is_passed(algorithm):
 def test_polyak_is_exact_at_its_ends(step):
     target, online = jnp.array([1e8, 0.1]), jnp.array([1.0, 0.3])
     exact = {0.0: target, 1.0: online}.get(step, 0.75 * target + 0.25 * online)
-    np.testing.assert_array_equal(offpolicy.polyak(target, online, jnp.array(step)), exact)
+    np.testing.assert_array_equal(replay_updates.polyak(target, online, jnp.array(step)), exact)
 
 
 def test_bad_parts_are_named():
     policy = distributions.hybrid(HYBRID)
     with pytest.raises(ValueError, match=r"td3 and ddpg are for continuous actions alone"):
-        purerl.td3(networks.actor(policy), networks.critic(policy), distributions.hybrid(HYBRID, distributions.point))
+        purerl.td3(
+            networks.actor(policy), networks.critic(policy), distributions.hybrid(HYBRID, distributions.deterministic)
+        )
     recurrent = networks.q_network(2, memory=networks.gru(4))
     with pytest.raises(ValueError, match=r"actor or critic has a memory"):
         purerl.sac(recurrent, networks.critic(policy), policy)
     with pytest.raises(ValueError, match=r"SAC.temperature is -1.0; it must be a number >= 0 or None"):
         purerl.SAC(temperature=-1.0)
     bare = purerl.Distribution(*policy.continuous[:6])
-    with pytest.raises(ValueError, match=r"this Distribution was made without draw; give it \(key, p\)"):
-        bare.draw(jax.random.key(0), jnp.zeros(2))
+    with pytest.raises(ValueError, match=r"this Distribution was made without sample_and_log_prob; give it \(key, p\)"):
+        bare.sample_and_log_prob(jax.random.key(0), jnp.zeros(2))
 
 
 def test_images_pass_through_an_eye(key):
     policy = distributions.hybrid(spaces.Box(-1.0, 1.0, (2,)))
-    critic = networks.critic(policy, eye=networks.MinAtarCNN)
+    critic = networks.critic(policy, encoder=networks.MinAtarCNN)
     obs = jnp.ones((3, 10, 10, 4)), jnp.ones((3, 2))
     assert jax.eval_shape(lambda: critic.apply(critic.init(key, obs), obs)).shape == (3, 1)
 

@@ -21,8 +21,7 @@ SMOKE = [pytest.param(name, marks=pytest.mark.smoke) if name in zoo.FAMILIES els
 
 
 def test_every_algorithm_is_in_the_table():
-    names = {module.split(".")[-1] for module in purerl._NAMES if ".agents." in module}
-    assert {name.split()[0] for name in zoo.ROWS} >= names
+    assert {name.split()[0] for name in zoo.ROWS} >= set(purerl.agents.names())
 
 
 # --- by tracing alone -------------------------------------------------------------------------------------------------
@@ -167,11 +166,11 @@ def test_defaults_are_the_recorded_ones(name):
 @ONE_OF_A_FAMILY
 def test_chunks_of_a_run_are_one_scan(name, key):
     """The two are different programs, and equal bit for bit where XLA emits what a user's programs are made of."""
-    make, hp = zoo.make(name), training._as_arrays(zoo.row(name).hp)
+    make, hp = zoo.make(name), training.loop.as_arrays(zoo.row(name).hp)
     compiled = lambda function, *args: jax.jit(function).lower(*args).compile(zoo.AS_USERS_DO)
     whole = compiled(lambda hp, key: purerl.train(make(hp), key, zoo.NUM_UPDATES), hp, key)
     begin = compiled(lambda hp, key: make(hp).init(key), hp, key)(hp, key)
-    chunk = training._advance.lower(make, hp, begin, jnp.int32(1)).compile(zoo.AS_USERS_DO)
+    chunk = training.loop._advance.lower(make, hp, begin, jnp.int32(1)).compile(zoo.AS_USERS_DO)
     program = training.Program(begin, lambda make, hp, state, num_updates: chunk(hp, state, num_updates))
     *_, (_, state, _) = purerl.run(make, hp, None, zoo.NUM_UPDATES, zoo.NUM_UPDATES - 1, program=program)
     checks.assert_same_bits(whole(hp, key)[0], state, "a run in chunks against one scan")
@@ -184,8 +183,8 @@ def test_a_batch_of_seeds_equals_its_members(name, key):
 
 @ONE_OF_A_FAMILY
 def test_an_update_without_jit_is_the_same_up_to_rounding(name, key):
-    make, hp = zoo.make(name), training._as_arrays(zoo.row(name).hp)
-    state = training._init(make, hp, key)
+    make, hp = zoo.make(name), training.loop.as_arrays(zoo.row(name).hp)
+    state = training.loop._init(make, hp, key)
     (_, jitted, _), *_ = purerl.run(make, hp, None, 1, state=jax.tree.map(lambda x: x.copy(), state))
     with jax.disable_jit():
         eager, _ = make(hp).step(state)
@@ -199,7 +198,7 @@ def test_a_run_is_two_programs(name, key):
     make = lambda hp: row.make(hp)  # a function of its own, so that nothing is compiled yet
     other = dataclasses.replace(row.hp, learning_rate=row.hp.learning_rate / 2)
     keys = [key, jax.random.fold_in(key, 1)]
-    training._as_arrays((row.hp, other)), jnp.int32(3)  # what is small and shared is compiled before
+    training.loop.as_arrays((row.hp, other)), jnp.int32(3)  # what is small and shared is compiled before
     with checks._Compilations() as compiled:
         for _ in purerl.run(make, row.hp, keys[0], 3, every=2):
             pass

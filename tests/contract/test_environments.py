@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import purerl
-from purerl.envs import adapters
+from purerl.envs import wrappers
 from purerl.testing import check_env
 
 IDS = [env_id for env_id in gymnax.registered_envs if env_id != "MNISTBandit-bsuite"]
@@ -20,7 +20,7 @@ def test_every_registered_environment_keeps_the_contract(env_id, key):
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(obs))
 
 
-@pytest.mark.parametrize("env_id", adapters._UNDERSTATED)
+@pytest.mark.parametrize("env_id", wrappers._UNDERSTATED)
 def test_bounds_that_we_widen_are_still_wrong_in_gymnax(env_id, key):
     """When this fails, gymnax has mended its declaration: take the id out of `_UNDERSTATED`."""
     with pytest.raises(AssertionError, match=r"lies outside of"):

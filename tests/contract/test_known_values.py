@@ -9,7 +9,8 @@ import pytest
 from probes_together import NAMES, NUM_ACTIONS, padded, probe, train_in_all
 
 import purerl
-from purerl import actor_critics, bellman, distributions, networks
+from purerl import bellman, distributions, networks
+from purerl.agents.parts import actor_critic
 from purerl.agents.qrdqn import midpoints
 from purerl.testing import probes
 
@@ -71,7 +72,7 @@ def by_critic():
         learning_rate=1e-2, learning_starts=64, batch_size=64, capacity=4096, train_every=8, temperature=0.0,
         gamma=GAMMA, target_rate=0.05,
     )  # fmt: skip
-    q = actor_critics.judge(critic, policy)
+    q = actor_critic.ensemble(critic, policy)
     value = lambda params, obs: q(params["critic"], obs, jnp.zeros((len(obs), 0))).min(0).max(-1)
     agent = lambda hp: purerl.sac(actor, critic, policy, hp)
     return *train_in_all(agent, [hp] * len(NAMES), 1500, 8, 1), agent(hp), value

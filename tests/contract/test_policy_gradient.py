@@ -9,7 +9,8 @@ import optax
 from linear import Linear
 
 import purerl
-from purerl import distributions, networks, policies, training
+from purerl import distributions, networks, training
+from purerl.agents.parts import policy_gradient
 from purerl.testing import probes
 from purerl.testing.checks import assert_close
 
@@ -56,7 +57,7 @@ def test_a_block_is_judged_by_lambda_and_gamma_each_in_its_place():
     reward, value, next_value = jnp.array([[[1.0], [2.0]], [[0.5], [0.3]], [[0.3], [0.7]]])
     never = jnp.zeros((2, 1), bool)
     block = purerl.Rollout(purerl.Transition((), (), reward, (), never, never, ~never), ())
-    s = policies.judge(lambda rollout: (value, next_value), block, 0.5, 0.2)
+    s = policy_gradient.advantages_and_targets(lambda rollout: (value, next_value), block, 0.5, 0.2)
     delta = reward + 0.5 * next_value - value
     np.testing.assert_allclose(s.advantage, [delta[0] + 0.1 * delta[1], delta[1]], rtol=1e-6)
     np.testing.assert_allclose(s.target, s.advantage + value, rtol=1e-6)

@@ -1,6 +1,5 @@
 """Agents that learn Q from replay: exact values, targets, when what is due is done, and what the program is like."""
 
-import importlib
 from functools import partial
 
 import jax
@@ -11,7 +10,8 @@ import pytest
 import zoo
 
 import purerl
-from purerl import bellman, exploration, networks, replay, values
+from purerl import bellman, exploration, networks, replay
+from purerl.agents.parts import q_learning
 from purerl.envs import Observe
 from purerl.testing import probes
 
@@ -23,17 +23,16 @@ FEW = dict(learning_starts=0, train_every=8, batch_size=16, capacity=200, target
 
 
 def loss_of(name):
-    """(online, target) -> the loss of one batch, by catching what the agent hands to `value_agent`."""
-    row, caught = zoo.row(name), []
-    module = importlib.import_module(f"purerl.agents.{name}")
+    """(online, target) -> the loss of one batch, by catching what the agent hands to `q_learning.agent`."""
+    row, caught, assemble = zoo.row(name), [], q_learning.agent
     with pytest.MonkeyPatch.context() as patch:
-        spy = lambda *args, **kwargs: caught.append(args) or values.value_agent(*args, **kwargs)
-        patch.setattr(module, "value_agent", spy)
+        spy = lambda *args, **kwargs: caught.append(args) or assemble(*args, **kwargs)
+        patch.setattr(q_learning, "agent", spy)
         row.agent(row.hp)
     network, loss = caught[0][0], caught[0][3]
     obs = jax.random.normal(jax.random.key(1), (1, 6, 4))
     ones = jnp.ones((1, 6))
-    batch = values.Batch(
+    batch = q_learning.Batch(
         obs, jnp.array([[0, 1, 0, 1, 1, 0]]), ones, 0.9 * ones, ones < 0, obs + 1, ones > 0, None, (), None
     )
     make = jax.jit(lambda seed: jax.tree.map(lambda x: x + 0.1, network.init(jax.random.key(seed), obs[0])))
@@ -168,10 +167,10 @@ def test_time_per_step_needs_no_memory_that_grows_with_capacity(cartpole):
 
     def spare(capacity):
         network = networks.q_network(2, ONE)
-        hp = purerl.training._as_arrays(purerl.DQN(**{**FEW, "capacity": capacity}))
+        hp = purerl.training.loop.as_arrays(purerl.DQN(**{**FEW, "capacity": capacity}))
         make = lambda hp: purerl.learner(*cartpole, purerl.dqn(network, hp), 2, 4)
         state = jax.eval_shape(lambda key: make(hp).init(key), jax.random.key(0))
-        compiled = purerl.training._advance.lower(make, hp, state, jnp.int32(1)).compile()
+        compiled = purerl.training.loop._advance.lower(make, hp, state, jnp.int32(1)).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     small, large = spare(1_000), spare(200_000)
@@ -203,9 +202,9 @@ def test_sequences_are_unrolled_from_where_they_began(key):
     tr, memory = replay.read_sequences(state.replay, index, 11)
     ended = tr.terminated | tr.truncated
     before = (tr.obs[:5], ended[:5])
-    late = values.Batch(tr.obs[5:], tr.action[5:10], tr.reward[5:10], tr.reward[5:10], ended[5:10], tr.next_obs[5:],
+    late = q_learning.Batch(tr.obs[5:], tr.action[5:10], tr.reward[5:10], tr.reward[5:10], ended[5:10], tr.next_obs[5:],
                         ended[5:], jnp.zeros((5, 8), int) + jnp.arange(5)[:, None], memory, before)  # fmt: skip
-    q, _ = values.look(network, state.params, late)
+    q, _ = q_learning.apply_to_batch(network, state.params, late)
     for b in range(8):
         row, n = int(index.row[b]) + 5, int(index.env[b])
         np.testing.assert_allclose(q[:, b], acted[row : row + 5, n], atol=1e-5)

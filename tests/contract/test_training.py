@@ -266,7 +266,7 @@ def test_run_donates_its_state(make, key):
 def test_the_compiled_run_writes_into_its_donated_state(make, key):
     """Every buffer of the state, and nothing else, is an output's too: no second state is ever held."""
     state = make(purerl.A2C()).init(key)
-    compiled = training._advance.lower(make, training._as_arrays(purerl.A2C()), state, jnp.int32(3)).compile()
+    compiled = training.loop._advance.lower(make, training.loop.as_arrays(purerl.A2C()), state, jnp.int32(3)).compile()
     size = sum(x.nbytes for x in jax.tree.leaves(jax.tree.map(_words, state)))
     assert 0 < size <= compiled.memory_analysis().alias_size_in_bytes <= 1.1 * size
 

@@ -7,7 +7,7 @@ import time
 import pytest
 from commands import OWN, finished, process, same_bits, words
 
-from purerl.host import checkpoint
+from purerl.runs import checkpoint
 
 LONG = 2e9  # environment steps, of hours
 
@@ -41,7 +41,6 @@ def test_ctrl_c(times, tmp_path):
 HALF_A_SAVE = """
 import os, pathlib, signal
 import safetensors.numpy
-from purerl.host import cli
 
 save, saves = safetensors.numpy.save_file, []
 

@@ -12,7 +12,7 @@ HEAVY = ["gymnax", "matplotlib", "pandas", "seaborn", "rich", "click", "scipy.st
 WITHOUT = """
 import sys
 sys.modules.update(dict.fromkeys("jax numpy flax gymnax matplotlib".split()))  # importing one is an error
-from purerl.host.cli import main
+from purerl.cli.main import main
 main()
 """
 

@@ -13,9 +13,11 @@ from click.testing import CliRunner
 from commands import ANSWERS, OWN, command, copy_of_own, train
 
 import purerl
-from purerl import bellman, exploration, losses
-from purerl.host import cli, jobs, options, report, runs, work
-from purerl.host.progress import Progress
+from purerl import bellman, build, exploration, losses
+from purerl.agents.parts.declarations import Choice, declaration_of
+from purerl.cli import main as cli
+from purerl.runs import devices, execute, files, report
+from purerl.runs.progress import Progress
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ BAD = [
     ),
     (["CartPole-v1", "--steps", "1e400"], "'1e400' is not a positive whole number"),
     (["CartPole-v1", "--policy", "cauchy"], "'cauchy' is not one of 'normal', 'tanh-normal', 'beta'"),
-    (["jumanj/Snake-v1"], "there is no suite 'jumanj' of environments; allowed are brax, jumanji"),
+    (["jumanj/Snake-v1"], "there is no package 'jumanj' of environments; allowed are brax, jumanji"),
     (
         ["CartPole-v1", "--network", "big"],
         "--network is 'big'; allowed are mlp, minatar-cnn, or your own FILE.py:name",
@@ -80,7 +82,7 @@ BAD = [
     (["CartPole-v1", "--save-every", "-1"], "-1.0 is not in the range x>=0"),
     (["CartPole-v1", "--dir", "taken"], "taken exists and is not empty; give another --dir, or remove it first"),
     (["CartPole-v1", "--dir", "own.py"], "own.py exists and is not empty; give another --dir, or remove it first"),
-    (["CartPole-v1", "--dir", "/proc/nothing"], "/proc/nothing can not be made: No such file or directory"),
+    (["CartPole-v1", "--dir", "/proc/nothing"], "/proc/nothing cannot be made: No such file or directory"),
     (["CartPole-v1", "--wandb", "x"], "--wandb needs wandb, which is not installed: pip install 'purerl[wandb]'"),
     (["CartPole-v1", "--seed", "3000000000"], "'3000000000' is not a whole number from 0 to 2147483647"),
     (["CartPole-v1", "--hidden", "64,0"], "'0' is not a positive whole number"),
@@ -95,8 +97,8 @@ BAD = [
 
 
 BAD_VALUES = [
-    (["dqn", "Pendulum-v1"], "dqn is for discrete actions; Pendulum-v1 has Box"),
-    (["iqn", "CartPole-v1", "--memory", "gru"], "--memory is gru; iqn takes no network with memory"),
+    (["dqn", "Pendulum-v1"], "dqn is for discrete actions; the environment has Box"),
+    (["iqn", "CartPole-v1", "--memory", "gru"], "--memory: iqn takes no network with memory"),
     (["pqn", "CartPole-v1", "--noise"], "--noise: pqn has no part that draws it"),
     (
         ["dqn", "CartPole-v1", "--backup", "mean"],
@@ -124,7 +126,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, said, own, monkeypatch
     taken = own.with_name("taken")
     taken.mkdir()
     (taken / "notes.txt").write_text("mine")
-    monkeypatch.setattr(jobs, "stream", lambda *_: pytest.fail("it began to run"))
+    monkeypatch.setattr(execute, "stream", lambda *_: pytest.fail("it began to run"))
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a))
     assert command("train", "ppo", *arguments) == 2
@@ -137,16 +139,12 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, said, own, monkeypatch
     "agent, said",
     [
         ("own.py:only_continuous", "only_continuous needs a Box action space"),
-        ("own.py:not_an_agent", "must be a function (network, policy, hp=Config())"),
+        ("own.py:not_an_agent", "must be a function that declares its family, such as @purerl.declare("),
         ("own.py:absent", "own.py has no 'absent'; it has"),
         ("own.py:mine --normalize-reward", "--normalize-reward needs a discount; Mine has no gamma"),
         (
-            "ppo --reward own.py:not_an_agent",
-            "--reward is own.py:not_an_agent; it must be FILE.py:name of a purerl Reward, or of a",
-        ),
-        (
-            "ppo --reward own.py:of_transitions",
-            "'PPO' object has no attribute 'reward'. If it is a function of transitions",
+            "ppo --reward own.py:not_a_reward",
+            "--reward is own.py:not_a_reward; it must be FILE.py:name of a purerl Reward, of a",
         ),
         (
             "ppo --reward own.py:absent",
@@ -189,19 +187,19 @@ def test_a_process_is_set_up_as_nobody_else_has_said(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     try:
         jax.config.update("jax_compilation_cache_dir", None)
-        jobs.set_up_jax()
-        assert Path(jax.config.jax_compilation_cache_dir) == tmp_path / "purerl" / "jax" / runs.processor()
+        devices.set_up_jax()
+        assert Path(jax.config.jax_compilation_cache_dir) == tmp_path / "purerl" / "jax" / files.processor()
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
-    assert os.environ["XLA_FLAGS"].split() == ["--xla_cpu_multi_thread_eigen=true", *jobs.FLAGS[1:]]
-    jobs.set_up_jax()
+    assert os.environ["XLA_FLAGS"].split() == ["--xla_cpu_multi_thread_eigen=true", *devices.FLAGS[1:]]
+    devices.set_up_jax()
     assert jax.config.jax_compilation_cache_dir == before[names[0]]  # a cache that is there is kept
 
 
 def test_the_cache_of_compiled_programs_can_be_left_out(tmp_path, monkeypatch):
     used = []
-    monkeypatch.setattr(work, "go", lambda *_: used.append(jax.config.jax_enable_compilation_cache))
+    monkeypatch.setattr(execute, "execute", lambda *_: used.append(jax.config.jax_enable_compilation_cache))
     for name, flags in (("a", []), ("b", ["--no-compilation-cache"])):
         assert train(tmp_path / name, *flags, agent=f"{OWN}:mine", env=f"{OWN}:bandit") == 0
     assert used == [True, False] and jax.config.jax_enable_compilation_cache
@@ -223,8 +221,10 @@ WORDS = [
 
 
 def test_every_word_is_tested():
-    parts = {(name, word) for name, (words, _) in options.PARTS.items() for word in words}
-    assert {(name, word) for _, name, word, _ in WORDS} == parts
+    agents = [getattr(purerl, name) for name in purerl.agents.names()]
+    parts = [(name, part) for make in agents for name, part in declaration_of(make).parts.items()]
+    chosen = {(name, word) for name, part in parts if isinstance(part, Choice) for word in part.values}
+    assert {(name, word) for _, name, word, _ in WORDS} == chosen
 
 
 @pytest.mark.parametrize("agent, name, word, part", WORDS, ids=[word for _, _, word, _ in WORDS])
@@ -241,7 +241,8 @@ def test_a_word_is_the_part_that_it_names(agent, name, word, part, monkeypatch):
     env, env_params = purerl.make("CartPole-v1" if agent == "dqn" else "Pendulum-v1")
     asked = [env.name, f"--{name.replace('_', '-')}", word, "--network", "mlp"]
     job = cli.purerl_command.commands["train"].get_command(None, agent).make_context(agent, asked).params
-    options.agent_of({**job, "agent": agent}, env.action_space(env_params))(options.agent_function(agent)[1]())
+    make = build.agent_function(agent)
+    build.agent(make, env.action_space(env_params), options=job)(declaration_of(make).hp)
     assert [function.__qualname__ for function in given] == [part.__qualname__]
 
 
@@ -255,9 +256,14 @@ def test_every_field_of_a_config_is_a_documented_option(agent):
         assert f"--{field.name.replace('_', '-')}" in page and field.metadata["doc"].split(";")[0][:30] in page
 
 
+def test_checkpoints_are_half_a_minute_apart():
+    made = cli.purerl_command.commands["train"].get_command(None, "ppo").make_context("ppo", ["CartPole-v1"])
+    assert made.params["save_every"] == 30.0
+
+
 def test_a_run_is_never_written_over_another(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(work, "go", lambda *_: None)
+    monkeypatch.setattr(execute, "execute", lambda *_: None)
     for _ in range(2):
         assert command("train", "ppo", "CartPole-v1") == 0
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["ppo-CartPole-v1", "ppo-CartPole-v1-2"]

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from commands import command, copy_of_own, shas, snapshot, train_own
 
-from purerl.host import checkpoint, cli, jobs, runs
+from purerl.cli import main as cli
+from purerl.runs import checkpoint, devices, files, plans
 
 # --- what is in it --------------------------------------------------------------------------------------------------
 
@@ -20,7 +21,7 @@ from purerl.host import checkpoint, cli, jobs, runs
 def test_a_directory_holds_everything(whole):
     names = sorted(p.name for p in whole.iterdir())
     assert names == ["checkpoints", "config.json", "curve.png", "manifest.json", "metrics.csv"]
-    config, manifest = runs.read_json(whole / "config.json"), runs.read_json(whole / "manifest.json")
+    config, manifest = files.read_json(whole / "config.json"), files.read_json(whole / "manifest.json")
     asked = {p.name for p in cli.purerl_command.commands["train"].get_command(None, "ppo").params}
     how = {"directory", "devices", "save_every", "compilation_cache"}
     stored = set(config) - {"format", "agent", "hyperparameters", "horizons", "updates_per_chunk"}
@@ -41,38 +42,44 @@ def test_a_directory_holds_everything(whole):
 
 def test_seeds_have_the_same_keys_whatever_is_swept_beside_them(whole):
     """The n-th seed is the n-th key of the job, in every configuration; another --seed gives other keys."""
-    job = jobs.of_directory(whole)
+    job = plans.plan_of_directory(whole)
     keys = jax.random.key_data(job.run_keys()).reshape(3, 3, -1)
     assert (keys == keys[:1]).all() and len(np.unique(keys[0], axis=0)) == 3
     assert np.asarray(job.hp().learning_rate).tolist() == np.float32([1e-3] * 3 + [1e-2] * 3 + [1e-4] * 3).tolist()
-    other = jobs.plan({**job.config, "seed": 1})
+    other = plans.plan_of({**job.config, "seed": 1})
     assert not (jax.random.key_data(other.run_keys()) == jax.random.key_data(job.run_keys())).all(1).any()
+
+
+def test_devices_are_never_more_than_runs():
+    assert len(devices.usable_devices(None, 1)) == 1 and len(devices.usable_devices(2, 3)) == 2
+    with pytest.raises(ValueError, match="--devices is 99; there are 2"):
+        devices.usable_devices(99, 100)
 
 
 def test_the_hash_of_a_run_is_of_all_that_its_agent_has_learned():
     leaves = {".agent.params": np.float32([[1, 2], [3, 4]]), ".position.obs": np.float32([[1], [2]])}
-    one, two = runs.hashes(leaves, 2)
+    one, two = files.hashes(leaves, 2)
     assert one != two
     changed = {**leaves, ".agent.params": np.float32([[1, 2], [3, 5]])}
-    assert runs.hashes(changed, 2)[0] == one and runs.hashes(changed, 2)[1] != two
-    assert runs.hashes({**leaves, ".position.obs": np.float32([[7], [7]])}, 2) == [one, two]
-    assert runs.hashes({**leaves, ".agent.opt_state": np.float32([0, 0])}, 2)[0] != one
+    assert files.hashes(changed, 2)[0] == one and files.hashes(changed, 2)[1] != two
+    assert files.hashes({**leaves, ".position.obs": np.float32([[7], [7]])}, 2) == [one, two]
+    assert files.hashes({**leaves, ".agent.opt_state": np.float32([0, 0])}, 2)[0] != one
 
 
 def test_metrics_come_back_as_they_were(tmp_path):
     about, live = {"seed": [0, 1], "rate": [0.1, 0.2]}, np.array([True, False])
     metrics = {"episodes": np.array([3, 4], np.int32), "loss": np.float32([1 / 3, np.nan])}
-    runs.append_metrics(tmp_path / "m.csv", 5, 50, about, metrics, np.array([True, True]))
-    runs.append_metrics(tmp_path / "m.csv", 7, 70, about, metrics, live)
+    files.append_metrics(tmp_path / "m.csv", 5, 50, about, metrics, np.array([True, True]))
+    files.append_metrics(tmp_path / "m.csv", 7, 70, about, metrics, live)
     with (tmp_path / "m.csv").open("a") as file:
         file.write("0,0,0.1,9,90,3,0.33")  # still being written
-    out = runs.read_metrics(tmp_path / "m.csv", 2)
+    out = files.read_metrics(tmp_path / "m.csv", 2)
     assert out.iterations.tolist() == [5, 7] and out.steps.tolist() == [50, 70]
     np.testing.assert_array_equal(out.columns["loss"], np.float32([[1 / 3, np.nan], [1 / 3, np.nan]]))
     assert out.columns["episodes"].tolist() == [[3, 4], [3, 0]]
-    runs.cut_metrics(tmp_path / "m.csv", 5)
-    assert runs.read_metrics(tmp_path / "m.csv", 2).iterations.tolist() == [5]
-    runs.cut_metrics(tmp_path / "m.csv", 4)
+    files.cut_metrics(tmp_path / "m.csv", 5)
+    assert files.read_metrics(tmp_path / "m.csv", 2).iterations.tolist() == [5]
+    files.cut_metrics(tmp_path / "m.csv", 4)
     assert not (tmp_path / "m.csv").exists()
 
 
@@ -188,14 +195,14 @@ def test_configs_that_can_not_be_used(whole, tmp_path, refused):
     shutil.copytree(whole, a)
     config = (a / "config.json").read_text()
     changes = [
-        ("{", "config.json can not be read: Expecting"),
+        ("{", "config.json cannot be read: Expecting"),
         ("[]", "config.json holds a list, not an object"),
         (config.replace('"format": 1', '"format": 2'), "has format 2; this version reads format 1"),
         (config.replace('"agent": "ppo"', '"agent": "os"'), "there is no agent 'os'; allowed are"),
         (config.replace('"seeds": 3', '"seeds": -3'), "-3 is not a positive whole number"),
         (config.replace('"seeds": 3,', ""), "seeds is missing or unknown; the run is of another version of purerl"),
         (config.replace('"num_epochs": 1', '"num_epochs": "x"'), "'x' is not a valid integer"),
-        (config.replace('"horizons": []', '"horizons": [3]'), "horizons or updates_per_chunk is missing or not"),
+        (config.replace('"horizons": []', '"horizons": [3]'), "horizons or updates_per_chunk is missing or malformed"),
         (
             config.replace('"env": "CartPole-v1"', '"env": "Acrobot-v1"'),
             "safetensors has no .position.env.joint_angle1: it belongs to another",
@@ -231,7 +238,7 @@ def test_contents_that_can_not_be_used(small, tmp_path, refused):
 
 
 def test_one_process_at_a_time(small, capsys):
-    with runs.locked(small):
+    with files.locked(small):
         before = snapshot(small)
         assert command("resume", small) == 2
         assert "small is being trained by another process" in capsys.readouterr().err and before == snapshot(small)
@@ -243,7 +250,8 @@ def test_a_file_of_the_user_that_has_changed_is_refused(tmp_path, capsys):
     file.write_text(file.read_text() + "\n# changed\n")
     for name in ("resume", "evaluate"):
         assert command(name, a) == 2
-        assert "own.py is not what " in (error := capsys.readouterr().err) and "the copy in its code/ is" in error
+        assert "own.py has changed or is missing; the copy in " in (error := capsys.readouterr().err)
+        assert "code/ is the original" in error
     assert command("repeat", a) == 0  # tries it, and finds that it is the same
     file.unlink()
     assert command("resume", a) == 2
@@ -277,10 +285,10 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stands(small, tmp_path,
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 def test_a_full_disk_while_metrics_are_written(small, tmp_path, monkeypatch, capsys):
-    a, append = tmp_path / "a", runs.append_metrics
-    monkeypatch.setattr(runs, "append_metrics", lambda path, *rest: append(Path("/dev/full"), *rest))
+    a, append = tmp_path / "a", files.append_metrics
+    monkeypatch.setattr(files, "append_metrics", lambda path, *rest: append(Path("/dev/full"), *rest))
     assert train_own(a) == 2
-    assert "/dev/full can not be written: No space left on device; iteration 0 is on disk" in capsys.readouterr().err
+    assert "/dev/full cannot be written: No space left on device; iteration 0 is on disk" in capsys.readouterr().err
     monkeypatch.undo()
     assert command("resume", a) == 0
     assert shas(a) == shas(small)

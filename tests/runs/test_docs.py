@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from commands import command
 
-from purerl.host import cli, work
+from purerl.cli import main as cli
+from purerl.runs import execute
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -18,7 +19,7 @@ COMMANDS = [line.split("#")[0].strip() for kind, text in BLOCKS if kind == "bash
 @pytest.mark.parametrize("line", [c for c in COMMANDS if " train " in c and "--help" not in c])
 def test_commands_of_the_readme_are_valid(line, monkeypatch):
     planned = []
-    monkeypatch.setattr(work, "train", lambda job, **_: planned.append(job))
+    monkeypatch.setattr(execute, "train", lambda job, **_: planned.append(job))
     assert command(*shlex.split(line)[1:]) == 0 and len(planned) == 1
 
 
@@ -42,6 +43,6 @@ def test_demo_command_is_valid(monkeypatch):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (arguments,) = re.findall(r"^demo:.*\n\t\S+/purerl (.*)$", makefile, re.MULTILINE)
     planned = []
-    monkeypatch.setattr(work, "train", lambda job, **_: planned.append(job))
+    monkeypatch.setattr(execute, "train", lambda job, **_: planned.append(job))
     assert command(*shlex.split(arguments)) == 0
     assert planned[0].num_updates == 976 and planned[0].keys.shape == (8,)

@@ -8,36 +8,36 @@ import numpy as np
 from commands import StopAfter, command, shas, train_own
 
 import purerl
-from purerl.host import jobs, runs, work
+from purerl.runs import execute, files, plans, record
 
 
 def test_a_broken_run_is_reported_and_left_out_and_changes_no_other(tmp_path, monkeypatch, capsys):
     good, bad = tmp_path / "good", tmp_path / "bad"
     assert train_own(good, "--explode-at", "1e9,1e8,1e7", seeds=2) == 0
-    monkeypatch.setattr(jobs, "Interrupts", StopAfter(3))
+    monkeypatch.setattr(execute, "Interrupts", StopAfter(3))
     assert train_own(bad, "--explode-at", "1e9,7,1e7", seeds=2) == 130
     error = capsys.readouterr().err
-    assert re.search(r"seed 1, explode_at 7: not finite at iteration 7 \([^)]*policy_loss[^)]*\); left out", error)
+    assert re.search(r"seed 1, explode_at 7: not finite at iteration 7 \([^)]*policy_loss[^)]*\); excluded", error)
     monkeypatch.undo()
     assert command("resume", bad) == 0
     out, error = capsys.readouterr()
-    assert error.count("not finite from iteration 7 on; left out of the table and the curve") == 2
+    assert error.count("not finite from iteration 7 on; excluded from the table and the curve") == 2
     assert "every seed is broken" in out
     assert [x == y for x, y in zip(shas(good), shas(bad), strict=True)] == [True, True, False, False, True, True]
-    assert purerl.host.load(bad).broken == {2: 7, 3: 7}
+    assert purerl.runs.load(bad).broken == {2: 7, 3: 7}
     assert command("evaluate", bad, "--episodes", 4) == 0
     assert "every seed is broken" in capsys.readouterr().out
 
 
 def test_without_a_metric_that_shows_it_the_parameters_do():
     leaves = {".agent.params": np.float32([[1.0], [np.nan]]), ".position.obs": np.float32([[np.nan], [0.0]])}
-    assert work.not_numbers(leaves, 2).tolist() == [False, True]
+    assert record.not_numbers(leaves, 2).tolist() == [False, True]
 
 
 def test_a_curve_is_of_the_seeds_that_are_sound(small):
-    job, metrics = jobs.of_directory(small), runs.read_metrics(small / "metrics.csv", 3)
+    job, metrics = plans.plan_of_directory(small), files.read_metrics(small / "metrics.csv", 3)
     metrics.columns["episode_return"][:, 1] = 1e6
-    (curve,) = work.panel_of(job, metrics, {1: 4}).curves
+    (curve,) = record.panel_of(job, metrics, {1: 4}).curves
     assert curve.left_out == 1 and curve.final.shape == (2,) and curve.returns.max() < 1e6
     np.testing.assert_array_equal(curve.returns, metrics.columns["episode_return"][:, [0, 2]])
 
@@ -46,7 +46,7 @@ def test_where_all_are_broken_the_run_ends(tmp_path, capsys):
     a = tmp_path / "a"
     assert train_own(a, "--explode-at", 3) == 0
     assert "every run has ended or is broken" in capsys.readouterr().err
-    assert runs.read_metrics(a / "metrics.csv", 3).iterations.tolist() == [4]
+    assert files.read_metrics(a / "metrics.csv", 3).iterations.tolist() == [4]
     assert (a / "curve.png").exists()
 
 
@@ -55,26 +55,26 @@ def test_runs_that_reached_their_return_end_and_change_no_other(tmp_path, monkey
     every, some, soon = tmp_path / "every", tmp_path / "some", tmp_path / "soon"
     rates = ["--rate", "0.5,0.4,0.0"]
     assert train_own(every, *rates, seeds=2) == 0
-    monkeypatch.setattr(jobs, "Interrupts", StopAfter(2))
+    monkeypatch.setattr(execute, "Interrupts", StopAfter(2))
     assert train_own(some, *rates, "--stop-when", 0.5, seeds=2) == 130
     monkeypatch.undo()
     assert command("resume", some) == 0
     said = capsys.readouterr().err
     assert re.search(r"seed 0, rate 0.5: reached a return of 0.5 at iteration \d+", said)
     assert "4 of 6 runs ended at a return of 0.5" in said
-    ended = purerl.host.load(some).ended
+    ended = purerl.runs.load(some).ended
     assert set(ended) == {0, 1, 2, 3} and max(ended.values()) < 20
-    full, cut = (runs.read_metrics(x / "metrics.csv", 6) for x in (every, some))
+    full, cut = (files.read_metrics(x / "metrics.csv", 6) for x in (every, some))
     for run in range(6):
         upto = sum(full.iterations <= ended.get(run, 20))
         for name, x in full.columns.items():
             np.testing.assert_array_equal(x[:upto, run], cut.columns[name][:upto, run])
         assert (cut.columns["episodes"][upto:, run] == 0).all()
     assert [x == y for x, y in zip(shas(every), shas(some), strict=True)] == 4 * [False] + 2 * [True]
-    state = purerl.host.load(some).state
+    state = purerl.runs.load(some).state
     assert state.iteration.tolist() == [*(ended[run] for run in range(4)), 20, 20]  # as they were when they ended
     assert train_own(soon, "--rate", "0.5,0.4,0.3", "--stop-when", 0.5, seeds=2) == 0
-    assert runs.read_metrics(soon / "metrics.csv", 6).iterations[-1] == max(purerl.host.load(soon).ended.values()) < 20
+    assert files.read_metrics(soon / "metrics.csv", 6).iterations[-1] == max(purerl.runs.load(soon).ended.values()) < 20
 
 
 def test_the_first_update_that_is_not_finite_is_remembered(cartpole):

@@ -6,7 +6,7 @@ from commands import command, same_bits
 from moments import recorded, restore
 
 from purerl import training
-from purerl.host import checkpoint, report, runs
+from purerl.runs import checkpoint, files, report
 
 REPLACED = ["half {}.part", "written {}.part", "synced {}.part", "moved {}"]
 APPENDED = ["begun metrics.csv", "half metrics.csv", "nearly metrics.csv", "written metrics.csv", "synced metrics.csv"]
@@ -34,7 +34,7 @@ def one_program():
 
     def once(make, hp, key=None, state=None):
         kept.extend([] if kept else [make, compile_run(make, hp, key, state)])
-        state = training._init(kept[0], hp, key) if state is None else state
+        state = training.loop._init(kept[0], hp, key) if state is None else state
         return kept[1]._replace(state=state)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -104,5 +104,5 @@ def test_without_power_and_resumed_is_uninterrupted(moment, undisturbed, tmp_pat
 
 def test_half_a_header_is_no_table(tmp_path):
     (tmp_path / "m.csv").write_text("run,se")
-    runs.cut_metrics(tmp_path / "m.csv", 4)
+    files.cut_metrics(tmp_path / "m.csv", 4)
     assert not (tmp_path / "m.csv").exists()

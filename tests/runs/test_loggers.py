@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from commands import StopAfter, command, train_own
 
-from purerl.host import jobs, loggers, runs
+from purerl.runs import execute, files, loggers
 
 
 def test_tensorboard_files_hold_what_the_table_holds(tmp_path, monkeypatch):
@@ -15,7 +15,7 @@ def test_tensorboard_files_hold_what_the_table_holds(tmp_path, monkeypatch):
     from tensorboardX.proto import event_pb2
 
     a = tmp_path / "a"
-    monkeypatch.setattr(jobs, "Interrupts", StopAfter(2))
+    monkeypatch.setattr(execute, "Interrupts", StopAfter(2))
     assert train_own(a, "--tensorboard") == 130
     monkeypatch.undo()
     assert command("resume", a) == 0
@@ -27,7 +27,7 @@ def test_tensorboard_files_hold_what_the_table_holds(tmp_path, monkeypatch):
             event = event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
             found |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
             at += 16 + size
-    table = runs.read_metrics(a / "metrics.csv", 3)
+    table = files.read_metrics(a / "metrics.csv", 3)
     loss = {step: value for (tag, step), value in found.items() if tag == "policy_loss"}
     assert loss == {int(s): float(x) for s, x in zip(table.steps, table.columns["policy_loss"][:, 1], strict=True)}
 

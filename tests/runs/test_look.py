@@ -8,7 +8,7 @@ import pytest
 from commands import OWN, command, snapshot, train
 
 import purerl
-from purerl.host import checkpoint, drawing, jobs, work
+from purerl.runs import checkpoint, execute, plans, render
 
 
 def test_evaluate_prints_a_row_a_configuration_and_mode(whole, monkeypatch, capsys):
@@ -62,14 +62,14 @@ def test_list_names_agents_and_environments(capsys):
 def test_an_episode_as_a_gif(env, whole, tmp_path, monkeypatch, capsys):
     from PIL import Image
 
-    if env in drawing.CLASSIC:
+    if env in render.CLASSIC:
         pytest.importorskip("pygame")
     a = whole
     if env != "CartPole-v1":
         a = tmp_path / "a"
-        monkeypatch.setattr(work, "go", lambda *_: None)  # an untrained agent will do
+        monkeypatch.setattr(execute, "execute", lambda *_: None)  # an untrained agent will do
         train(a, agent=f"{OWN}:untrained", env=env, seeds=1)
-        job = jobs.of_directory(a)
+        job = plans.plan_of_directory(a)
         state = jax.jit(lambda keys: purerl.batch(job.make)(job.hp()).init(keys))(job.run_keys())
         checkpoint.add(a / "checkpoints", 0, checkpoint.to_host(state), {})
     assert command("render", a, "--out", tmp_path / "e.gif", "--max-steps", 15, "--stochastic") == 0
@@ -87,5 +87,5 @@ def test_an_episode_as_a_gif(env, whole, tmp_path, monkeypatch, capsys):
 
 def test_what_can_not_be_drawn_says_so():
     env, env_params = purerl.make("UmbrellaChain-bsuite")
-    with pytest.raises(ValueError, match="UmbrellaChain-bsuite can not be drawn"):
-        drawing.painter(env, env_params)
+    with pytest.raises(ValueError, match="UmbrellaChain-bsuite cannot be drawn"):
+        render.painter(env, env_params)

@@ -9,7 +9,7 @@ import pytest
 from commands import StopAfter, command, newest, same_bits, shas, train_own
 
 import purerl
-from purerl.host import jobs, runs
+from purerl.runs import execute, files
 
 
 @pytest.mark.parametrize("run", ["whole", "replayed"])
@@ -25,23 +25,23 @@ def test_resumed_from_its_first_checkpoint_is_uninterrupted(run, request, tmp_pa
 def test_stopped_twice_and_resumed_is_uninterrupted(small, tmp_path, monkeypatch, capsys):
     b = tmp_path / "b"
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "Interrupts", StopAfter(1))
+        patch.setattr(execute, "Interrupts", StopAfter(1))
         assert train_own(b) == 130
         assert f"stopped and saved at iteration 4 of 20: purerl resume {b}" in capsys.readouterr().err
         assert set(newest(b)[".iteration"]) == {4} and shas(b) != shas(small)
-        patch.setattr(jobs, "Interrupts", StopAfter(2))
+        patch.setattr(execute, "Interrupts", StopAfter(2))
         assert command("resume", b) == 130
         assert set(newest(b)[".iteration"]) == {12}
     assert command("resume", b) == 0
     same_bits(small, b)
-    assert runs.read_json(small / "config.json") == runs.read_json(b / "config.json")
+    assert files.read_json(small / "config.json") == files.read_json(b / "config.json")
     assert command("resume", b) == 0  # nothing is left: it says so by doing nothing
     same_bits(small, b)
 
 
 def test_on_another_number_of_devices_it_is_equal_to_rounding(small, tmp_path, monkeypatch):
     b = tmp_path / "b"
-    monkeypatch.setattr(jobs, "Interrupts", StopAfter(2))
+    monkeypatch.setattr(execute, "Interrupts", StopAfter(2))
     assert train_own(b, "--devices", 1) == 130
     monkeypatch.undo()
     assert command("resume", b, "--devices", 2) == 0
@@ -49,7 +49,7 @@ def test_on_another_number_of_devices_it_is_equal_to_rounding(small, tmp_path, m
     for name, x in one.items():
         if name.startswith(".agent"):
             np.testing.assert_allclose(x, two[name], atol=1e-4, err_msg=name)
-    (change,) = runs.read_json(b / "manifest.json")["resumed"]
+    (change,) = files.read_json(b / "manifest.json")["resumed"]
     assert change["iteration"] == 8 and change["differs"]["num_devices"] == [1, 2]
 
 
@@ -60,13 +60,13 @@ def test_going_on_for_longer(small, tmp_path, capsys):
         shutil.copytree(small, directory)
     assert command("resume", a, "--steps", 768) == 0
     assert "anneal_steps stays at 640; from there on the learning rate is 0 (--anneal" in capsys.readouterr().err
-    assert runs.read_json(a / "config.json")["steps"] == 768
-    assert runs.read_metrics(a / "metrics.csv", 3).steps.tolist()[-2:] == [640, 768]
+    assert files.read_json(a / "config.json")["steps"] == 768
+    assert files.read_metrics(a / "metrics.csv", 3).steps.tolist()[-2:] == [640, 768]
     assert command("resume", a, "--steps", 700) == 2
     assert "--steps is 700; it is the total, and the run has 768 steps already" in capsys.readouterr().err
     assert command("resume", b, "--steps", 768, "--anneal-steps", 1000) == 0
-    assert runs.read_json(b / "config.json")["horizons"] == [{"iteration": 20, "anneal_steps": 1000.0}]
-    rate = lambda x: runs.read_metrics(x / "metrics.csv", 3).columns["learning_rate"][-1, 0]
+    assert files.read_json(b / "config.json")["horizons"] == [{"iteration": 20, "anneal_steps": 1000.0}]
+    rate = lambda x: files.read_metrics(x / "metrics.csv", 3).columns["learning_rate"][-1, 0]
     assert rate(a) == 0 < rate(b)
     assert command("repeat", b) == 0
     assert "identical: the parameters of all 3 runs" in capsys.readouterr().out
@@ -76,10 +76,10 @@ def test_going_on_for_longer(small, tmp_path, capsys):
 def test_a_repeat_that_differs_says_where(small, tmp_path, capsys):
     a = tmp_path / "a"
     shutil.copytree(small, a)
-    manifest = runs.read_json(a / "manifest.json")
+    manifest = files.read_json(a / "manifest.json")
     manifest["parameters"][1]["sha256"] = "0" * 64
     manifest["made_with"]["jax"] = "0.1.2"
-    runs.write_json(a / "manifest.json", manifest)
+    files.write_json(a / "manifest.json", manifest)
     assert command("repeat", a, "--dir", tmp_path / "again") == 1
     out = capsys.readouterr().out
     assert "different: 1 of 3 runs, seed 1" in out and re.search(rf"jax +│ 0\.1\.2 +│ {jax.__version__}", out)
@@ -87,7 +87,7 @@ def test_a_repeat_that_differs_says_where(small, tmp_path, capsys):
 
 
 def test_load_for_a_notebook(small):
-    run = purerl.host.load(small)
+    run = purerl.runs.load(small)
     assert run.iteration == 20 and run.state.iteration.tolist() == [20] * 3
     assert run.plan.config["env"].endswith("own.py:bandit")
     one = run.one(1)

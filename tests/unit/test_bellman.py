@@ -27,11 +27,11 @@ def softmax(x):
 @cache
 def drawn():
     rng = np.random.default_rng(0)
-    q, online, twin, q_now = rng.normal(size=(4, *SHAPE, A))
+    q, online, q_now = rng.normal(size=(3, *SHAPE, A))
     probs = rng.dirichlet(np.ones(A), SHAPE)
     action, action_now = rng.integers(0, A, (2, *SHAPE))
     reward, terminated = rng.normal(size=SHAPE), rng.random(SHAPE) < 0.3
-    return reward, terminated, Next(q, online, twin, probs, action, q_now, action_now)
+    return reward, terminated, Next(q, online, probs, action, q_now, action_now)
 
 
 @pytest.fixture
@@ -47,6 +47,17 @@ def munchausen(reward, n, at, tau=0.3, alpha=0.8, low=-1.0):
     return alpha * bonus, sum(p * (q - tau * lp) for p, q, lp in zip(np.exp(log_next), n.q[at], log_next, strict=True))
 
 
+def twin(q):
+    """A second critic."""
+    return q[..., ::-1] - 0.1
+
+
+def clipped(backup):
+    """The clipped backup of Q and its twin, of a `Next` with the first alone."""
+    both = lambda n: n._replace(q=jnp.stack([n.q, twin(n.q)]))
+    return lambda reward, gamma, end, n: bellman.clipped_double_backup(backup)(reward, gamma, end, both(n))
+
+
 ONE_STEP = {
     "max": (bellman.max_backup, lambda n, i: max(n.q[i])),
     "double": (bellman.double_backup, lambda n, i: n.q[i][np.argmax(n.online[i])]),
@@ -55,14 +66,14 @@ ONE_STEP = {
     "softmax": (bellman.softmax_backup(0.7), lambda n, i: sum(softmax(n.q[i] / 0.7) * n.q[i])),
     "soft": (bellman.soft_backup(0.7), lambda n, i: 0.7 * logsumexp(n.q[i] / 0.7)),
     "mellowmax": (bellman.mellowmax_backup(2.0), lambda n, i: np.log(np.mean(np.exp(2 * n.q[i]))) / 2),
-    "clipped": (bellman.clipped_double_backup(), lambda n, i: max(np.minimum(n.q[i], n.twin[i]))),
+    "clipped": (clipped(bellman.max_backup), lambda n, i: max(np.minimum(n.q[i], twin(n.q)[i]))),
     "clipped double": (
-        bellman.clipped_double_backup(bellman.double_backup),
-        lambda n, i: min(n.q[i][np.argmax(n.online[i])], n.twin[i][np.argmax(n.online[i])]),
+        clipped(bellman.double_backup),
+        lambda n, i: min(n.q[i][np.argmax(n.online[i])], twin(n.q)[i][np.argmax(n.online[i])]),
     ),
     "td3": (
-        bellman.clipped_double_backup(bellman.sarsa_backup),
-        lambda n, i: min(n.q[i][n.action[i]], n.twin[i][n.action[i]]),
+        clipped(bellman.sarsa_backup),
+        lambda n, i: min(n.q[i][n.action[i]], twin(n.q)[i][n.action[i]]),
     ),
 }
 
@@ -118,7 +129,7 @@ def ended():
     """Of every backup where all has ended, and what follows is NaN."""
 
     def of(reward, n):
-        poisoned = n._replace(q=jnp.full_like(n.q, jnp.nan), twin=jnp.full_like(n.q, jnp.nan))
+        poisoned = n._replace(q=jnp.full_like(n.q, jnp.nan))
         backups = {name: backup for name, (backup, _) in ONE_STEP.items()} | {"munchausen": MUNCHAUSEN}
         return {name: backup(reward, 0.9, jnp.ones(SHAPE, bool), poisoned) for name, backup in backups.items()}
 
@@ -135,10 +146,10 @@ def test_what_follows_an_end_does_not_count(name, data):
 
 
 @jax.jit
-def contracting(qs, reward, terminated, twin, probs):
+def contracting(qs, reward, terminated, probs):
     """Of the backups that contract, for each of several Q."""
     names = "max", "expected", "soft", "mellowmax", "clipped"
-    of = lambda name: lambda q: ONE_STEP[name][0](reward, 0.9, terminated, Next(q, twin=twin, probs=probs))
+    of = lambda name: lambda q: ONE_STEP[name][0](reward, 0.9, terminated, Next(q, probs=probs))
     return {name: jax.vmap(of(name))(qs) for name in names}
 
 
@@ -147,9 +158,9 @@ def contracting(qs, reward, terminated, twin, probs):
 def test_backups_contract_and_are_monotone(seed):
     """max |T Q₁ - T Q₂| ≤ γ max |Q₁ - Q₂|, and Q₁ ≥ Q₂ gives T Q₁ ≥ T Q₂ (but for softmax, which promises neither)."""
     rng = np.random.default_rng(seed)
-    q, other, twin = (rng.normal(size=(3, 6, A)) * rng.choice([0.1, 10])).astype(np.float32)
+    q, other = (rng.normal(size=(2, 6, A)) * rng.choice([0.1, 10])).astype(np.float32)
     reward, terminated, probs = rng.normal(size=6), rng.random(6) < 0.3, rng.dirichlet(np.ones(A), 6)
-    values = contracting(np.stack([q, other, np.maximum(q, other)]), reward, terminated, twin, probs)
+    values = contracting(np.stack([q, other, np.maximum(q, other)]), reward, terminated, probs)
     for of_q, of_other, of_larger in map(np.asarray, values.values()):
         assert np.abs(of_q - of_other).max() <= 0.9 * np.abs(q - other).max() + 1e-4
         assert (of_larger >= of_other - 1e-4).all()
@@ -191,8 +202,8 @@ def test_missing_fields_and_shapes_are_named(data):
     reward, terminated, n = data
     with pytest.raises(ValueError, match=r"double_backup: next\.online is None; this backup needs q, online"):
         bellman.double_backup(reward, 0.9, terminated, Next(n.q))
-    with pytest.raises(ValueError, match=r"clipped_double_backup: next\.twin is None"):
-        bellman.clipped_double_backup()(reward, 0.9, terminated, n.q)
+    with pytest.raises(ValueError, match=r"max_backup: shapes must be equal, .* the value of next \(2,\)"):
+        bellman.clipped_double_backup()(reward, 0.9, terminated, n.q)  # its first axis would be of critics
     with pytest.raises(ValueError, match=r"max_backup: shapes must be equal, got reward \(3,\), terminated \(3, 2\)"):
         bellman.max_backup(reward[:, 0], 0.9, terminated, n.q)
     with pytest.raises(ValueError, match=r"categorical_backup: next\.q is \(3, 2, 4\); it must end with \(A, 7\)"):

@@ -24,36 +24,89 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "purerl.")]
 
 
-def layer(path):
-    parts = path.relative_to(PACKAGE).parts
-    return parts[0].removesuffix(".py")
+def module_of(path):
+    """The dotted name of a file, without "purerl"."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+BY_NAME = {module_of(path): path for path in FILES}
 
 
 def imports(path):
-    """Modules of the package that a file imports, at its top or inside functions."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Modules of the package that a file imports, at its top or inside functions, but for type checking."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "purerl":
+            module = node.module.partition(".")[2]
             for alias in node.names:
-                yield f"{node.module}.{alias.name}".split(".")[1]
+                inside = f"{module}.{alias.name}".strip(".")
+                yield inside if inside in BY_NAME else module
         elif isinstance(node, ast.Import):
-            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("purerl."))
+            yield from (a.name.partition(".")[2] for a in node.names if a.name.startswith("purerl."))
+
+
+# each may import the layers above it in this list, and its own
+LAYERS = (
+    ("core",),
+    ("hyperparameters", "arguments"),
+    ("schedules", "statistics", "bellman", "returns", "losses", "tabular.mdp"),
+    ("distributions", "gradients"),
+    ("exploration", "normalize", "replay", "networks", "rewards"),
+    ("envs", "training"),
+    ("tabular", "testing"),
+    ("agents.parts",),
+    ("agents",),
+    ("build",),
+    ("runs",),
+    ("cli",),
+)
+# and never these, though they lie above
+FORBIDDEN = {"agents": ("envs", "training", "tabular", "testing"), "training": ("envs",), "envs": ("training",)}
+
+
+def layer_of(module):
+    """The number of a module's layer, and the name by which `LAYERS` has it."""
+    found = [(i, name) for i, names in enumerate(LAYERS) for name in names if f"{module}.".startswith(f"{name}.")]
+    return max(found, key=lambda x: len(x[1]))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_point_one_way(path):
-    forbidden = {
-        "core": set(PACKAGE_NAMES) - {"core"},
-        "agents": {"training", "envs", "host", "testing"},
-        "training": {"agents", "envs", "host", "testing"},
-        "testing": {"agents", "host"},
-        "envs": {"agents", "training", "host", "testing"},
-        "host": set(),
-        "__init__": {"testing"},
-    }.get(layer(path), {"agents", "training", "envs", "host", "testing"})
-    assert not forbidden & set(imports(path))
+    module = module_of(path)
+    if not module:  # the package itself re-exports what it has
+        return
+    number, name = layer_of(module)
+    for other in filter(None, imports(path)):
+        assert layer_of(other)[0] <= number, f"{module} imports {other}"
+        assert not any(f"{other}.".startswith(f"{x}.") for x in FORBIDDEN.get(name.split(".")[0], ())), (module, other)
 
 
-PACKAGE_NAMES = {layer(path) for path in FILES} - {"__init__"}
+def circles(graph):
+    """Sets of nodes each of which can be reached from each other, of more than one node."""
+    reached = {node: set() for node in graph}
+    for node in graph:
+        pending = list(graph[node])
+        while pending:
+            if (other := pending.pop()) not in reached[node]:
+                reached[node].add(other)
+                pending.extend(graph[other])
+    return {frozenset(m for m in reached[n] if n in reached[m]) for n in graph if n in reached[n]}
+
+
+def test_no_imports_form_a_circle():
+    """A package that re-exports its modules does not count as one of them: inside it they import each other."""
+    graph = {module: {x for x in imports(path) if x and x != module} for module, path in BY_NAME.items() if module}
+    assert circles(graph) == set()
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == {frozenset("abc")}
 
 
 def test_every_public_name_is_there_and_typed():
@@ -142,11 +195,11 @@ def code_of(path):
 def test_banned_words(path):
     code = code_of(path)
     for pattern, why in BANNED.items():
-        allowed = (pattern == r"\bdone\b" and path.name in ("adapters.py",)) or path.name in ("training.py",)
+        allowed = (path.parent.name == "adapters" or path.name == "wrappers.py") and pattern == r"\bdone\b"
         if pattern == r"\brng\b":
             allowed = path.name == "statistics.py"
         if pattern == r"config\[":
-            allowed = layer(path) == "host"  # there it is what config.json holds
+            allowed = path.parent.name == "runs"  # there it is what config.json holds
         assert allowed or not re.search(pattern, code), f"{path.name}: {why}"
 
 
@@ -174,4 +227,4 @@ def test_no_registry_host_and_no_path_of_a_machine_is_committed():
 
 def test_agents_fit_on_two_screens():
     for path in (PACKAGE / "agents").glob("*.py"):
-        assert len(path.read_text().splitlines()) <= 120, path
+        assert len(path.read_text().splitlines()) <= 130, path

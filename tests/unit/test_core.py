@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import purerl
-from purerl.core import config, option
+from purerl.hyperparameters import config, option
 
 
 @config

@@ -14,13 +14,13 @@ from purerl.distributions import (
     bernoulli,
     beta,
     categorical,
+    deterministic,
     for_space,
     hybrid,
     joint,
     multi_categorical,
     normal,
     parameterised,
-    point,
     tanh_normal,
 )
 from purerl.envs import Parameterised
@@ -35,7 +35,7 @@ CASES = {
     "clipped": (tanh_normal(-1.0, 3.0, (2,), False, log_scale=(-0.25, 0.1)), P),
     "beta": (beta(np.array([-1.0, 0.0]), np.array([1.0, 10.0]), (2,)), 3 * P),
     "joint": (
-        joint({"kind": categorical(3), "rest": (normal(0.0, 1.0), point(0.0, 2.0))}),
+        joint({"kind": categorical(3), "rest": (normal(0.0, 1.0), deterministic(0.0, 2.0))}),
         jnp.concatenate([P, P[:2]]),
     ),
     "multi_categorical": (multi_categorical([[2, 3], [1, 2]]), jnp.concatenate([P, -P])),
@@ -63,7 +63,7 @@ def measured(name):
 
     @jax.jit
     def program(key, p, q):
-        x, log_p = pi.draw(key, jnp.broadcast_to(p, (MANY, *p.shape)))
+        x, log_p = pi.sample_and_log_prob(key, jnp.broadcast_to(p, (MANY, *p.shape)))
         log_prob, log_q = (pi.log_prob(jnp.broadcast_to(y, (MANY, *p.shape)), x) for y in (p, q))
         near = p + 1e-2 * jnp.concatenate([jnp.eye(p.size), -jnp.eye(p.size)])
         slopes = [(jax.grad(f)(p), jax.vmap(f)(near)) for f in of_p]
@@ -299,7 +299,7 @@ def test_a_joint_is_the_sum_of_its_parts(key):
 def test_parts_are_drawn_independently(make, key):
     pi = make((normal(), normal(), categorical(2)))
     p = jnp.zeros((10_000, pi.num_params))
-    for action in jax.jit(lambda key, p: (pi.sample(key, p), pi.draw(key, p)[0]))(key, p):
+    for action in jax.jit(lambda key, p: (pi.sample(key, p), pi.sample_and_log_prob(key, p)[0]))(key, p):
         parts = action["parameters"] if make is parameterised else action
         drawn = [x.reshape(len(p)) for x in (*parts, *([action["choice"]] if make is parameterised else []))]
         assert np.abs(np.corrcoef(drawn) - np.eye(len(drawn))).max() < 0.05
@@ -356,7 +356,7 @@ def test_every_space_has_a_policy(key):
 
 
 def test_a_hybrid_takes_actions_apart_and_together():
-    pi = hybrid(NESTED, point)
+    pi = hybrid(NESTED, deterministic)
     assert (pi.choice.num_params, pi.continuous.num_params) == (6, 3)
     np.testing.assert_array_equal(pi.half, [2.0, 2.0, 0.5])
     k, x = np.array([0, 3, 5]), np.random.default_rng(0).random((3, 3)).astype(np.float32)

@@ -83,7 +83,7 @@ BETA = distributions.beta(-2.0, 6.0)
 BITS = distributions.bernoulli((2,))
 CHOICE = distributions.categorical(3)
 SEVERAL = distributions.multi_categorical([2, 1])
-KINDS = distributions.parameterised((NORMAL, distributions.point(0.0, 1.0)))
+KINDS = distributions.parameterised((NORMAL, distributions.deterministic(0.0, 1.0)))
 MEANS, LOG_STDS = (0.0, 1e-6, -0.3, 3.0, -10.0), (-20.0, -5.0, 0.0, 2.0, 4.0)
 SHAPES = (-100.0, -15.0, -1.0, 0.0, 3.0, 50.0)
 OF_NORMAL = parameters(NORMAL, MEANS, LOG_STDS)
@@ -125,7 +125,8 @@ ROWS = {
         (MIDDLE, UNIT, BOOLS, VECTORS, VECTORS, TEMPERATURES),
     ),
     "clipped_double_backup": Row(
-        with_next(bellman.clipped_double_backup(), q=0, twin=0), (MIDDLE, UNIT, BOOLS, MASKED, MASKED)
+        lambda r, g, end, x, y: bellman.clipped_double_backup()(r, g, end, jnp.stack([x, y])),
+        (MIDDLE, UNIT, BOOLS, MASKED, MASKED),
     ),
     "persistent_backup": Row(
         lambda r, g, end, q, a: bellman.persistent_backup(a)(r, g, end, Next(q, action_now=2)),
@@ -195,9 +196,6 @@ ROWS = {
     "simple_policy": Row(lambda x, a: losses.simple_policy(x, a, 0.2), ((0.0, 1e-6, -0.5, 3.0, -1e4), MIDDLE[:-1])),
     "squared": Row(losses.squared, (MIDDLE, MIDDLE), power=2),
     "clipped_value": Row(lambda v, w, t: losses.clipped_value(v, w, t, 0.25), (MIDDLE[:5], MIDDLE[:5], MIDDLE[:5])),
-    "actor_critic": Row(
-        lambda x, h, v, a, t: losses.actor_critic(x, h, v, a, t), (LOGS, (0.0, 9.0), MIDDLE, MIDDLE, MIDDLE), power=2
-    ),
     "standardize": Row(
         lambda x: losses.standardize(x, jnp.array([True, True, True, False])),
         (
@@ -236,9 +234,7 @@ ROWS = {
     "categorical_cross_entropy": Row(
         losses.categorical_cross_entropy, (MASKED, ((0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1e-30, 1.0)))
     ),
-    "soft_actor": Row(losses.soft_actor, (LOGS, MIDDLE, (0.0, 1e-6, 1.0, 1e4))),
-    "soft_critic": Row(losses.soft_critic, (MIDDLE, MIDDLE, UNIT, BOOLS, MIDDLE, LOGS, (0.0, 1.0)), power=2),
-    "soft_temperature": Row(lambda x, y: losses.soft_temperature(x, y, -2.0), ((-100.0, -5.0, 0.0, 5.0), LOGS)),
+    "soft_temperature": Row(losses.soft_temperature, ((-100.0, -5.0, 0.0, 5.0), (*LOGS, 1e-6, 9.0))),
     "preference_loss": Row(rewards.preference_loss, (VECTORS, VECTORS, (0.0, 0.5, 1.0))),
     # --- exploration, schedules, normalisers ---
     "greedy_probs": Row(exploration.greedy_probs, (MASKED,)),
@@ -279,7 +275,7 @@ ROWS = {
     "beta.log_prob": Row(lambda p, a: BETA.log_prob(p, a), (OF_BETA, ACTIONS), roundings=200),
     "beta.entropy": Row(BETA.entropy, (OF_BETA,), roundings=200),
     "beta.kl": Row(BETA.kl, (OF_BETA, OF_BETA[::5]), roundings=200),
-    "point.mode": Row(distributions.point(-2.0, 6.0).mode, (((0.0,), (1e-30,), (100.0,), (-INF,)),)),
+    "deterministic.mode": Row(distributions.deterministic(-2.0, 6.0).mode, (((0.0,), (1e-30,), (100.0,), (-INF,)),)),
     "parameterised.entropy": Row(KINDS.entropy, (tuple((*x, 0.0) for x in OF_KINDS),)),
 }
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from purerl import exploration as ex
 from purerl import schedules
+from purerl.tabular import bandits
 
 Q = jnp.array([[1.0, 3.0, 3.0, -jnp.inf], [0.0, 0.0, 0.0, 0.0]])
 
@@ -77,33 +78,33 @@ PULLS = [(0, 1.0), (2, -1.0), (0, 3.0), (1, 0.5), (0, 2.0)]
 
 
 def test_bandits_estimate_what_they_say():
-    mean = play(ex.epsilon_greedy_bandit(), PULLS)
+    mean = play(bandits.epsilon_greedy(), PULLS)
     np.testing.assert_allclose(mean.value, [2.0, 0.5, -1.0])
     assert mean.count.tolist() == [3, 1, 1] and mean.mean_reward == pytest.approx(1.1)
-    constant = play(ex.epsilon_greedy_bandit(step_size=0.5, initial=5.0), PULLS)
+    constant = play(bandits.epsilon_greedy(step_size=0.5, initial=5.0), PULLS)
     np.testing.assert_allclose(constant.value, [((5 + 1) / 2 + 3) / 4 + 1, 2.75, 2.0])
-    np.testing.assert_allclose(play(ex.ucb_bandit(), PULLS).value, mean.value)
+    np.testing.assert_allclose(play(bandits.ucb(), PULLS).value, mean.value)
     preference, mean_reward = np.zeros(3), 0.0
     for n, (arm, reward) in enumerate(PULLS):
         mean_reward += (reward - mean_reward) / (n + 1)
         pi = np.exp(preference) / np.exp(preference).sum()
         preference += 0.1 * (reward - mean_reward) * (np.eye(3)[arm] - pi)
-    np.testing.assert_allclose(play(ex.gradient_bandit(0.1), PULLS).value, preference, atol=1e-6)
-    plain = play(ex.gradient_bandit(0.1, baseline=False), PULLS[:1])
+    np.testing.assert_allclose(play(bandits.gradient(0.1), PULLS).value, preference, atol=1e-6)
+    plain = play(bandits.gradient(0.1, baseline=False), PULLS[:1])
     np.testing.assert_allclose(plain.value, 0.1 * (np.eye(3)[0] - 1 / 3), atol=1e-6)
 
 
 def test_bandits_act_by_what_they_estimate():
-    falling = ex.epsilon_greedy_bandit(lambda t: schedules.linear(t, 1.0, 0.0, 5.0))
-    for bandit in (ex.epsilon_greedy_bandit(0.0), falling, ex.ucb_bandit(0.0)):
+    falling = bandits.epsilon_greedy(lambda t: schedules.linear(t, 1.0, 0.0, 5.0))
+    for bandit in (bandits.epsilon_greedy(0.0), falling, bandits.ucb(0.0)):
         state = play(bandit, PULLS)
         assert jax.jit(bandit.act)(jax.random.key(0), state) == 0
-    assert jax.jit(ex.ucb_bandit().act)(jax.random.key(0), play(ex.ucb_bandit(), PULLS[:2])) == 1  # never tried
-    gradient = ex.gradient_bandit()
+    assert jax.jit(bandits.ucb().act)(jax.random.key(0), play(bandits.ucb(), PULLS[:2])) == 1  # never tried
+    gradient = bandits.gradient()
     state = gradient.init(3)._replace(value=jnp.array([0.0, 99.0, 0.0]))
     assert jax.jit(gradient.act)(jax.random.key(0), state) == 1
     # an optimist tries every arm before it repeats one
-    bandit = ex.epsilon_greedy_bandit(0.0, 0.1, 5.0)
+    bandit = bandits.epsilon_greedy(0.0, 0.1, 5.0)
 
     def pull(state, key):
         arm = bandit.act(key, state)

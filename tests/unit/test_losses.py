@@ -118,10 +118,6 @@ AGAINST = {  # name: (ours, NumPy's), of four arrays
         lambda a, b, c, d: L.simple_policy(a, b, 0.2),
         lambda a, b, c, d: -(np.exp(a) * b - abs(b) / 0.4 * (np.exp(a) - 1) ** 2),
     ),
-    "actor_critic": (
-        lambda a, b, c, d: L.actor_critic(a, b, c, d, a, 0.4, 0.2),
-        lambda a, b, c, d: -a * d + 0.4 * (c - a) ** 2 / 2 - 0.2 * b,
-    ),
     "huber": (
         lambda a, b, c, d: L.huber(3 * a, b, 0.7),
         lambda a, b, c, d: np.where(abs(3 * a - b) <= 0.7, (3 * a - b) ** 2 / 2, 0.7 * (abs(3 * a - b) - 0.35)),
@@ -154,17 +150,9 @@ AGAINST = {  # name: (ours, NumPy's), of four arrays
         lambda a, b, c, d: -(softmax(b) * np.log(softmax(a))).sum(-1),
     ),
     "deterministic_policy_gradient": (lambda a, b, c, d: L.deterministic_policy_gradient(a), lambda a, b, c, d: -a),
-    "soft_actor": (lambda a, b, c, d: L.soft_actor(a, b, 0.3), lambda a, b, c, d: 0.3 * a - b),
-    "soft_critic": (
-        lambda a, b, c, d: L.soft_critic(a, b, 0.9, c > 0.5, c, d, 0.3),
-        lambda a, b, c, d: (a - b - 0.9 * np.where(c > 0.5, 0, c - 0.3 * d)) ** 2 / 2,
-    ),
-    "soft_temperature": (
-        lambda a, b, c, d: L.soft_temperature(a[0, 0], b, -2.0),
-        lambda a, b, c, d: -np.exp(a[0, 0]) * (b - 2.0),
-    ),
+    "soft_temperature": (lambda a, b, c, d: L.soft_temperature(a, b), lambda a, b, c, d: a * b),
 }
-CONSTANT = {"soft_critic": "bcd", "soft_temperature": "b", "kl_multiplier": "a"}  # whose gradient is held
+CONSTANT = {"soft_temperature": "b", "kl_multiplier": "a"}  # whose gradient is held
 
 
 def softmax(x):
@@ -294,23 +282,16 @@ def test_impossible_classes_count_only_where_they_are_wanted():
     assert of(logits, target[::-1])[0] == np.inf
 
 
-def test_sac_constants_are_constants(data):
-    a, b, c, d = data
-    critic = lambda r, q, lp, ended: losses.soft_critic(a, r, 0.9, jnp.full(a.shape, ended), q, lp, 0.3)
-    total = lambda *args: critic(*args).sum()
-    of = jax.jit(lambda *args: (critic(*args), jax.grad(total, (0, 1, 2))(*args)))
-    assert not any(np.asarray(s).any() for s in of(b, c, d, False)[1])
-    np.testing.assert_allclose(of(b, np.full_like(c, np.nan), d, True)[0], 0.5 * (a - b) ** 2, rtol=1e-6)
-    # too little entropy (log π above -target) raises the temperature
-    assert jax.jit(jax.grad(lambda t: losses.soft_temperature(t, jnp.array(1.0), 0.5)))(0.0) < 0
+def test_too_little_entropy_raises_the_temperature():
+    slopes = jax.jit(jax.grad(lambda *x: losses.soft_temperature(*x), (0, 1)))(jnp.array(0.0), jnp.array(-0.5))
+    assert slopes[0] < 0 and slopes[1] == 0
 
 
 def test_more_shapes_that_would_broadcast_are_refused():
     a, b = np.ones((3, 1)), np.ones(3)
-    for name in ("dpo_drift", "huber", "soft_actor", "categorical_cross_entropy"):
-        extra = (1.0,) if name == "soft_actor" else ()
+    for name in ("dpo_drift", "huber", "soft_temperature", "categorical_cross_entropy"):
         with pytest.raises(ValueError, match=rf"{name}: shapes must be equal"):
-            getattr(losses, name)(a, b, *extra)
+            getattr(losses, name)(a, b)
     with pytest.raises(ValueError, match=r"quantile_huber: leading axes .* quantiles \(3, 1\), target \(3,\)"):
         losses.quantile_huber(a, b, np.ones(1))
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from drawn import drawn
 
-from purerl import distributions, memory, networks
-from purerl.host import options
+from purerl import build, distributions, networks
+from purerl.networks import adapters
 
 CORES = {
     "gru": networks.gru(7),
@@ -175,7 +175,7 @@ def test_a_mask_is_that_of_the_observation_it_came_with(kind, core):
         network = networks.actor_critic(distributions.categorical(3), memory=core)
     else:
         network = networks.q_network(3, outputs=2 if kind == "quantiles" else None, memory=core)
-    network = memory.with_memory(network)
+    network = adapters.with_memory(network)
     params = drawn(network.init, jax.tree.map(lambda x: x[0], obs))
     out = jax.jit(network.unroll)(params, network.memory(N), obs, ended, next_obs)
     for outputs, mask in zip(out[:2], legal, strict=True):
@@ -303,7 +303,7 @@ def test_bad_sizes_are_named():
 
 
 def test_a_feed_forward_network_has_the_memory_that_is_none():
-    network = memory.with_memory(networks.actor_critic(distributions.categorical(2)))
+    network = adapters.with_memory(networks.actor_critic(distributions.categorical(2)))
     obs, next_obs, ended = block(0)
     params = drawn(network.init, obs[0], scale=0.1)
     both = lambda params: (
@@ -311,7 +311,7 @@ def test_a_feed_forward_network_has_the_memory_that_is_none():
         network.unroll(params, (), obs, ended, next_obs)[:2],
     )
     close(*jax.jit(both)(params))
-    assert memory.with_memory(network) is network
+    assert adapters.with_memory(network) is network
 
 
 @pytest.mark.parametrize("core", [networks.gru(3, longest=8.0), networks.lstm(3, longest=8.0)])
@@ -350,9 +350,9 @@ def test_a_stack_is_of_memories_and_modules(layers):
         networks.stack(*layers)
 
 
-@pytest.mark.parametrize("name", options.MEMORIES)
+@pytest.mark.parametrize("name", build.MEMORIES)
 def test_every_memory_of_the_command_line_is_one(name, key):
-    core = options.memory(name, 8, context=4)
+    core = build.memory(name, 8, context=4)
     if name == "none":
         assert core is None
         return

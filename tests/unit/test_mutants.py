@@ -24,7 +24,7 @@ def test_a_fault_that_has_lost_its_place_is_named(mutants, monkeypatch):
     text = f"before {fault.old} after"
     assert mutants.planted(fault, text) == f"before {fault.new} after"
     for lost in (text.replace(fault.old, ""), text + fault.old):
-        with pytest.raises(ValueError, match=r"the old text is found [02] times in core\.py, not 1"):
+        with pytest.raises(ValueError, match=r"the old text is found [02] times in hyperparameters\.py, not 1"):
             mutants.planted(fault, lost)
     faults = [fault._replace(old="nowhere"), fault._replace(tests=("unit/test_core.py::test_none", "unit/none.py"))]
     monkeypatch.setattr(mutants, "FAULTS", [*faults, *mutants.FAULTS[2:]])
@@ -32,7 +32,7 @@ def test_a_fault_that_has_lost_its_place_is_named(mutants, monkeypatch):
     for part in ("two faults are called", "found 0 times", "test_core.py has no test_none", "no tests/unit/none.py"):
         assert part in said
     monkeypatch.setattr(mutants, "FAULTS", mutants.FAULTS[:2])
-    assert "training.py has no fault" in mutants.problems()
+    assert "training/loop.py has no fault" in mutants.problems()
 
 
 def test_the_first_failure_is_read_off_what_pytest_says(mutants):

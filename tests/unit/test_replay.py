@@ -9,6 +9,7 @@ import pytest
 
 from purerl import replay, returns, schedules
 from purerl.core import Transition
+from purerl.replay import sum_tree
 
 
 def world(num_steps, num_envs, ends=(0.1, 0.1), seed=0, dtype=np.float32):
@@ -192,9 +193,9 @@ def test_sequences_are_what_happened_and_start_where_blocks_did(key):
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 64, 1000])
 def test_the_sum_tree_is_exact(size, key):
     rng = np.random.default_rng(size)
-    put, find = jax.jit(replay._set), jax.jit(replay._find)
-    tree, leaves = replay._tree(size), np.zeros(size)
-    assert tree[0].shape[0] >= size and tree[-1].shape[0] == replay.FAN
+    put, find = jax.jit(sum_tree.set_leaves), jax.jit(sum_tree.find_leaves)
+    tree, leaves = sum_tree.make_tree(size), np.zeros(size)
+    assert tree[0].shape[0] >= size and tree[-1].shape[0] == sum_tree.FAN
     for _ in range(5):
         index = rng.choice(size, min(size, 20), replace=False)
         value = rng.exponential(size=len(index)).astype(np.float32) * (rng.random(len(index)) < 0.7)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 from rich.console import Console
 
-from purerl.host import progress, report
+from purerl.runs import progress, report
 
 
 def test_a_curve_weighs_the_last_rows_by_their_episodes():

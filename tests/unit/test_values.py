@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from drawn import drawn
 
-from purerl import exploration, networks, updates, values
+from purerl import exploration, gradients, networks
+from purerl.agents.parts import q_learning
 from purerl.core import Rollout, Transition
 
 NETWORK = networks.q_network(2, partial(networks.MLP, (3,)), memory=networks.gru(4))
@@ -21,10 +22,12 @@ def test_no_gradient_runs_into_the_burn_in():
     params, start = drawn(NETWORK.init, obs[0]), NETWORK.memory(2)
     before = obs[:3], ended[:3]
     nothing = np.zeros((4, 2), np.float32)
-    batch = values.Batch(obs[3:], nothing, nothing, 0.9, ended[3:], next_obs[3:], ended[3:], None, start, before)
+    batch = q_learning.Batch(obs[3:], nothing, nothing, 0.9, ended[3:], next_obs[3:], ended[3:], None, start, before)
     given = batch._replace(memory=jax.jit(NETWORK.unroll)(params, start, *before)[2], burn_in=None)
     total = jax.jit(
-        jax.value_and_grad(lambda params, batch: sum(jnp.sin(x).sum() for x in values.look(NETWORK, params, batch)))
+        jax.value_and_grad(
+            lambda params, batch: sum(jnp.sin(x).sum() for x in q_learning.apply_to_batch(NETWORK, params, batch))
+        )
     )
     after, without, forgotten = (total(params, b) for b in (batch, given, given._replace(memory=start)))
     for got, wanted in zip(jax.tree.leaves(after), jax.tree.leaves(without), strict=True):
@@ -34,19 +37,19 @@ def test_no_gradient_runs_into_the_burn_in():
 
 def test_the_steps_after_the_burn_in_are_what_is_learned_from(key):
     """Two blocks of four steps, whose observations are their times: of 0, 1, 2 | 3, 4, 5, 6 | 7 the middle is."""
-    hp = values.QLearning(
+    hp = q_learning.QLearning(
         learning_starts=0, train_every=8, batch_size=4, capacity=16, sequence_length=4, burn_in=3, n_step=2, gamma=0.5
     )
 
     def loss(params, target_params, key, s):
         trained = s.obs[:4, :, 0]
         # the three numbers that are reported: what is trained on, what comes before, and its two rewards
-        return values.Errors(
+        return q_learning.Errors(
             trained + 0 * s.burn_in[1][0], jnp.broadcast_to(s.burn_in[0][..., 0].mean(0), (4, 4)), s.reward
         )
 
-    parts = lambda q: q, loss, exploration.epsilon_greedy, values.unperturbed, updates.adam
-    agent = values.value_agent(NETWORK, hp, *parts)
+    parts = lambda q: q, loss, exploration.epsilon_greedy, q_learning.unperturbed, gradients.adam
+    agent = q_learning.agent(NETWORK, hp, *parts)
     time, no = np.arange(8, dtype=np.float32)[:, None], np.zeros((8, 1), bool)
     tr = Transition(time[..., None], no.astype(np.int32), time, time[..., None] + 1, no, no, ~no)
     state, update = jax.jit(agent.init)(key, tr.obs[0]), jax.jit(agent.update)

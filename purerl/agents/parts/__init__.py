@@ -1,0 +1,1 @@
+"""Common parts of agents: one file per family, and one for replay."""

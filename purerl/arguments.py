@@ -1,0 +1,38 @@
+"""Checks of arguments, with errors that name the invalid argument."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+def check_counts(function: str, **counts: Any) -> None:
+    """Raise a ValueError that names the first count that is not a positive int."""
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ValueError(f"{function}: {name} is {count!r}; it must be a positive int")
+
+
+def check_range(function: str, low: Any, high: Any, /, **numbers: Any) -> None:
+    """Raise a ValueError that names the first number outside of [low, high]; traced values are not checked."""
+    for name, x in numbers.items():
+        known = not any(isinstance(value, Tracer) for value in (low, high, x))
+        if known and not ((np.asarray(x) >= low) & (np.asarray(x) <= high)).all():
+            raise ValueError(f"{function}: {name} is {x}; it must lie in [{low}, {high}]")
+
+
+def check_functions(function: str, /, **parts: Any) -> None:
+    """Raise a ValueError that names the first argument that is not callable."""
+    for name, part in parts.items():
+        if not callable(part):
+            raise ValueError(f"{function}: {name} is {part!r}; it must be a function")
+
+
+def check_shapes(function: str, **arrays: Any) -> None:
+    """Raise a ValueError that names the arrays and their shapes unless all shapes are equal."""
+    shapes = {name: jnp.shape(x) for name, x in arrays.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"{function}: shapes must be equal, got " + ", ".join(f"{k} {v}" for k, v in shapes.items()))

@@ -1,0 +1,216 @@
+"""Build environments, networks and agents from names, for the command line, tests and reproductions.
+
+>>> import purerl
+>>> env, env_params = environment("CartPole-v1")
+>>> make = agent(agent_function("ppo"), env.action_space(env_params), body("mlp", (32, 32)))
+>>> learner = purerl.learner(env, env_params, make(purerl.PPO()), num_envs=4, rollout_length=16)
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+
+from purerl import envs, networks
+from purerl.agents.parts.declarations import Body, declaration_of, parts_of
+from purerl.core import Reward
+from purerl.rewards import term
+
+ACTIVATIONS = ("tanh", "relu", "silu", "gelu", "elu")
+MEMORIES = ("none", "gru", "lstm", "min-gru", "transformer")
+
+
+# --- a user's own files ---------------------------------------------------------------------------------------------
+
+
+@cache
+def _module(path: Path, source: bytes) -> Any:
+    """Import a file as a module; it is executed once per version of its source."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def is_own(name: str) -> bool:
+    """Whether a name refers to an object in a user's file, FILE.py:name."""
+    return ".py:" in name
+
+
+def from_file(name: str) -> Any:
+    """The object that `FILE.py:name` names.
+
+    Raises:
+      ValueError: if the file does not exist, cannot be imported or does not define that name.
+    """
+    path, _, attribute = name.rpartition(":")
+    if not Path(path).is_file():
+        raise ValueError(f"{name}: there is no file {path}")
+    try:
+        module = _module(Path(path).resolve(), Path(path).read_bytes())
+    except Exception as error:
+        raise ValueError(f"{path} could not be imported: {type(error).__name__}: {error}") from error
+    if not hasattr(module, attribute):
+        own = lambda x: isinstance(x, Reward) or (callable(x) and getattr(x, "__module__", "") == module.__name__)
+        names = [n for n, x in vars(module).items() if own(x)]
+        raise ValueError(f"{path} has no {attribute!r}; it has {', '.join(names) or 'no functions'}")
+    return getattr(module, attribute)
+
+
+# --- the parts of a learner -----------------------------------------------------------------------------------------
+
+
+def environment(name: str) -> tuple[Any, Any]:
+    """An environment and its parameters: an id of `purerl.make`, or FILE.py:name.
+
+    Raises:
+      ValueError: for an unknown name, or a function that does not return an environment.
+    """
+    if not is_own(name):
+        return envs.make(name)
+    try:
+        made = from_file(name)()
+        env, env_params = made if isinstance(made, tuple) else (made, made.default_params)
+        for needed in (env.action_space, env.observation_space):
+            needed(env_params)
+    except (AttributeError, TypeError) as error:
+        wanted = "a function without arguments that returns a gymnax Environment, or (env, env_params)"
+        raise ValueError(f"{name} must be {wanted}: {error}") from error
+    return env, env_params
+
+
+def agent_function(name: str) -> Callable:
+    """An agent's constructor: the name of one of the package's agents, or FILE.py:name.
+
+    Raises:
+      ValueError: for an unknown name, or a constructor that declares no family.
+    """
+    make = from_file(name) if is_own(name) else getattr(importlib.import_module(f"purerl.agents.{name}"), name)
+    try:
+        declaration_of(make)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    return make
+
+
+def torso(
+    name: str, hidden: tuple[int, ...] = (64, 64), activation: str = "tanh", layer_norm: bool = False
+) -> Callable:
+    """A constructor `() -> flax Module` of the layers with the given name: "mlp", "minatar-cnn", or FILE.py:name.
+
+    Raises:
+      ValueError: for an unknown name, or a function that does not return a Module.
+    """
+    if name == "mlp":
+        return partial(networks.MLP, hidden=hidden, activation=getattr(nn, activation), layer_norm=layer_norm)
+    if name == "minatar-cnn":
+        return partial(networks.MinAtarCNN, layer_norm=layer_norm)
+    if not is_own(name):
+        raise ValueError(f"--network is {name!r}; allowed are mlp, minatar-cnn, or your own FILE.py:name")
+    make = from_file(name)
+    try:
+        module = make()
+    except TypeError as error:
+        raise ValueError(f"--network is {name}; it must be a function without arguments: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"--network is {name}; it must be a function without arguments that returns a flax Module")
+    return make
+
+
+def memory(name: str, size: int = 64, context: int = 64) -> Any:
+    """The memory between torso and heads with the given name, one of `MEMORIES`; None for "none"."""
+    made = {
+        "none": lambda: None,
+        "gru": lambda: networks.gru(size),
+        "lstm": lambda: networks.lstm(size),
+        # the outputs of a linear recurrence are sums of its inputs, so a nonlinear layer follows before linear heads
+        "min-gru": lambda: networks.stack(networks.min_gru(size), networks.MLP((size,))),
+        "transformer": lambda: networks.transformer(size, context=context),
+    }
+    return made[name]()
+
+
+def body(
+    name: str = "mlp",
+    hidden: tuple[int, ...] = (64, 64),
+    activation: str = "tanh",
+    layer_norm: bool = False,
+    memory: Any = None,
+) -> Body:
+    """The layers below the heads; see `torso` and `memory`."""
+    joined = torso("mlp", hidden, activation, layer_norm)
+    return Body(joined if name == "mlp" else torso(name, hidden, activation, layer_norm), joined, memory)
+
+
+def agent(
+    make: Callable,
+    space: Any,
+    body: Body = body(),  # noqa: B008 (never changed)
+    options: Mapping[str, Any] = {},
+    network: Callable[[Any, Any], Any] | None = None,
+    **parts: Any,
+) -> Callable[[Any], Any]:
+    """`hp -> Agent`, from an agent's constructor and an action space.
+
+    Args:
+      make: a constructor that declares its family.
+      space: the action space.
+      body: the layers below the heads.
+      options: values of the options that `declarations.options_of(make)` names; the others have their defaults.
+      network: `(the family's subject, such as a distribution, hp) -> network` or (actor, critic), in place of the
+        family's network.
+      parts: parts of the constructor, in place of those that the options choose.
+    Raises:
+      ValueError: for a space or a memory that the agent does not support.
+    """
+    family = declaration_of(make).family
+    subject = family.subject(make, space, options)
+    given = {**parts_of(make, options), **parts}
+
+    def of(hp):
+        own = family.network(make, subject, body, options, hp) if network is None else network(subject, hp)
+        return family.agent(make, own, subject, hp, given)
+
+    return of
+
+
+def reward(name: str) -> Callable[[Any], Reward]:
+    """A function `hp -> Reward` from the object FILE.py:name.
+
+    The object is a `Reward`, a function of hyperparameters that returns one, with a parameter called `hp`, or a
+    function of transitions that returns a reward for every step, with a parameter of any other name.
+    Raises:
+      ValueError: for any other object.
+    """
+    made = from_file(name) if is_own(name) else None
+    wanted = (
+        f"--reward is {name}; it must be FILE.py:name of a purerl Reward, of a function (hp) that returns one, or of a "
+        "function (transitions) that returns a reward for every step"
+    )
+    if isinstance(made, Reward):
+        return lambda hp: made
+    try:
+        parameters = list(inspect.signature(made).parameters) if callable(made) else []
+    except (TypeError, ValueError):
+        parameters = []
+    if not callable(made) or len(parameters) != 1:
+        raise ValueError(wanted)
+    if parameters != ["hp"]:
+        of_transitions = term(made, f"--reward {name}")
+        return lambda hp: of_transitions
+
+    def of(hp):
+        given = made(hp)
+        if not isinstance(given, Reward):
+            raise ValueError(f"{wanted}; it returns {given!r:.80}")
+        return given
+
+    return of

@@ -1,0 +1,1 @@
+"""The command line. jax is imported only when a command needs it."""

@@ -1,0 +1,24 @@
+"""purerl repeat: train a run again and compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from purerl.cli.errors import one_line
+from purerl.cli.flags import RUN, executed, prepare
+
+
+@executed("RUN-repeat")
+@click.command()
+@RUN
+@click.pass_context
+def repeat(ctx: click.Context, run: Path, **given: Any) -> None:
+    """Train a run again and compare the hashes; exit code 1 if they differ."""
+    with one_line():
+        prepare()
+        from purerl.runs import execute
+
+        ctx.exit(0 if execute.repeat(run, given.pop("directory"), **given) else 1)

@@ -1,0 +1,26 @@
+"""purerl resume: continue a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from purerl.cli.errors import one_line
+from purerl.cli.flags import RUN, executed, prepare
+from purerl.runs.arguments import Count
+
+
+@executed()
+@click.command()
+@RUN
+@click.option("--steps", type=Count(), help="total environment steps of each run  [default: as planned]")
+@click.option("--anneal-steps", type=float, help="new horizon of the learning rate  [default: unchanged]")
+def resume(run: Path, **given: Any) -> None:
+    """Continue a run that was stopped, or train it longer."""
+    with one_line():
+        prepare()
+        from purerl.runs import execute
+
+        execute.resume(run, **given)

@@ -1,0 +1,73 @@
+"""purerl train: one command for each agent, with one option for each hyperparameter."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import click
+
+from purerl import agents
+from purerl.cli.errors import OneLine, one_line
+from purerl.cli.flags import execution_options, prepare
+
+
+def agent_command(name: str) -> click.Command:
+    """The command that trains one agent."""
+    prepare()
+    from purerl.build import agent_function
+    from purerl.runs import execute, options, plans
+
+    with one_line():
+        run, own = options.parameters(name)
+        about = agent_function(name)
+    execution = execution_options("runs/AGENT-ENV")
+
+    def invoke(**given: Any) -> None:
+        take = lambda parameters: {p.name: given[p.name] for p in parameters}
+        with one_line():
+            plan = plans.plan_of({"agent": name, **take(run), "hyperparameters": take(own)})
+            execute.train(plan, **take(execution))
+
+    return click.Command(
+        name,
+        params=[*run, *execution, *own],
+        callback=invoke,
+        help=(inspect.getdoc(about) or "").split("\n")[0],
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
+
+
+class Train(click.Group):
+    """The commands of the agents, whose options are hyperparameters; a user's own agent is FILE.py:name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(agents.names())
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Agents"):
+            formatter.write_dl([*agents.names().items(), ("FILE.py:name", "your own agent, with `@purerl.declare`")])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in agents.names() and ".py:" not in cmd_name:
+            allowed = ", ".join(agents.names())
+            raise OneLine(f"there is no agent {cmd_name!r}; allowed are {allowed}, or your own FILE.py:name")
+        return agent_command(cmd_name)
+
+
+@click.command(
+    cls=Train,
+    name="train",
+    subcommand_metavar="AGENT ENV [OPTIONS]",
+    no_args_is_help=True,
+    add_help_option=True,
+)
+def train() -> None:
+    """Train an agent in an environment: many seeds, and sweeps, in one compiled program.
+
+    \b
+    purerl train ppo CartPole-v1 --seeds 8 --steps 5e5
+    purerl train ppo CartPole-v1 --learning-rate 1e-4,3e-4,1e-3
+
+    `purerl train AGENT --help` lists the agent's hyperparameters.
+    """

@@ -1,0 +1,52 @@
+"""Arguments and options shared by several commands, and the setup of jax."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from purerl.runs.arguments import Count
+
+
+def execution_options(directory: str = "") -> list[click.Option]:
+    """The options of execution, which are not part of a run's config; `directory`: the default for a new run."""
+    where = click.Option(
+        ["--dir", "directory"],
+        type=click.Path(path_type=Path),
+        help=f"the new run's directory  [default: {directory}, numbered if there is one]",
+    )
+    return [
+        *([where] if directory else []),
+        click.Option(["--devices"], type=Count(), help="number of devices to split the runs over  "
+                     "[default: all; on a CPU, one per core]"),
+        click.Option(["--save-every"], type=click.FloatRange(0), default=30.0, show_default=True, metavar="SECONDS",
+                     help="least time between checkpoints"),
+        click.Option(["--compilation-cache/--no-compilation-cache"], default=True, show_default=True,
+                     help="store compiled programs in the user's cache folder"),
+    ]  # fmt: skip
+
+
+def executed(directory: str = "") -> Callable:
+    """A decorator that adds `execution_options` to a command."""
+
+    def add(command: click.Command) -> click.Command:
+        command.params += execution_options(directory)
+        return command
+
+    return add
+
+
+def prepare() -> None:
+    """Set up jax for a command that uses it."""
+    # XLA's messages about programs from its cache do not belong between the lines of a table
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from purerl.runs.devices import set_up_jax
+
+    set_up_jax()
+
+
+RUN = click.argument("run", type=click.Path(path_type=Path))
+NEW_FILE = click.Path(dir_okay=False, path_type=Path)

@@ -1,0 +1,62 @@
+"""The command line: `purerl COMMAND`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+import purerl
+from purerl.cli.commands.evaluate import evaluate
+from purerl.cli.commands.list import list_all
+from purerl.cli.commands.plot import plot
+from purerl.cli.commands.render import render
+from purerl.cli.commands.repeat import repeat
+from purerl.cli.commands.resume import resume
+from purerl.cli.commands.train import train
+from purerl.runs.stopped import Stopped
+
+
+class OrderedCommands(click.Group):
+    """A group that lists its commands in the order of their definition."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=OrderedCommands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(purerl.__version__, prog_name="purerl")
+def purerl_command() -> None:
+    """Reinforcement learning in JAX where everything is a pure function."""
+
+
+for _command in (train, resume, repeat, evaluate, plot, render, list_all):
+    purerl_command.add_command(_command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exit codes: 0 success, 1 failure, 2 invalid input, 130 interrupted."""
+    try:
+        code = purerl_command.main(arguments, prog_name="purerl", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "")
+        code = 2
+    except click.NoSuchOption as error:
+        page = f"; `{error.ctx.command_path} --help` lists them" if error.ctx else ""
+        click.echo(f"purerl: error: {error.format_message()}{page}", err=True)
+        code = 2
+    except click.ClickException as error:
+        click.echo(f"purerl: error: {error.format_message()}", err=True)
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("purerl: interrupted", err=True)
+        code = 130
+    except Stopped as stopped:
+        click.echo(f"purerl: {stopped}", err=True)
+        if stopped.at_once:  # an orderly exit would wait for the running computation
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(130)
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,38 @@
+"""Environments by name: those of gymnax, of this package and of other packages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnax
+from gymnax.environments.environment import Environment
+
+from purerl.envs import adapters
+from purerl.envs.adapters.common import near
+from purerl.envs.masked_grid import MaskedGrid
+from purerl.envs.platform import Platform
+from purerl.envs.tmaze import TMaze
+from purerl.envs.wrappers import Cast
+
+OWN = {env.name: env for env in (TMaze, Platform, MaskedGrid)}
+
+
+def make(env_id: str, **kwargs: Any) -> tuple[Environment, Any]:
+    """See `purerl.envs.make`."""
+    if "/" in env_id:
+        env = adapters.make(env_id, **kwargs)
+        return env, env.default_params
+    known = [*gymnax.registered_envs, *OWN]
+    if env_id not in known:
+        raise ValueError(f"there is no environment {env_id!r}; {near(env_id, known)}")
+    if env_id in OWN:
+        env = OWN[env_id](**kwargs)
+        return env, env.default_params
+    try:
+        env, env_params = gymnax.make(env_id, **kwargs)
+    except OSError as error:  # urllib's errors are OSErrors
+        raise ValueError(f"{env_id} downloads its data when it is first made, and that failed: {error}") from error
+    return Cast(env), env_params
+
+
+DOWNLOADS = ("MNISTBandit-bsuite",)  # their data, when they are first made

@@ -1,0 +1,68 @@
+"""The devices that runs are split over, and the configuration of jax for them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from purerl import replay
+from purerl.runs import files, report
+
+# The matrix products here are small: two threads for one product are slower than one. A loop whose iteration touches
+# fewer bytes than the threshold, such as acting in a few environments, is compiled as one function; see
+# benchmarks/NOTES.md.
+FLAGS = (
+    "--xla_cpu_multi_thread_eigen=false",
+    "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=200000",
+)
+
+
+def _cores() -> int:
+    """The number of processor cores that this process may use; on macOS, of all cores."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_up_jax() -> None:
+    """Set up one XLA device for each core, one thread each, and a cache of compiled programs. Call before jax is used.
+
+    The flags of `FLAGS` are added to XLA_FLAGS unless it names them. A program compiled for one kind of processor must
+    not run on another that shares the disk, so each kind has its own cache.
+    """
+    if jax.__version__.startswith("0.10."):
+        report.note(f"jax {jax.__version__} deadlocks on CPU in programs such as this one; install 0.9.2 or 0.11.2")
+    given = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = " ".join([given, *(flag for flag in FLAGS if flag.split("=")[0] not in given)]).strip()
+    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "purerl" / "jax" / files.processor()
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    try:
+        if jax.config.jax_num_cpu_devices < 1:  # pyright: ignore[reportAttributeAccessIssue]
+            jax.config.update("jax_num_cpu_devices", _cores())
+    except RuntimeError:  # a user's file has used jax already: its devices stay as they are
+        pass
+
+
+def usable_devices(asked: int | None, num_runs: int) -> list[Any]:
+    """The devices to split runs over: as many as requested, or all; never more than there are runs.
+
+    Raises:
+      ValueError: if there are fewer than requested.
+    """
+    available = jax.devices()
+    if asked is not None and asked > len(available):
+        raise ValueError(f"--devices is {asked}; there are {len(available)}")
+    return available[: min(asked or len(available), num_runs)]
+
+
+def check_memory(state: Any, num_runs: int) -> None:
+    """Raise a ValueError unless the states of all runs fit into the memory of the devices."""
+    needed = num_runs * replay.bytes_of(state)
+    there = replay.device_bytes()
+    there = there and there * (1 if jax.default_backend() == "cpu" else jax.device_count())
+    if there is not None and needed > there:
+        raise ValueError(f"the states of {num_runs} runs need {needed / 1e9:.1f} GB, most of it replay buffers; "
+                         f"there are {there / 1e9:.1f} GB: lower --capacity or --seeds")  # fmt: skip

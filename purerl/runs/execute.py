@@ -1,0 +1,259 @@
+"""Training in a run's directory: train, resume, repeat."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from purerl import training
+from purerl.runs import checkpoint, files, loggers, report
+from purerl.runs.devices import usable_devices
+from purerl.runs.plans import Plan, plan_of, plan_of_directory
+from purerl.runs.progress import Progress
+from purerl.runs.record import Record, not_numbers, panel_of
+from purerl.runs.stopped import Stopped
+from purerl.runs.stream import Chunk, Interrupts, returns_so_far, stream, stride
+
+
+def like(plan: Plan) -> Any:
+    """Shapes and dtypes of the state of all runs."""
+    return jax.eval_shape(lambda hp, keys: training.batch(plan.make)(hp).init(keys), plan.hp(), plan.run_keys())
+
+
+def _chunks(plan: Plan, devices: list[Any], progress: Progress, first: int, state: Any) -> Iterator[Chunk]:
+    """The rest of a plan, from an iteration and its state on; hyperparameters change where horizons change."""
+    changes = sorted({change["iteration"] for change in plan.config["horizons"]} | {plan.num_updates})
+    for stop in [at for at in changes if first < at <= plan.num_updates]:
+        keys = plan.run_keys() if state is None else None
+        count, chunk, hp = stop - first, None, plan.hp(first)
+        for chunk in stream(plan.make, hp, plan.num_runs, devices, count, plan.every, progress, keys, state):
+            yield chunk
+        first, state = stop, jax.tree.map(lambda x: x[: plan.num_runs], chunk.state) if chunk else state
+
+
+def _save(plan: Plan, directory: Path, record: Record, iteration: int, state: Any, progress: Progress) -> dict:
+    leaves = record.leaves(state)
+    for text in record.call_broken(np.where(not_numbers(leaves, plan.num_runs), iteration, 0)):
+        progress.note(text)
+    if (directory / files.METRICS).exists():
+        checkpoint.sync(directory / files.METRICS)
+    checkpoint.add(directory / files.CHECKPOINTS, iteration, leaves, record.notes())
+    return leaves
+
+
+def execute(plan: Plan, directory: Path, devices: list[Any], save_every: float, saved: Any = None) -> Record:
+    """Train the rest of a plan in its directory, until its end or until it is interrupted.
+
+    Args:
+      saved: `(iteration, state, notes)` of a checkpoint; None starts from the beginning.
+    Raises:
+      Stopped: if it was interrupted; the state up to there is on disk.
+      OSError: if the disk is full; the last checkpoint is intact.
+    """
+    first, state, notes = saved or (0, None, {})
+    table = directory / files.METRICS
+    files.cut_metrics(table, first)
+    record = Record(plan, files.read_metrics(table, plan.num_runs), notes)
+    if state is not None:
+        record.keep(record.ended, state)
+    alive = record.mask(record.ended, record.broken).any()
+    leaves = record.leaves(state) if state is not None and (first >= plan.num_updates or not alive) else {}
+    look = stride(plan.num_updates, plan.every)
+    about, names = plan.about(), [plan.name_of(run) for run in range(plan.num_runs)]
+    stands, interrupted, last_save = first, False, time.perf_counter()
+    progress = Progress(plan.num_updates, plan.num_runs * plan.steps_per_update, first=first)
+    del saved
+    try:
+        with (
+            progress,
+            Interrupts(progress.note) as interrupts,
+            loggers.opened(directory, plan.config, first * plan.steps_per_update) as log,
+        ):
+            for chunk in _chunks(plan, devices, progress, first, state) if not leaves else ():
+                state = None  # it was donated
+                live, steps = record.mask(record.ended), chunk.iteration * plan.steps_per_update
+                for text in record.add(chunk):
+                    progress.note(text)
+                files.append_metrics(table, chunk.iteration, steps, about, chunk.metrics, live)
+                row = lambda run, metrics=chunk.metrics: {name: float(x[run]) for name, x in metrics.items()}
+                log(steps, {names[run]: row(run) for run in np.flatnonzero(live)})
+                sound = record.mask(record.ended, record.broken)
+                over = chunk.iteration == plan.num_updates or not sound.any()
+                if len(record.rows) % look == 0 or over:
+                    returns = returns_so_far(record.rows[-10 * look :])[sound]
+                    progress.update(chunk.iteration, float(returns.mean()) if len(returns) else np.nan)
+                interrupted = interrupts.asked and not over
+                if over or interrupted or time.perf_counter() - last_save >= save_every:
+                    leaves = _save(plan, directory, record, chunk.iteration, chunk.state, progress)
+                    stands, last_save = chunk.iteration, time.perf_counter()
+                if over or interrupted:
+                    break
+                leaves = {}  # their buffers are overwritten by the next chunk
+    except KeyboardInterrupt:
+        text = f"stopped at once; iteration {stands} is on disk: purerl resume {directory}"
+        raise Stopped(text, at_once=True) from None
+    except OSError as error:
+        raise OSError(f"{error}; iteration {stands} is on disk: purerl resume {directory}") from error
+    if not record.mask(record.ended, record.broken).any():
+        report.note("every run has ended or is broken: no run is left to train")
+    _finish(plan, directory, record, leaves, progress)
+    if interrupted:
+        raise Stopped(f"stopped and saved at iteration {stands} of {plan.num_updates}: purerl resume {directory}")
+    return record
+
+
+def _finish(plan: Plan, directory: Path, record: Record, leaves: dict, progress: Progress) -> None:
+    """Write the hashes and the learning curve, and print the table."""
+    manifest = files.read_manifest(directory)
+    iterations, hashes = leaves[".iteration"], files.hashes(leaves, plan.num_runs)
+    manifest["parameters"] = [
+        {"run": run, **{name: values[run] for name, values in plan.about().items()},
+         "iteration": int(iterations[run]), "sha256": hashes[run]}
+        for run in range(plan.num_runs)
+    ]  # fmt: skip
+    files.write_json(directory / files.MANIFEST, manifest)
+    panel = panel_of(plan, files.read_metrics(directory / files.METRICS, plan.num_runs), record.broken)
+    report.table(panel)
+    report.cost((record.iterations[-1] - progress.first) * plan.num_runs * plan.steps_per_update, progress)
+    for run, iteration in record.broken.items():
+        report.note(
+            f"{plan.name_of(run)}: not finite from iteration {iteration} on; excluded from the table and the curve"
+        )
+    if record.ended:
+        report.note(f"{len(record.ended)} of {plan.num_runs} runs ended at a return of {plan.config['stop_when']:g}")
+    report.picture(directory / files.CURVE, [panel])
+    report.note(f"run: {directory}  (learning curve: {directory / files.CURVE})")
+
+
+def _announce(plan: Plan, devices: list[Any], first: int = 0) -> None:
+    sweep = f"{len(plan.grid)} configurations x " if len(plan.grid) > 1 else ""
+    count, platform = len(devices), devices[0].platform
+    report.note(
+        f"{plan.title}: {sweep}{len(plan.keys)} seeds, {plan.num_updates:,} iterations of "
+        f"{plan.steps_per_update:,} steps "
+        f"= {plan.num_updates * plan.steps_per_update:,} steps each"
+        + (f", resuming from iteration {first:,}" if first else "")
+        + f", on {count} {platform} device{'s' if count > 1 else ''}"
+    )
+
+
+def _cache(wanted: bool) -> None:
+    if not wanted:
+        jax.config.update("jax_enable_compilation_cache", False)
+
+
+def train(plan: Plan, directory: Path | None, devices: int | None, save_every: float, compilation_cache: bool) -> None:
+    """Run a plan in a new directory."""
+    _cache(compilation_cache)
+    used = usable_devices(devices, plan.num_runs)
+    stem = lambda name: Path(name.rpartition(".py:")[0] or name).name
+    directory = directory or report.unused(Path("runs") / f"{stem(plan.config['agent'])}-{stem(plan.config['env'])}")
+    _begin(plan, directory, used, save_every)
+
+
+def _begin(plan: Plan, directory: Path, devices: list[Any], save_every: float) -> None:
+    """Create a new directory, and train in it from the start."""
+    made = files.made_with(devices, plan.num_runs, plan.files)
+    files.create(directory, plan.config, {"made_with": made, "resumed": [], "parameters": []})
+    with files.locked(directory):
+        _announce(plan, devices)
+        execute(plan, directory, devices, save_every)
+
+
+def resume(
+    directory: Path,
+    steps: int | None,
+    anneal_steps: float | None,
+    devices: int | None,
+    save_every: float,
+    compilation_cache: bool,
+) -> None:
+    """Resume a run: to its planned number of steps, or to more.
+
+    Raises:
+      ValueError: if the directory holds no run, or the arguments do not fit it.
+    """
+    _cache(compilation_cache)
+    plan, manifest = plan_of_directory(directory), files.read_manifest(directory)
+    with files.locked(directory):
+        found = checkpoint.newest(directory / files.CHECKPOINTS, like(plan))
+        saved, first = None, 0
+        if found:
+            state, notes, damaged = found
+            first = int(np.max(np.asarray(state.iteration)))
+            saved = first, state, notes
+            for path, wrong in damaged:
+                path.rename(path.with_name(path.name + ".damaged"))
+                report.note(f"{wrong}; resuming from iteration {first} instead")
+        if steps is not None or anneal_steps is not None:
+            plan = _longer(plan, first, steps, anneal_steps)
+        used = usable_devices(devices, plan.num_runs)
+        differs = files.differences(manifest["made_with"], files.made_with(used, plan.num_runs, plan.files))
+        if differs and first:
+            change = {"iteration": first, "differs": {name: [old, new] for name, old, new in differs}}
+            files.write_json(directory / files.MANIFEST, {**manifest, "resumed": [*manifest["resumed"], change]})
+        if steps is not None or anneal_steps is not None:
+            files.write_json(directory / files.CONFIG, {"format": files.FORMAT, **plan.config})
+        _announce(plan, used, first)
+        execute(plan, directory, used, save_every, saved)
+
+
+def _longer(plan: Plan, first: int, steps: int | None, anneal_steps: float | None) -> Plan:
+    """The plan with other totals from an iteration on; horizons stay the same unless they are given."""
+    config, reached = dict(plan.config), first * plan.steps_per_update
+    if steps is not None:
+        if steps < reached:
+            raise ValueError(f"--steps is {steps}; it is the total, and the run has {reached:,} steps already")
+        config["steps"] = steps
+    horizon = getattr(plan.hp(first), "anneal_steps", None)
+    if anneal_steps is not None:
+        if horizon is None:
+            raise ValueError(f"--anneal-steps is {anneal_steps:g}; nothing is annealed in this run")
+        dataclasses.replace(plan.grid[0], anneal_steps=anneal_steps)  # raises if it is out of range
+        config["horizons"] = [*config["horizons"], {"iteration": first, "anneal_steps": anneal_steps}]
+    elif steps is not None and horizon is not None:
+        ends = np.unique(np.asarray(horizon))
+        over = "; from there on the learning rate is 0" if steps > ends.max() else ""
+        text = ", ".join(f"{end:,.0f}" for end in ends)
+        report.note(f"anneal_steps stays at {text}{over} (--anneal-steps changes it)")
+    return plan_of(config)
+
+
+def repeat(directory: Path, to: Path | None, devices: int | None, save_every: float, compilation_cache: bool) -> bool:
+    """Run a directory's config again on as many devices; return whether the parameters of every run have the same hash.
+
+    Raises:
+      ValueError: if the run has no hashes yet.
+    """
+    _cache(compilation_cache)
+    plan, before = plan_of_directory(directory, same_files=False), files.read_manifest(directory)
+    wanted = before["parameters"]
+    if not wanted:
+        raise ValueError(f"{directory} has no hashes to compare with yet: `purerl resume {directory}` first")
+    layout = before["made_with"]["num_devices"]
+    used = usable_devices(devices or min(layout, len(jax.devices())), plan.num_runs)
+    if len(used) != layout:
+        report.note(f"the run was made on {layout} devices, this is on {len(used)}: rounding may differ")
+    plan = plan._replace(num_updates=max(run["iteration"] for run in wanted))
+    to = to or report.unused(directory.with_name(directory.name + "-repeat"))
+    _begin(plan, to, used, save_every)
+    now = files.read_manifest(to)
+    other = [old["run"] for old, new in zip(wanted, now["parameters"], strict=True) if old["sha256"] != new["sha256"]]
+    if not other:
+        report.say(f"identical: the parameters of all {plan.num_runs} runs have the SHA-256 that {directory} has")
+        return True
+    report.say(f"different: {len(other)} of {plan.num_runs} runs, {', '.join(plan.name_of(run) for run in other[:8])}"
+               + (", ..." if len(other) > 8 else ""))  # fmt: skip
+    resumed = [
+        (f"{name} (resumed at {change['iteration']})", old, new)
+        for change in before["resumed"]
+        for name, (old, new) in change["differs"].items()
+    ]
+    report.compared([*files.differences(before["made_with"], now["made_with"]), *resumed])
+    return False

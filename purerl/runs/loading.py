@@ -1,0 +1,66 @@
+"""Load a run from disk, for notebooks: to continue, evaluate or inspect it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from purerl.runs import checkpoint, files
+from purerl.runs.execute import like
+from purerl.runs.plans import Plan, plan_of_directory
+from purerl.runs.record import Record
+
+
+class Loaded(NamedTuple):
+    """The contents of a run's directory: R runs, or after `one(run)` a single one.
+
+    To continue: `purerl.run(purerl.batch(run.make), run.hp, None, num_updates, state=run.state)`, or `run.make` as it
+    is for a single run. To evaluate: `one = run.one(0)`, and `purerl.evaluate(one.env, one.env_params,
+    one.agent(one.hp), one.state.agent, key)`.
+    """
+
+    env: Any
+    env_params: Any
+    agent: Callable[[Any], Any]  # hp -> Agent
+    make: Callable[[Any], Any]  # hp -> Learner, of a single run
+    hp: Any  # leaves [R], or scalars if all runs have the same
+    state: Any  # a learner's state, leaves [R, ...]
+    iteration: int  # of the checkpoint
+    ended: dict[int, int]  # the iteration at which a run reached the return of `--stop-when`
+    broken: dict[int, int]  # the iteration at which a run became non-finite
+    metrics: files.Metrics
+    plan: Plan  # labels, seeds, totals, and `plan.config`
+    manifest: dict[str, Any]
+
+    def one(self, run: int) -> Loaded:
+        """A single run, its leaves without the axis of runs.
+
+        Raises:
+          ValueError: if there is no such run.
+        """
+        count = self.state.iteration.shape[0]
+        if not 0 <= run < count:
+            raise ValueError(f"run is {run}; there are {count}, from 0")
+        pick = lambda tree: jax.tree.map(lambda x: x[run] if jnp.ndim(x) else x, tree)
+        return self._replace(hp=pick(self.hp), state=pick(self.state))
+
+
+def load(directory: str | Path) -> Loaded:
+    """See `purerl.runs.load`."""
+    directory = Path(directory)
+    plan = plan_of_directory(directory)
+    found = checkpoint.newest(directory / files.CHECKPOINTS, like(plan))
+    if not found:
+        raise ValueError(f"{directory} has no checkpoint yet")
+    state, notes, _ = found
+    metrics = files.read_metrics(directory / files.METRICS, plan.num_runs)
+    record = Record(plan, metrics, notes)
+    iteration = int(state.iteration.max())
+    return Loaded(
+        plan.env, plan.env_params, plan.agent, plan.make, plan.hp(iteration), state, iteration,
+        record.ended, record.broken, metrics, plan, files.read_manifest(directory),
+    )  # fmt: skip

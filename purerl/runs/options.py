@@ -1,0 +1,160 @@
+"""The options of a run: the agent's hyperparameters, its exchangeable parts, and the settings of training."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from purerl import agents, build
+from purerl.agents.parts.declarations import Choice, Declaration, Option, Switch, declaration_of, options_of
+from purerl.runs.arguments import Count, Entries, Names, Numbers, Seed, Widths
+
+LATER = {"info": None, "group_size": 1, "episodic": None}  # options missing from older runs, and their values there
+
+
+def hyperparameter_options(config: type) -> list[click.Option]:
+    """One option for every field of a config class."""
+    hints = {k: h for k, h in typing.get_type_hints(config).items() if typing.get_origin(h) is not typing.ClassVar}
+
+    def option(field: dataclasses.Field) -> click.Option:
+        flag, hint = "--" + field.name.replace("_", "-"), hints[field.name]
+        said = field.metadata.get("doc", "")
+        extra: dict[str, Any] = {"default": field.default, "show_default": True, "help": said}
+        if hint is bool:
+            return click.Option([f"{flag}/--no-{flag[2:]}"], **extra)
+        if typing.get_origin(hint) is Literal:
+            return click.Option([flag], type=click.Choice(typing.get_args(hint)), **extra)
+        if hint is int:
+            return click.Option([flag], type=int, **extra)
+        extra["help"] = said.replace("; None ", "; none ")
+        share = field.metadata.get("share")
+        if share is not None:  # the value is computed by `plans.plan_of`
+            words = {1.0: "--steps", 0.5: "half of --steps"}
+            extra |= {"default": None, "show_default": words.get(share, f"{share:g} x --steps")}
+        elif field.default is None:
+            extra["show_default"] = "none"
+        return click.Option([flag], type=Numbers(optional=hint is not float), **extra)
+
+    return [option(field) for field in dataclasses.fields(config)]
+
+
+def _option(name: str, option: Option) -> click.Option:
+    """An option of an agent or its family."""
+    flag = "--" + name.replace("_", "-")
+    if isinstance(option, Choice):
+        names = tuple(option.values)
+        return click.Option([flag], type=click.Choice(names), default=names[0], show_default=True, help=option.help)
+    if isinstance(option, Switch):
+        both = f"{flag}/--{option.off or 'no-' + flag[2:]}"
+        return click.Option([both], default=option.default, show_default=True, help=option.help)
+    positive = click.FloatRange(0, min_open=True)
+    return click.Option([flag], type=positive, default=option.default, show_default=True, help=option.help)
+
+
+def run_options(about: Declaration, own: Sequence[click.Option]) -> list[click.Parameter]:
+    """The options common to all agents; together with the hyperparameters they are the config of a run."""
+    say = partial(click.Option, show_default=True)
+    widths = ",".join(map(str, about.hidden))
+    return [
+        click.Argument(["env"], metavar="ENV"),
+        say(["--seeds"], type=Count(), default=8, help="number of seeds, each a run of its own, trained at once"),
+        say(["--seed"], type=Seed(), default=0, help="of all random numbers"),
+        say(["--steps"], type=Count(), default="5e5", help="environment steps of each run"),
+        say(["--num-envs"], type=Count(), default=about.num_envs, help="environments of each run"),
+        say(["--rollout-length"], type=Count(), default=about.rollout_length, help="steps between updates"),
+        click.Option(["--network"], help="mlp, minatar-cnn, or FILE.py:name, a function that returns a torso  "
+                     "[default: minatar-cnn for images, otherwise mlp]"),
+        say(["--hidden"], type=Widths(), default=widths, help="widths of the mlp"),
+        say(["--activation"], type=click.Choice(build.ACTIVATIONS), default=about.activation, help="of the mlp"),
+        say(["--layer-norm/--no-layer-norm"], default=about.layer_norm, help="normalise each layer "
+            "of the torso"),
+        *own,
+        say(["--memory"], type=click.Choice(build.MEMORIES), default="none", help="the memory between torso and heads"),
+        say(["--memory-size"], type=Count(), default=64, help="features of the memory"),
+        say(["--context"], type=Count(), default=64, help="steps of the episode that a transformer attends to"),
+        click.Option(["--reward"], metavar="FILE.py:name", help="the training reward: a purerl Reward, a function (hp) "
+                     "that returns one, or a function (transitions) that returns a reward for every step; reported "
+                     "returns are the environment's"),
+        click.Option(["--info"], type=Names(), help="entries of the environment's info that rewards read, such as "
+                     "cost"),
+        say(["--normalize-reward/--no-normalize-reward"], default=False, help="divide rewards by the standard "
+            "deviation of the discounted return; reported returns are the environment's"),
+        click.Option(["--observe"], type=Entries(), help="entries of a flat observation to keep, such as 0,2: "
+                     "CartPole-v1 without velocities"),
+        click.Option(["--time-limit"], type=Count(), help="truncate episodes after so many steps"),
+        click.Option(["--sticky-actions"], type=click.FloatRange(0, 1), help="probability that an action repeats"),
+        click.Option(["--episodic/--no-episodic"], default=None, help="blocks of whole episodes, of at most "
+                     "rollout_length steps  [default: as the agent needs]"),
+        say(["--group-size"], type=Count(), default=1, help="neighbouring environments that start each episode alike"),
+        click.Option(["--stop-when"], type=float, metavar="RETURN", help="end each run when its last 100 episodes "
+                     "reach this mean return"),
+        click.Option(["--chunks"], type=Count(), help="points of the learning curve; a run is saved and "
+                     "stopped only at these  [default: 100, up to 1000 for long runs]"),
+        say(["--tensorboard/--no-tensorboard"], default=False, help="write TensorBoard files into the directory"),
+        click.Option(["--wandb"], metavar="PROJECT", help="log to a project of Weights & Biases"),
+        click.Option(["--mlflow"], metavar="EXPERIMENT", help="log to an experiment of MLflow"),
+    ]  # fmt: skip
+
+
+def absolute(name: str) -> str:
+    """FILE.py:name with the absolute path of the file; any other name unchanged."""
+    if not build.is_own(name):
+        return name
+    path, _, function = name.rpartition(":")
+    return f"{Path(path).resolve()}:{function}"
+
+
+def parameters(agent: str) -> tuple[list[click.Parameter], list[click.Option]]:
+    """The options of an agent's command: those of the run, and the agent's hyperparameters.
+
+    Raises:
+      ValueError: if there is no such agent.
+    """
+    if not build.is_own(agent) and agent not in agents.names():
+        allowed = ", ".join(agents.names())
+        raise ValueError(f"there is no agent {agent!r}; allowed are {allowed}, or your own FILE.py:name")
+    make = build.agent_function(agent)
+    about = declaration_of(make)
+    own = [_option(name, option) for name, option in options_of(make).items()]
+    config = type(about.hp)
+    fields = [field.name for field in dataclasses.fields(config)]
+    return [p for p in run_options(about, own) if p.name not in fields], hyperparameter_options(config)
+
+
+def restore(stored: dict[str, Any]) -> dict[str, Any]:
+    """Restore a config from disk, with each value checked as on the command line.
+
+    Raises:
+      ValueError: if a value is not one that the command line accepts.
+    """
+    stored = LATER | stored
+    agent = stored.pop("agent", None)
+    of_run, own = parameters(str(agent))
+    context = click.Context(click.Command("config"))
+
+    def convert(parameters: Sequence[click.Parameter], given: Any) -> dict[str, Any]:
+        if not isinstance(given, dict) or given.keys() != {p.name for p in parameters}:
+            names = sorted({p.name or "" for p in parameters} ^ set(given if isinstance(given, dict) else ()))
+            raise ValueError(
+                f"{names[0]} is missing or unknown; the run is of another version of purerl, or of {agent}"
+            )
+        try:
+            return {p.name or "": p.type_cast_value(context, given[p.name]) for p in parameters}
+        except click.ClickException as error:
+            raise ValueError(error.format_message()) from error
+
+    own_values = convert(own, stored.pop("hyperparameters", None))
+    horizons, every = stored.pop("horizons", None), stored.pop("updates_per_chunk", None)
+    stored.pop("format", None)
+    sound = isinstance(horizons, list) and all(isinstance(x, dict) and "iteration" in x for x in horizons)
+    numbers = sound and all(type(value) in (int, float) for change in horizons for value in change.values())
+    if not numbers or type(every) is not int or every < 1:
+        raise ValueError("horizons or updates_per_chunk is missing or malformed")
+    rest = {"horizons": horizons, "updates_per_chunk": every}
+    return {"agent": agent, **convert(of_run, stored), "hyperparameters": own_values, **rest}

@@ -1,0 +1,109 @@
+"""The record of runs during training: metrics, ended runs and broken runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import numpy as np
+
+from purerl import statistics
+from purerl.runs import checkpoint, files, report
+from purerl.runs.plans import Plan
+from purerl.runs.stream import Chunk, returns_so_far
+
+ENOUGH = 100  # episodes in a mean return
+
+
+class Record:
+    """The record of R runs so far: their metrics, and which have reached the return to stop at or are broken."""
+
+    def __init__(self, plan: Plan, metrics: files.Metrics, notes: dict[str, str]):
+        self.plan = plan
+        self.iterations = list(metrics.iterations)
+        self.rows = [{n: x[k] for n, x in metrics.columns.items()} for k in range(len(self.iterations))]
+        self.ended, self.broken = (self._noted(notes.get(name, "{}")) for name in ("ended", "broken"))
+        self.kept: dict[int, dict[str, np.ndarray]] = {}  # the states of runs that have ended
+
+    def _noted(self, text: str) -> dict[int, int]:
+        noted = {int(run): int(iteration) for run, iteration in json.loads(text).items()}
+        if not all(0 <= run < self.plan.num_runs for run in noted):
+            raise ValueError(f"a checkpoint notes runs {sorted(noted)}; there are {self.plan.num_runs}")
+        return noted
+
+    def mask(self, *excluded: dict[int, Any]) -> np.ndarray:
+        """A mask of the runs that are in none of the dicts, bool `[R]`."""
+        return np.array([not any(run in names for names in excluded) for run in range(self.plan.num_runs)])
+
+    def notes(self) -> dict[str, str]:
+        """The notes of a checkpoint, stored beside the state."""
+        return {"ended": json.dumps(self.ended), "broken": json.dumps(self.broken)}
+
+    def call_broken(self, iterations: np.ndarray) -> Iterator[str]:
+        """Mark the runs whose entry of `[R]` is not 0 as broken; yield messages that name their non-finite metrics."""
+        metrics = self.rows[-1] if self.rows else {}
+        own = sorted(metrics.keys() - {"episode_return", "episode_length"})  # NaN where no episode ended
+        for run in map(int, np.flatnonzero((iterations > 0) & self.mask(self.ended, self.broken))):
+            self.broken[run] = int(iterations[run])
+            bad = ", ".join(name for name in own if not np.isfinite(metrics[name][run]))
+            at = f"iteration {iterations[run]}" + (f" ({bad})" if bad else "")
+            yield f"{self.plan.name_of(run)}: not finite at {at}; excluded from the means from here on"
+
+    def add(self, chunk: Chunk) -> Iterator[str]:
+        """Add a chunk to the record; yield messages about runs that ended or broke."""
+        live = self.mask(self.ended)
+        gone = lambda name, x: np.where(live, x, 0 if name == "episodes" else np.nan)
+        self.rows.append({name: gone(name, x) for name, x in chunk.metrics.items()})
+        self.iterations.append(chunk.iteration)
+        yield from self.call_broken(np.asarray(chunk.state.nonfinite)[: self.plan.num_runs])
+        if (goal := self.plan.config["stop_when"]) is None:
+            return
+        enough = np.sum([row["episodes"] for row in self.rows], axis=0) >= ENOUGH
+        reached = np.flatnonzero(
+            (returns_so_far(self.rows) >= goal) & enough & self.mask(self.ended, self.broken)
+        ).tolist()
+        self.ended |= dict.fromkeys(reached, chunk.iteration)
+        self.keep(reached, chunk.state)
+        for run in reached:
+            yield f"{self.plan.name_of(run)}: reached a return of {goal:g} at iteration {chunk.iteration}"
+
+    def keep(self, ended: Collection[int], state: Any) -> None:
+        """Store the final state of ended runs: the program continues to compute states for them."""
+        leaves = checkpoint.to_host(state) if ended else {}
+        self.kept |= {run: {name: x[run].copy() for name, x in leaves.items()} for run in ended}
+
+    def leaves(self, state: Any) -> dict[str, np.ndarray]:
+        """The state of the R runs on the host, with the stored final state of ended runs."""
+        leaves = {name: x[: self.plan.num_runs] for name, x in checkpoint.to_host(state).items()}
+        if self.kept:
+            leaves = {name: x.copy() for name, x in leaves.items()}
+        for run, kept in self.kept.items():
+            for name, x in kept.items():
+                leaves[name][run] = x
+        return leaves
+
+
+def not_numbers(leaves: dict[str, np.ndarray], num_runs: int) -> np.ndarray:
+    """A mask of the runs whose agents contain NaN, bool `[R]`. (An infinity may be valid.)"""
+    found = np.zeros(num_runs, bool)
+    for name, x in leaves.items():
+        if name.startswith(".agent") and np.issubdtype(x.dtype, np.floating):
+            found |= np.isnan(x).reshape(num_runs, -1).any(axis=1)
+    return found
+
+
+def panel_of(
+    plan: Plan, metrics: files.Metrics, broken: Collection[int], metric: str = "episode_return"
+) -> report.Panel:
+    """The curves of a plan, one for each configuration, over the seeds that are not broken."""
+    seeds, values = len(plan.keys), metrics.columns[metric]
+    counts = metrics.columns["episodes"] if metric.startswith("episode_") else np.where(np.isnan(values), 0, 1)
+    curves = []
+    for index, label in enumerate(plan.labels):
+        sound = [run for run in range(index * seeds, (index + 1) * seeds) if run not in broken]
+        shape = (len(metrics.steps), len(sound))
+        episodes, scores = counts[:, sound].reshape(shape), values[:, sound].reshape(shape)
+        final = statistics.last_returns(episodes, scores, ENOUGH)
+        curves.append(report.Curve(label, metrics.steps, report.smoothed(episodes, scores), final, seeds - len(sound)))
+    return report.Panel(plan.title, ", ".join(plan.swept), curves)

@@ -1,0 +1,181 @@
+"""The assembler: names become environments, networks, agents and rewards."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnax.environments import spaces
+from own import __file__ as OWN
+
+import purerl
+from purerl import arguments, build, distributions, networks, rewards
+from purerl.agents.parts.declarations import Choice, Number, Switch, declaration_of, name_of, options_of, parts_of
+from purerl.core import Transition, where_ended
+
+TWO, BOX = spaces.Discrete(2), spaces.Box(-1.0, 1.0, (2,))
+
+
+@pytest.mark.parametrize("name", list(purerl.agents.names()))
+def test_every_agent_is_assembled_from_its_name(name):
+    """As its family has it, for a space that the family takes; the same network as by hand."""
+    make = build.agent_function(name)
+    about = declaration_of(make)
+    space = BOX if about.family is purerl.ACTOR_CRITIC else TWO
+    agent = build.agent(make, space, build.body("mlp", (4,)))(about.hp)
+    assert isinstance(agent, purerl.Agent) and purerl.agents.names()[name]
+    obs = jax.eval_shape(lambda key: agent.init(key, jnp.zeros((1, 3))), jax.random.key(0)).params
+    sizes = [x.shape for x in jax.tree.leaves(obs)]
+    hidden = [x for x in sizes if x and x[-1] == 4]
+    assert hidden, sizes
+
+
+def test_rainbow_is_dueling_and_noisy_unless_told_otherwise():
+    options = options_of(purerl.rainbow)
+    assert options["dueling"].default and options["noise"].default and not options_of(purerl.c51)["noise"].default
+
+    def names(**given):
+        agent = build.agent(purerl.rainbow, TWO, build.body("mlp", (4,)), given)(purerl.Rainbow(num_atoms=3))
+        state = jax.eval_shape(lambda key: agent.init(key, jnp.zeros((1, 3))), jax.random.key(0))
+        return str(jax.tree.structure(state.params))
+
+    assert names() == names(dueling=True, noise=True) != names(dueling=False, noise=True) != names(noise=False)
+
+
+def test_options_choose_the_parts_of_a_constructor():
+    given = {"backup": "munchausen", "temperature": 0.5, "td_loss": "huber", "explore": "boltzmann", "noise": True}
+    parts = parts_of(purerl.dqn, given)
+    assert parts["perturb"] is networks.noisy and parts["td_loss"] is purerl.losses.huber
+    q = jnp.array([0.0, 1.0])
+    next = purerl.bellman.Next(q, q_now=q, action_now=0)
+    wanted = purerl.bellman.munchausen_backup(0.5)(0.0, 0.9, False, next)
+    assert parts["backup"](0.0, 0.9, False, next) == wanted
+    assert parts_of(purerl.dqn, {}) == {}  # the constructor's own defaults
+    kinds = {name: type(option) for name, option in options_of(purerl.dqn).items()}
+    assert kinds["temperature"] is Number and kinds["dueling"] is Switch and kinds["backup"] is Choice
+    with pytest.raises(ValueError, match="--noise: pqn has no part"):
+        parts_of(purerl.pqn, {"noise": True})
+
+
+def test_a_partial_constructor_has_the_declaration_of_its_function():
+    make = partial(purerl.dqn, td_loss=purerl.losses.huber)
+    assert declaration_of(make) is declaration_of(purerl.dqn) and name_of(make) == "dqn"
+    assert isinstance(build.agent(make, TWO)(purerl.DQN()), purerl.Agent)
+    with pytest.raises(ValueError, match=r"<lambda> must be a function that declares its family, such as @purerl"):
+        declaration_of(lambda network: network)
+
+
+def test_a_network_of_ones_own_is_a_function_of_what_its_outputs_are():
+    asked = []
+
+    def network(policy, hp):
+        asked.append((policy.num_params, hp.gamma))
+        return networks.actor_critic(policy)
+
+    build.agent(purerl.ppo, BOX, network=network)(purerl.PPO(gamma=0.5))
+    assert asked == [(4, 0.5)]
+
+
+@pytest.mark.parametrize(
+    "make, space, body, said",
+    [
+        (purerl.dqn, BOX, {}, "dqn is for discrete actions; the environment has"),
+        (purerl.iqn, TWO, {"memory": networks.gru(3)}, "--memory: iqn takes no network with memory"),
+        (purerl.sac, BOX, {"memory": networks.gru(3)}, "--memory: sac takes no network with memory"),
+    ],
+)
+def test_what_does_not_fit_is_named(make, space, body, said):
+    with pytest.raises(ValueError, match=said):
+        build.agent(make, space, build.body(**body))(declaration_of(make).hp)
+
+
+def test_policies_of_continuous_actions_by_name():
+    at = jnp.array([3.0, 0.0, 0.0, 0.0])
+    for name, inside in (("normal", False), ("tanh-normal", True), ("beta", True)):
+        subject = purerl.POLICY_GRADIENT.subject(purerl.ppo, BOX, {"policy": name})
+        assert bool((jnp.abs(subject.mode(at)) <= 1).all()) == inside
+    hybrid = purerl.ACTOR_CRITIC.subject(purerl.td3, BOX, {})
+    assert hybrid.continuous.num_params == 2  # deterministic: no deviations
+
+
+def test_memories_by_name():
+    assert build.memory("none") is None
+    for name in build.MEMORIES[1:]:
+        core = build.memory(name, 8, context=4)
+        assert jax.tree.leaves(core.memory(3))[0].shape[0] == 3
+
+
+# --- rewards of a user's file ---------------------------------------------------------------------------------------
+
+
+def block():
+    one = lambda x: jnp.full((2, 3), x)
+    ends = one(False)
+    return Transition(one(0.0), one(1.0), jnp.arange(6.0).reshape(2, 3), one(0.0), ends, ends, ~ends)
+
+
+def paid(name, hp=None):
+    reward = build.reward(f"{OWN}:{name}")(hp)
+    key = jax.random.key(0)
+    return np.asarray(reward.apply(key, reward.init(key, jax.tree.map(lambda x: x[0], block())), block())[1])
+
+
+def test_a_reward_is_told_apart_by_its_signature():
+    np.testing.assert_array_equal(paid("doubled"), 2 * block().reward)
+    np.testing.assert_array_equal(paid("of_transitions"), block().reward)
+    np.testing.assert_array_equal(paid("of_hyperparameters", purerl.PPO(gamma=0.5)), 0.5 * block().reward)
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("not_a_reward", r"must be FILE.py:name of a purerl Reward, of a function \(hp\).*, or of a function \(tr"),
+        ("bandit", "must be FILE.py:name of a purerl Reward"),
+        ("of_hyperparameters_wrongly", "that returns a reward for every step; it returns 1.0"),
+    ],
+)
+def test_rewards_that_are_none(name, said):
+    with pytest.raises(ValueError, match=said):
+        build.reward(f"{OWN}:{name}")(purerl.PPO())
+
+
+def test_a_mistake_inside_a_reward_is_its_own():
+    with pytest.raises(AttributeError, match="no attribute 'rewards'"):
+        paid("of_transitions_with_a_mistake")
+
+
+# --- small helpers --------------------------------------------------------------------------------------------------
+
+
+def test_arguments_are_checked_and_named():
+    arguments.check_counts("f", n=1)
+    arguments.check_range("f", 0, 1, x=jnp.array([0.0, 1.0]))
+    arguments.check_functions("f", g=len)
+    for check, said in (
+        (lambda: arguments.check_counts("f", n=0), "f: n is 0; it must be a positive int"),
+        (lambda: arguments.check_counts("f", n=True), "f: n is True"),
+        (lambda: arguments.check_range("f", 0, 1, x=1.1), r"f: x is 1.1; it must lie in \[0, 1\]"),
+        (lambda: arguments.check_functions("f", g=1), "f: g is 1; it must be a function"),
+        (lambda: arguments.check_shapes("f", a=np.ones(2), b=np.ones(3)), r"f: shapes must be equal, got a \(2,\), b"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            check()
+
+
+def test_where_an_episode_ended():
+    new, old = {"a": jnp.zeros((2, 3)), "b": jnp.zeros(2)}, {"a": jnp.ones((2, 3)), "b": jnp.ones(2)}
+    got = where_ended(jnp.array([True, False]), new, old)
+    assert got["a"].tolist() == [[0.0] * 3, [1.0] * 3] and got["b"].tolist() == [0.0, 1.0]
+
+
+def test_actions_of_a_box_are_clipped_for_the_environment():
+    space = spaces.Dict({"kind": TWO, "x": spaces.Box(-1.0, 1.0, (1,))})
+    clipped = distributions.clip_to_space(space, {"kind": jnp.array(1), "x": jnp.array([3.0])})
+    assert clipped["kind"] == 1 and clipped["x"].tolist() == [1.0]
+
+
+def test_a_reward_that_depends_on_a_condition():
+    reward = rewards.when(lambda tr: tr.reward > 2, lambda tr: 10 * tr.reward, rewards.environment)
+    _, given, _ = reward.apply(jax.random.key(0), reward.init(jax.random.key(0), block()), block())
+    np.testing.assert_array_equal(given, np.where(block().reward > 2, 10 * block().reward, block().reward))
