@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import purerl
 from purerl import bellman, tabular
-from purerl.tabular import MDP, worlds
+from purerl.tabular import MDP, planning, worlds
 from purerl.testing import check_agent, check_env, checks
 
 
@@ -903,3 +903,14 @@ def test_what_cannot_be_enumerated_says_why(float32, key):
     chain, params = purerl.make("MemoryChain-bsuite")  # whose end hangs on the clock
     with pytest.raises(ValueError, match=r"more hangs on what was ignored, \('time',\)"):
         tabular.from_env(chain, params, key, ignore=("time",))
+
+
+def test_policy_iteration_ends_where_rounding_keeps_it_in_a_cycle(monkeypatch):
+    """An evaluation that favours whichever action was not selected, as rounding could, would go on for ever."""
+    P = np.zeros((3, 2, 3), np.float32)
+    P[0, 0, 1] = P[0, 1, 2] = P[1, :, 1] = P[2, :, 2] = 1
+    mdp = tabular.MDP(P, np.zeros((3, 2), np.float32), np.zeros(3, bool))
+    misled = lambda mdp, policy, gamma: jnp.where(policy[0, 0] > 0.5, *np.eye(3, dtype=np.float32)[[2, 1]])
+    monkeypatch.setattr(planning, "evaluate", misled)
+    solution = tabular.policy_iteration(mdp, 0.9, max_rounds=1000)
+    assert 10 <= solution.sweeps <= 13
