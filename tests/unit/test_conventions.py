@@ -63,6 +63,7 @@ LAYERS = (
     ("exploration", "normalize", "replay", "networks", "rewards"),
     ("envs", "training"),
     ("tabular", "testing"),
+    ("text",),
     ("agents.parts",),
     ("agents",),
     ("build",),

@@ -1,0 +1,1 @@
+"""Text: tokens, data, metrics, objectives, models and generation."""
