@@ -1113,7 +1113,7 @@ FAULTS = [
         "runs/plotting.py",
         "else [str(path) for path in paths]",
         "else [str(paths[0]) for path in paths]",
-        ("runs/test_look.py::test_plot_draws_a_metric_of_one_run_or_more",),
+        ("runs/test_look.py::test_curves_of_runs_of_the_same_name_have_their_paths_as_labels",),
     ),
     Fault(
         "Runs that fill up the devices are reported",
@@ -1137,11 +1137,11 @@ FAULTS = [
         ("contract/test_training.py::test_seeds_and_floats_are_one_batch",),
     ),
     Fault(
-        "Bad input is a failure",
+        "An error of the disk is a traceback",
         "cli/errors.py",
-        "exit_code = 2",
-        "exit_code = 1",
-        ("runs/test_cli.py::test_bad_input_is_one_line_and_exit_code_2",),
+        "except (ValueError, NotImplementedError, OSError) as error:",
+        "except (ValueError, NotImplementedError) as error:",
+        ("runs/test_directory.py::test_a_full_disk_is_one_line_and_the_last_checkpoint_stands",),
     ),
     Fault(
         "Bad input ends with exit code 1",

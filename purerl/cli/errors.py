@@ -9,9 +9,7 @@ import click
 
 
 class OneLine(click.ClickException):
-    """Invalid input: one readable line, exit code 2."""
-
-    exit_code = 2
+    """Invalid input: one readable line; `main` exits with code 2."""
 
 
 @contextlib.contextmanager
