@@ -43,8 +43,8 @@ FAULTS = [
     Fault(
         "Double Q-learning chooses and judges by the same network",
         "bellman.py",
-        "_taken(next.q, next.online.argmax(-1))",
-        "_taken(next.q, next.q.argmax(-1))",
+        "_of_action(next.q, next.online.argmax(-1))",
+        "_of_action(next.q, next.q.argmax(-1))",
         ("unit/test_bellman.py::test_backups_against_the_equations",),
     ),
     Fault(
@@ -448,8 +448,8 @@ FAULTS = [
     Fault(
         "Tabular double Q-learning judges by the table that learns",
         "tabular/learning.py",
-        "learns, judges = (coin, 1 - coin) if",
-        "learns, judges = (coin, coin) if",
+        "learns, evaluates = (coin, 1 - coin) if",
+        "learns, evaluates = (coin, coin) if",
         ("unit/test_tabular.py::test_double_q_learning_updates_one_table_by_the_other",),
     ),
     Fault(
@@ -1012,14 +1012,14 @@ FAULTS = [
     Fault(
         "PopArt rescales by the wrong ratio",
         "normalize.py",
-        "kernel * (before / after)",
-        "kernel * (after / before)",
+        "ratio = jnp.broadcast_to(before / after, size)",
+        "ratio = jnp.broadcast_to(after / before, size)",
         ("unit/test_normalize.py::test_popart_keeps_outputs_and_follows_the_moments",),
     ),
     Fault(
         "Persistent Q-learning repeats the best action",
         "bellman.py",
-        "alpha * _taken(next.q, next.action_now)",
+        "alpha * _of_action(next.q, next.action_now)",
         "alpha * next.q.max(-1)",
         ("unit/test_bellman.py::test_persistent_backup",),
     ),
