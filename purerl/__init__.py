@@ -8,12 +8,16 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from purerl import (
         agents,
+        arguments,
         bellman,
+        build,
+        cli,
         core,
         distributions,
         envs,
         exploration,
         gradients,
+        hyperparameters,
         losses,
         networks,
         normalize,
@@ -68,8 +72,9 @@ _NAMES = {
     "purerl.training": ("batch", "evaluate", "learner", "rollout", "run", "shard_environments", "train"),
 }  # fmt: skip
 _MODULES = (
-    "agents", "bellman", "core", "distributions", "envs", "exploration", "gradients", "runs", "losses", "networks",
-    "normalize", "replay", "returns", "rewards", "schedules", "statistics", "tabular", "testing", "training",
+    "agents", "arguments", "bellman", "build", "cli", "core", "distributions", "envs", "exploration", "gradients",
+    "hyperparameters", "losses", "networks", "normalize", "replay", "returns", "rewards", "runs", "schedules",
+    "statistics", "tabular", "testing", "training",
 )  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted([*_HOME, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll]

@@ -62,7 +62,7 @@ def _target_of_atoms(function: str, reward, gamma, terminated, atoms) -> Array:
     return _target(function, wide(reward), gamma[..., None] if gamma.ndim else gamma, wide(terminated), atoms)
 
 
-def _taken(q: Array, action: Any) -> Array:
+def _of_action(q: Array, action: Any) -> Array:
     """Q of actions `[...]`: `[..., A] -> [...]`, or `[..., A, K] -> [..., K]`."""
     index = jnp.asarray(action, jnp.int32)
     tail = q.ndim - index.ndim - 1
@@ -190,7 +190,7 @@ def double_backup(reward, gamma, terminated, next: Any) -> Array:
     1.0
     """
     next = _need("double_backup", next, "online")
-    return _target("double_backup", reward, gamma, terminated, _taken(next.q, next.online.argmax(-1)))
+    return _target("double_backup", reward, gamma, terminated, _of_action(next.q, next.online.argmax(-1)))
 
 
 def expected_backup(reward, gamma, terminated, next: Any) -> Array:
@@ -222,7 +222,7 @@ def sarsa_backup(reward, gamma, terminated, next: Any) -> Array:
     3.0
     """
     next = _need("sarsa_backup", next)
-    value = next.q if next.action is None else _taken(next.q, next.action)
+    value = next.q if next.action is None else _of_action(next.q, next.action)
     return _target("sarsa_backup", reward, gamma, terminated, value)
 
 
@@ -305,7 +305,7 @@ def munchausen_backup(temperature=0.03, alpha=0.9, low=-1.0) -> Backup:
         next = _need("munchausen_backup", next, "q_now", "action_now")
         gap = next.q_now - next.q_now.max(-1, keepdims=True)
         # τ log π, with no quotient by τ that overflows
-        bonus = jnp.clip(_taken(gap, next.action_now) - soft_value(gap, temperature), low, 0.0)
+        bonus = jnp.clip(_of_action(gap, next.action_now) - soft_value(gap, temperature), low, 0.0)
         value = soft_value(next.q, temperature)
         return _target("munchausen_backup", reward + alpha * bonus, gamma, terminated, value)
 
@@ -352,7 +352,7 @@ def persistent_backup(alpha=0.1) -> Backup:
 
     def persistent(reward, gamma, terminated, next):
         next = _need("persistent_backup", next, "action_now")
-        value = (1 - alpha) * next.q.max(-1) + alpha * _taken(next.q, next.action_now)
+        value = (1 - alpha) * next.q.max(-1) + alpha * _of_action(next.q, next.action_now)
         return _target("persistent_backup", reward, gamma, terminated, value)
 
     return persistent
@@ -465,7 +465,7 @@ def categorical_successors(support: Array, reward, gamma, terminated, next: Any)
     if next.q.shape[-1:] != support.shape:
         raise ValueError(f"categorical_backup: next.q is {next.q.shape}; it must end with (A, {support.size})")
     chooser = next.q if next.online is None else next.online
-    probs = _taken(next.q, expectation(chooser, support).argmax(-1))
+    probs = _of_action(next.q, expectation(chooser, support).argmax(-1))
     atoms = jnp.broadcast_to(support, probs.shape)
     atoms = _target_of_atoms("categorical_backup", reward, gamma, terminated, atoms)
     # after a termination every atom is the reward, so any finite probabilities are correct
@@ -507,7 +507,7 @@ def quantile_backup(reward, gamma, terminated, next: Any) -> Array:
     """
     next = _need("quantile_backup", next)
     chooser = next.q if next.online is None else next.online
-    quantiles = _taken(next.q, chooser.mean(-1).argmax(-1))
+    quantiles = _of_action(next.q, chooser.mean(-1).argmax(-1))
     return _target_of_atoms("quantile_backup", reward, gamma, terminated, quantiles)
 
 

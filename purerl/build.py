@@ -65,6 +65,16 @@ def from_file(name: str) -> Any:
     return getattr(module, attribute)
 
 
+def _called(name: str, wanted: str) -> Any:
+    """The result of a user's function without arguments; an error inside it stays as it is."""
+    function = from_file(name)
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{wanted}: {error}") from error
+    return function()
+
+
 # --- the parts of a learner -----------------------------------------------------------------------------------------
 
 
@@ -76,15 +86,13 @@ def environment(name: str) -> tuple[Any, Any]:
     """
     if not is_own(name):
         return envs.make(name)
-    try:
-        made = from_file(name)()
-        env, env_params = made if isinstance(made, tuple) else (made, made.default_params)
-        for needed in (env.action_space, env.observation_space):
-            needed(env_params)
-    except (AttributeError, TypeError) as error:
-        wanted = "a function without arguments that returns a gymnax Environment, or (env, env_params)"
-        raise ValueError(f"{name} must be {wanted}: {error}") from error
-    return env, env_params
+    wanted = f"{name} must be a function without arguments that returns a gymnax Environment, or (env, env_params)"
+    made = _called(name, wanted)
+    env = made[0] if isinstance(made, tuple) and len(made) == 2 else made
+    missing = [part for part in ("step_env", "action_space", "observation_space") if not hasattr(env, part)]
+    if missing:
+        raise ValueError(f"{wanted}; it returns {made!r:.80} without {', '.join(missing)}")
+    return (env, env.default_params) if env is made else (env, made[1])
 
 
 def agent_function(name: str) -> Callable:
@@ -116,10 +124,7 @@ def torso(
     if not is_own(name):
         raise ValueError(f"--network is {name!r}; allowed are mlp, minatar-cnn, or your own FILE.py:name")
     make = from_file(name)
-    try:
-        module = make()
-    except TypeError as error:
-        raise ValueError(f"--network is {name}; it must be a function without arguments: {error}") from error
+    module = _called(name, f"--network is {name}; it must be a function without arguments")
     if not isinstance(module, nn.Module):
         raise ValueError(f"--network is {name}; it must be a function without arguments that returns a flax Module")
     return make

@@ -194,22 +194,35 @@ def popart_update(state: PopArt, target: Array, valid: Array, rate) -> PopArt:
 
 
 def popart_rescale(kernel: Array, bias: Array, old: PopArt, new: PopArt) -> tuple[Array, Array]:
-    """Rescale the last layer for new statistics, so that its unnormalised output σ (hW + b) + μ is unchanged.
+    """Rescale the last layer for new statistics, so that its unnormalised output σ (Wh + b) + μ is unchanged.
 
         W' = W σ/σ',   b' = (σ b + μ - μ') / σ'
 
     Args:
-      kernel: W, float `[H, K]`.  bias: b, float `[K]`.  old, new: statistics of shape `[K]` or `[]`.
+      kernel: W, float `[K, H]`, outputs first as in `networks.heads.Head`.  bias: b, float `[K]`.
+      old, new: statistics of shape `[K]` or `[]`.
     Returns:
-      (W', b'), float `[H, K]` and `[K]`.
+      (W', b'), float `[K, H]` and `[K]`.
+    Raises:
+      ValueError: at trace time, if shapes differ.
     Reference: van Hasselt et al., 2016, arXiv:1602.07714, proposition 1 (POP).
 
     >>> new = PopArt(jnp.array(1.0), jnp.array(4.0))
     >>> [x.tolist() for x in popart_rescale(jnp.array([[2.0]]), jnp.array([3.0]), popart(), new)]
     [[[1.0]], [1.0]]
     """
+    shapes = [jnp.shape(x) for x in (kernel, bias, old.mean, new.mean)]
+    size = shapes[1][-1:]
+    if (
+        shapes[1] != size
+        or shapes[0][:1] != size
+        or len(shapes[0]) != 2
+        or any(s not in ((), size) for s in shapes[2:])
+    ):
+        raise ValueError(f"popart_rescale: kernel must be [K, H], bias [K] and statistics [K] or [], got {shapes}")
     before, after = popart_deviation(old), popart_deviation(new)
-    return kernel * (before / after), (before * bias + (old.mean - new.mean)) / after
+    ratio = jnp.broadcast_to(before / after, size)
+    return kernel * ratio[:, None], (before * bias + (old.mean - new.mean)) / after
 
 
 def popart_normalize(state: PopArt, x: Array) -> Array:

@@ -184,8 +184,8 @@ def q_lambda(reward, next_q, terminated, truncated, gamma, lam, next_action=None
     value = masked.max(-1)
     if next_action is not None:
         check_shapes("q_lambda", reward=reward, next_action=next_action)
-        taken = jnp.take_along_axis(masked, next_action[..., None], axis=-1)[..., 0]
-        lam = jnp.where(taken == value, lam, 0.0)
+        of_action = jnp.take_along_axis(masked, next_action[..., None], axis=-1)[..., 0]
+        lam = jnp.where(of_action == value, lam, 0.0)
     return lambda_returns(reward, value, terminated, truncated, gamma, lam)
 
 

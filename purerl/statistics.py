@@ -175,10 +175,10 @@ def performance_profile(
     if thresholds.ndim != 1 or thresholds.size == 0 or np.isnan(thresholds).any():
         raise ValueError(f"performance_profile: thresholds are {thresholds}; they must be a vector of numbers")
     _check_resampling("performance_profile", confidence, num_resamples)
-    judged, resampled = scores, _resamples(scores, num_resamples, seed)
+    scored, resampled = scores, _resamples(scores, num_resamples, seed)
     if of_means:
-        judged, resampled = scores.mean(0, keepdims=True), resampled.mean(1, keepdims=True)
-    share = np.array([(judged > tau).mean() for tau in thresholds])
+        scored, resampled = scores.mean(0, keepdims=True), resampled.mean(1, keepdims=True)
+    share = np.array([(scored > tau).mean() for tau in thresholds])
     low, high = _ends(np.stack([(resampled > tau).mean((1, 2)) for tau in thresholds], axis=1), confidence)
     return Profile(share, low, high)
 

@@ -43,8 +43,8 @@ FAULTS = [
     Fault(
         "Double Q-learning chooses and judges by the same network",
         "bellman.py",
-        "_taken(next.q, next.online.argmax(-1))",
-        "_taken(next.q, next.q.argmax(-1))",
+        "_of_action(next.q, next.online.argmax(-1))",
+        "_of_action(next.q, next.q.argmax(-1))",
         ("unit/test_bellman.py::test_backups_against_the_equations",),
     ),
     Fault(
@@ -448,8 +448,8 @@ FAULTS = [
     Fault(
         "Tabular double Q-learning judges by the table that learns",
         "tabular/learning.py",
-        "learns, judges = (coin, 1 - coin) if",
-        "learns, judges = (coin, coin) if",
+        "learns, evaluates = (coin, 1 - coin) if",
+        "learns, evaluates = (coin, coin) if",
         ("unit/test_tabular.py::test_double_q_learning_updates_one_table_by_the_other",),
     ),
     Fault(
@@ -1012,14 +1012,14 @@ FAULTS = [
     Fault(
         "PopArt rescales by the wrong ratio",
         "normalize.py",
-        "kernel * (before / after)",
-        "kernel * (after / before)",
+        "ratio = jnp.broadcast_to(before / after, size)",
+        "ratio = jnp.broadcast_to(after / before, size)",
         ("unit/test_normalize.py::test_popart_keeps_outputs_and_follows_the_moments",),
     ),
     Fault(
         "Persistent Q-learning repeats the best action",
         "bellman.py",
-        "alpha * _taken(next.q, next.action_now)",
+        "alpha * _of_action(next.q, next.action_now)",
         "alpha * next.q.max(-1)",
         ("unit/test_bellman.py::test_persistent_backup",),
     ),
@@ -1113,7 +1113,7 @@ FAULTS = [
         "runs/plotting.py",
         "else [str(path) for path in paths]",
         "else [str(paths[0]) for path in paths]",
-        ("runs/test_look.py::test_plot_draws_a_metric_of_one_run_or_more",),
+        ("runs/test_look.py::test_curves_of_runs_of_the_same_name_have_their_paths_as_labels",),
     ),
     Fault(
         "Runs that fill up the devices are reported",
@@ -1137,11 +1137,11 @@ FAULTS = [
         ("contract/test_training.py::test_seeds_and_floats_are_one_batch",),
     ),
     Fault(
-        "Bad input is a failure",
+        "An error of the disk is a traceback",
         "cli/errors.py",
-        "exit_code = 2",
-        "exit_code = 1",
-        ("runs/test_cli.py::test_bad_input_is_one_line_and_exit_code_2",),
+        "except (ValueError, NotImplementedError, OSError) as error:",
+        "except (ValueError, NotImplementedError) as error:",
+        ("runs/test_directory.py::test_a_full_disk_is_one_line_and_the_last_checkpoint_stands",),
     ),
     Fault(
         "Bad input ends with exit code 1",

@@ -111,3 +111,25 @@ def of_transitions_with_a_mistake(tr):
 
 def not_a_reward(tr, key):
     return tr.reward
+
+
+def of_info(tr):
+    return tr.info["cost"]
+
+
+def of_hparams(hparams):
+    return rewards.scale(2.0)
+
+
+@purerl.config
+class Clashing:
+    steps: int = purerl.option(3, "steps of its own", low=1)
+
+
+@purerl.declare(purerl.POLICY_GRADIENT, Clashing())
+def clashing(network, policy, hp=Clashing()):  # noqa: B008 (frozen)
+    return untrained(network, policy)
+
+
+def broken_env():
+    return jnp.nothing_of_this_name()

@@ -64,9 +64,7 @@ class Sample(NamedTuple):
 @declare(
     Q_LEARNING,
     PQN(),
-    **CLASSIC_CONTROL | {"num_envs": 4, "rollout_length": 128},
-    layer_norm=True,
-    perturb=False,
+    **CLASSIC_CONTROL | {"num_envs": 4, "rollout_length": 128, "layer_norm": True, "perturb": False},
 )
 def pqn(
     network: Network | MemoryNetwork,

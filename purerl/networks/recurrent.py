@@ -50,11 +50,11 @@ def _cell(size: int, biases: list[np.ndarray], start: Callable[[int], Any], cell
     split = lambda x: tuple(jnp.split(x, num_gates, axis=-1))
     project = lambda params, x: x @ params["input"] + params["bias"]
     products = lambda recurrent, memory: split(output(memory) @ recurrent)
-    look = lambda params, memory, x: cell(memory, split(project(params, x)), products(params["recurrent"], memory))
+    advance = lambda params, memory, x: cell(memory, split(project(params, x)), products(params["recurrent"], memory))
     reset = lambda memory, ended: where_ended(ended, jax.tree.map(jnp.zeros_like, memory), memory)
 
     def step(params, memory, x):
-        memory = look(params, memory, x)
+        memory = advance(params, memory, x)
         return output(memory), memory
 
     @jax.custom_jvp
@@ -91,7 +91,7 @@ def _cell(size: int, biases: list[np.ndarray], start: Callable[[int], Any], cell
     def unroll(params, memory, x, ended, next_x=None):
         # the products with x are one product for all steps, and each successor needs one more evaluation of the cell
         last, after = recur(params["recurrent"], memory, project(params, x), ended)
-        return output(after), None if next_x is None else output(look(params, after, next_x)), last
+        return output(after), None if next_x is None else output(advance(params, after, next_x)), last
 
     return Core(init, start, reset, step, unroll)
 
@@ -216,13 +216,13 @@ def stack(*layers: Core | nn.Module) -> Core:
             raise ValueError(f"stack: a layer is {layer!r}; it must be a memory, such as gru(), or a module")
     if not layers:
         raise ValueError("stack: no layers are given; it takes at least one")
-    cores = [layer if isinstance(layer, Core) else _forgetful(layer) for layer in layers]
+    cores = [layer if isinstance(layer, Core) else _without_memory(layer) for layer in layers]
 
-    def through(look, params, memory, *x):
+    def through(advance, params, memory, *x):
         """The outputs of the last core, and the memories of all."""
         memories = []
         for core, p, m in zip(cores, params, memory, strict=True):
-            *x, m = look(core, p, m, *x)
+            *x, m = advance(core, p, m, *x)
             memories.append(m)
         return *x, tuple(memories)
 
@@ -241,16 +241,17 @@ def stack(*layers: Core | nn.Module) -> Core:
         return through(lambda core, *now: core.step(*now), params, memory, x)
 
     def unroll(params, memory, x, ended, next_x=None):
-        look = lambda core, p, m, x, next_x: core.unroll(p, m, x, ended, next_x)
-        return through(look, params, memory, x, next_x)
+        advance = lambda core, p, m, x, next_x: core.unroll(p, m, x, ended, next_x)
+        return through(advance, params, memory, x, next_x)
 
     return Core(init, lambda n: tuple(core.memory(n) for core in cores), reset, step, unroll)
 
 
-def _forgetful(module: nn.Module) -> Core:
+def _without_memory(module: nn.Module) -> Core:
     """Convert a module to a core without memory."""
     network = with_memory(module)
-    return Core(lambda key, num_features: network.init(key, jnp.zeros((1, num_features))), *network[1:])
+    init = lambda key, num_features: network.init(key, jnp.zeros((1, num_features)))
+    return Core(init, network.memory, network.reset, network.step, network.unroll)
 
 
 def _linear_in_steps(a: Array, b: Array) -> Array:

@@ -29,9 +29,9 @@ def lagrangian(cost: Term, limit, learning_rate=0.05, initial=0.0) -> Reward:
 
     def apply(key, multiplier, transitions):
         del key  # not used
-        paid = check_reward("lagrangian: cost", cost(transitions), transitions)
-        mean = mean_over_valid(paid, transitions)
-        reward = (transitions.reward - multiplier * paid) / (1 + multiplier)
+        costs = check_reward("lagrangian: cost", cost(transitions), transitions)
+        mean = mean_over_valid(costs, transitions)
+        reward = (transitions.reward - multiplier * costs) / (1 + multiplier)
         after = jnp.maximum(multiplier + learning_rate * (mean - limit), 0.0)
         return after, reward, {"cost": mean, "multiplier": multiplier}
 

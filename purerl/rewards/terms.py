@@ -26,7 +26,8 @@ def check_reward(name: str, value: Any, transitions: Transition) -> Array:
     wanted = transitions.reward.shape
     shape = jnp.shape(value) if hasattr(value, "dtype") or isinstance(value, float | int) else None
     if shape != wanted:
-        found = f"{value!r:.80}" if shape is None else f"a reward of shape {shape}"
+        hint = "; a function of hyperparameters must call its parameter hp" if isinstance(value, Reward) else ""
+        found = f"{value!r:.80}{hint}" if shape is None else f"a reward of shape {shape}"
         raise ValueError(f"{name} gives {found}; it must be that of the transitions, {wanted}")
     return jnp.asarray(value, jnp.float32)
 

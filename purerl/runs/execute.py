@@ -64,7 +64,7 @@ def execute(plan: Plan, directory: Path, devices: list[Any], save_every: float, 
         record.keep(record.ended, state)
     alive = record.mask(record.ended, record.broken).any()
     leaves = record.leaves(state) if state is not None and (first >= plan.num_updates or not alive) else {}
-    look = stride(plan.num_updates, plan.every)
+    shown_every = stride(plan.num_updates, plan.every)
     about, names = plan.about(), [plan.name_of(run) for run in range(plan.num_runs)]
     stands, interrupted, last_save = first, False, time.perf_counter()
     progress = Progress(plan.num_updates, plan.num_runs * plan.steps_per_update, first=first)
@@ -85,8 +85,8 @@ def execute(plan: Plan, directory: Path, devices: list[Any], save_every: float, 
                 log(steps, {names[run]: row(run) for run in np.flatnonzero(live)})
                 sound = record.mask(record.ended, record.broken)
                 over = chunk.iteration == plan.num_updates or not sound.any()
-                if len(record.rows) % look == 0 or over:
-                    returns = returns_so_far(record.rows[-10 * look :])[sound]
+                if len(record.rows) % shown_every == 0 or over:
+                    returns = returns_so_far(record.rows[-10 * shown_every :])[sound]
                     progress.update(chunk.iteration, float(returns.mean()) if len(returns) else np.nan)
                 interrupted = interrupts.asked and not over
                 if over or interrupted or time.perf_counter() - last_save >= save_every:

@@ -15,6 +15,7 @@ from purerl import agents, build
 from purerl.agents.parts.declarations import Choice, Declaration, Option, Switch, declaration_of, options_of
 from purerl.runs.arguments import Count, Entries, Names, Numbers, Seed, Widths
 
+EXECUTION = ("directory", "devices", "save_every", "compilation_cache")  # options of a command, not of a config
 LATER = {"info": None, "group_size": 1, "episodic": None}  # options missing from older runs, and their values there
 
 
@@ -123,8 +124,13 @@ def parameters(agent: str) -> tuple[list[click.Parameter], list[click.Option]]:
     about = declaration_of(make)
     own = [_option(name, option) for name, option in options_of(make).items()]
     config = type(about.hp)
-    fields = [field.name for field in dataclasses.fields(config)]
-    return [p for p in run_options(about, own) if p.name not in fields], hyperparameter_options(config)
+    of_run, fields = run_options(about, own), [field.name for field in dataclasses.fields(config)]
+    names = [p.name for p in of_run] + fields + list(EXECUTION)
+    if twice := sorted({name for name in names if names.count(name) > 1}, key=str):
+        raise ValueError(
+            f"{agent}: {twice[0]} is an option of every run and of the agent; rename it in {config.__name__}"
+        )
+    return of_run, hyperparameter_options(config)
 
 
 def restore(stored: dict[str, Any]) -> dict[str, Any]:

@@ -135,9 +135,9 @@ def plan_of(config: dict[str, Any]) -> Plan:
 
     def make(hp):
         parts = ([own(hp)] if own else []) + ([normalize.rewards(hp.gamma)] if config["normalize_reward"] else [])
-        paid = rewards.chain(*parts) if len(parts) > 1 else (parts or [None])[0]
+        training_reward = rewards.chain(*parts) if len(parts) > 1 else (parts or [None])[0]
         blocks = {"episodic": config["episodic"], "group_size": config["group_size"], "info": config["info"] or ()}
-        return training.learner(env, env_params, agent(hp), num_envs, rollout_length, paid, **blocks)
+        return training.learner(env, env_params, agent(hp), num_envs, rollout_length, training_reward, **blocks)
 
     root = jax.random.key(config["seed"])
     keys = jax.vmap(partial(jax.random.fold_in, root))(jnp.arange(seeds))
@@ -152,7 +152,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
     named = [name for name in NAMES if config[name]]
     words = [options.absolute(config[name]) for name in named]
     config |= zip(named, words, strict=True)
-    short = lambda name: Path(name).name if ".py:" in name else name
+    short = lambda name: Path(name).name if build.is_own(name) else name
     return Plan(
         config=config,
         title=f"{short(config['agent'])} on {short(config['env'])}",
@@ -167,7 +167,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
         num_updates=num_updates,
         every=every,
         steps_per_update=step_size,
-        files=sorted({word.rpartition(":")[0] for word in words if ".py:" in word}),
+        files=sorted({word.rpartition(":")[0] for word in words if build.is_own(word)}),
     )
 
 

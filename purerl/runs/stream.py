@@ -129,14 +129,14 @@ def measure(
 ) -> Measured:
     """Train one run for each of the keys `[R]` from beginning to end, and show progress; see `stream`."""
     num_runs, rows, iterations, state = keys.shape[0], [], [], None
-    look = stride(num_updates, every)
+    shown_every = stride(num_updates, every)
     with Progress(num_updates, num_runs * steps_per_update) as progress:
         for chunk in stream(make, hp, num_runs, devices, num_updates, every, progress, keys):
             rows.append(chunk.metrics)
             iterations.append(chunk.iteration)
             state = chunk.state
-            if len(rows) % look == 0 or chunk.iteration == num_updates:
-                progress.update(chunk.iteration, float(returns_so_far(rows[-10 * look :]).mean()))
+            if len(rows) % shown_every == 0 or chunk.iteration == num_updates:
+                progress.update(chunk.iteration, float(returns_so_far(rows[-10 * shown_every :]).mean()))
         stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         state = jax.tree.map(lambda x: x[:num_runs], state)
         return Measured(np.asarray(iterations), stacked, state, progress.compile_seconds, progress.run_seconds)

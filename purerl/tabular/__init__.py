@@ -1,6 +1,6 @@
 """Finite MDPs: exact solutions, and tabular learning algorithms to compare with them."""
 
-from purerl.tabular import worlds
+from purerl.tabular import bandits, worlds
 from purerl.tabular.enumeration import Enumerated, from_env, from_gymnasium
 from purerl.tabular.learning import (
     Control,
@@ -51,6 +51,7 @@ __all__ = [
     "Prediction",
     "Solution",
     "backup",
+    "bandits",
     "checked",
     "control",
     "double_q_learning",

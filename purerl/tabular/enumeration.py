@@ -124,8 +124,8 @@ def from_env(
         limit = min(int(getattr(env_params, "max_steps_in_episode", 1000)), 1000)
         begin = jax.vmap(lambda key: env.reset(key, env_params))
 
-        def one(look, key):
-            obs, state = look
+        def one(seen, key):
+            obs, state = seen
             act_key, step_key, reset_key = jax.random.split(key, 3)
             if mask(obs) is None:
                 action = jax.random.randint(act_key, (64,), 0, num_actions)

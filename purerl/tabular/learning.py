@@ -123,18 +123,18 @@ def control(
         raise ValueError(f"control: legal has shape {jnp.shape(legal)}; it must be {shape}")
     allowed = jnp.ones(shape, bool) if legal is None else as_array(legal)
 
-    def look(q, state) -> Any:
+    def values_at(q, state) -> Any:
         """Q of states `[N]`, -inf where an action is not legal."""
         return jnp.where(allowed[state], q[..., state, :], -jnp.inf)
 
     def learn(carry, now):
         q, count = carry
         step, next_action, coin = now
-        learns, judges = (coin, 1 - coin) if num_tables == 2 else (0 * coin, 0 * coin)
+        learns, evaluates = (coin, 1 - coin) if num_tables == 2 else (0 * coin, 0 * coin)
         each = jnp.arange(step.state.shape[0])
-        looks = look(q, step.following)
-        probs = epsilon_greedy_probs(looks.mean(0), hp.epsilon)
-        next = Next(looks[judges, each], online=looks[learns, each], probs=probs, action=next_action)
+        next_values = values_at(q, step.following)
+        probs = epsilon_greedy_probs(next_values.mean(0), hp.epsilon)
+        next = Next(next_values[evaluates, each], online=next_values[learns, each], probs=probs, action=next_action)
         target = backup(step.reward, hp.gamma, step.terminated, next)
         at = (learns, step.state, step.action)
         count = count.at[at].add(step.valid.astype(jnp.int32))
@@ -147,10 +147,10 @@ def control(
         return Tables(q, jnp.zeros(q.shape, jnp.int32), _none(obs) if waits else ())
 
     def act(key, state, obs):
-        return epsilon_greedy(key, look(state.q, obs).mean(0), hp.epsilon)
+        return epsilon_greedy(key, values_at(state.q, obs).mean(0), hp.epsilon)
 
     def greedy(state, obs):
-        return look(state.q, obs).mean(0).argmax(-1).astype(jnp.int32)
+        return values_at(state.q, obs).mean(0).argmax(-1).astype(jnp.int32)
 
     def update(key, state, rollout):
         coin_key, next_key = jax.random.split(key)
@@ -161,7 +161,7 @@ def control(
             next_action = steps.action
             steps = jax.tree.map(lambda x, y: jnp.concatenate([x[None], y[:-1]]), state.last, steps)
             # after the end of an episode the next step is of another one: sample the action of the successor
-            fresh = epsilon_greedy(next_key, look(state.q, steps.following).mean(0), hp.epsilon)
+            fresh = epsilon_greedy(next_key, values_at(state.q, steps.following).mean(0), hp.epsilon)
             next_action = jnp.where(steps.ended, fresh, next_action)
         coin = jax.random.bernoulli(coin_key, shape=steps.state.shape).astype(jnp.int32)
         (q, count), errors = jax.lax.scan(learn, (state.q, state.count), (steps, next_action, coin))

@@ -149,9 +149,9 @@ def learner(
             data = data._replace(transitions=data.transitions._replace(reward=shaped))
         agent_state, metrics = agent.update(update_key, state.agent, data)
         metrics = {**metrics, **own_metrics}
-        if taken := sorted(reward_metrics.keys() & {*metrics, "episodes", "episode_return", "episode_length"}):
+        if reserved := sorted(reward_metrics.keys() & {*metrics, "episodes", "episode_return", "episode_length"}):
             raise ValueError(
-                f"reward reports {', '.join(taken)}, which the learner reports itself; name its terms otherwise"
+                f"reward reports {', '.join(reserved)}, which the learner reports itself; name its terms otherwise"
             )
         end = () if episodic else end._replace(episode_return=open_return, episode_length=open_length)
         metrics = {name: jnp.asarray(x, jnp.float32) for name, x in {**metrics, **reward_metrics}.items()}

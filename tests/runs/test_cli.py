@@ -91,6 +91,7 @@ BAD = [
     (["own.py:not_an_agent"], "own.py:not_an_agent must be a function without arguments that returns a gymnax Env"),
     (["CartPole-v1", "--network", "own.py:bandit"], "--network is own.py:bandit; it must be a function without"),
     (["missing.py:f"], "missing.py:f: there is no file missing.py"),
+    (["own.py:broken_env"], "AttributeError: module 'jax.numpy' has no attribute 'nothing_of_this_name' (own.py:"),
     (["own.py:nothing"], "own.py has no 'nothing'; it has"),
     ([], "Missing argument 'ENV'"),
 ]
@@ -150,6 +151,13 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, said, own, monkeypatch
             "ppo --reward own.py:absent",
             "it has Mine, mine, Wrapped, wrapped, untrained, only_continuous, not_an_agent, of_transitions, doubled,",
         ),
+        (
+            "ppo --reward own.py:of_transitions_with_a_mistake",
+            "AttributeError: 'Transition' object has no attribute 'rewards' (own.py:",
+        ),
+        ("ppo --reward own.py:of_info", ", in of_info; --info names the entries of info to keep)"),
+        ("ppo --reward own.py:of_hparams", "a function of hyperparameters must call its parameter hp"),
+        ("own.py:clashing", "clashing: steps is an option of every run and of the agent; rename it in Clashing"),
         ("ppo --reward own.py:entropy", "reward reports entropy, which the learner reports itself"),
     ],
 )

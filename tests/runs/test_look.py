@@ -1,6 +1,7 @@
 """Looking at what was trained: evaluate, plot, list, render."""
 
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from commands import OWN, command, snapshot, train
 
 import purerl
-from purerl.runs import checkpoint, execute, plans, render
+from purerl.runs import checkpoint, execute, plans, plotting, render, report
 
 
 def test_evaluate_prints_a_row_a_configuration_and_mode(whole, monkeypatch, capsys):
@@ -40,6 +41,14 @@ def test_plot_draws_a_metric_of_one_run_or_more(small, tmp_path, monkeypatch, ca
     assert command("plot", small, "--out", "plot.png") == 2
     assert "--out is plot.png, which exists" in capsys.readouterr().err
     assert before == snapshot(small)
+
+
+def test_curves_of_runs_of_the_same_name_have_their_paths_as_labels(small, tmp_path, monkeypatch):
+    other = shutil.copytree(small, tmp_path / small.name)
+    drawn = []
+    monkeypatch.setattr(report, "picture", lambda path, panels, *_: drawn.extend(panels))
+    plotting.plot((small, other), "episode_return", tmp_path / "plot.png")
+    assert [curve.label for curve in drawn[0].curves] == [str(small), str(other)]
 
 
 def test_greedy_episodes_take_the_best_action_and_stochastic_ones_sample(small, monkeypatch, capsys):

@@ -66,6 +66,28 @@ def test_a_partial_constructor_has_the_declaration_of_its_function():
         declaration_of(lambda network: network)
 
 
+@pytest.mark.parametrize(
+    "family, hp, about, said",
+    [
+        ("policy", purerl.PPO(), {}, "family is 'policy'; it must be a Family"),
+        (purerl.POLICY_GRADIENT, purerl.PPO, {}, r"hp is <class .*PPO'>; it must be an instance of a purerl.config"),
+        (purerl.POLICY_GRADIENT, purerl.PPO(), {"envs": 4}, "envs is unknown; allowed are num_envs, rollout_length"),
+        (purerl.POLICY_GRADIENT, purerl.PPO(), {"switches": {"dueling": True}}, "the family has no switch 'dueling'"),
+    ],
+)
+def test_declarations_that_cannot_be_used(family, hp, about, said):
+    with pytest.raises(ValueError, match=said):
+        purerl.declare(family, hp, **about)(lambda network, policy, hp: None)
+
+
+def test_a_q_learner_needs_no_perturbation():
+    """As CONTRIBUTING has it: `name(network, hp)`."""
+    make = purerl.declare(purerl.Q_LEARNING, purerl.DQN())(lambda network, hp: purerl.dqn(network, hp))
+    assert isinstance(build.agent(make, TWO, options={"dueling": False, "noise": False})(purerl.DQN()), purerl.Agent)
+    with pytest.raises(ValueError, match="--noise: .* has no part"):
+        build.agent(make, TWO, options={"dueling": False, "noise": True})
+
+
 def test_a_network_of_ones_own_is_a_function_of_what_its_outputs_are():
     asked = []
 

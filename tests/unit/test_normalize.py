@@ -130,11 +130,11 @@ def test_reward_contract(key):
 def test_popart_keeps_outputs_and_follows_the_moments():
     rng = np.random.default_rng(0)
     state, mean, square = normalize.popart((2,)), np.zeros(2), np.ones(2)
-    kernel, bias, hidden = map(np.float32, (rng.normal(size=(3, 2)), np.ones(2), np.ones((4, 3))))
+    kernel, bias, hidden = map(np.float32, (rng.normal(size=(2, 3)), np.ones(2), np.ones((4, 3))))
 
     @jax.jit
     def step(state, kernel, bias, dirty, valid, target):
-        value = lambda state, kernel, bias: normalize.popart_value(state, hidden @ kernel + bias)
+        value = lambda state, kernel, bias: normalize.popart_value(state, hidden @ kernel.T + bias)
         new = normalize.popart_update(state, dirty, valid, 0.3)
         rescaled = normalize.popart_rescale(kernel, bias, state, new)
         values = value(state, kernel, bias), value(new, *rescaled)

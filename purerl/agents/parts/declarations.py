@@ -9,6 +9,7 @@ from names, the package's own agents and a user's alike:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -78,13 +79,25 @@ class Declaration(NamedTuple):
     network: Callable[..., Any] | None = None  # Q-learning: `(num_actions, torso, dueling=, noise=, ...)`; a q_network
     outputs: Callable[[Any], int] | None = None  # Q-learning: numbers that the network gives for each action, of hp
     memory: bool = True  # whether the network may have memory
-    perturb: bool = True  # Q-learning: whether the constructor takes `perturb`, as noisy networks need
+    perturb: bool = False  # Q-learning: whether the constructor takes `perturb`, as noisy networks need
 
 
 def declare(family: Family, hp: Any, **about: Any) -> Callable[[Callable], Callable]:
-    """A decorator that attaches a `Declaration` to an agent's constructor, without changing it."""
+    """A decorator that attaches a `Declaration` to an agent's constructor, without changing it.
+
+    Raises:
+      ValueError: for a family, hyperparameters, parts or switches that are none.
+    """
 
     def attach(make: Callable) -> Callable:
+        if not isinstance(family, Family):
+            raise ValueError(f"declare: family is {family!r}; it must be a Family, such as purerl.POLICY_GRADIENT")
+        if not dataclasses.is_dataclass(hp) or isinstance(hp, type):
+            raise ValueError(f"declare: hp is {hp!r}; it must be an instance of a purerl.config class")
+        if unknown := sorted(set(about) - set(Declaration._fields)):
+            raise ValueError(f"declare: {unknown[0]} is unknown; allowed are {', '.join(Declaration._fields[2:])}")
+        if unknown := sorted(set(about.get("switches", {})) - set(family.options)):
+            raise ValueError(f"declare: the family has no switch {unknown[0]!r}; it has {', '.join(family.options)}")
         make.declaration = Declaration(family, hp, **about)  # pyright: ignore[reportFunctionMemberAccess]
         return make
 

@@ -119,6 +119,7 @@ CLASSIC_CONTROL = {
     "hidden": (120, 84),
     "activation": "relu",
     "parts": {"explore": EXPLORE},
+    "perturb": True,
 }
 
 # --- actor-critics with a replay ------------------------------------------------------------------------------------

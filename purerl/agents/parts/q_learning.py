@@ -137,10 +137,10 @@ def agent(
     """
     names = ("loss", "td_error", "q", *metrics)
     direction = optimizer(hp.max_grad_norm)
-    remembers = bool(jax.tree.leaves(jax.eval_shape(lambda: network.memory(1))))
-    stride = hp.sequence_length if remembers else 1
-    length = (hp.burn_in + hp.sequence_length if remembers else 1) + hp.n_step - 1
-    if not remembers and (hp.sequence_length > 1 or hp.burn_in > 0):
+    recurrent = bool(jax.tree.leaves(jax.eval_shape(lambda: network.memory(1))))
+    stride = hp.sequence_length if recurrent else 1
+    length = (hp.burn_in + hp.sequence_length if recurrent else 1) + hp.n_step - 1
+    if not recurrent and (hp.sequence_length > 1 or hp.burn_in > 0):
         raise ValueError("sequence_length or burn_in is given; they are for a network with memory")
 
     def init(key, obs):
@@ -157,8 +157,8 @@ def agent(
         start = exploration_amount(hp, jnp.zeros(()))
         return OffPolicyState(params, target_params, direction.init(params), kept, start, *counts, zeros)
 
-    def drawn(kept, index) -> Batch:
-        if not remembers:
+    def read_batch(kept, index) -> Batch:
+        if not recurrent:
             s = replay.read(kept, index, hp.gamma, hp.n_step)
             one = lambda tree: jax.tree.map(lambda x: x[None], tree)
             ended = jnp.ones((1, hp.batch_size), bool)
@@ -201,7 +201,7 @@ def agent(
             trained, target_params, metrics, priorities = carry
             memory = kept._replace(priorities=priorities)
             keys, index = sample(step, memory, hp, length, due.importance)
-            data = keys, target_params, drawn(memory, index), index.weight
+            data = keys, target_params, read_batch(memory, index), index.weight
             # of the branches only networks are results: over seeds they become a select, which would copy a replay
             trained, metrics, error = jax.lax.cond(step.wanted, learn, wait, trained, metrics, data, due.learning_rate)
             # after the last gradient step of an event the target network, if that is due
