@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         statistics,
         tabular,
         testing,
+        text,
         training,
     )
     from purerl.agents.a2c import A2C, a2c
@@ -74,7 +75,7 @@ _NAMES = {
 _MODULES = (
     "agents", "arguments", "bellman", "build", "cli", "core", "distributions", "envs", "exploration", "gradients",
     "hyperparameters", "losses", "networks", "normalize", "replay", "returns", "rewards", "runs", "schedules",
-    "statistics", "tabular", "testing", "training",
+    "statistics", "tabular", "testing", "text", "training",
 )  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted([*_HOME, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll]

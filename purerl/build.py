@@ -88,7 +88,7 @@ def environment(name: str) -> tuple[Any, Any]:
         return envs.make(name)
     wanted = f"{name} must be a function without arguments that returns a gymnax Environment, or (env, env_params)"
     made = _called(name, wanted)
-    env = made[0] if isinstance(made, tuple) and len(made) == 2 else made
+    env: Any = made[0] if isinstance(made, tuple) and len(made) == 2 else made
     missing = [part for part in ("step_env", "action_space", "observation_space") if not hasattr(env, part)]
     if missing:
         raise ValueError(f"{wanted}; it returns {made!r:.80} without {', '.join(missing)}")

@@ -84,7 +84,7 @@ def test_a_q_learner_needs_no_perturbation():
     """As CONTRIBUTING has it: `name(network, hp)`."""
     make = purerl.declare(purerl.Q_LEARNING, purerl.DQN())(lambda network, hp: purerl.dqn(network, hp))
     assert isinstance(build.agent(make, TWO, options={"dueling": False, "noise": False})(purerl.DQN()), purerl.Agent)
-    with pytest.raises(ValueError, match="--noise: .* has no part"):
+    with pytest.raises(ValueError, match=r"--noise: .* has no part"):
         build.agent(make, TWO, options={"dueling": False, "noise": True})
 
 
