@@ -128,7 +128,7 @@ def interval(
     Returns:
       `(low, high)`; both are the statistic itself if there is one run.
     Raises:
-      ValueError: for no scores, or a confidence outside of (0, 1).
+      ValueError: for no scores, scores that are not finite, or a confidence outside of (0, 1).
     Reference: Agarwal et al., 2021, section 4.1.
 
     >>> interval([3.0, 3.0, 3.0])
@@ -138,6 +138,8 @@ def interval(
     scores = scores[:, None] if scores.ndim == 1 else scores
     if scores.size == 0:
         raise ValueError("interval: there are no scores")
+    if scores.ndim != 2 or not np.isfinite(scores).all():
+        raise ValueError(f"interval: scores of shape {scores.shape} must be finite, [runs] or [runs, tasks]")
     _check_resampling("interval", confidence, num_resamples)
     values = statistic(_resamples(scores, num_resamples, seed), axis=(1, 2))
     low, high = _ends(values, confidence)

@@ -18,7 +18,10 @@ FLAGS = "--xla_cpu_multi_thread_eigen=false"
 FAST_TO_COMPILE = "--xla_backend_optimization_level=0"
 if version("jaxlib").startswith("0.9."):  # later versions have no such choice, and end at a flag that they do not know
     FAST_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
-NOT_SMOKE = ("test_tabular.py", "test_edges.py", "test_memory.py")  # a third of the time of the unit tests
+NOT_SMOKE = (  # half of the time of the unit tests
+    *("test_tabular.py", "test_edges.py", "test_memory.py", "test_distributions.py", "test_rewards.py"),
+    *("test_text_metrics.py", "test_text_objectives.py"),
+)
 MOST_MAPPINGS = 40_000  # of the 65,530 that Linux allows a process; every compiled program keeps some
 
 os.environ.setdefault("MPLBACKEND", "Agg")

@@ -19,10 +19,10 @@ METRICS, PROGRAMS, DEFAULTS = (FOLDER / f"{name}.json" for name in ("metrics", "
 
 def equations(jaxpr):
     """The equations of a jaxpr and of all that lies inside it."""
-    return sum(1 + sum(equations(inner) for inner in _inside(eqn.params)) for eqn in jaxpr.eqns)
+    return sum(1 + sum(equations(inner) for inner in inside_of(eqn.params)) for eqn in jaxpr.eqns)
 
 
-def _inside(params):
+def inside_of(params):
     for value in params.values():
         for inner in value if isinstance(value, (tuple, list)) else [value]:
             inner = getattr(inner, "jaxpr", inner)

@@ -175,6 +175,8 @@ def bernoulli(shape: tuple[int, ...] = (1,)) -> Distribution:
     >>> pi.mode(jnp.array([1.0, -1.0])).tolist(), round(pi.log_prob(jnp.zeros(2), jnp.array([1, 0])).item(), 4)
     ([1, 0], -1.3863)
     """
+    if not isinstance(shape, tuple) or any(not isinstance(n, int) or n < 1 for n in shape):
+        raise ValueError(f"bernoulli: shape is {shape!r}; it must be a tuple of positive ints")
     size = math.prod(shape)
 
     def flat(action):

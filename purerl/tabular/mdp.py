@@ -74,8 +74,15 @@ def checked(mdp: MDP) -> MDP:
         worst = np.unravel_index(np.argmax(np.abs(np.where(there, sums, 1) - 1)), sums.shape)
         at = tuple(int(i) for i in worst)
         raise ValueError(f"MDP: P must be probabilities; those of (state, action) {at} add up to {sums[worst]:g}")
-    if mdp.start is not None and not np.isclose(np.asarray(mdp.start).sum(), 1, atol=1e-5):
-        raise ValueError(f"MDP: start adds up to {np.asarray(mdp.start).sum():g}; it must be probabilities")
+    start = None if mdp.start is None else np.asarray(mdp.start)
+    if start is not None and ((start < 0).any() or not np.isclose(start.sum(), 1, atol=1e-5)):
+        raise ValueError(f"MDP: start has entries from {start.min():g} that add up to {start.sum():g}; "
+                         "it must be probabilities")  # fmt: skip
+    reward = np.asarray(mdp.R)
+    bad = np.isnan(reward) & (there if reward.ndim == 2 else there[..., None] & (np.asarray(mdp.P) > 0))
+    if bad.any():
+        at = tuple(np.argwhere(bad)[0][:2].tolist())
+        raise ValueError(f"MDP: R is NaN for (state, action) {at}; rewards of possible transitions must be numbers")
     if mdp.successors is not None:
         low, high = int(np.asarray(mdp.successors).min()), int(np.asarray(mdp.successors).max())
         if low < 0 or high >= shape[0]:

@@ -416,6 +416,12 @@ def test_categorical_kl_where_a_probability_is_0_in_float32():
     assert abs(kl[4]) < 1e-7 and np.isfinite(np.asarray(slope)[[0, 1, 2, 4]]).all()
 
 
+@pytest.mark.parametrize("shape", [2, (0,), (-1,), (2.5,)])
+def test_bits_have_a_shape(shape):
+    with pytest.raises(ValueError, match=r"bernoulli: shape is .*; it must be a tuple of positive ints"):
+        bernoulli(shape)
+
+
 def test_bits_of_any_odds():
     pi, p = bernoulli((1,)), np.float32([[-np.inf], [-200], [-20], [-1], [0], [1], [20], [200], [np.inf]])
     entropy, log_one, kl = jax.jit(lambda p: (pi.entropy(p), pi.log_prob(p, jnp.ones((9, 1), int)), pi.kl(p, p)))(p)

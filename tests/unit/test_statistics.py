@@ -52,6 +52,9 @@ def test_interval_is_repeatable_and_checks_input():
     for f in (statistics.iqm, statistics.interval):
         with pytest.raises(ValueError, match="no scores"):
             f([])
+    for bad in ([1.0, np.nan], [1.0, np.inf], np.ones((2, 2, 2))):
+        with pytest.raises(ValueError, match=r"interval: scores of shape .* must be finite, \[runs\] or"):
+            statistics.interval(bad)
 
 
 def test_probability_of_improvement_is_mann_whitney():

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden import inside_of
 
 from purerl import losses
 from purerl.text import objectives
@@ -794,7 +795,7 @@ def test_the_head_learns_nothing_from_the_tail():
 def largest(jaxpr):
     """The number of elements of the largest array in a program and in the programs inside it."""
     found = [v.aval.size for eqn in jaxpr.eqns for v in eqn.outvars]
-    inside = [largest(inner) for eqn in jaxpr.eqns for inner in jax.core.jaxprs_in_params(eqn.params)]
+    inside = [largest(inner) for eqn in jaxpr.eqns for inner in inside_of(eqn.params)]
     return max(found + inside, default=0)
 
 
