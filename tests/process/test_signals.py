@@ -41,6 +41,7 @@ def test_ctrl_c(times, tmp_path):
 HALF_A_SAVE = """
 import os, pathlib, signal
 import safetensors.numpy
+from purerl.cli.main import main
 
 save, saves = safetensors.numpy.save_file, []
 
@@ -52,7 +53,7 @@ def half(leaves, path, metadata):
         os.kill(os.getpid(), signal.SIGKILL)
 
 safetensors.numpy.save_file = half
-cli.main()
+main()
 """
 
 
