@@ -13,3 +13,9 @@ def names() -> dict[str, str]:
     agents = sorted(module.name for module in pkgutil.iter_modules([str(folder)]) if not module.ispkg)
     doc = lambda name: ast.get_docstring(ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))) or ""
     return {name: doc(name).split("\n")[0] for name in agents}
+
+
+def check_name(name: str) -> None:
+    """Raise a ValueError unless the package has an agent of this name, or it is a user's FILE.py:name."""
+    if ".py:" not in name and name not in names():
+        raise ValueError(f"there is no agent {name!r}; allowed are {', '.join(names())}, or your own FILE.py:name")

@@ -117,9 +117,7 @@ def parameters(agent: str) -> tuple[list[click.Parameter], list[click.Option]]:
     Raises:
       ValueError: if there is no such agent.
     """
-    if not build.is_own(agent) and agent not in agents.names():
-        allowed = ", ".join(agents.names())
-        raise ValueError(f"there is no agent {agent!r}; allowed are {allowed}, or your own FILE.py:name")
+    agents.check_name(agent)
     make = build.agent_function(agent)
     about = declaration_of(make)
     own = [_option(name, option) for name, option in options_of(make).items()]

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from purerl import agents
-from purerl.cli.errors import OneLine, one_line
+from purerl.cli.errors import one_line
 from purerl.cli.flags import execution_options, prepare
 
 
@@ -49,9 +49,8 @@ class Train(click.Group):
             formatter.write_dl([*agents.names().items(), ("FILE.py:name", "your own agent, with `@purerl.declare`")])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in agents.names() and ".py:" not in cmd_name:
-            allowed = ", ".join(agents.names())
-            raise OneLine(f"there is no agent {cmd_name!r}; allowed are {allowed}, or your own FILE.py:name")
+        with one_line():
+            agents.check_name(cmd_name)
         return agent_command(cmd_name)
 
 
