@@ -134,6 +134,25 @@ class Learner(NamedTuple):
     step: Callable[[Any], tuple[Any, Any]]
 
 
+@jax.custom_batching.custom_vmap
+def anywhere(x: Array) -> Array:
+    """Whether any element of `x` is True, a bool scalar; under `vmap` over the whole batch, and not batched.
+
+    As the predicate of `lax.cond` it therefore leaves a branch in a vmapped program, where that branch is correct for
+    elements of the batch that do not need it too.
+
+    >>> jax.vmap(anywhere, out_axes=None)(jnp.array([[False], [True]])).item()
+    True
+    """
+    return x.any()
+
+
+@anywhere.def_vmap
+def _anywhere(size: int, batched: list[bool], x: Array) -> tuple[Array, bool]:
+    del size, batched
+    return anywhere(x), False
+
+
 def where_ended(ended: Array, new: Any, old: Any) -> Any:
     """Select `new` where an episode ended and `old` elsewhere.
 
