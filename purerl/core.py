@@ -113,6 +113,8 @@ class MemoryNetwork(NamedTuple):
       steps, from the memory before the first step, with a reset after every step that `ended`. `next_outputs[t]` is
       the output of `step` for `next_obs[t]` after step t and before any reset, such as V(next_obs) at a truncation;
       it is None without next_obs.
+    `episodic`: `unroll` needs blocks of whole episodes, each of which starts with a reset; agents of the
+      policy-gradient family pass it on (see `Agent`).
 
     `purerl.networks.adapters.with_memory` converts a feed-forward `Network`; its memory is ().
     """
@@ -122,6 +124,7 @@ class MemoryNetwork(NamedTuple):
     reset: Callable[[Any, Array], Any]
     step: Callable[[Any, Any, Any], tuple[Any, Any]]
     unroll: Callable[..., tuple[Any, Any, Any]]
+    episodic: bool = False
 
 
 class Learner(NamedTuple):
