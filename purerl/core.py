@@ -113,6 +113,8 @@ class MemoryNetwork(NamedTuple):
       steps, from the memory before the first step, with a reset after every step that `ended`. `next_outputs[t]` is
       the output of `step` for `next_obs[t]` after step t and before any reset, such as V(next_obs) at a truncation;
       it is None without next_obs.
+    `episodic`: `unroll` needs blocks of whole episodes, each of which starts with a reset; agents of the
+      policy-gradient family pass it on (see `Agent`).
 
     `purerl.networks.adapters.with_memory` converts a feed-forward `Network`; its memory is ().
     """
@@ -122,6 +124,7 @@ class MemoryNetwork(NamedTuple):
     reset: Callable[[Any, Array], Any]
     step: Callable[[Any, Any, Any], tuple[Any, Any]]
     unroll: Callable[..., tuple[Any, Any, Any]]
+    episodic: bool = False
 
 
 class Learner(NamedTuple):
@@ -132,6 +135,25 @@ class Learner(NamedTuple):
 
     init: Callable[[Key], Any]
     step: Callable[[Any], tuple[Any, Any]]
+
+
+@jax.custom_batching.custom_vmap
+def anywhere(x: Array) -> Array:
+    """Whether any element of `x` is True, a bool scalar; under `vmap` over the whole batch, and not batched.
+
+    As the predicate of `lax.cond` it therefore leaves a branch in a vmapped program, where that branch is correct for
+    elements of the batch that do not need it too.
+
+    >>> jax.vmap(anywhere, out_axes=None)(jnp.array([[False], [True]])).item()
+    True
+    """
+    return x.any()
+
+
+@anywhere.def_vmap
+def _anywhere(size: int, batched: list[bool], x: Array) -> tuple[Array, bool]:
+    del size, batched
+    return anywhere(x), False
 
 
 def where_ended(ended: Array, new: Any, old: Any) -> Any:

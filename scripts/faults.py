@@ -765,14 +765,14 @@ FAULTS = [
     # --- the command line and what it writes --------------------------------------------------------------------------
     Fault(
         "All seeds share a key",
-        "runs/plans.py",
-        "jax.vmap(partial(jax.random.fold_in, root))(jnp.arange(seeds))",
-        "jax.vmap(partial(jax.random.fold_in, root))(jnp.zeros(seeds, int))",
+        "runs/plan.py",
+        "jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(seeds))",
+        "jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.zeros(seeds, int))",
         ("runs/test_directory.py::test_seeds_have_the_same_keys_whatever_is_swept_beside_them",),
     ),
     Fault(
         "The values of a sweep go with the wrong runs",
-        "runs/plans.py",
+        "runs/plan.py",
         "which = np.arange(self.num_runs) // self.keys.shape[0]",
         "which = np.arange(self.num_runs) % len(grid)",
         ("runs/test_directory.py::test_seeds_have_the_same_keys_whatever_is_swept_beside_them",),

@@ -14,11 +14,12 @@ import numpy as np
 from purerl import training
 from purerl.runs import checkpoint, files, loggers, report
 from purerl.runs.devices import usable_devices
-from purerl.runs.plans import Plan, plan_of, plan_of_directory
+from purerl.runs.plan import Plan, Watch
+from purerl.runs.plans import plan_of, plan_of_directory
 from purerl.runs.progress import Progress
 from purerl.runs.record import Record, not_numbers, panel_of
 from purerl.runs.stopped import Stopped
-from purerl.runs.stream import Chunk, Interrupts, returns_so_far, stream, stride
+from purerl.runs.stream import Chunk, Interrupts, results_so_far, stream, stride
 
 
 def like(plan: Plan) -> Any:
@@ -67,7 +68,9 @@ def execute(plan: Plan, directory: Path, devices: list[Any], save_every: float, 
     shown_every = stride(plan.num_updates, plan.every)
     about, names = plan.about(), [plan.name_of(run) for run in range(plan.num_runs)]
     stands, interrupted, last_save = first, False, time.perf_counter()
-    progress = Progress(plan.num_updates, plan.num_runs * plan.steps_per_update, first=first)
+    name = {} if plan.metric == "episode_return" else {"result": plan.metric.replace("_", " ")}
+    progress = Progress(plan.num_updates, plan.num_runs * plan.steps_per_update, first=first, **name)
+    watch = plan.watch or Watch()
     del saved
     try:
         with (
@@ -77,6 +80,7 @@ def execute(plan: Plan, directory: Path, devices: list[Any], save_every: float, 
         ):
             for chunk in _chunks(plan, devices, progress, first, state) if not leaves else ():
                 state = None  # it was donated
+                chunk = chunk._replace(metrics={**chunk.metrics, **watch.measure(chunk.state)})
                 live, steps = record.mask(record.ended), chunk.iteration * plan.steps_per_update
                 for text in record.add(chunk):
                     progress.note(text)
@@ -86,8 +90,10 @@ def execute(plan: Plan, directory: Path, devices: list[Any], save_every: float, 
                 sound = record.mask(record.ended, record.broken)
                 over = chunk.iteration == plan.num_updates or not sound.any()
                 if len(record.rows) % shown_every == 0 or over:
-                    returns = returns_so_far(record.rows[-10 * shown_every :])[sound]
-                    progress.update(chunk.iteration, float(returns.mean()) if len(returns) else np.nan)
+                    result = results_so_far(record.rows[-10 * shown_every :], plan.metric)[sound]
+                    progress.update(chunk.iteration, float(result.mean()) if len(result) else np.nan)
+                for text in watch.after(directory, record.rows, chunk.state, over):
+                    progress.note(text)
                 interrupted = interrupts.asked and not over
                 if over or interrupted or time.perf_counter() - last_save >= save_every:
                     leaves = _save(plan, directory, record, chunk.iteration, chunk.state, progress)
@@ -118,16 +124,17 @@ def _finish(plan: Plan, directory: Path, record: Record, leaves: dict, progress:
         for run in range(plan.num_runs)
     ]  # fmt: skip
     files.write_json(directory / files.MANIFEST, manifest)
-    panel = panel_of(plan, files.read_metrics(directory / files.METRICS, plan.num_runs), record.broken)
-    report.table(panel)
+    metrics = files.read_metrics(directory / files.METRICS, plan.num_runs)
+    panel, metric = panel_of(plan, metrics, record.broken, plan.metric), plan.metric.replace("_", " ")
+    report.table(panel, metric)
     report.cost((record.iterations[-1] - progress.first) * plan.num_runs * plan.steps_per_update, progress)
     for run, iteration in record.broken.items():
         report.note(
             f"{plan.name_of(run)}: not finite from iteration {iteration} on; excluded from the table and the curve"
         )
     if record.ended:
-        report.note(f"{len(record.ended)} of {plan.num_runs} runs ended at a return of {plan.config['stop_when']:g}")
-    report.picture(directory / files.CURVE, [panel])
+        report.note(f"{len(record.ended)} of {plan.num_runs} runs ended before their last step")
+    report.picture(directory / files.CURVE, [panel], metric, unit=plan.unit)
     report.note(f"run: {directory}  (learning curve: {directory / files.CURVE})")
 
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from purerl.runs import checkpoint, files
 from purerl.runs.execute import like
-from purerl.runs.plans import Plan, plan_of_directory
+from purerl.runs.plan import Plan
+from purerl.runs.plans import plan_of_directory
 from purerl.runs.record import Record
 
 

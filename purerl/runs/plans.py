@@ -1,87 +1,21 @@
-"""A plan: the checked config of a run, and the functions that its names stand for."""
+"""Plans: the checked configs of runs, and the functions that their names stand for."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from purerl import build, normalize, rewards, training
 from purerl.agents.parts.declarations import declaration_of, options_of
 from purerl.runs import files, loggers, options
 from purerl.runs.devices import check_memory
-from purerl.runs.stream import FEWEST_CHUNKS
+from purerl.runs.plan import Plan, grid_of, keys_of, updates_per_chunk
 
 NAMES = ("agent", "env", "network", "reward")  # options that may name a user's file
-
-
-class Plan(NamedTuple):
-    """A training run with all arguments checked."""
-
-    config: dict[str, Any]  # complete: the contents of config.json
-    title: str
-    env: Any
-    env_params: Any
-    agent: Callable[[Any], Any]  # hp -> Agent
-    make: Callable[[Any], Any]  # hp -> Learner, of one run
-    grid: list[Any]  # one config for each value of the sweep
-    swept: list[str]  # the hyperparameters that have several values
-    labels: list[str]  # those values, one for each config
-    keys: jax.Array  # [seeds]
-    num_updates: int
-    every: int  # updates per chunk
-    steps_per_update: int
-    files: list[str]  # the user's files
-
-    @property
-    def num_runs(self) -> int:
-        """The number of runs: configurations x seeds."""
-        return len(self.grid) * self.keys.shape[0]
-
-    def hp(self, iteration: int = 0) -> Any:
-        """Hyperparameters from an iteration on: leaves `[R]`, or scalars if there is one configuration."""
-        horizons = {}
-        for change in self.config["horizons"]:
-            if change["iteration"] <= iteration:
-                horizons |= {name: value for name, value in change.items() if name != "iteration"}
-        grid = [dataclasses.replace(hp, **horizons) for hp in self.grid]
-        which = np.arange(self.num_runs) // self.keys.shape[0]
-        pick = lambda *x: jnp.asarray(x, jnp.float32)[which] if len(grid) > 1 else x[0]
-        return jax.tree.map(pick, *grid)
-
-    def run_keys(self) -> jax.Array:
-        """The key of every run, `[R]`: the seeds, once for each configuration."""
-        return self.keys[np.arange(self.num_runs) % self.keys.shape[0]]
-
-    def about(self) -> dict[str, list]:
-        """The values that distinguish the runs: lists `[R]` of the seed's number and of every swept value."""
-        seeds = self.keys.shape[0]
-        values = {name: [float(getattr(hp, name)) for hp in self.grid for _ in range(seeds)] for name in self.swept}
-        return {"seed": [run % seeds for run in range(self.num_runs)], **values}
-
-    def name_of(self, run: int) -> str:
-        """The name of a run: its seed and its swept values."""
-        return ", ".join(f"{name} {values[run]:g}" for name, values in self.about().items())
-
-
-def _grid(config: type, values: dict[str, Any]) -> tuple[list[Any], list[str], list[str]]:
-    """Every combination of the values given for float options, as configs; the swept names, and their values."""
-    swept = {name: value for name, value in values.items() if isinstance(value, tuple)}
-    lists = [name for name, value in swept.items() if len(value) > 1]
-    for name in lists:
-        if None in swept[name]:
-            raise ValueError(f"--{name.replace('_', '-')}: none is structure and cannot be in a list with numbers")
-    points = [dict(zip(swept, point, strict=True)) for point in itertools.product(*swept.values())]
-    grid = [config(**{**values, **point}) for point in points]
-    return grid, lists, [", ".join(f"{point[name]:g}" for name in lists) for point in points]
 
 
 def plan_of(config: dict[str, Any]) -> Plan:
@@ -102,7 +36,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
             values[field.name] = (field.metadata["share"] * steps,)
     if values.get("sequence_length") == 1 and config["memory"] != "none":
         values["sequence_length"] = rollout_length  # replayed sequences start where blocks start
-    grid, swept, labels = _grid(config_class, values)
+    grid, swept, labels = grid_of(config_class, values)
     if steps < num_envs * rollout_length:
         raise ValueError(
             f"--steps is {steps}; one iteration is num_envs x rollout_length = {num_envs} x {rollout_length} = "
@@ -139,15 +73,13 @@ def plan_of(config: dict[str, Any]) -> Plan:
         blocks = {"episodic": config["episodic"], "group_size": config["group_size"], "info": config["info"] or ()}
         return training.learner(env, env_params, agent(hp), num_envs, rollout_length, training_reward, **blocks)
 
-    root = jax.random.key(config["seed"])
-    keys = jax.vmap(partial(jax.random.fold_in, root))(jnp.arange(seeds))
-    state = jax.eval_shape(lambda key: make(grid[0]).init(key), root)  # the shapes are the same for all runs
+    keys = keys_of(config["seed"], seeds)
+    state = jax.eval_shape(lambda key: make(grid[0]).init(key), keys[0])  # the shapes are the same for all runs
     jax.eval_shape(lambda state: make(grid[0]).step(state), state)
     check_memory(state, seeds * len(grid))
     step_size = num_envs * rollout_length
     num_updates = steps // step_size
-    chunks = config["chunks"] or min(max(seeds * len(grid) * steps // 200_000, FEWEST_CHUNKS), 1000)
-    every = config.get("updates_per_chunk") or max(1, num_updates // chunks)
+    every = updates_per_chunk(config, num_updates, seeds * len(grid) * steps)
     config["updates_per_chunk"] = every
     named = [name for name in NAMES if config[name]]
     words = [options.absolute(config[name]) for name in named]

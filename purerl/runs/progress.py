@@ -26,9 +26,20 @@ def short(number: float) -> str:
 
 
 class Progress:
-    """Show iterations, steps/s, the return so far and the time left; compilation is shown separately."""
+    """Show iterations, steps/s, the result so far and the time left; compilation is shown separately.
 
-    def __init__(self, num_updates: int, steps_per_update: int, console: Console | None = None, first: int = 0):
+    result: the name of the result.
+    """
+
+    def __init__(
+        self,
+        num_updates: int,
+        steps_per_update: int,
+        console: Console | None = None,
+        first: int = 0,
+        result: str = "return",
+    ):
+        self.result = result
         self.num_updates, self.steps_per_update, self.first = num_updates, steps_per_update, first
         self.compile_seconds = self.cache_seconds = 0.0  # the latter: time saved by the cache of compiled programs
         self.console = console or Console(stderr=True)
@@ -38,13 +49,13 @@ class Progress:
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(bar_width=30),
             rich.progress.MofNCompleteColumn(),
-            rich.progress.TextColumn("{task.fields[speed]} steps/s  return {task.fields[result]}"),
+            rich.progress.TextColumn("{task.fields[speed]} steps/s  {task.fields[name]} {task.fields[result]}"),
             rich.progress.TimeRemainingColumn(compact=True),
             console=self.console,
             disable=not self.console.is_terminal,
         )
         start = {"total": num_updates, "completed": first, "start": False, "visible": False}
-        self.task = self.bar.add_task("training", speed="-", result="-", **start)
+        self.task = self.bar.add_task("training", speed="-", name=result, result="-", **start)
 
     def __enter__(self) -> Progress:
         return self
@@ -97,7 +108,7 @@ class Progress:
     def update(self, iteration: int, result: float) -> None:
         """Show the number of completed updates, and the return so far."""
         seconds = self.run_seconds
-        shown = "-" if math.isnan(result) else f"{result:.1f}"
+        shown = "-" if math.isnan(result) else f"{result:.1f}" if self.result == "return" else f"{result:.4g}"
         pace = (iteration - self.first) / max(seconds, 1e-9)
         speed = pace * self.steps_per_update
         self.bar.update(self.task, completed=iteration, speed=short(speed), result=shown)
@@ -105,7 +116,7 @@ class Progress:
             self.printed = iteration * LINES // self.num_updates
             left = (self.num_updates - iteration) / max(pace, 1e-9)
             where = f"iteration {iteration}/{self.num_updates}"
-            self.note(f"{where}  return {shown}  {short(speed)} steps/s  {left:.0f} s left")
+            self.note(f"{where}  {self.result} {shown}  {short(speed)} steps/s  {left:.0f} s left")
 
 
 def progress_bar() -> rich.progress.Progress:

@@ -10,7 +10,7 @@ import numpy as np
 
 from purerl import statistics
 from purerl.runs import checkpoint, files, report
-from purerl.runs.plans import Plan
+from purerl.runs.plan import Plan
 from purerl.runs.stream import Chunk, returns_so_far
 
 ENOUGH = 100  # episodes in a mean return
@@ -57,16 +57,18 @@ class Record:
         self.rows.append({name: gone(name, x) for name, x in chunk.metrics.items()})
         self.iterations.append(chunk.iteration)
         yield from self.call_broken(np.asarray(chunk.state.nonfinite)[: self.plan.num_runs])
-        if (goal := self.plan.config["stop_when"]) is None:
+        if (goal := self.plan.config["stop_when"]) is not None:
+            enough = np.sum([row["episodes"] for row in self.rows], axis=0) >= ENOUGH
+            ends, why = (returns_so_far(self.rows) >= goal) & enough, f"reached a return of {goal:g}"
+        elif self.plan.watch and self.plan.watch.ends:
+            ends, why = self.plan.watch.ends(self.rows), "stopped early"
+        else:
             return
-        enough = np.sum([row["episodes"] for row in self.rows], axis=0) >= ENOUGH
-        reached = np.flatnonzero(
-            (returns_so_far(self.rows) >= goal) & enough & self.mask(self.ended, self.broken)
-        ).tolist()
-        self.ended |= dict.fromkeys(reached, chunk.iteration)
-        self.keep(reached, chunk.state)
-        for run in reached:
-            yield f"{self.plan.name_of(run)}: reached a return of {goal:g} at iteration {chunk.iteration}"
+        now = np.flatnonzero(ends & self.mask(self.ended, self.broken)).tolist()
+        self.ended |= dict.fromkeys(now, chunk.iteration)
+        self.keep(now, chunk.state)
+        for run in now:
+            yield f"{self.plan.name_of(run)}: {why} at iteration {chunk.iteration}"
 
     def keep(self, ended: Collection[int], state: Any) -> None:
         """Store the final state of ended runs: the program continues to compute states for them."""
@@ -93,6 +95,12 @@ def not_numbers(leaves: dict[str, np.ndarray], num_runs: int) -> np.ndarray:
     return found
 
 
+def _last(values: np.ndarray) -> np.ndarray:
+    """The last value of each column of `[K, S]` that is not NaN, `[S]`; NaN if there is none."""
+    known = [column[~np.isnan(column)] for column in values.T]
+    return np.array([column[-1] if len(column) else np.nan for column in known])
+
+
 def panel_of(
     plan: Plan, metrics: files.Metrics, broken: Collection[int], metric: str = "episode_return"
 ) -> report.Panel:
@@ -104,6 +112,7 @@ def panel_of(
         sound = [run for run in range(index * seeds, (index + 1) * seeds) if run not in broken]
         shape = (len(metrics.steps), len(sound))
         episodes, scores = counts[:, sound].reshape(shape), values[:, sound].reshape(shape)
-        final = statistics.last_returns(episodes, scores, ENOUGH)
+        of_episodes = metric.startswith("episode_")
+        final = statistics.last_returns(episodes, scores, ENOUGH) if of_episodes else _last(scores)
         curves.append(report.Curve(label, metrics.steps, report.smoothed(episodes, scores), final, seeds - len(sound)))
     return report.Panel(plan.title, ", ".join(plan.swept), curves)

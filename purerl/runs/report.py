@@ -69,35 +69,38 @@ def new_file(path: Path, option: str, endings: Sequence[str]) -> Path:
     return path
 
 
-def scores(final: np.ndarray) -> list[str]:
+def scores(final: np.ndarray, digits: int = 1) -> list[str]:
     """Mean, IQM, interval and range of scores `[S]`, as the cells of a table."""
     known = final[~np.isnan(final)]
     if len(known) == 0:
         return ["no episode finished", "", "", ""]
     low, high = statistics.interval(known)
-    middle = [f"{known.mean():.1f}", f"{statistics.iqm(known):.1f}", f"{low:.1f} .. {high:.1f}"]
-    return [*middle, f"{known.min():.1f} .. {known.max():.1f}"]
+    show = lambda x: f"{x:.{digits}f}"
+    middle = [show(known.mean()), show(statistics.iqm(known)), f"{show(low)} .. {show(high)}"]
+    return [*middle, f"{show(known.min())} .. {show(known.max())}"]
 
 
-def grid(title: str, *left: str) -> Table:
+def grid(title: str, *left: str, metric: str = "return") -> Table:
     """An empty table of scores, with the columns `left` before the scores."""
     out = Table(title=title, title_justify="left")
     for name in left:
         out.add_column(name)
-    for name in ("mean return", "IQM", "95 % interval", "min .. max"):
+    for name in (f"mean {metric}", "IQM", "95 % interval", "min .. max"):
         out.add_column(name, justify="right", no_wrap=True)
     return out
 
 
-def table(panel: Panel) -> None:
-    """Print the final returns, one row for each curve."""
+def table(panel: Panel, metric: str = "episode return") -> None:
+    """Print the final values of a metric, one row for each curve."""
     swept = [panel.legend] if panel.legend else []
-    out = grid(panel.title, *swept)
+    out = grid(panel.title, *swept, metric=metric.removeprefix("episode "))
+    digits = 1 if metric == "episode return" else 3
     for curve in panel.curves:
-        cells = scores(curve.final) if len(curve.final) else ["every seed is broken", "", "", ""]
+        cells = scores(curve.final, digits) if len(curve.final) else ["every seed is broken", "", "", ""]
         out.add_row(*([curve.label] if swept else []), *cells)
     Console().print(out)
-    say("return: mean of each seed's last 100 episodes or more")
+    if metric == "episode return":
+        say("return: mean of each seed's last 100 episodes or more")
 
 
 def cost(total_steps: int, progress: Progress) -> None:
@@ -164,7 +167,6 @@ def _draw(axis: Any, panel: Panel, ordered: bool) -> list[Any]:
         axis.fill_between(x, bounds[:, 0], bounds[:, 1], color=color, alpha=0.2, linewidth=0)
         left_out = f" ({curve.left_out} broken excluded)" if curve.left_out else ""
         axis.plot(x, statistics.iqm(values, axis=1), color=color, linewidth=2, label=(curve.label or "IQM") + left_out)
-    axis.set(xlabel="environment steps", ylabel="episode return")
     axis.set_xlim(0, max([curve.steps[-1] for curve in panel.curves if len(curve.steps)], default=1))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     if shown and min(x.min() for x in shown) >= 0:
@@ -187,10 +189,16 @@ def _bars(axis: Any, panel: Panel, colors: list[Any]) -> None:
     labels = [curve.label for curve in panel.curves]
     axis.set_xticks(range(len(labels)), labels, rotation=30 if len("".join(labels)) > 60 else 0, fontsize=8)
     axis.set_xlabel(panel.legend)
-    axis.set_title("last 100 episodes: seeds, IQM, 95 % interval", fontsize=10, loc="left")
+    axis.set_title("at the end: seeds, IQM, 95 % interval", fontsize=10, loc="left")
 
 
-def picture(path: Path, panels: Sequence[Panel], ylabel: str = "episode return", columns: int = 3) -> None:
+def picture(
+    path: Path,
+    panels: Sequence[Panel],
+    ylabel: str = "episode return",
+    columns: int = 3,
+    unit: str = "environment steps",
+) -> None:
     """Write learning curves: IQM over seeds with its 95 % interval; beside a single sweep, its final scores."""
     import matplotlib
 
@@ -207,7 +215,7 @@ def picture(path: Path, panels: Sequence[Panel], ylabel: str = "episode return",
         seeds = {len(curve.final) + curve.left_out for curve in panel.curves}
         counted = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
         axis.set_title(f"{panel.title}: IQM of {counted} seeds, 95 % interval", fontsize=10, loc="left")
-        axis.set_ylabel(ylabel)
+        axis.set(xlabel=unit, ylabel=ylabel)
         if sweep:
             _bars(axes[0, 1], panel, colors)
     for axis in list(axes.flat)[len(panels) + sweep :]:

@@ -119,6 +119,13 @@ def returns_so_far(rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
     return statistics.last_returns(episodes, returns)
 
 
+def results_so_far(rows: Sequence[Mapping[str, np.ndarray]], metric: str = "episode_return") -> np.ndarray:
+    """The newest value of each run's metric, `[R]`; of returns as `returns_so_far`."""
+    if metric == "episode_return":
+        return returns_so_far(rows)
+    return np.asarray(rows[-1][metric])
+
+
 def stride(num_updates: int, every: int) -> int:
     """The number of chunks between two updates of the progress display."""
     return max(1, num_updates // every // FEWEST_CHUNKS)

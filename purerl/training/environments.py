@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purerl.core import Array, Key, where_ended
+from purerl.core import Array, Key, anywhere, where_ended
 from purerl.distributions import clip_to_space
 
 
@@ -28,8 +28,9 @@ class Environment(NamedTuple):
     """An environment vectorised over N copies and reset at the ends of episodes."""
 
     reset: Callable[[Array], tuple[Any, Any]]  # keys [N] -> (obs, state)
-    # (keys [N], reset_keys [N], state, action, reset) -> Step; `reset` takes reset_keys where an episode ended
-    step: Callable[[Array, Array, Any, Any, Callable], Step]
+    # (keys [N], reset_keys [N], state, action, reset) -> Step; `reset` takes reset_keys where an episode ended; with
+    # None, nothing is reset
+    step: Callable[[Array, Array, Any, Any, Callable | None], Step]
 
 
 def canonical(tree: Any) -> Any:
@@ -59,7 +60,7 @@ def vectorized(env: Any, env_params: Any) -> Environment:
     """Vectorise a gymnax 1.x environment over N copies. Actions are clipped to the action space.
 
     If `env.step` is that of gymnax, `step_env` and `is_truncated` are called instead, and the reset is computed
-    only on steps in which an episode ended (under `vmap`, on every step). A wrapper that overrides `step`
+    only on steps in which an episode ended (under `vmap`, in any element of the batch). A wrapper that overrides `step`
     resets itself; its true successor is read from `info["final_observation"]`.
 
     Raises:
@@ -84,13 +85,16 @@ def vectorized(env: Any, env_params: Any) -> Environment:
 
     def step_and_reset(keys, reset_keys, state, action, begin):
         out = jax.vmap(step_once)(keys, state, action)
-        for what, stepped, begun in zip(("obs", "state"), out[-2:], jax.eval_shape(begin, keys), strict=True):
-            before, after = _types(begun), _types(stepped)
+        begun = jax.eval_shape(jax.vmap(reset), keys)
+        for what, stepped, start in zip(("obs", "state"), out[-2:], begun, strict=True):
+            before, after = _types(start), _types(stepped)
             if before != after:
                 raise ValueError(f"{name}: {what} of reset_env is {before[1]}, and of step_env {after[1]}")
+        if begin is None:
+            return out
         ended = out.terminated | out.truncated
         renew = lambda: where_ended(ended, begin(reset_keys), (out.obs, out.state))
-        obs, state = jax.lax.cond(ended.any(), renew, lambda: (out.obs, out.state))
+        obs, state = jax.lax.cond(anywhere(ended), renew, lambda: (out.obs, out.state))
         return out._replace(obs=obs, state=state)
 
     def self_resetting(key, state, action):

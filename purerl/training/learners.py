@@ -121,7 +121,7 @@ def learner(
         if episodic:
             reset_key, key = jax.random.split(key)
             position = start(world, agent, group_keys(reset_key, num_envs, group_size))
-        end, data = rollout(world, agent, agent_state, position, key, rollout_length, group_size, info)
+        end, data = rollout(world, agent, agent_state, position, key, rollout_length, group_size, info, episodic)
         if episodic:
             data = data._replace(transitions=first_episodes(data.transitions))
         return position, end, data

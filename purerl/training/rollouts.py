@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purerl.core import Agent, Array, Key, Rollout, Transition
+from purerl.core import Agent, Array, Key, Rollout, Transition, anywhere, where_ended
 from purerl.training.environments import Environment, group_keys
 
 
@@ -39,8 +39,13 @@ def rollout(
     length: int,
     group_size: int = 1,
     info: Sequence[str] = (),
+    episodic: bool = False,
 ) -> tuple[ActorState, Rollout]:
-    """Act for `length` steps; return the new state and the block of transitions `[T, N, ...]`, all of them valid."""
+    """Act for `length` steps; return the new state and the block of transitions `[T, N, ...]`, all of them valid.
+
+    episodic: no environment is reset. One whose episode ended stays in the state of its last action, and its further
+      steps are meaningless; once all have ended (under `vmap`, in the whole batch), nothing more is computed.
+    """
     num_envs = position.episode_return.shape[0]
 
     def step(carry, key):
@@ -48,18 +53,38 @@ def rollout(
         act_key, env_key, reset_key = jax.random.split(key, 3)
         action, memory, extras = agent.act(act_key, agent_state, memory, obs)
         keys, reset_keys = jax.random.split(env_key, num_envs), group_keys(reset_key, num_envs, group_size)
-        out = environment.step(keys, reset_keys, env_state, action, environment.reset)
+        out = environment.step(keys, reset_keys, env_state, action, None if episodic else environment.reset)
         missing = [name for name in info if name not in out.info]
         if missing:
             raise ValueError(f"info: the environment gives {sorted(out.info)}, not {missing}")
         kept = {name: out.info[name] for name in info}
-        memory = agent.reset(memory, out.terminated | out.truncated)
+        memory = memory if episodic else agent.reset(memory, out.terminated | out.truncated)
         ends, valid = (out.terminated, out.truncated), jnp.ones(num_envs, bool)
         transition = Transition(obs, action, out.reward, out.next_obs, *ends, valid, extras, kept if info else ())
         return (out.state, out.obs, memory), transition
 
-    carry = (position.env, position.obs, position.memory)
-    (env_state, obs, memory), transitions = jax.lax.scan(step, carry, jax.random.split(key, length))
+    def step_unless_over(carry, key):
+        actors, over, last = carry
+
+        def advance():
+            (env_state, obs, memory), tr = step(actors, key)
+            tr = tr._replace(terminated=tr.terminated & ~over, truncated=tr.truncated & ~over)
+            now = over | tr.terminated | tr.truncated
+            # an agent that sees the state after the end might find no legal action there
+            env_state, obs = where_ended(now, actors[:2], (env_state, obs))
+            return ((env_state, obs, memory), now, tr), tr
+
+        nothing = jnp.zeros_like(over)
+        repeat = lambda: (carry, last._replace(terminated=nothing, truncated=nothing))
+        return jax.lax.cond(anywhere(~over), advance, repeat)
+
+    carry, keys = (position.env, position.obs, position.memory), jax.random.split(key, length)
+    if episodic:
+        blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(step, carry, keys[0])[1])
+        (carry, _, _), transitions = jax.lax.scan(step_unless_over, (carry, jnp.zeros(num_envs, bool), blank), keys)
+    else:
+        carry, transitions = jax.lax.scan(step, carry, keys)
+    env_state, obs, memory = carry
     return position._replace(env=env_state, obs=obs, memory=memory), Rollout(transitions, position.memory)
 
 

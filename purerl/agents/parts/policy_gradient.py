@@ -47,7 +47,7 @@ def policy_gradient_agent(
       network: returns (policy parameters `[..., P]`, value `[...]`).
       policy: samples actions; `act` returns log π(a|s) as its extras.
       update: `(key, state: Trained, rollout) -> (state, metrics)`.
-      episodic: see `Agent`.
+      episodic: see `Agent`; a network that needs whole episodes makes an agent that does.
     """
 
     def init(key, obs):
@@ -63,7 +63,7 @@ def policy_gradient_agent(
         (pi, _), memory = network.step(state.params, memory, obs)
         return policy.mode(pi), memory
 
-    return Agent(init, network.memory, network.reset, act, greedy, update, episodic)
+    return Agent(init, network.memory, network.reset, act, greedy, update, episodic or network.episodic)
 
 
 class Sample(NamedTuple):

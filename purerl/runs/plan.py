@@ -1,0 +1,102 @@
+"""The parts of a run, with all arguments checked: its learner, sweep and keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purerl.runs.stream import FEWEST_CHUNKS
+
+
+class Watch(NamedTuple):
+    """What is done between chunks, besides logging and saving."""
+
+    # state of the learners, leaves [R + fill-ups, ...] -> further metrics [R]
+    measure: Callable[[Any], dict[str, np.ndarray]] = lambda state: {}
+    # metrics of all chunks so far -> which runs end, bool [R]
+    ends: Callable[[list[dict[str, np.ndarray]]], np.ndarray] | None = None
+    # (directory, metrics of all chunks so far, state, whether it is the last chunk) -> lines to show
+    after: Callable[[Path, list[dict[str, np.ndarray]], Any, bool], Iterator[str]] = lambda *_: iter(())
+
+
+class Plan(NamedTuple):
+    """A training run with all arguments checked."""
+
+    config: dict[str, Any]  # complete: the contents of config.json
+    title: str
+    env: Any
+    env_params: Any
+    agent: Callable[[Any], Any]  # hp -> Agent
+    make: Callable[[Any], Any]  # hp -> Learner, of one run
+    grid: list[Any]  # one config for each value of the sweep
+    swept: list[str]  # the hyperparameters that have several values
+    labels: list[str]  # those values, one for each config
+    keys: jax.Array  # [seeds]
+    num_updates: int
+    every: int  # updates per chunk
+    steps_per_update: int
+    files: list[str]  # the user's files
+    metric: str = "episode_return"  # the metric of progress, table and learning curve
+    unit: str = "environment steps"  # of `steps_per_update`
+    watch: Watch | None = None
+
+    @property
+    def num_runs(self) -> int:
+        """The number of runs: configurations x seeds."""
+        return len(self.grid) * self.keys.shape[0]
+
+    def hp(self, iteration: int = 0) -> Any:
+        """Hyperparameters from an iteration on: leaves `[R]`, or scalars if there is one configuration."""
+        horizons = {}
+        for change in self.config["horizons"]:
+            if change["iteration"] <= iteration:
+                horizons |= {name: value for name, value in change.items() if name != "iteration"}
+        grid = [dataclasses.replace(hp, **horizons) for hp in self.grid]
+        which = np.arange(self.num_runs) // self.keys.shape[0]
+        pick = lambda *x: jnp.asarray(x, jnp.float32)[which] if len(grid) > 1 else x[0]
+        return jax.tree.map(pick, *grid)
+
+    def run_keys(self) -> jax.Array:
+        """The key of every run, `[R]`: the seeds, once for each configuration."""
+        return self.keys[np.arange(self.num_runs) % self.keys.shape[0]]
+
+    def about(self) -> dict[str, list]:
+        """The values that distinguish the runs: lists `[R]` of the seed's number and of every swept value."""
+        seeds = self.keys.shape[0]
+        values = {name: [float(getattr(hp, name)) for hp in self.grid for _ in range(seeds)] for name in self.swept}
+        return {"seed": [run % seeds for run in range(self.num_runs)], **values}
+
+    def name_of(self, run: int) -> str:
+        """The name of a run: its seed and its swept values."""
+        return ", ".join(f"{name} {values[run]:g}" for name, values in self.about().items())
+
+
+def grid_of(config: type, values: dict[str, Any]) -> tuple[list[Any], list[str], list[str]]:
+    """Every combination of the values given for float options, as configs; the swept names, and their values."""
+    swept = {name: value for name, value in values.items() if isinstance(value, tuple)}
+    lists = [name for name, value in swept.items() if len(value) > 1]
+    for name in lists:
+        if None in swept[name]:
+            raise ValueError(f"--{name.replace('_', '-')}: none is structure and cannot be in a list with numbers")
+    points = [dict(zip(swept, point, strict=True)) for point in itertools.product(*swept.values())]
+    grid = [config(**{**values, **point}) for point in points]
+    return grid, lists, [", ".join(f"{point[name]:g}" for name in lists) for point in points]
+
+
+def keys_of(seed: int, seeds: int) -> jax.Array:
+    """The keys of all seeds `[seeds]`; a seed's key does not depend on the number of seeds."""
+    return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(seeds))
+
+
+def updates_per_chunk(config: dict[str, Any], num_updates: int, total_steps: int) -> int:
+    """The updates of one chunk: as the config says, or for 100 to 1000 chunks of a run."""
+    chunks = config["chunks"] or min(max(total_steps // 200_000, FEWEST_CHUNKS), 1000)
+    return config.get("updates_per_chunk") or max(1, num_updates // chunks)
