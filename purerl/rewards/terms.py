@@ -57,7 +57,9 @@ def weighted(terms: Mapping[str, Term | Reward], weights: Mapping[str, Any]) -> 
     Args:
       terms: functions of transitions, or `Reward`s.  weights: a number for each, traced or not.
     Returns:
-      A `Reward`; its metrics are `NAME` and `weighted/NAME`, means over steps, which reveal a non-finite term.
+      A `Reward`; its metrics are `NAME` and `weighted/NAME`, means over steps, which reveal an infinite term. Where a
+      term is NaN, because it cannot be scored, so is the sum, unless its weight is 0; its means are over the
+      environments in which it is nowhere NaN, and NaN if there is none.
     Raises:
       ValueError: if the names differ, or a term does not return one number per step.
     """
@@ -74,8 +76,9 @@ def weighted(terms: Mapping[str, Term | Reward], weights: Mapping[str, Any]) -> 
         for own_key, (name, part) in zip(jax.random.split(key, len(parts)), parts.items(), strict=True):
             after[name], raw, more = part.apply(own_key, state[name], transitions)
             raw = check_reward(f"weighted: term {name!r}", raw, transitions)
-            total = total + weights[name] * raw
-            mean = mean_over_valid(raw, transitions)
+            # a term of weight 0 is only reported, and may be NaN
+            total = total + jnp.where(weights[name] == 0, 0.0, weights[name] * raw)
+            mean = losses.scorable_mean(raw, transitions.valid)
             metrics |= {**more, name: mean, f"weighted/{name}": weights[name] * mean}
         return after, total, metrics
 

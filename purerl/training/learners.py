@@ -86,7 +86,8 @@ def learner(
       env, env_params: a gymnax 1.x environment, such as `purerl.make(id)` gives.
       num_envs, rollout_length: a block is `[rollout_length, num_envs]` steps.
       reward: the training reward, which replaces the environment's reward in updates. Reported returns remain those
-        of the environment; the mean training reward of a step is the metric `reward`.
+        of the environment; the mean training reward of a step is the metric `reward`, in which environments whose
+        reward is NaN in the block, because it cannot be scored, do not count (agents that leave them out count them).
       episodic: every block starts with a reset and `rollout_length` limits its episodes; steps after the end of an
         environment's first episode are not `valid`. None: as the agent needs.
       group_size: the number of neighbouring environments that share their reset keys (and nothing else).
@@ -150,7 +151,7 @@ def learner(
         reward_state, own_metrics, reward_metrics = state.reward, {}, {}
         if reward is not None:
             reward_state, shaped, reward_metrics = reward.apply(reward_key, state.reward, data.transitions)
-            own_metrics = {"reward": losses.masked_mean(shaped, data.transitions.valid)}
+            own_metrics = {"reward": losses.scorable_mean(shaped, data.transitions.valid)}
             data = data._replace(transitions=data.transitions._replace(reward=shaped))
             reported = data.transitions if returns == "training" else reported
         episodes, total, lengths, open_return, open_length = _finished(position, reported)
