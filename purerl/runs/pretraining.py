@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import jax
@@ -18,11 +17,12 @@ from purerl.runs.arguments import Count, Seed
 from purerl.runs.devices import check_memory
 from purerl.runs.options import hyperparameter_options
 from purerl.runs.plan import Plan, Watch, grid_of, keys_of, updates_per_chunk
-from purerl.text import assembly, generation, likelihood, models, tokens
-from purerl.text.likelihood import Likelihood
+from purerl.text import assembly, data, huggingface, models
+from purerl.text.generation import generate
+from purerl.text.likelihood import Likelihood, likelihood_learner, perplexity
 
 KIND = "pretraining"
-MODEL = "model"  # the folder of a run that holds the model with the best validation perplexity
+SAMPLES = 5  # texts shown during a run of 20 chunks
 
 
 def parameters() -> tuple[list[click.Parameter], list[click.Option]]:
@@ -55,11 +55,45 @@ def parameters() -> tuple[list[click.Parameter], list[click.Option]]:
     return run, hyperparameter_options(Likelihood)
 
 
-class Examples(NamedTuple):
-    """Sequences of text: tokens `[M, L + 1]`, and which of `tokens[:, 1:]` are learned, bool `[M, L]`."""
+def _watch(model: Any, tokenizer: Any, held_out: assembly.Examples, num_runs: int, patience: int) -> Watch:
+    """Validation, early stopping, the best model on disk and samples of text."""
+    begin = tokenizer.end * jnp.ones((1, 1), jnp.int32)
+    prompt, length = begin, jnp.ones(1, jnp.int32)
+    if not held_out.mask[0, 0]:  # the first example begins with a prompt
+        size = int(np.argmax(held_out.mask[0])) + 1
+        prompt, length = jnp.asarray(held_out.tokens[:1, :size]), jnp.full(1, size)
+    longest = min(48, model.shape.context - prompt.shape[1])
 
-    tokens: np.ndarray
-    mask: np.ndarray
+    @jax.jit
+    def validate(params):
+        one = lambda params: perplexity(model, params, held_out.tokens, held_out.mask)
+        return jax.lax.map(one, jax.tree.map(lambda x: x[:num_runs], params))
+
+    @jax.jit
+    def write(params, run, key):
+        params = jax.tree.map(lambda x: x[run], params)
+        return generate(model, params, key, prompt, length, longest, tokenizer.end)
+
+    def after(directory: Path, rows: list[dict[str, np.ndarray]], state: Any, last: bool) -> Iterator[str]:
+        scores = np.stack([row["validation_perplexity"] for row in rows])
+        scores = np.where(np.isnan(scores), np.inf, scores)
+        if scores[-1].min() <= scores.min():
+            best = int(scores[-1].argmin())
+            params = jax.tree.map(lambda x: x[best], state.agent.params)
+            huggingface.save(directory / assembly.MODEL, model.shape, params, tokenizer)
+        if last or len(rows) % max(1, 20 // SAMPLES) == 0:
+            run = int(scores[-1].argmin())
+            text = write(state.agent.params, run, jax.random.key(len(rows)))
+            begun = tokenizer.decode(prompt[0].tolist()) if prompt[0, 0] != tokenizer.end else ""
+            yield f"sample: {begun}{tokenizer.decode(text.tokens[0, : int(text.length[0])].tolist())}"
+            yield ""
+
+    def ends(rows: list[dict[str, np.ndarray]]) -> np.ndarray:
+        scores = np.stack([row["validation_perplexity"] for row in rows])
+        return len(rows) - 1 - np.nanargmin(np.where(np.isnan(scores), np.inf, scores), axis=0) >= patience
+
+    measure = lambda state: {"validation_perplexity": np.asarray(validate(state.agent.params))}
+    return Watch(measure, ends, after)
 
 
 def plan_of(config: dict[str, Any]) -> Plan:
@@ -73,43 +107,44 @@ def plan_of(config: dict[str, Any]) -> Plan:
     config = {"kind": KIND, **config, "hyperparameters": dict(config["hyperparameters"]), "stop_when": None}
     config["horizons"] = config.get("horizons", [])
     loggers.check(config)
-    seeds, batch, length = config["seeds"], config["batch"], config["context"]
-    start = assembly.model_folder(config["model"]) if config["model"] else None
-    texts = assembly.texts_of(config["data"])
-    if start is None:
-        tokenizer = assembly.tokenizer_of(config["tokenizer"], texts.all())
-        shape = models.GPT2(tokenizer.size, config["context"], config["width"], config["layers"], config["heads"])
-        model, params = models.gpt2(shape), None
-    else:
-        tokenizer = tokens.load(start)
-        model, params = models.load(start, tokenizer)
+    source, seeds, batch, length = config["data"], config["seeds"], config["batch"], config["context"]
+    between = assembly.separator(source)
+    train, held_out = data.split(assembly.read(source), config["validation"])
+    if config["model"]:
+        config["model"] = str(assembly.model_folder(config["model"]))
+        model, params, tokenizer = assembly.load_model(config["model"])
         length = min(length, model.shape.context)
-    train, held_out = assembly.examples(texts, tokenizer, length, config["validation"])
-    step_size = batch * length
-    num_updates = config["steps"] // step_size
+    else:
+        tokenizer, params = assembly.tokenizer_of(config["tokenizer"], assembly.all_texts(train, between)), None
+        sizes = (config[name] for name in ("context", "width", "layers", "heads"))
+        model = models.gpt2(models.GPT2(tokenizer.size, *sizes))
+    num_updates = config["steps"] // (batch * length)
     if num_updates < 1:
         raise ValueError(
-            f"--tokens is {config['steps']}; one update is batch x context = {batch} x {length} = {step_size} tokens, "
-            "and there must be at least one"
+            f"--tokens is {config['steps']}; one update is batch x context = {batch} x {length} = {batch * length} "
+            "tokens, and there must be at least one"
         )
     values = config["hyperparameters"]
     if values["anneal_updates"] is None:
         values["anneal_updates"] = (float(num_updates),)
     grid, swept, labels = grid_of(Likelihood, values)
-    batches = assembly.batches(train, batch, length)
+    batches = assembly.batches(tokenizer, train, length, between, batch)
+    held_out = assembly.examples(tokenizer, held_out, length, between)
 
     def make(hp):
-        return likelihood.likelihood_learner(model, batches, hp, params)
+        return likelihood_learner(model, batches, hp, params)
 
     keys = keys_of(config["seed"], seeds)
     state = jax.eval_shape(lambda key: make(grid[0]).init(key), keys[0])
     jax.eval_shape(lambda state: make(grid[0]).step(state), state)
     check_memory(state, seeds * len(grid))
     config["updates_per_chunk"] = updates_per_chunk(config, num_updates, 0)
-    config["data"] = assembly.absolute(config["data"])
+    files = assembly.files_of(source)
+    config["data"] = str(Path(source).resolve()) if files else source
+    size = sum(x.size for x in jax.tree.leaves(state.agent.params))
     return Plan(
         config=config,
-        title=f"{model.size(state.agent.params):,} parameters on {assembly.name_of(config['data'])}",
+        title=f"a model of {size:,} parameters on {assembly.short_name(source)}",
         env=None,
         env_params=None,
         agent=lambda hp: None,
@@ -120,9 +155,9 @@ def plan_of(config: dict[str, Any]) -> Plan:
         keys=keys,
         num_updates=num_updates,
         every=config["updates_per_chunk"],
-        steps_per_update=step_size,
-        files=assembly.files_of(config["data"]) + (assembly.files_of(start) if start else []),
+        steps_per_update=batch * length,
+        files=files + (assembly.files_of(config["model"]) if config["model"] else []),
         metric="validation_perplexity",
         unit="tokens",
-        watch=watch(model, tokenizer, held_out, seeds * len(grid), config["patience"]),
+        watch=_watch(model, tokenizer, held_out, seeds * len(grid), config["patience"]),
     )

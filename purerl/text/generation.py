@@ -165,7 +165,9 @@ def _check_prompts(function: str, model: LanguageModel, prompts: Array, length: 
             about, shape = f"{jnp.result_type(x)} {jnp.shape(x)}", "[N, P]" if axes == 2 else "[N]"
             raise ValueError(f"{function}: {name} is {about}; it must be of ints {shape}")
     if jnp.shape(prompts)[0] != jnp.shape(length)[0]:
-        raise ValueError(f"{function}: prompts {jnp.shape(prompts)} and length {jnp.shape(length)} must have the same N")
+        raise ValueError(
+            f"{function}: prompts {jnp.shape(prompts)} and length {jnp.shape(length)} must have the same N"
+        )
     size, context = jnp.shape(prompts)[1], model.shape.context
     check_range(function, 1, size, length=length)
     if size + max_tokens > context:

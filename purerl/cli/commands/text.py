@@ -32,9 +32,7 @@ def _command(name: str, help: str, modules: Callable, options: Callable) -> clic
         with one_line():
             modules().train(plan_of({**take(run), "hyperparameters": take(own)}), **take(execution))
 
-    return click.Command(
-        name, params=[*run, *execution, *own], callback=invoke, help=help, context_settings=SETTINGS
-    )
+    return click.Command(name, params=[*run, *execution, *own], callback=invoke, help=help, context_settings=SETTINGS)
 
 
 PRETRAIN = """Fit a language model to text, by maximum likelihood.
