@@ -102,6 +102,8 @@ def plan_of(config: dict[str, Any]) -> Plan:
             values[field.name] = (field.metadata["share"] * steps,)
     if values.get("sequence_length") == 1 and config["memory"] != "none":
         values["sequence_length"] = rollout_length  # replayed sequences start where blocks start
+    if values.get("dynamic_sampling"):
+        values["max_length"] = rollout_length  # of the sequences in its buffer
     grid, swept, labels = _grid(config_class, values)
     if steps < num_envs * rollout_length:
         raise ValueError(
@@ -136,7 +138,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
     def make(hp):
         parts = ([own(hp)] if own else []) + ([normalize.rewards(hp.gamma)] if config["normalize_reward"] else [])
         training_reward = rewards.chain(*parts) if len(parts) > 1 else (parts or [None])[0]
-        blocks = {"episodic": config["episodic"], "group_size": config["group_size"], "info": config["info"] or ()}
+        blocks = {"episodic": config["episodic"], "group_size": config.get("group_size"), "info": config["info"] or ()}
         return training.learner(env, env_params, agent(hp), num_envs, rollout_length, training_reward, **blocks)
 
     root = jax.random.key(config["seed"])
