@@ -122,7 +122,9 @@ def parameters(agent: str) -> tuple[list[click.Parameter], list[click.Option]]:
     about = declaration_of(make)
     own = [_option(name, option) for name, option in options_of(make).items()]
     config = type(about.hp)
-    of_run, fields = run_options(about, own), [field.name for field in dataclasses.fields(config)]
+    fields = [field.name for field in dataclasses.fields(config)]
+    given_once = {"group_size"} & {*fields}  # the agent needs to know it, and says it to the learner
+    of_run = [p for p in run_options(about, own) if p.name not in given_once]
     names = [p.name for p in of_run] + fields + list(EXECUTION)
     if twice := sorted({name for name in names if names.count(name) > 1}, key=str):
         raise ValueError(
@@ -137,9 +139,10 @@ def restore(stored: dict[str, Any]) -> dict[str, Any]:
     Raises:
       ValueError: if a value is not one that the command line accepts.
     """
-    stored = LATER | stored
-    agent = stored.pop("agent", None)
+    agent = stored.get("agent")
     of_run, own = parameters(str(agent))
+    later = {name: value for name, value in LATER.items() if name in {p.name for p in of_run}}
+    stored = {name: value for name, value in (later | stored).items() if name != "agent"}
     context = click.Context(click.Command("config"))
 
     def convert(parameters: Sequence[click.Parameter], given: Any) -> dict[str, Any]:
