@@ -159,8 +159,7 @@ def train(plan: Plan, directory: Path | None, devices: int | None, save_every: f
     """Run a plan in a new directory."""
     _cache(compilation_cache)
     used = usable_devices(devices, plan.num_runs)
-    stem = lambda name: Path(name.rpartition(".py:")[0] or name).name
-    directory = directory or report.unused(Path("runs") / f"{stem(plan.config['agent'])}-{stem(plan.config['env'])}")
+    directory = directory or report.unused(Path("runs") / plan.name)
     _begin(plan, directory, used, save_every)
 
 

@@ -133,24 +133,20 @@ def parameters(agent: str) -> tuple[list[click.Parameter], list[click.Option]]:
     return of_run, hyperparameter_options(config)
 
 
-def restore(stored: dict[str, Any]) -> dict[str, Any]:
-    """Restore a config from disk, with each value checked as on the command line.
+def restored(
+    stored: dict[str, Any], of_run: Sequence[click.Parameter], own: Sequence[click.Parameter], what: str
+) -> dict[str, Any]:
+    """Restore a config from disk by its options: those of the run, and the hyperparameters.
 
     Raises:
       ValueError: if a value is not one that the command line accepts.
     """
-    agent = stored.get("agent")
-    of_run, own = parameters(str(agent))
-    later = {name: value for name, value in LATER.items() if name in {p.name for p in of_run}}
-    stored = {name: value for name, value in (later | stored).items() if name != "agent"}
-    context = click.Context(click.Command("config"))
+    stored, context = dict(stored), click.Context(click.Command("config"))
 
     def convert(parameters: Sequence[click.Parameter], given: Any) -> dict[str, Any]:
         if not isinstance(given, dict) or given.keys() != {p.name for p in parameters}:
             names = sorted({p.name or "" for p in parameters} ^ set(given if isinstance(given, dict) else ()))
-            raise ValueError(
-                f"{names[0]} is missing or unknown; the run is of another version of purerl, or of {agent}"
-            )
+            raise ValueError(f"{names[0]} is missing or unknown; the run is of another version of purerl, or of {what}")
         try:
             return {p.name or "": p.type_cast_value(context, given[p.name]) for p in parameters}
         except click.ClickException as error:
@@ -158,10 +154,25 @@ def restore(stored: dict[str, Any]) -> dict[str, Any]:
 
     own_values = convert(own, stored.pop("hyperparameters", None))
     horizons, every = stored.pop("horizons", None), stored.pop("updates_per_chunk", None)
-    stored.pop("format", None)
+    for name in ("format", "kind"):
+        stored.pop(name, None)
     sound = isinstance(horizons, list) and all(isinstance(x, dict) and "iteration" in x for x in horizons)
     numbers = sound and all(type(value) in (int, float) for change in horizons for value in change.values())
     if not numbers or type(every) is not int or every < 1:
         raise ValueError("horizons or updates_per_chunk is missing or malformed")
     rest = {"horizons": horizons, "updates_per_chunk": every}
-    return {"agent": agent, **convert(of_run, stored), "hyperparameters": own_values, **rest}
+    return {**convert(of_run, stored), "hyperparameters": own_values, **rest}
+
+
+def restore(stored: dict[str, Any]) -> dict[str, Any]:
+    """Restore the config of an agent's run from disk, with each value checked as on the command line.
+
+    Raises:
+      ValueError: if a value is not one that the command line accepts.
+    """
+    agent = stored.get("agent")
+    of_run, own = parameters(str(agent))
+    later = {name: value for name, value in LATER.items() if name in {p.name for p in of_run}}
+    apart = {name: stored[name] for name in ("agent", "text") if name in stored}
+    stored = {name: value for name, value in (later | stored).items() if name not in apart}
+    return {**apart, **restored(stored, of_run, own, str(agent))}

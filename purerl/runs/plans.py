@@ -73,7 +73,9 @@ def plan_of(config: dict[str, Any]) -> Plan:
     chosen = {name: config[name] for name in options_of(agent_function)}
     if text:
         named = {"subject": text.policy, "network": lambda policy, hp: text.network}
-        agent = build.agent(agent_function, space, body, chosen, **named, **text_training.parts_of_agent(agent_function))
+        agent = build.agent(
+            agent_function, space, body, chosen, **named, **text_training.parts_of_agent(agent_function)
+        )
     else:
         agent = build.agent(agent_function, space, body, chosen)
     own = build.reward(config["reward"]) if config["reward"] else None
@@ -100,9 +102,11 @@ def plan_of(config: dict[str, Any]) -> Plan:
     words = [options.absolute(config[name]) for name in named]
     config |= zip(named, words, strict=True)
     short = lambda name: Path(name).name if build.is_own(name) else name
+    stem = lambda name: Path(name.rpartition(".py:")[0] or name).name
     return Plan(
         config=config,
         title=f"{short(config['agent'])} on {short(config['env'])}",
+        name=f"{stem(config['agent'])}-{stem(config['env'])}",
         env=env,
         env_params=env_params,
         agent=agent,

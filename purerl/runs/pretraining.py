@@ -104,7 +104,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
     Raises:
       ValueError: if one is invalid; the message names the argument, the given value and the allowed ones.
     """
-    config = {"kind": KIND, **config, "hyperparameters": dict(config["hyperparameters"]), "stop_when": None}
+    config = {**config, "kind": KIND, "hyperparameters": dict(config["hyperparameters"])}
     config["horizons"] = config.get("horizons", [])
     loggers.check(config)
     source, seeds, batch, length = config["data"], config["seeds"], config["batch"], config["context"]
@@ -145,6 +145,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
     return Plan(
         config=config,
         title=f"a model of {size:,} parameters on {assembly.short_name(source)}",
+        name=f"pretrain-{assembly.short_name(source)}",
         env=None,
         env_params=None,
         agent=lambda hp: None,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purerl.agents.parts.declarations import declaration_of, name_of
+from purerl.agents.parts.declarations import declaration_of
 from purerl.runs import options
 from purerl.runs.arguments import Count
 from purerl.runs.plan import Watch
@@ -60,8 +60,8 @@ def parameters(make: Any, agent: str) -> tuple[list[click.Parameter], list[click
 def config_of(agent: str, given: Mapping[str, Any], hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
     """The complete config of a run from the values of `parameters`."""
     of_run, _ = options.parameters(agent)
-    context = click.Context(click.Command("config"))
-    config = {p.name: p.type_cast_value(context, p.get_default(context)) for p in of_run if p.name != "env"}
+    others = click.Command("defaults", params=[p for p in of_run if p.name != "env"])
+    config = others.make_context("defaults", []).params
     values = dict(given)
     data, updates, reward = values.pop("data"), values.pop("updates"), values.pop("reward")
     own = reward if ".py:" in reward else None

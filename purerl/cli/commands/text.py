@@ -49,7 +49,7 @@ PRETRAIN = """Fit a language model to text, by maximum likelihood.
 
 def pretrain_command() -> click.Command:
     """The command that fits a language model to text."""
-    prepare(one_program=True)
+    prepare(one_device=True)
     from purerl.runs import execute, pretraining
 
     options = lambda: (*pretraining.parameters(), pretraining.plan_of, "runs/pretrain-DATA")
@@ -58,16 +58,19 @@ def pretrain_command() -> click.Command:
 
 def train_command(name: str) -> click.Command:
     """The command that trains a language model with one agent."""
-    prepare(one_program=True)
+    prepare(one_device=True)
     from purerl.build import agent_function
-    from purerl.runs import execute, text_training
-
-    def options():
-        run, own = text_training.parameters(name)
-        return run, own, lambda config: text_training.plan_of({"agent": name, **config}), "runs/AGENT-DATA"
+    from purerl.runs import execute, plans, text_training
 
     with one_line():
-        help = (inspect.getdoc(agent_function(name)) or "").split("\n")[0]
+        make = agent_function(name)
+
+    def plan_of(given: dict[str, Any]) -> Any:
+        hyperparameters = given.pop("hyperparameters")
+        return plans.plan_of(text_training.config_of(name, given, hyperparameters))
+
+    options = lambda: (*text_training.parameters(make, name), plan_of, "runs/AGENT-DATA")
+    help = (inspect.getdoc(make) or "").split("\n")[0]
     return _command(name, help, lambda: execute, options)
 
 
@@ -153,7 +156,7 @@ def train() -> None:
 def generate(**given: Any) -> None:
     """Complete prompts with a language model."""
     with one_line():
-        prepare(one_program=True)
+        prepare(one_device=True)
         from purerl.runs import writing
 
         writing.generate(**given)
@@ -180,7 +183,7 @@ def evaluate(**given: Any) -> None:
     by default that of the run.
     """
     with one_line():
-        prepare(one_program=True)
+        prepare(one_device=True)
         from purerl.runs import writing
 
         writing.evaluate(**given)
