@@ -11,7 +11,6 @@ import importlib
 import importlib.util
 import io
 import json
-import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -271,7 +270,7 @@ _Items = TypeVar("_Items", list[str], Pairs)
 
 def _cut(text: str, fraction: float) -> tuple[list[str], list[str]]:
     """A text in two, at the last line end before the share that is held out."""
-    place = text.rfind("\n", 0, math.ceil(len(text) * (1 - fraction))) + 1
+    place = text.rfind("\n", 0, int(len(text) * (1 - fraction))) + 1
     if not text[:place].strip() or not text[place:].strip():
         raise ValueError(f"split: one text of {text.count(chr(10)) + 1} lines cannot be cut at a line end")
     return [text[:place]], [text[place:]]
