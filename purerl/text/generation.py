@@ -177,10 +177,14 @@ def _check_prompts(function: str, model: LanguageModel, prompts: Array, length: 
         )
 
 
-def _prefill(model: LanguageModel, params: Any, prompts: Array, length: Array, max_tokens: int) -> tuple[Array, Any]:
-    """The features of each prompt's last token, `[N, W]`, and the cache after it."""
-    features, cache = model.prefill(params, prompts, length, prompts.shape[1] + max_tokens)
-    return jnp.take_along_axis(features, length[:, None, None] - 1, axis=1)[:, 0], cache
+def _prefill(model: LanguageModel, params: Any, prompts: Array, length: Array, max_tokens: int) -> tuple[Any, Array]:
+    """The cache of the prompts but for their last tokens, and these `[N]`: a network that acts does the same."""
+    count, size = prompts.shape
+    last = jnp.take_along_axis(prompts, length[:, None] - 1, axis=1)[:, 0]
+    if size == 1:
+        return model.cache(count, size + max_tokens), last
+    _, cache = model.prefill(params, prompts[:, :-1], length - 1, size + max_tokens)
+    return cache, last
 
 
 def _chosen(logits: Array, token: Array) -> Array:
@@ -189,36 +193,34 @@ def _chosen(logits: Array, token: Array) -> Array:
 
 
 def _complete(
-    model: LanguageModel, params: Any, key: Key, features: Array, cache: Any, max_tokens: int, end: int, choose: Choice
+    model: LanguageModel, params: Any, key: Key, cache: Any, last: Array, max_tokens: int, end: int, choose: Choice
 ) -> Completions:
-    """Add tokens to N prompts that the cache holds, until all have ended."""
-    count, temperature = features.shape[0], getattr(choose, "temperature", 1.0)
+    """Add tokens to N texts, whose last tokens `[N]` are not in the cache yet, until all have ended."""
+    count, temperature = last.shape[0], getattr(choose, "temperature", 1.0)
 
-    def add(t, features, texts):
+    def step(state):
+        t, last, cache, texts = state
+        features, cache = model.step(params, cache, last)
         logits = model.logits(params, features).astype(jnp.float32)
         chosen = choose(jax.random.fold_in(key, t), logits)
         if jnp.shape(chosen) != (count,):
             raise ValueError(f"generate: choose gives tokens of shape {jnp.shape(chosen)}; it must be {(count,)}")
         token = jnp.where(texts.ended, end, chosen).astype(jnp.int32)
         log_prob = jnp.where(texts.ended, 0.0, _chosen(logits / temperature, token))
-        return texts._replace(
+        texts = texts._replace(
             tokens=texts.tokens.at[:, t].set(token),
             log_prob=texts.log_prob.at[:, t].set(log_prob),
             ended=texts.ended | (token == end),
         )
-
-    def step(state):
-        t, texts, cache = state
-        features, cache = model.step(params, cache, texts.tokens[:, t - 1])
-        return t + 1, add(t, features, texts), cache
+        return t + 1, token, cache, texts
 
     empty = Completions(
         jnp.full((count, max_tokens), end, jnp.int32), jnp.zeros(count, jnp.int32),
         jnp.zeros((count, max_tokens)), jnp.zeros(count, bool),
     )  # fmt: skip
-    going_on = lambda state: (state[0] < max_tokens) & ~state[1].ended.all()
-    first = jnp.zeros((), jnp.int32)
-    _, texts, _ = jax.lax.while_loop(going_on, step, (first + 1, add(first, features, empty), cache))
+    going_on = lambda state: (state[0] < max_tokens) & ~state[-1].ended.all()
+    begin = (jnp.zeros((), jnp.int32), last.astype(jnp.int32), cache, empty)
+    *_, texts = jax.lax.while_loop(going_on, step, begin)
     return texts._replace(length=lengths_before(texts.tokens, end))
 
 
@@ -252,12 +254,8 @@ def generate(
     _check_prompts("generate", model, prompts, length, max_tokens)
     check_functions("generate", choose=choose)
     prompts, length = jnp.asarray(prompts), jnp.asarray(length)
-    features, cache = _prefill(model, params, prompts, length, max_tokens)
-    return _complete(model, params, key, features, cache, max_tokens, end, choose)
-
-
-def _repeated(tree: Any, count: int) -> Any:
-    return jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), tree)
+    start = _prefill(model, params, prompts, length, max_tokens)
+    return _complete(model, params, key, *start, max_tokens, end, choose)
 
 
 def best_of_n(
@@ -291,7 +289,8 @@ def best_of_n(
     check_functions("best_of_n", score=score, choose=choose)
     prompts, length = jnp.asarray(prompts), jnp.asarray(length)
     count = prompts.shape[0]
-    start = _repeated(_prefill(model, params, prompts, length, max_tokens), num)
+    start = _prefill(model, params, prompts, length, max_tokens)
+    start = jax.tree.map(lambda x: jnp.repeat(x, num, axis=0), start)
     texts = _complete(model, params, key, *start, max_tokens, end, choose)
     index = jnp.arange(count) if index is None else jnp.asarray(index)
     value = score(texts.tokens, texts.length, texts.ended, jnp.repeat(index, num))
@@ -387,36 +386,32 @@ def beam_search(
     score = lambda log_prob, tokens: log_prob / ((5 + tokens) / 6) ** length_penalty
     same = lambda x, like: jnp.full_like(like, x)
 
-    def extend(t, features, tokens, log_prob, finished):
-        """(parents [N, B], tokens, log-probabilities of what goes on, what ended) after one more token."""
+    def step(state):
+        t, last, cache, tokens, log_prob, finished = state
+        features, cache = model.step(params, cache, last.reshape(-1))
         logits = model.logits(params, features).astype(jnp.float32).reshape(count, width, size)
         total = log_prob[..., None] + jax.nn.log_softmax(logits)
         log_prob, at = jax.lax.top_k(total.reshape(count, width * size), width)
         parent, token = at // size, (at % size).astype(jnp.int32)
+        cache = jax.tree.map(lambda x: x[(rows * width + parent).reshape(-1)], cache)
         tokens, ended = tokens[rows, parent].at[:, :, t].set(token), token == end
         own = jnp.where(ended, score(log_prob, t + 1), -jnp.inf)
         finished = _best(finished, Beams(tokens, same(t, token), log_prob, own, jnp.isfinite(own)), width)
-        return parent, tokens, jnp.where(ended, -jnp.inf, log_prob), finished
-
-    def step(state):
-        t, parent, tokens, log_prob, finished, cache = state
-        cache = jax.tree.map(lambda x: x[(rows * width + parent).reshape(-1)], cache)
-        last = tokens[:, :, t - 1].reshape(-1)
-        features, cache = model.step(params, cache, last)
-        return t + 1, *extend(t, features, tokens, log_prob, finished), cache
+        return t + 1, token, cache, tokens, jnp.where(ended, -jnp.inf, log_prob), finished
 
     def going_on(state):
-        t, _, _, log_prob, finished, _ = state
+        t, *_, log_prob, finished = state
         bound = score(log_prob.max(-1), max_tokens)  # log P cannot rise, and no divisor is larger
         return (t < max_tokens) & (bound > finished.score.min(-1)).any()
 
-    features, cache = _repeated(_prefill(model, params, prompts, length, max_tokens), width)
+    start = _prefill(model, params, prompts, length, max_tokens)
+    cache, last = jax.tree.map(lambda x: jnp.repeat(x, width, axis=0), start)
     tokens, zero = jnp.full((count, width, max_tokens), end, jnp.int32), jnp.zeros((count, width), jnp.int32)
     nothing = jnp.full((count, width), -jnp.inf)
     finished = Beams(tokens, zero, nothing, nothing, zero > 0)
-    first = jnp.zeros((), jnp.int32)
-    begin = extend(first, features, tokens, nothing.at[:, 0].set(0.0), finished)
-    _, _, tokens, log_prob, finished, _ = jax.lax.while_loop(going_on, step, (first + 1, *begin, cache))
+    last = last.reshape(count, width).astype(jnp.int32)
+    begin = (jnp.zeros((), jnp.int32), last, cache, tokens, nothing.at[:, 0].set(0.0), finished)
+    *_, tokens, log_prob, finished = jax.lax.while_loop(going_on, step, begin)
     # where the search ended early, these are no better than what ended, and of equal ones those that ended stay
     cut = Beams(tokens, same(max_tokens, zero), log_prob, score(log_prob, max_tokens), zero > 0)
     return _best(finished, cut, width)
