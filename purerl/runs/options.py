@@ -16,7 +16,7 @@ from purerl.agents.parts.declarations import Choice, Declaration, Option, Switch
 from purerl.runs.arguments import Count, Entries, Names, Numbers, Seed, Widths
 
 EXECUTION = ("directory", "devices", "save_every", "compilation_cache")  # options of a command, not of a config
-LATER = {"info": None, "group_size": 1, "episodic": None}  # options missing from older runs, and their values there
+LATER = {"info": None, "group_size": None, "episodic": None}  # options missing from older runs, and their values there
 
 
 def hyperparameter_options(config: type) -> list[click.Option]:
@@ -92,7 +92,8 @@ def run_options(about: Declaration, own: Sequence[click.Option]) -> list[click.P
         click.Option(["--sticky-actions"], type=click.FloatRange(0, 1), help="probability that an action repeats"),
         click.Option(["--episodic/--no-episodic"], default=None, help="blocks of whole episodes, of at most "
                      "rollout_length steps  [default: as the agent needs]"),
-        say(["--group-size"], type=Count(), default=1, help="neighbouring environments that start each episode alike"),
+        click.Option(["--group-size"], type=Count(), help="neighbouring environments that start each episode alike  "
+                     "[default: as the agent needs, otherwise 1]"),
         click.Option(["--stop-when"], type=float, metavar="RETURN", help="end each run when its last 100 episodes "
                      "reach this mean return"),
         click.Option(["--chunks"], type=Count(), help="points of the learning curve; a run is saved and "
