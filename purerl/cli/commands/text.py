@@ -152,7 +152,6 @@ def train() -> None:
 @click.option("--beam", type=Count(), help="beam search of that width, instead of sampling")
 @click.option("--length-penalty", type=click.FloatRange(0), default=0.6, show_default=True, help="of beam search")
 @click.option("--seed", type=Seed(), default=0, show_default=True, help="of all random numbers")
-@click.option("--run", type=click.IntRange(0), help="which of the runs of a directory  [default: the best]")
 def generate(**given: Any) -> None:
     """Complete prompts with a language model."""
     with one_line():
