@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from purerl.text import data
@@ -216,6 +216,7 @@ def test_pairs_of_a_path_that_is_none(tmp_path):
 # --- splits -----------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=2), st.floats(0.01, 0.99), st.booleans())
 def test_splits_share_nothing(texts, fraction, drawn):
     count = len(set(texts))

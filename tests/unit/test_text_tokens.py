@@ -36,12 +36,14 @@ def read_by_library(library, folder):
 # --- round trips ------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_bytes_of_any_text_and_back(text):
     ids = byte_tokenizer().encode(text)
     assert bytes(ids) == text.encode() and byte_tokenizer().decode(ids) == text
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1))
 def test_characters_of_any_text_and_back(text):
     characters = character_tokenizer([text[:3], text[3:]])
@@ -50,12 +52,14 @@ def test_characters_of_any_text_and_back(text):
     assert (characters.size, characters.end) == (len(set(text)) + 1, len(set(text)))
 
 
+@settings(deadline=None)
 @given(text=st.text(max_size=30))
 def test_byte_pairs_of_any_text_and_back(bpe, text):
     ids = bpe.encode(text)
     assert bpe.decode(ids) == text and all(0 <= i < bpe.size for i in ids) and bpe.end not in ids
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=20), st.binary(max_size=5))
 def test_invalid_utf_8_becomes_the_replacement_character(data, after):
     ids = [*data, 256, *after]
@@ -63,7 +67,7 @@ def test_invalid_utf_8_becomes_the_replacement_character(data, after):
     assert byte_tokenizer().decode(np.array(ids, np.int32)) == data.decode(errors="replace")
 
 
-@settings(max_examples=50)
+@settings(deadline=None, max_examples=50)
 @given(data=st.binary(max_size=12))
 def test_invalid_utf_8_is_decoded_as_by_the_library(library, saved, data):
     assert saved["bytes"][1].decode(list(data), skip_special_tokens=False) == byte_tokenizer().decode(list(data))
@@ -133,7 +137,7 @@ def saved(library, bpe, tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["bytes", "characters", "bpe"])
 def test_the_library_and_load_read_the_same_ids(saved, kind):
-    @settings(max_examples=50)
+    @settings(deadline=None, max_examples=50)
     @given(st.text(ALPHABET, max_size=20) if kind == "characters" else st.text(max_size=20))
     def same(text):
         ids = tokenizer.encode(text)
