@@ -23,6 +23,20 @@ def masked_mean(x: Array, valid: Array) -> Array:
     return jnp.where(valid, x, 0.0).sum() / jnp.maximum(valid.sum(), 1)
 
 
+def scorable_mean(reward: Array, valid: Array) -> Array:
+    """Mean of rewards `[T, N]` over the valid steps of the environments without a NaN among them.
+
+    The reward NaN is that of a step, such as the last one of a text, that cannot be scored. In an episodic block the
+    mean is over the episodes that can be scored. It is NaN if there is none, and 0 if no step is valid.
+
+    >>> scorable_mean(jnp.array([[0.0, 0.0], [2.0, jnp.nan]]), jnp.ones((2, 2), bool)).item()
+    1.0
+    """
+    scorable = ~(valid & jnp.isnan(reward)).any(0)
+    mean = masked_mean(reward, valid & scorable)
+    return jnp.where(valid.any() & ~(valid & scorable).any(), jnp.nan, mean)
+
+
 def standardize(x: Array, valid: Array, epsilon: float = 1e-8) -> Array:
     """(x - mean) / (std + ε) of `x [...]`, mean and population std over `valid [...]`; 0 if x is constant or masked.
 
