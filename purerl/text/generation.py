@@ -8,6 +8,7 @@ in training, the tempered softmax is sampled whole, and its log-probability is t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -125,7 +126,8 @@ def greedy(key: Key, logits: Array) -> Array:
     return logits.argmax(-1).astype(jnp.int32)
 
 
-class Sampling(NamedTuple):
+@dataclass(frozen=True)
+class Sampling:
     """A choice at random, `(key, logits [N, V]) -> token [N]`: see `sample`."""
 
     temperature: Any
@@ -155,6 +157,8 @@ def sample(temperature=1.0, *filters: Filter) -> Sampling:
     return Sampling(temperature, filters)
 
 
+SOFTMAX = sample()  # the model's own distribution
+
 # --- generation -------------------------------------------------------------------------------------------------------
 
 
@@ -165,7 +169,9 @@ def _check_prompts(function: str, model: LanguageModel, prompts: Array, length: 
             about, shape = f"{jnp.result_type(x)} {jnp.shape(x)}", "[N, P]" if axes == 2 else "[N]"
             raise ValueError(f"{function}: {name} is {about}; it must be of ints {shape}")
     if jnp.shape(prompts)[0] != jnp.shape(length)[0]:
-        raise ValueError(f"{function}: prompts {jnp.shape(prompts)} and length {jnp.shape(length)} must have the same N")
+        raise ValueError(
+            f"{function}: prompts {jnp.shape(prompts)} and length {jnp.shape(length)} must have the same N"
+        )
     size, context = jnp.shape(prompts)[1], model.shape.context
     check_range(function, 1, size, length=length)
     if size + max_tokens > context:
@@ -230,7 +236,7 @@ def generate(
     length: Array,
     max_tokens: int,
     end: int,
-    choose: Choice = Sampling(1.0, ()),
+    choose: Choice = SOFTMAX,
 ) -> Completions:
     """Complete N prompts, each until its end token or `max_tokens`.
 
@@ -267,7 +273,7 @@ def best_of_n(
     num: int,
     score: Score,
     index: Array | None = None,
-    choose: Choice = Sampling(1.0, ()),
+    choose: Choice = SOFTMAX,
 ) -> tuple[Completions, Array]:
     """The best of `num` completions of each prompt, the first of equal ones.
 
@@ -427,7 +433,7 @@ def write(
     prompts: Sequence[str],
     key: Key,
     max_tokens: int = 64,
-    choose: Choice = Sampling(1.0, ()),
+    choose: Choice = SOFTMAX,
     batch: int = 32,
 ) -> list[str]:
     """Complete texts, `batch` of them at a time.
