@@ -123,7 +123,7 @@ def other_value(hint, value):
 
 
 def structural(name):
-    """Fields whose values are structure, and floats whose presence is; inherited ones once a family, and once for sequences."""
+    """Fields whose values are structure, and floats whose presence is; inherited ones once for each base."""
     hp = zoo.row(name).hp
     hints = get_type_hints(type(hp))
     inherited = {field for base in type(hp).__mro__[1:] for field in getattr(base, "__annotations__", {})}
