@@ -116,18 +116,16 @@ def perplexity(
     Args:
       model, params, tokenizer: the judge, whose tokens need not be those of the writer.
       prompts, completions: N texts each.  batch: texts in one pass of the network.
+    Tokens beyond the model's context do not count.
     Raises:
-      ValueError: if a prompt and its completion are longer than the model's context.
+      ValueError: if a prompt fills the model's context.
     """
     before = [tokenizer.encode(text) or [tokenizer.end] for text in prompts]
-    after = [[*tokenizer.encode(text), tokenizer.end] for text in completions]
-    longest = max(len(a) + len(b) for a, b in zip(before, after, strict=True))
-    size, steps = max(map(len, before)), max(map(len, after))
-    if size + steps > model.shape.context:
-        raise ValueError(
-            f"perplexity: prompts have up to {size} tokens and completions {steps}, the longest text {longest}; the "
-            f"model's context is {model.shape.context}"
-        )
+    size, context = max(map(len, before)), model.shape.context
+    if size >= context:
+        raise ValueError(f"perplexity: a prompt has {size} tokens; it must have fewer than {context}, the context")
+    after = [[*tokenizer.encode(text), tokenizer.end][: context - size] for text in completions]
+    steps = max(map(len, after))
     fill = -len(before) % batch
     (x, n), (y, _) = pad(before, size, tokenizer.end), pad(after, steps, tokenizer.end)
     mask = np.arange(steps) < np.array([len(b) for b in after])[:, None]
