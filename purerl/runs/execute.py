@@ -133,7 +133,9 @@ def _finish(plan: Plan, directory: Path, record: Record, leaves: dict, progress:
             f"{plan.name_of(run)}: not finite from iteration {iteration} on; excluded from the table and the curve"
         )
     if record.ended:
-        report.note(f"{len(record.ended)} of {plan.num_runs} runs ended before their last step")
+        goal = plan.config.get("stop_when")
+        why = "stopped early" if goal is None else f"ended at a return of {goal:g}"
+        report.note(f"{len(record.ended)} of {plan.num_runs} runs {why}")
     report.picture(directory / files.CURVE, [panel], metric, unit=plan.unit)
     report.note(f"run: {directory}  (learning curve: {directory / files.CURVE})")
 

@@ -109,13 +109,14 @@ def plan_of(config: dict[str, Any]) -> Plan:
     loggers.check(config)
     source, seeds, batch, length = config["data"], config["seeds"], config["batch"], config["context"]
     between = assembly.separator(source)
-    train, held_out = data.split(assembly.read(source), config["validation"])
+    found = assembly.read(source)
+    train, held_out = data.split(found, config["validation"])
     if config["model"]:
         config["model"] = str(assembly.model_folder(config["model"]))
         model, params, tokenizer = assembly.load_model(config["model"])
         length = min(length, model.shape.context)
     else:
-        tokenizer, params = assembly.tokenizer_of(config["tokenizer"], assembly.all_texts(train, between)), None
+        tokenizer, params = assembly.tokenizer_of(config["tokenizer"], assembly.all_texts(found, between)), None
         sizes = (config[name] for name in ("context", "width", "layers", "heads"))
         model = models.gpt2(models.GPT2(tokenizer.size, *sizes))
     num_updates = config["steps"] // (batch * length)

@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purerl import agents
 from purerl.agents.parts.declarations import declaration_of
+from purerl.agents.parts.families import POLICY_GRADIENT
 from purerl.runs import options
 from purerl.runs.arguments import Count
 from purerl.runs.plan import Watch
@@ -29,9 +31,12 @@ def parameters(make: Any, agent: str) -> tuple[list[click.Parameter], list[click
     """The options of `purerl text train AGENT`: those of the run, and the agent's hyperparameters.
 
     Raises:
-      ValueError: if there is no such agent.
+      ValueError: if there is no such agent, or it has no policy over tokens.
     """
     of_run, own = options.parameters(agent)
+    if declaration_of(make).family is not POLICY_GRADIENT:
+        raise ValueError(f"{agent} does not train language models; allowed are {', '.join(agents.of_sequences())}, "
+                         "or your own FILE.py:name of the policy-gradient family")  # fmt: skip
     say = partial(click.Option, show_default=True)
     parts = {*declaration_of(make).parts}
     kept = [p for p in of_run if p.name in (*OFFERED, *parts)]

@@ -20,9 +20,12 @@ from purerl.text.assembly import Settings
 from purerl.text.data import Pairs
 from purerl.text.generation import Choice, Filter
 
-COLUMNS = {
-    "bleu": "BLEU", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "chrf": "chrF", "exact": "exact",
-    "perplexity": "perplexity", "self_bleu": "Self-BLEU", "distinct2": "distinct-2", "repetition": "repeated",
+QUALITY = {
+    "bleu": "BLEU", "rouge1": "R-1", "rouge2": "R-2", "rougeL": "R-L", "chrf": "chrF", "exact": "exact",
+    "perplexity": "perplexity",
+}  # fmt: skip
+DIVERSITY = {
+    "self_bleu": "Self-BLEU", "distinct1": "distinct-1", "distinct2": "distinct-2", "repetition": "repeated",
     "words": "words",
 }  # fmt: skip
 
@@ -175,15 +178,25 @@ def _best(write: Callable, key: Any, num: int, references: list[list[str]]) -> l
 
 
 def _show(rows: list[Row], prompts: list[str], references: list[list[str]], judge: Any, title: str) -> None:
-    out = Table(title=title, title_justify="left")
-    out.add_column("")
-    for name in COLUMNS.values():
-        out.add_column(name, justify="right")
-    for row in rows:
-        scores = {**evaluation.quality(row.texts, references), **evaluation.diversity(row.texts)}
-        scores["perplexity"] = evaluation.perplexity(*judge, prompts, row.texts)
-        out.add_row(row.name, *[f"{scores[name]:.1f}" for name in COLUMNS])
-    Console().print(out)
+    scores = [
+        {
+            **evaluation.quality(row.texts, references),
+            **evaluation.diversity(row.texts),
+            "perplexity": evaluation.perplexity(*judge, prompts, row.texts),
+        }
+        for row in rows
+    ]
+    for heading, columns in ((title, QUALITY), ("diversity", DIVERSITY)):
+        out = Table(title=heading, title_justify="left")
+        out.add_column("in %, but for perplexity" if columns is QUALITY else "in %, but for words", no_wrap=True)
+        for name in columns.values():
+            out.add_column(name, justify="right", no_wrap=True)
+        for row, score in zip(rows, scores, strict=True):
+            out.add_row(row.name, *[f"{score[name]:.{2 if name == 'perplexity' else 1}f}" for name in columns])
+        Console().print(out)
+    report.say(
+        "R: ROUGE, its F. Perplexity: under the judge. Self-BLEU: high where texts are alike. Repeated: trigrams"
+    )
     for row in rows:
         report.say(f"{row.name}: {prompts[0]}{row.texts[0]}")
     report.say(f"reference: {prompts[0]}{references[0][0]}")

