@@ -292,10 +292,11 @@ def test_pretrained_parameters_are_copied():
 
 
 def test_a_new_episode_changes_no_bit_of_the_others():
-    obs, next_obs, _ = block()
-    first, later = jax.tree.map(lambda x: x[0], obs), jax.tree.map(lambda x: x[0], next_obs)
+    obs = block()[0]
+    first, second, later = (jax.tree.map(lambda x: x[t], obs) for t in range(3))
     step = jax.jit(network().step)
     _, memory = step(network_params(), network().memory(4), first)
+    _, memory = step(network_params(), memory, second)  # where the prompt ends: not what stands there in the prompt
     (plain, _), after = step(network_params(), memory, later)
     begun = network().reset(memory, jnp.array([False, True, False, False]))
     mixed = later | {"token": np.where([False, True, False, False], first["token"], later["token"])}
@@ -306,7 +307,7 @@ def test_a_new_episode_changes_no_bit_of_the_others():
         np.testing.assert_array_equal(ours[others], theirs[others])
     (fresh, _), _ = step(network_params(), network().memory(4), first)
     np.testing.assert_array_equal(pi.features[1], fresh.features[1])
-    assert after_one.length.tolist() == [PROMPT[0] + 1, PROMPT[1], PROMPT[2] + 1, PROMPT[3] + 1]
+    assert after_one.length.tolist() == [PROMPT[0] + 2, PROMPT[1], PROMPT[2] + 2, PROMPT[3] + 2]
 
 
 def primitives(jaxpr):
