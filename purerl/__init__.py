@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from purerl.agents.c51 import C51, c51
     from purerl.agents.ddpg import DDPG, ddpg
     from purerl.agents.dqn import DQN, dqn
+    from purerl.agents.grpo import GRPO, grpo
     from purerl.agents.iqn import IQN, iqn
     from purerl.agents.parts.declarations import declare
     from purerl.agents.parts.families import ACTOR_CRITIC, POLICY_GRADIENT, Q_LEARNING
@@ -44,7 +45,10 @@ if TYPE_CHECKING:
     from purerl.agents.qrdqn import QRDQN, qrdqn
     from purerl.agents.rainbow import Rainbow, rainbow
     from purerl.agents.reinforce import REINFORCE, reinforce
+    from purerl.agents.rloo import RLOO, rloo
     from purerl.agents.sac import SAC, sac
+    from purerl.agents.sequence_ppo import SequencePPO, sequence_ppo
+    from purerl.agents.sequence_reinforce import SequenceREINFORCE, sequence_reinforce
     from purerl.agents.td3 import TD3, td3
     from purerl.core import Agent, Distribution, Learner, Network, Reward, Rollout, Transition
     from purerl.envs import make
@@ -57,6 +61,7 @@ _NAMES = {
     "purerl.agents.c51": ("C51", "c51"),
     "purerl.agents.ddpg": ("DDPG", "ddpg"),
     "purerl.agents.dqn": ("DQN", "dqn"),
+    "purerl.agents.grpo": ("GRPO", "grpo"),
     "purerl.agents.iqn": ("IQN", "iqn"),
     "purerl.agents.parts.declarations": ("declare",),
     "purerl.agents.parts.families": ("ACTOR_CRITIC", "POLICY_GRADIENT", "Q_LEARNING"),
@@ -65,7 +70,10 @@ _NAMES = {
     "purerl.agents.qrdqn": ("QRDQN", "qrdqn"),
     "purerl.agents.rainbow": ("Rainbow", "rainbow"),
     "purerl.agents.reinforce": ("REINFORCE", "reinforce"),
+    "purerl.agents.rloo": ("RLOO", "rloo"),
     "purerl.agents.sac": ("SAC", "sac"),
+    "purerl.agents.sequence_ppo": ("SequencePPO", "sequence_ppo"),
+    "purerl.agents.sequence_reinforce": ("SequenceREINFORCE", "sequence_reinforce"),
     "purerl.agents.td3": ("TD3", "td3"),
     "purerl.core": ("Agent", "Distribution", "Learner", "Network", "Reward", "Rollout", "Transition"),
     "purerl.hyperparameters": ("config", "option"),

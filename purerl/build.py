@@ -161,6 +161,7 @@ def agent(
     body: Body = body(),  # noqa: B008 (never changed)
     options: Mapping[str, Any] = {},
     network: Callable[[Any, Any], Any] | None = None,
+    subject: Any = None,
     **parts: Any,
 ) -> Callable[[Any], Any]:
     """`hp -> Agent`, from an agent's constructor and an action space.
@@ -172,12 +173,13 @@ def agent(
       options: values of the options that `declarations.options_of(make)` names; the others have their defaults.
       network: `(the family's subject, such as a distribution, hp) -> network` or (actor, critic), in place of the
         family's network.
+      subject: of the network's outputs, such as a distribution; None: as the family has it for the space.
       parts: parts of the constructor, in place of those that the options choose.
     Raises:
       ValueError: for a space or a memory that the agent does not support.
     """
     family = declaration_of(make).family
-    subject = family.subject(make, space, options)
+    subject = family.subject(make, space, options) if subject is None else subject
     given = {**parts_of(make, options), **parts}
 
     def of(hp):

@@ -46,6 +46,8 @@ class Agent(NamedTuple):
     `update(key, state, rollout) -> (state, metrics)` updates the state; metrics are a dict of scalars, which are
       finite unless training diverges.
     `episodic`: `update` needs blocks of whole episodes (see `purerl.learner`).
+    `group_size`: `update` needs groups of so many neighbouring environments that share their resets.
+    `collect`: acts in training rollouts, where that differs from `act`, with the same arguments and results.
     """
 
     init: Callable[[Key, Any], Any]
@@ -55,6 +57,8 @@ class Agent(NamedTuple):
     greedy: Callable[[Any, Any, Any], tuple[Any, Any]]
     update: Callable[[Key, Any, Rollout], tuple[Any, dict[str, Array]]]
     episodic: bool = False
+    group_size: int = 1
+    collect: Callable[[Key, Any, Any, Any], tuple[Any, Any, Any]] | None = None
 
 
 class Reward(NamedTuple):

@@ -92,6 +92,9 @@ def observations(agent: Agent, clip: float = 10.0) -> Agent:
     def act(key, state, memory, obs):
         return agent.act(key, state.agent, memory, standardize(state.moments, obs, clip))
 
+    def collect(key, state, memory, obs):
+        return agent.collect(key, state.agent, memory, standardize(state.moments, obs, clip))
+
     def greedy(state, memory, obs):
         return agent.greedy(state.agent, memory, standardize(state.moments, obs, clip))
 
@@ -102,7 +105,8 @@ def observations(agent: Agent, clip: float = 10.0) -> Agent:
         inner, metrics = agent.update(key, state.agent, block)
         return NormalizedState(inner, merge(state.moments, tr.obs, tr.valid)), metrics
 
-    return agent._replace(init=init, act=act, greedy=greedy, update=update)
+    own = None if agent.collect is None else collect
+    return agent._replace(init=init, act=act, greedy=greedy, update=update, collect=own)
 
 
 class RewardScale(NamedTuple):

@@ -8,12 +8,17 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from linear import Linear
 
 import purerl
 from purerl import bellman, build, exploration, networks, normalize
+from purerl.agents.parts import sequences
 from purerl.agents.parts.declarations import Body
 from purerl.testing import checks
+from purerl.testing.probes import Probe, ProbeParams
+from purerl.text import objectives
 
 POLICY_GRADIENT, Q_LEARNING, ACTOR_CRITIC = "policy gradient", "Q-learning", "actor-critic"
 
@@ -36,7 +41,13 @@ class Row(NamedTuple):
         return purerl.learner(self.env, self.env_params, self.agent(hp), *settings)
 
 
-make_env = cache(purerl.make)
+def letters():
+    """Words of up to four letters: 2 ends one, and the others pay 1 where they alternate; longer ones are cut."""
+    move = lambda key, row, action: (jnp.minimum(row + 1, 3), action == row % 2, action == 2)
+    return Probe("letters", jnp.eye(4), lambda key: 0, move, num_actions=3, max_steps=4), ProbeParams(4)
+
+
+make_env = cache(lambda env_id: letters() if env_id == "letters" else purerl.make(env_id))
 SMALL = partial(networks.MLP, (8,))
 LINEAR = partial(networks.MLP, ())  # no layer: linear in the observation
 ON = dict(learning_rate=3e-3, anneal_steps=500.0, max_grad_norm=0.05)
@@ -97,7 +108,18 @@ def remembering(core, shared=False):
     return lambda policy, torso: networks.actor_critic(policy, torso, shared, core)
 
 
+def by_sequence(algorithm, hp, rollout_length=lambda hp: 5, **parts):
+    """Of a linear network, which compiles faster than any other."""
+
+    def make(env, env_params):
+        own = lambda policy, hp: Linear(policy.num_params)
+        return build.agent(algorithm, env.action_space(env_params), network=own, **parts)
+
+    return Spec(POLICY_GRADIENT, make, hp, "letters", dict(num_envs=8, rollout_length=rollout_length))
+
+
 PPO = dict(**POLICY, num_epochs=2, num_minibatches=2, clip=0.01)
+WHOLE = dict(**POLICY, kl_cost=0.1)  # sequences
 ROWS = {
     "ppo": by_policy(purerl.ppo, purerl.PPO(**PPO, value_clip=0.01)),
     "ppo tanh-normal": by_policy(
@@ -117,6 +139,28 @@ ROWS = {
     "reinforce": by_policy(purerl.reinforce, purerl.REINFORCE(**POLICY)),
     "reinforce min-gru": by_policy(
         purerl.reinforce, purerl.REINFORCE(**POLICY), network=remembering(networks.min_gru(5), shared=True)
+    ),
+    "rloo": by_sequence(
+        purerl.rloo, purerl.RLOO(**WHOLE, group_size=4, num_epochs=2, num_minibatches=2, clip=0.001)
+    ),
+    "grpo": by_sequence(
+        purerl.grpo,
+        purerl.GRPO(
+            **WHOLE, group_size=4, num_epochs=2, num_minibatches=2, clip_low=0.001, clip_high=0.002,
+            mask_truncated=True, dynamic_sampling=True, max_length=5,
+        ),
+        lambda hp: hp.max_length,
+    ),
+    "grpo gspo": by_sequence(
+        purerl.grpo, purerl.GRPO(**WHOLE, group_size=4, num_epochs=2, kl_target=1e-5), ratio=sequences.of_sequences,
+        normaliser=objectives.dapo, scale=objectives.batch_scale,
+    ),
+    "sequence_reinforce": by_sequence(
+        purerl.sequence_reinforce, purerl.SequenceREINFORCE(**WHOLE, kl_in="loss", kl="k2", group_size=2)
+    ),
+    "sequence_ppo": by_sequence(
+        purerl.sequence_ppo,
+        purerl.SequencePPO(**WHOLE, gamma=0.95, num_epochs=2, num_minibatches=2, clip=0.001, value_clip=0.01),
     ),
     "dqn": by_value(purerl.dqn, purerl.DQN(**VALUE), backup=bellman.double_backup),
     "dqn munchausen": by_value(

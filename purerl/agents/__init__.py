@@ -19,3 +19,9 @@ def check_name(name: str) -> None:
     """Raise a ValueError unless the package has an agent of this name, or it is a user's FILE.py:name."""
     if ".py:" not in name and name not in names():
         raise ValueError(f"there is no agent {name!r}; allowed are {', '.join(names())}, or your own FILE.py:name")
+
+
+def of_sequences() -> dict[str, str]:
+    """The agents of `names` that learn from policies over whole episodes, as language models do."""
+    chosen = ("grpo", "rloo", "sequence_reinforce", "sequence_ppo")
+    return {name: names()[name] for name in chosen}

@@ -39,13 +39,13 @@ def executed(directory: str = "") -> Callable:
     return add
 
 
-def prepare() -> None:
-    """Set up jax for a command that uses it."""
+def prepare(one_device: bool = False) -> None:
+    """Set up jax for a command that uses it; see `set_up_jax`."""
     # XLA's messages about programs from its cache do not belong between the lines of a table
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from purerl.runs.devices import set_up_jax
 
-    set_up_jax()
+    set_up_jax(one_device)
 
 
 RUN = click.argument("run", type=click.Path(path_type=Path))

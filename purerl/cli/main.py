@@ -14,6 +14,7 @@ from purerl.cli.commands.plot import plot
 from purerl.cli.commands.render import render
 from purerl.cli.commands.repeat import repeat
 from purerl.cli.commands.resume import resume
+from purerl.cli.commands.text import text
 from purerl.cli.commands.train import train
 from purerl.runs.stopped import Stopped
 
@@ -31,7 +32,7 @@ def purerl_command() -> None:
     """Reinforcement learning in JAX where everything is a pure function."""
 
 
-for _command in (train, resume, repeat, evaluate, plot, render, list_all):
+for _command in (train, resume, repeat, evaluate, plot, render, text, list_all):
     purerl_command.add_command(_command)
 
 

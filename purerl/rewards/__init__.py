@@ -22,7 +22,21 @@ from purerl.rewards.constraints import lagrangian
 from purerl.rewards.intrinsic import RND, count_bonus, rnd
 from purerl.rewards.preferences import learn_preferences, modelled, preference_loss
 from purerl.rewards.shaping import potential, terminal_bonus
-from purerl.rewards.terms import Term, anneal, chain, clip, environment, scale, sign, symlog, term, weighted, when
+from purerl.rewards.terms import (
+    Term,
+    anneal,
+    chain,
+    clip,
+    environment,
+    mean_over_episodes,
+    mean_over_steps,
+    scale,
+    sign,
+    symlog,
+    term,
+    weighted,
+    when,
+)
 
 __all__ = [
     "RND",
@@ -34,6 +48,8 @@ __all__ = [
     "environment",
     "lagrangian",
     "learn_preferences",
+    "mean_over_episodes",
+    "mean_over_steps",
     "modelled",
     "normalize",
     "potential",

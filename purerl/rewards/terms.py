@@ -51,11 +51,31 @@ def term(function: Term | Reward, name: str | None = None) -> Reward:
     return Reward(lambda key, tr: (), lambda key, state, tr: ((), check_reward(name, function(tr), tr), {}))
 
 
-def weighted(terms: Mapping[str, Term | Reward], weights: Mapping[str, Any]) -> Reward:
+def mean_over_steps(x: Array, transitions: Transition) -> Array:
+    """The mean of `x [T, N]` over valid steps, of the environments in which it is nowhere NaN."""
+    return losses.scorable_mean(x, transitions.valid)
+
+
+def mean_over_episodes(x: Array, transitions: Transition) -> Array:
+    """The mean over episodes of their sums of `x [T, N]`, in blocks of one episode for each environment.
+
+    Episodes in which `x` is NaN do not count; NaN if there are no others.
+    """
+    total = jnp.where(transitions.valid, x, 0.0).sum(0)
+    scored = ~jnp.isnan(total)
+    return jnp.where(scored, total, 0.0).sum() / jnp.where(scored.any(), scored.sum(), jnp.nan)
+
+
+def weighted(
+    terms: Mapping[str, Term | Reward],
+    weights: Mapping[str, Any],
+    mean: Callable[[Array, Transition], Array] = mean_over_steps,
+) -> Reward:
     """Σ wᵢ rᵢ of named terms; each term is logged before and after weighting.
 
     Args:
       terms: functions of transitions, or `Reward`s.  weights: a number for each, traced or not.
+      mean: the mean that is logged, of a term `[T, N]` and transitions: over steps, or `mean_over_episodes`.
     Returns:
       A `Reward`; its metrics are `NAME` and `weighted/NAME`, means over steps, which reveal an infinite term. Where a
       term is NaN, because it cannot be scored, so is the sum, unless its weight is 0; its means are over the
@@ -78,8 +98,8 @@ def weighted(terms: Mapping[str, Term | Reward], weights: Mapping[str, Any]) -> 
             raw = check_reward(f"weighted: term {name!r}", raw, transitions)
             # a term of weight 0 is only reported, and may be NaN
             total = total + jnp.where(weights[name] == 0, 0.0, weights[name] * raw)
-            mean = losses.scorable_mean(raw, transitions.valid)
-            metrics |= {**more, name: mean, f"weighted/{name}": weights[name] * mean}
+            value = mean(raw, transitions)
+            metrics |= {**more, name: value, f"weighted/{name}": weights[name] * value}
         return after, total, metrics
 
     return Reward(init, apply)

@@ -25,23 +25,25 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def set_up_jax() -> None:
+def set_up_jax(one_device: bool = False) -> None:
     """Set up one XLA device for each core, one thread each, and a cache of compiled programs. Call before jax is used.
+
+    one_device: set up a single device that uses all cores instead, for a single run of larger matrix products.
 
     The flags of `FLAGS` are added to XLA_FLAGS unless it names them. A program compiled for one kind of processor must
     not run on another that shares the disk, so each kind has its own cache.
     """
     if jax.__version__.startswith("0.10."):
         report.note(f"jax {jax.__version__} deadlocks on CPU in programs such as this one; install 0.9.2 or 0.11.2")
-    given = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = " ".join([given, *(flag for flag in FLAGS if flag.split("=")[0] not in given)]).strip()
+    given, flags = os.environ.get("XLA_FLAGS", ""), FLAGS[1:] if one_device else FLAGS
+    os.environ["XLA_FLAGS"] = " ".join([given, *(flag for flag in flags if flag.split("=")[0] not in given)]).strip()
     if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "purerl" / "jax" / files.processor()
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     try:
         if jax.config.jax_num_cpu_devices < 1:  # pyright: ignore[reportAttributeAccessIssue]
-            jax.config.update("jax_num_cpu_devices", _cores())
+            jax.config.update("jax_num_cpu_devices", 1 if one_device else _cores())
     except RuntimeError:  # a user's file has used jax already: its devices stay as they are
         pass
 

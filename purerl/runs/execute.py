@@ -92,9 +92,9 @@ def execute(plan: Plan, directory: Path, devices: list[Any], save_every: float, 
                 if len(record.rows) % shown_every == 0 or over:
                     result = results_so_far(record.rows[-10 * shown_every :], plan.metric)[sound]
                     progress.update(chunk.iteration, float(result.mean()) if len(result) else np.nan)
-                for text in watch.after(directory, record.rows, chunk.state, over):
-                    progress.note(text)
                 interrupted = interrupts.asked and not over
+                for text in watch.after(directory, record.rows, chunk.state, over or interrupted):
+                    progress.note(text)
                 if over or interrupted or time.perf_counter() - last_save >= save_every:
                     leaves = _save(plan, directory, record, chunk.iteration, chunk.state, progress)
                     stands, last_save = chunk.iteration, time.perf_counter()
@@ -133,7 +133,9 @@ def _finish(plan: Plan, directory: Path, record: Record, leaves: dict, progress:
             f"{plan.name_of(run)}: not finite from iteration {iteration} on; excluded from the table and the curve"
         )
     if record.ended:
-        report.note(f"{len(record.ended)} of {plan.num_runs} runs ended before their last step")
+        goal = plan.config.get("stop_when")
+        why = "stopped early" if goal is None else f"ended at a return of {goal:g}"
+        report.note(f"{len(record.ended)} of {plan.num_runs} runs {why}")
     report.picture(directory / files.CURVE, [panel], metric, unit=plan.unit)
     report.note(f"run: {directory}  (learning curve: {directory / files.CURVE})")
 
@@ -159,8 +161,7 @@ def train(plan: Plan, directory: Path | None, devices: int | None, save_every: f
     """Run a plan in a new directory."""
     _cache(compilation_cache)
     used = usable_devices(devices, plan.num_runs)
-    stem = lambda name: Path(name.rpartition(".py:")[0] or name).name
-    directory = directory or report.unused(Path("runs") / f"{stem(plan.config['agent'])}-{stem(plan.config['env'])}")
+    directory = directory or report.unused(Path("runs") / plan.name)
     _begin(plan, directory, used, save_every)
 
 

@@ -16,7 +16,7 @@ from purerl.agents.parts.declarations import Choice, Declaration, Option, Switch
 from purerl.runs.arguments import Count, Entries, Names, Numbers, Seed, Widths
 
 EXECUTION = ("directory", "devices", "save_every", "compilation_cache")  # options of a command, not of a config
-LATER = {"info": None, "group_size": 1, "episodic": None}  # options missing from older runs, and their values there
+LATER = {"info": None, "group_size": None, "episodic": None}  # options missing from older runs, and their values there
 
 
 def hyperparameter_options(config: type) -> list[click.Option]:
@@ -92,7 +92,8 @@ def run_options(about: Declaration, own: Sequence[click.Option]) -> list[click.P
         click.Option(["--sticky-actions"], type=click.FloatRange(0, 1), help="probability that an action repeats"),
         click.Option(["--episodic/--no-episodic"], default=None, help="blocks of whole episodes, of at most "
                      "rollout_length steps  [default: as the agent needs]"),
-        say(["--group-size"], type=Count(), default=1, help="neighbouring environments that start each episode alike"),
+        click.Option(["--group-size"], type=Count(), help="neighbouring environments that start each episode alike  "
+                     "[default: as the agent needs, otherwise 1]"),
         click.Option(["--stop-when"], type=float, metavar="RETURN", help="end each run when its last 100 episodes "
                      "reach this mean return"),
         click.Option(["--chunks"], type=Count(), help="points of the learning curve; a run is saved and "
@@ -122,7 +123,9 @@ def parameters(agent: str) -> tuple[list[click.Parameter], list[click.Option]]:
     about = declaration_of(make)
     own = [_option(name, option) for name, option in options_of(make).items()]
     config = type(about.hp)
-    of_run, fields = run_options(about, own), [field.name for field in dataclasses.fields(config)]
+    fields = [field.name for field in dataclasses.fields(config)]
+    given_once = {"group_size"} & {*fields}  # the agent needs to know it, and says it to the learner
+    of_run = [p for p in run_options(about, own) if p.name not in given_once]
     names = [p.name for p in of_run] + fields + list(EXECUTION)
     if twice := sorted({name for name in names if names.count(name) > 1}, key=str):
         raise ValueError(
@@ -131,23 +134,20 @@ def parameters(agent: str) -> tuple[list[click.Parameter], list[click.Option]]:
     return of_run, hyperparameter_options(config)
 
 
-def restore(stored: dict[str, Any]) -> dict[str, Any]:
-    """Restore a config from disk, with each value checked as on the command line.
+def restored(
+    stored: dict[str, Any], of_run: Sequence[click.Parameter], own: Sequence[click.Parameter], what: str
+) -> dict[str, Any]:
+    """Restore a config from disk by its options: those of the run, and the hyperparameters.
 
     Raises:
       ValueError: if a value is not one that the command line accepts.
     """
-    stored = LATER | stored
-    agent = stored.pop("agent", None)
-    of_run, own = parameters(str(agent))
-    context = click.Context(click.Command("config"))
+    stored, context = dict(stored), click.Context(click.Command("config"))
 
     def convert(parameters: Sequence[click.Parameter], given: Any) -> dict[str, Any]:
         if not isinstance(given, dict) or given.keys() != {p.name for p in parameters}:
             names = sorted({p.name or "" for p in parameters} ^ set(given if isinstance(given, dict) else ()))
-            raise ValueError(
-                f"{names[0]} is missing or unknown; the run is of another version of purerl, or of {agent}"
-            )
+            raise ValueError(f"{names[0]} is missing or unknown; the run is of another version of purerl, or of {what}")
         try:
             return {p.name or "": p.type_cast_value(context, given[p.name]) for p in parameters}
         except click.ClickException as error:
@@ -155,10 +155,25 @@ def restore(stored: dict[str, Any]) -> dict[str, Any]:
 
     own_values = convert(own, stored.pop("hyperparameters", None))
     horizons, every = stored.pop("horizons", None), stored.pop("updates_per_chunk", None)
-    stored.pop("format", None)
+    for name in ("format", "kind"):
+        stored.pop(name, None)
     sound = isinstance(horizons, list) and all(isinstance(x, dict) and "iteration" in x for x in horizons)
     numbers = sound and all(type(value) in (int, float) for change in horizons for value in change.values())
     if not numbers or type(every) is not int or every < 1:
         raise ValueError("horizons or updates_per_chunk is missing or malformed")
     rest = {"horizons": horizons, "updates_per_chunk": every}
-    return {"agent": agent, **convert(of_run, stored), "hyperparameters": own_values, **rest}
+    return {**convert(of_run, stored), "hyperparameters": own_values, **rest}
+
+
+def restore(stored: dict[str, Any]) -> dict[str, Any]:
+    """Restore the config of an agent's run from disk, with each value checked as on the command line.
+
+    Raises:
+      ValueError: if a value is not one that the command line accepts.
+    """
+    agent = stored.get("agent")
+    of_run, own = parameters(str(agent))
+    later = {name: value for name, value in LATER.items() if name in {p.name for p in of_run}}
+    apart = {name: stored[name] for name in ("agent", "text") if name in stored}
+    stored = {name: value for name, value in (later | stored).items() if name not in apart}
+    return {**apart, **restored(stored, of_run, own, str(agent))}

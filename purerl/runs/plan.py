@@ -32,6 +32,7 @@ class Plan(NamedTuple):
 
     config: dict[str, Any]  # complete: the contents of config.json
     title: str
+    name: str  # of the run's directory
     env: Any
     env_params: Any
     agent: Callable[[Any], Any]  # hp -> Agent

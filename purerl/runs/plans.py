@@ -11,9 +11,10 @@ import jax
 
 from purerl import build, normalize, rewards, training
 from purerl.agents.parts.declarations import declaration_of, options_of
-from purerl.runs import files, loggers, options
+from purerl.runs import files, loggers, options, pretraining, text_training
 from purerl.runs.devices import check_memory
 from purerl.runs.plan import Plan, grid_of, keys_of, updates_per_chunk
+from purerl.text import assembly
 
 NAMES = ("agent", "env", "network", "reward")  # options that may name a user's file
 
@@ -26,6 +27,8 @@ def plan_of(config: dict[str, Any]) -> Plan:
     Raises:
       ValueError: if one is invalid; the message names the argument, the given value and the allowed ones.
     """
+    if config.get("kind") == pretraining.KIND:
+        return pretraining.plan_of(config)
     config = {**config, "hyperparameters": dict(config["hyperparameters"]), "horizons": config.get("horizons", [])}
     agent_function = build.agent_function(config["agent"])
     config_class = type(declaration_of(agent_function).hp)
@@ -36,6 +39,8 @@ def plan_of(config: dict[str, Any]) -> Plan:
             values[field.name] = (field.metadata["share"] * steps,)
     if values.get("sequence_length") == 1 and config["memory"] != "none":
         values["sequence_length"] = rollout_length  # replayed sequences start where blocks start
+    if values.get("dynamic_sampling"):
+        values["max_length"] = rollout_length  # of the sequences in its buffer
     grid, swept, labels = grid_of(config_class, values)
     if steps < num_envs * rollout_length:
         raise ValueError(
@@ -47,7 +52,9 @@ def plan_of(config: dict[str, Any]) -> Plan:
     if config["stop_when"] is not None and not math.isfinite(config["stop_when"]):
         raise ValueError(f"--stop-when is {config['stop_when']}; it must be a finite return")
     loggers.check(config)
-    env, env_params = build.environment(config["env"])
+    settings = assembly.Settings(**config["text"]) if config.get("text") else None
+    text = assembly.assemble(settings) if settings else None
+    env, env_params = (text.env, text.env.default_params) if text else build.environment(config["env"])
     if config["observe"]:
         from purerl.envs import Observe
 
@@ -63,15 +70,25 @@ def plan_of(config: dict[str, Any]) -> Plan:
     layers = {name: config[name] for name in ("hidden", "activation", "layer_norm")}
     memory = build.memory(config["memory"], config["memory_size"], config["context"])
     body = build.body(config["network"], **layers, memory=memory)
-    agent = build.agent(agent_function, space, body, {name: config[name] for name in options_of(agent_function)})
-
+    chosen = {name: config[name] for name in options_of(agent_function)}
+    if text:
+        named = {"subject": text.policy, "network": lambda policy, hp: text.network}
+        agent = build.agent(
+            agent_function, space, body, chosen, **named, **text_training.parts_of_agent(agent_function)
+        )
+    else:
+        agent = build.agent(agent_function, space, body, chosen)
     own = build.reward(config["reward"]) if config["reward"] else None
+    own = (lambda hp: text.reward) if text and not own else own
+    info = ("index", "ended") if text else config["info"] or ()
+    returns = "training" if text else "environment"
 
     def make(hp):
         parts = ([own(hp)] if own else []) + ([normalize.rewards(hp.gamma)] if config["normalize_reward"] else [])
         training_reward = rewards.chain(*parts) if len(parts) > 1 else (parts or [None])[0]
-        blocks = {"episodic": config["episodic"], "group_size": config["group_size"], "info": config["info"] or ()}
-        return training.learner(env, env_params, agent(hp), num_envs, rollout_length, training_reward, **blocks)
+        blocks = {"episodic": config["episodic"], "group_size": config.get("group_size"), "info": info}
+        blocks |= {"reward": training_reward, "returns": returns}
+        return training.learner(env, env_params, agent(hp), num_envs, rollout_length, **blocks)
 
     keys = keys_of(config["seed"], seeds)
     state = jax.eval_shape(lambda key: make(grid[0]).init(key), keys[0])  # the shapes are the same for all runs
@@ -85,9 +102,11 @@ def plan_of(config: dict[str, Any]) -> Plan:
     words = [options.absolute(config[name]) for name in named]
     config |= zip(named, words, strict=True)
     short = lambda name: Path(name).name if build.is_own(name) else name
+    stem = lambda name: Path(name.rpartition(".py:")[0] or name).name
     return Plan(
         config=config,
         title=f"{short(config['agent'])} on {short(config['env'])}",
+        name=f"{stem(config['agent'])}-{stem(config['env'])}",
         env=env,
         env_params=env_params,
         agent=agent,
@@ -99,7 +118,9 @@ def plan_of(config: dict[str, Any]) -> Plan:
         num_updates=num_updates,
         every=every,
         steps_per_update=step_size,
-        files=sorted({word.rpartition(":")[0] for word in words if build.is_own(word)}),
+        files=sorted({word.rpartition(":")[0] for word in words if build.is_own(word)})
+        + ([*assembly.files_of(settings.model), *assembly.files_of(settings.data)] if settings else []),
+        watch=text_training.watch(text, settings, seeds * len(grid)) if text else None,
     )
 
 
@@ -119,4 +140,6 @@ def plan_of_directory(directory: Path, same_files: bool = True) -> Plan:
     for path, digest in made.items():
         if not Path(path).is_file() or files.digest_of(path) != digest:
             raise ValueError(f"{path} has changed or is missing; the copy in {directory}/{files.CODE}/ is the original")
+    if stored.get("kind") == pretraining.KIND:
+        return pretraining.plan_of(options.restored(stored, *pretraining.parameters(), "pretraining"))
     return plan_of(options.restore(stored))

@@ -57,7 +57,7 @@ class Record:
         self.rows.append({name: gone(name, x) for name, x in chunk.metrics.items()})
         self.iterations.append(chunk.iteration)
         yield from self.call_broken(np.asarray(chunk.state.nonfinite)[: self.plan.num_runs])
-        if (goal := self.plan.config["stop_when"]) is not None:
+        if (goal := self.plan.config.get("stop_when")) is not None:
             enough = np.sum([row["episodes"] for row in self.rows], axis=0) >= ENOUGH
             ends, why = (returns_so_far(self.rows) >= goal) & enough, f"reached a return of {goal:g}"
         elif self.plan.watch and self.plan.watch.ends:

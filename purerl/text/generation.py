@@ -425,6 +425,7 @@ def beam_search(
 # --- texts ------------------------------------------------------------------------------------------------------------
 
 _generate = jax.jit(generate, static_argnames=("model", "max_tokens", "end", "choose"))
+_beam_search = jax.jit(beam_search, static_argnames=("model", "max_tokens", "end", "width", "length_penalty"))
 
 
 def write(
@@ -436,6 +437,8 @@ def write(
     max_tokens: int = 64,
     choose: Choice = SOFTMAX,
     batch: int = 32,
+    beam: int | None = None,
+    length_penalty: float = 0.0,
 ) -> list[str]:
     """Complete texts, `batch` of them at a time.
 
@@ -443,6 +446,7 @@ def write(
       tokenizer: that of the model.  prompts: strings; an empty one stands for the end token, which begins texts.
       key: consumed.  max_tokens: the most tokens added to a prompt.
       choose: as for `generate`; made once and passed again, it compiles nothing again.
+      beam, length_penalty: the best completion of `beam_search` of that width, in place of `choose`.
     Returns:
       The completions, without their prompts.
     Raises:
@@ -470,6 +474,10 @@ def write(
     texts = []
     for i in range(0, len(ids), batch):
         own, part = jax.random.fold_in(key, i), slice(i, i + batch)
-        out = _generate(model, params, own, tokens[part], length[part], max_tokens, tokenizer.end, choose)
-        texts += [tokenizer.decode(row.tolist()) for row in np.asarray(out.tokens)]
+        if beam is None:
+            out = _generate(model, params, own, tokens[part], length[part], max_tokens, tokenizer.end, choose).tokens
+        else:
+            given = (tokens[part], length[part], max_tokens, tokenizer.end, beam, length_penalty)
+            out = _beam_search(model, params, *given).tokens[:, 0]
+        texts += [tokenizer.decode(row.tolist()) for row in np.asarray(out)]
     return texts[: len(prompts)]

@@ -66,7 +66,7 @@ def log_probs(model: LanguageModel, params: Any, tokens: Array, chunk: int = 64)
       float `[N, L]`.
     """
     features = model.features(params, tokens[:, :-1])
-    return chunked_log_probs(features, model.head(params), None, tokens[:, 1:], chunk)
+    return chunked_log_probs(features, model.kernel(params).T, None, tokens[:, 1:], chunk)
 
 
 def adamw(weight_decay, max_grad_norm) -> optax.GradientTransformation:
@@ -96,7 +96,7 @@ def likelihood_learner(
       params: parameters to start from; None: those of `model.init`.
       chunk: time steps whose logits are in memory at once.
     Returns:
-      A learner with metrics `loss` (nats a token), `learning_rate` and `grad_norm` (before clipping).
+      A learner with metrics `loss` (nats a token) and `learning_rate`.
     """
     optimizer = adamw(hp.weight_decay, hp.max_grad_norm)
 
@@ -138,12 +138,11 @@ def perplexity(
     Args:
       tokens: int `[M, L + 1]`.  mask: bool `[M, L]`, of `tokens[:, 1:]`.  batch: rows in one pass of the network.
     Returns:
-      The perplexity a token, float scalar; 1 if the mask is empty.
-
+      The perplexity of a token, float scalar; 1 if the mask is empty.
     """
     rows = tokens.shape[0]
     short = -rows % batch
-    tokens, mask = jnp.pad(tokens, ((0, short), (0, 0))), jnp.pad(mask, ((0, short), (0, 0)))
+    tokens, mask = (jnp.pad(jnp.asarray(x), ((0, short), (0, 0))) for x in (tokens, mask))
     split = lambda x: x.reshape(-1, batch, x.shape[1])
 
     def sums(data):

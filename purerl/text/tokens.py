@@ -108,7 +108,7 @@ def _json(end: int, pre_tokenizer: dict[str, Any], decoder: dict[str, Any], mode
 
 
 def _names_of_bytes() -> list[str]:
-    """The printable character by which a byte-level vocabulary names each byte: itself, or else the next from U+0100."""
+    """The printable characters that name bytes in a byte-level vocabulary: themselves, or else the next from U+0100."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
@@ -264,8 +264,8 @@ def _of_library(tokenizer: Any, end: int, text: str) -> Tokenizer:
 def train_bpe(texts: Iterable[str], size: int) -> Tokenizer:
     """Byte-pair encoding on bytes, trained on some texts; the end token is 0. It encodes any text.
 
-    Starting from the 256 bytes, the most frequent pair of neighbouring tokens in a word becomes a new token, until there
-    are `size`. Fewer pairs than that give a smaller vocabulary.
+    Starting from the 256 bytes, the most frequent pair of neighbouring tokens in a word becomes a new token, until the
+    vocabulary has `size`. It is smaller if the texts have fewer pairs.
 
     Args:
       texts: list of texts.  size: the number of ids, end token included, an int of at least 257.

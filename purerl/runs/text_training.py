@@ -1,0 +1,114 @@
+"""Training of language models by reinforcement as runs: options, plans, samples of text and the model on disk."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purerl import agents
+from purerl.agents.parts.declarations import declaration_of
+from purerl.agents.parts.families import POLICY_GRADIENT
+from purerl.runs import options
+from purerl.runs.arguments import Count
+from purerl.runs.plan import Watch
+from purerl.text import assembly, huggingface
+from purerl.text.assembly import Parts, Settings
+from purerl.text.generation import generate, sample
+
+SAMPLES = 5  # texts shown during a run
+OFFERED = ("seeds", "seed", "stop_when", "chunks", "tensorboard", "wandb", "mlflow")  # options as of `purerl train`
+
+
+def parameters(make: Any, agent: str) -> tuple[list[click.Parameter], list[click.Option]]:
+    """The options of `purerl text train AGENT`: those of the run, and the agent's hyperparameters.
+
+    Raises:
+      ValueError: if there is no such agent, or it has no policy over tokens.
+    """
+    of_run, own = options.parameters(agent)
+    if declaration_of(make).family is not POLICY_GRADIENT:
+        raise ValueError(f"{agent} does not train language models; allowed are {', '.join(agents.of_sequences())}, "
+                         "or your own FILE.py:name of the policy-gradient family")  # fmt: skip
+    say = partial(click.Option, show_default=True)
+    parts = {*declaration_of(make).parts}
+    kept = [p for p in of_run if p.name in (*OFFERED, *parts)]
+    for p in kept:
+        if p.name == "seeds":
+            p.default = 1
+    default = Settings("", "")
+    run = [
+        click.Argument(["data"], metavar="DATA"),
+        click.Option(["--model"], required=True, metavar="FOLDER", help="the language model: the folder of a run of "
+                     "`purerl text`, or of GPT-2 in Hugging Face's format"),
+        say(["--reward"], default=default.reward, metavar="TERMS", help="NAME or NAME:WEIGHT, separated by commas: "
+            f"{', '.join(assembly.TERMS)}; or FILE.py:name, as of `purerl train`"),
+        say(["--updates"], type=Count(), default=200, help="updates of the model"),
+        say(["--completions", "num_envs"], type=Count(), default=64, help="completions sampled for each update"),
+        say(["--max-prompt"], type=Count(), default=default.max_prompt, help="tokens of a prompt; longer ones are left "
+            "out"),
+        say(["--max-tokens"], type=Count(), default=default.max_tokens, help="tokens of a completion"),
+        say(["--temperature"], type=click.FloatRange(0, min_open=True), default=default.temperature,
+            help="of the softmax that is sampled and trained"),
+        *kept,
+    ]  # fmt: skip
+    return run, own
+
+
+def config_of(agent: str, given: Mapping[str, Any], hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The complete config of a run from the values of `parameters`."""
+    of_run, _ = options.parameters(agent)
+    others = click.Command("defaults", params=[p for p in of_run if p.name != "env"])
+    config = others.make_context("defaults", []).params
+    values = dict(given)
+    data, updates, reward = values.pop("data"), values.pop("updates"), values.pop("reward")
+    own = reward if ".py:" in reward else None
+    files = assembly.files_of(data)
+    settings = Settings(
+        model=str(assembly.model_folder(values.pop("model"))),
+        data=str(Path(data).resolve()) if files else data,
+        reward=Settings("", "").reward if own else reward,
+        max_prompt=values.pop("max_prompt"),
+        max_tokens=values.pop("max_tokens"),
+        temperature=values.pop("temperature"),
+    )
+    blocks = {"rollout_length": settings.max_tokens, "steps": updates * values["num_envs"] * settings.max_tokens}
+    text = {"env": f"text/{assembly.short_name(data)}", "reward": own, "text": settings._asdict()}
+    return {"agent": agent, **config, **values, **blocks, **text, "hyperparameters": dict(hyperparameters)}
+
+
+def parts_of_agent(make: Any) -> dict[str, Any]:
+    """Parts of an agent that depend on the environment: which completions ended by themselves, for `ended`."""
+    known = inspect.signature(getattr(make, "func", make)).parameters
+    return {"ended": lambda tr: (tr.info["ended"] & tr.valid).any(0)} if "ended" in known else {}
+
+
+def watch(parts: Parts, settings: Settings, num_runs: int) -> Watch:
+    """Samples of text during training, and at the end the model of the best run on disk."""
+    prompt, length = jnp.asarray(parts.task.prompts[:1]), jnp.asarray(parts.task.prompt_length[:1])
+
+    @jax.jit
+    def write(params, run, key):
+        params = jax.tree.map(lambda x: x[run], params["model"])
+        choose = sample(settings.temperature)
+        return generate(parts.model, params, key, prompt, length, settings.max_tokens, parts.task.end, choose)
+
+    def after(directory: Path, rows: list[dict[str, np.ndarray]], state: Any, last: bool) -> Iterator[str]:
+        returns = rows[-1]["episode_return"]
+        best = int(np.where(np.isnan(returns), -np.inf, returns).argmax())
+        if last or len(rows) % 20 == 0:
+            text = write(state.agent.params, best, jax.random.key(len(rows)))
+            begun = parts.tokenizer.decode(parts.task.prompts[0][: int(length[0])].tolist())
+            yield f"sample: {begun}{parts.tokenizer.decode(text.tokens[0, : int(text.length[0])].tolist())}"
+        if last:
+            params = jax.tree.map(lambda x: x[best], state.agent.params["model"])
+            huggingface.save(directory / assembly.MODEL, parts.model.shape, params, parts.tokenizer)
+
+    return Watch(after=after)

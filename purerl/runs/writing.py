@@ -1,0 +1,202 @@
+"""Completions of prompts by language models on disk: generation, and tables of their scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from purerl.runs import files, report
+from purerl.runs.evaluation import evaluation_key
+from purerl.runs.progress import progress_bar
+from purerl.text import assembly, evaluation, generation
+from purerl.text.assembly import Settings
+from purerl.text.data import Pairs
+from purerl.text.generation import Choice, Filter
+
+QUALITY = {
+    "bleu": "BLEU", "rouge1": "R-1", "rouge2": "R-2", "rougeL": "R-L", "chrf": "chrF", "exact": "exact",
+    "perplexity": "perplexity",
+}  # fmt: skip
+DIVERSITY = {
+    "self_bleu": "Self-BLEU", "distinct1": "distinct-1", "distinct2": "distinct-2", "repetition": "repeated",
+    "words": "words",
+}  # fmt: skip
+
+
+def _choice(temperature: float, filters: Sequence[Filter] = ()) -> Choice:
+    """Greedy at a temperature of 0, otherwise sampling."""
+    return generation.sample(temperature, *filters) if temperature > 0 else generation.greedy
+
+
+def generate(
+    model: Path,
+    prompts: Sequence[str],
+    prompts_from: Path | None,
+    max_tokens: int,
+    samples: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    beam: int | None,
+    length_penalty: float,
+    seed: int,
+) -> None:
+    """Print completions of prompts; without a prompt, texts from their beginning.
+
+    Raises:
+      ValueError: if there is no model, a prompt does not fit, or options exclude each other.
+    """
+    if beam and (samples > 1 or top_k or top_p or min_p):
+        raise ValueError("--beam searches for the most probable completion; it excludes --samples, --top-k, --top-p "
+                         "and --min-p")  # fmt: skip
+    language_model, params, tokenizer = assembly.load_model(model)
+    if prompts_from is not None:
+        try:
+            lines = prompts_from.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{prompts_from} cannot be read: {error}") from error
+        prompts = [*prompts, *(line for line in lines if line.strip())]
+    prompts = list(prompts) or [""]
+    between = _separator(model)
+    asked = [text + between if text else text for text in prompts for _ in range(samples)]
+    key = evaluation_key(seed)
+    named = ((generation.top_k, top_k), (generation.top_p, top_p), (generation.min_p, min_p))
+    choose = _choice(temperature, [make(value) for make, value in named if value])
+    search = {"beam": beam, "length_penalty": length_penalty}
+    texts = generation.write(language_model, params, tokenizer, asked, key, max_tokens, choose, **search)
+    for prompt, text in zip(asked, texts, strict=True):
+        report.say(f"{prompt}{text}")
+
+
+def _settings(model: Path) -> Settings | None:
+    """The settings of the text task of a run; None for another folder."""
+    try:
+        text = files.read_config(model).get("text")
+    except ValueError:
+        return None
+    return Settings(**text) if text else None
+
+
+def _separator(model: Path) -> str:
+    settings = _settings(model)
+    return assembly.separator(settings.data) if settings else ""
+
+
+class Row(NamedTuple):
+    """The completions of one model, decoded in one way."""
+
+    name: str
+    texts: list[str]
+
+
+def evaluate(
+    model: Path,
+    data: str | None,
+    part: str,
+    examples: int,
+    max_tokens: int | None,
+    temperature: tuple[float, ...],
+    best_of: int | None,
+    judge: Path | None,
+    seed: int,
+    out: Path | None,
+) -> None:
+    """Print a table of scores of a model's completions, beside the model before training and copies of the prompts.
+
+    Raises:
+      ValueError: if there is no model or no data, or completions exceed the context.
+    """
+    settings = _settings(model)
+    if data is None and settings is None:
+        raise ValueError(f"{model} is not a run of `purerl text train`, so DATA has to be named")
+    source = data or settings.data  # pyright: ignore[reportOptionalMemberAccess]
+    limit = max_tokens or (settings.max_tokens if settings else 64)
+    if out is not None:
+        report.new_file(out, "--out", [".jsonl"])
+    after = assembly.load_model(model)
+    before = assembly.load_model(settings.model) if settings else None
+    judged = assembly.load_model(judge) if judge else before or after
+    prompts, references, between = _questions(source, part, examples, after, settings, limit)
+    key, rows = evaluation_key(seed), []
+    if between:
+        rows.append(Row("copy of the prompt", [text.removesuffix(between) for text in prompts]))
+    models = ([("before", before)] if before else []) + [("after" if before else "model", after)]
+    with progress_bar() as bar:
+        task = bar.add_task("completions", total=len(models) * (len(temperature) + bool(best_of)))
+        for name, (language_model, params, tokenizer) in models:
+            for tau in temperature:
+                label = f"{name}, greedy" if tau == 0 else f"{name}, temperature {tau:g}"
+                write = lambda key, tau=tau: generation.write(
+                    language_model, params, tokenizer, prompts, key, limit, _choice(tau)
+                )
+                rows.append(Row(label, write(key)))
+                bar.advance(task)
+            if best_of:
+                rows.append(Row(f"{name}, best of {best_of}", _best(write, key, best_of, references)))
+                bar.advance(task)
+    _show(rows, prompts, references, judged, f"{part} part of {source}: {len(prompts)} prompts")
+    if out is not None:
+        lines = [
+            json.dumps({"prompt": prompt, "references": known, **{row.name: row.texts[i] for row in rows}})
+            for i, (prompt, known) in enumerate(zip(prompts, references, strict=True))
+        ]
+        files.write(out, "\n".join(lines) + "\n")
+        report.note(f"texts: {out}")
+
+
+def _questions(source: str, part: str, examples: int, model: Any, settings: Settings | None, limit: int):
+    """Prompts with their separator, spread evenly over the data, the references of each, and the separator."""
+    found, between = assembly.read(source, part), assembly.separator(source)
+    language_model, _, tokenizer = model
+    longest = settings.max_prompt if settings else language_model.shape.context - limit
+    if longest < 1:
+        raise ValueError(f"max_tokens is {limit}; the model's context is {language_model.shape.context}")
+    if isinstance(found, Pairs):
+        fit = assembly.data.fitting(tokenizer, found, longest, limit - 1, between)
+        prompts, references = [text + between for text in fit.prompts], fit.references
+    else:
+        task = assembly.task_of(found, tokenizer, min(longest, 64), limit, between)
+        prompts = [tokenizer.decode(row.tolist()) for row in task.prompts]
+        references = [[tokenizer.decode(row[0].tolist())] for row in task.references]
+    chosen = np.unique(np.linspace(0, len(prompts) - 1, min(examples, len(prompts))).round().astype(int))
+    return [prompts[i] for i in chosen], [references[i] for i in chosen], between
+
+
+def _best(write: Callable, key: Any, num: int, references: list[list[str]]) -> list[str]:
+    """The completion with the highest sentence BLEU + ROUGE-L of `num`, for each prompt."""
+    tries = [write(jax.random.fold_in(key, i)) for i in range(num)]
+    scores = np.stack([evaluation.sentence_scores(texts, references) for texts in tries])
+    return [tries[best][i] for i, best in enumerate(scores.argmax(0))]
+
+
+def _show(rows: list[Row], prompts: list[str], references: list[list[str]], judge: Any, title: str) -> None:
+    scores = [
+        {
+            **evaluation.quality(row.texts, references),
+            **evaluation.diversity(row.texts),
+            "perplexity": evaluation.perplexity(*judge, prompts, row.texts),
+        }
+        for row in rows
+    ]
+    for heading, columns in ((title, QUALITY), ("diversity", DIVERSITY)):
+        out = Table(title=heading, title_justify="left")
+        out.add_column("in %, but for perplexity" if columns is QUALITY else "in %, but for words", no_wrap=True)
+        for name in columns.values():
+            out.add_column(name, justify="right", no_wrap=True)
+        for row, score in zip(rows, scores, strict=True):
+            out.add_row(row.name, *[f"{score[name]:.{2 if name == 'perplexity' else 1}f}" for name in columns])
+        Console().print(out)
+    report.say(
+        "R: ROUGE, its F. Perplexity: under the judge. Self-BLEU: high where texts are alike. Repeated: trigrams"
+    )
+    for row in rows:
+        report.say(f"{row.name}: {prompts[0]}{row.texts[0]}")
+    report.say(f"reference: {prompts[0]}{references[0][0]}")

@@ -1,0 +1,251 @@
+"""purerl text: pretraining, training by reinforcement, generation and evaluation, on a model of a few numbers."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from commands import StopAfter, command, same_bits, snapshot
+
+import purerl
+from purerl.runs import execute, files
+from purerl.text import assembly, data, generation, huggingface, tokens
+
+SIZES = ["--tokenizer", "characters", "--layers", 1, "--heads", 1, "--width", 8, "--context", 8, "--batch", 4]
+TASK = ["--updates", 4, "--completions", 8, "--group-size", 4, "--max-prompt", 4, "--max-tokens", 3, "--chunks", 2]
+
+
+def pretrain(directory, *arguments, data="addition:1", count=320):
+    return command("text", "pretrain", data, *SIZES, "--tokens", count, "--chunks", 5, "--dir", directory, *arguments)
+
+
+def train(directory, model, *arguments, agent="grpo", data="addition:1"):
+    return command("text", "train", agent, data, "--model", model, *TASK, "--dir", directory, *arguments)
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory):
+    """Two models on sums, for two learning rates."""
+    directory = tmp_path_factory.mktemp("text") / "pretrained"
+    assert pretrain(directory, "--learning-rate", "1e-2,1e-3") == 0
+    return directory
+
+
+@pytest.fixture(scope="session")
+def trained(pretrained):
+    """One of them, trained by reinforcement."""
+    directory = pretrained.with_name("trained")
+    assert train(directory, pretrained) == 0
+    return directory
+
+
+def test_the_best_model_is_on_disk_with_its_tokenizer(pretrained):
+    metrics = files.read_metrics(pretrained / "metrics.csv", 2)
+    assert metrics.columns["validation_perplexity"].shape == (5, 2) and metrics.steps[-1] == 320
+    model, params, tokenizer = assembly.load_model(pretrained)
+    assert model.shape[:5] == (tokenizer.size, 8, 8, 1, 1) and tokenizer.decode(tokenizer.encode("1+2=3")) == "1+2=3"
+    held_out = validation_by_hand(model, params, tokenizer)
+    np.testing.assert_allclose(held_out, metrics.columns["validation_perplexity"].min(), rtol=1e-5)
+
+
+def validation_by_hand(model, params, tokenizer):
+    """exp of the mean over the held-out sums' tokens, one sum at a time."""
+    _, held_out = data.split(assembly.read("addition:1"), 0.05)
+    logs = []
+    for prompt, (reference,) in zip(*held_out, strict=True):
+        x, y = tokenizer.encode(prompt), [*tokenizer.encode(reference), tokenizer.end]
+        ids = np.array([x]), np.array([len(x)]), np.array([y])
+        logs += np.asarray(generation.completion_log_probs(model, params, *ids))[0].tolist()
+    return np.exp(-np.mean(logs))
+
+
+def test_pretraining_stopped_and_resumed_is_uninterrupted(pretrained, tmp_path, monkeypatch):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    shutil.copytree(pretrained, whole)
+    monkeypatch.setattr(execute, "Interrupts", StopAfter(2))
+    assert pretrain(cut, "--learning-rate", "1e-2,1e-3") == 130
+    monkeypatch.undo()
+    assert command("resume", cut) == 0
+    same_bits(whole, cut)
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        assert (whole / "model" / name).read_bytes() == (cut / "model" / name).read_bytes()
+
+
+def test_pretraining_ends_where_validation_does_not_improve(tmp_path, capsys):
+    directory = tmp_path / "early"
+    assert pretrain(directory, "--learning-rate", 0, "--patience", 2) == 0
+    assert "stopped early" in capsys.readouterr().err
+    assert files.read_metrics(directory / "metrics.csv", 1).columns["loss"].shape == (3, 1)
+
+
+def test_pretraining_goes_on_from_a_model(pretrained, tmp_path):
+    directory = tmp_path / "on"
+    assert pretrain(directory, "--model", pretrained, "--learning-rate", 0) == 0
+    before, after = (assembly.load_model(path)[1] for path in (pretrained, directory))
+    np.testing.assert_array_equal(before["wte"]["weight"], after["wte"]["weight"])
+
+
+def test_texts_are_learned_in_windows(tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("the cat sat on the mat\n" * 20)
+    assert pretrain(tmp_path / "run", data=text) == 0
+    assert (tmp_path / "run" / "code").is_dir() and assembly.load_model(tmp_path / "run")[2].encode("cat")
+
+
+def test_training_is_a_run_like_any_other(trained, pretrained, tmp_path, monkeypatch, capsys):
+    metrics = files.read_metrics(trained / "metrics.csv", 1)
+    assert {"episode_return", "exact", "weighted/exact", "policy_loss", "length"} <= metrics.columns.keys()
+    np.testing.assert_allclose(metrics.columns["exact"], metrics.columns["episode_return"], rtol=1e-6)
+    cut = tmp_path / "cut"
+    monkeypatch.setattr(execute, "Interrupts", StopAfter(1))
+    assert train(cut, pretrained) == 130
+    monkeypatch.undo()
+    assert command("resume", cut) == 0
+    same_bits(trained, cut)
+    assert "sample: " in capsys.readouterr().err
+    assert command("evaluate", trained, "--episodes", 4) == 0
+    assert command("plot", trained, "--metric", "exact", "--out", tmp_path / "plot.png") == 0
+
+
+def test_the_trained_model_is_written_for_others(trained, tmp_path):
+    run = purerl.runs.load(trained)
+    model, params, _ = assembly.load_model(trained)
+    same = lambda x, y: np.testing.assert_array_equal(np.asarray(x)[0], y)
+    same(run.state.agent.params["model"]["wte"]["weight"], params["wte"]["weight"])
+    same(
+        run.state.agent.params["model"]["h"][0]["attn"]["c_attn"]["weight"], params["h"][0]["attn"]["c_attn"]["weight"]
+    )
+    assert huggingface.load(trained / "model")[0].shape == model.shape
+
+
+def test_terms_are_weighted_and_logged_one_by_one(pretrained, tmp_path):
+    terms = ["--reward", "bleu-1,rouge-l:0.5,repetition:0.1"]
+    assert train(tmp_path / "run", pretrained, *terms, "--kl-cost", 0.1, agent="rloo") == 0
+    columns = files.read_metrics(tmp_path / "run" / "metrics.csv", 1).columns
+    assert np.isfinite(columns["kl"]).all()
+    total = columns["bleu-1"] + 0.5 * columns["rouge-l"] + columns["weighted/repetition"]
+    np.testing.assert_allclose(columns["episode_return"], total, rtol=1e-5, atol=1e-6)
+
+
+def test_a_reward_of_ones_own(pretrained, tmp_path):
+    own = tmp_path / "reward.py"
+    own.write_text("def ones(transitions):\n    return transitions.valid * 1.0\n")
+    assert train(tmp_path / "run", pretrained, "--reward", f"{own}:ones") == 0
+    columns = files.read_metrics(tmp_path / "run" / "metrics.csv", 1).columns
+    np.testing.assert_allclose(columns["episode_return"], columns["episode_length"], rtol=1e-5)
+
+
+def test_generation_greedy_by_beams_and_sampled(trained, tmp_path, capsys):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("1+1=\n2+2=\n")
+    greedy = ["text", "generate", trained, "3+4=", "--prompts-from", prompts, "--max-tokens", 3]
+    said = []
+    for how in (["--temperature", 0], ["--beam", 1], ["--beam", 2], ["--samples", 2, "--top-k", 3, "--top-p", 0.9]):
+        assert command(*greedy, *how) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] and [line[:4] for line in said[0].splitlines()] == ["3+4=", "1+1=", "2+2="]
+    assert len(said[3].splitlines()) == 6
+
+
+def test_evaluation_before_and_after(trained, tmp_path, capsys):
+    out = tmp_path / "texts.jsonl"
+    assert command("text", "evaluate", trained, "--best-of", 2, "--temperature", "0,0.5", "--out", out) == 0
+    said = capsys.readouterr().out
+    rows = ["before, greedy", "before, temperature 0.5", "before, best of 2", "after, greedy", "after, best of 2"]
+    assert all(re.search(rf"{name} +│", said) for name in rows) and "perplexity" in said and "Self-BLEU" in said
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(lines) == 10 and {"prompt", "references", *rows} <= lines[0].keys()
+
+
+def test_pairs_have_the_copy_of_the_prompt_as_a_row(pretrained, tmp_path, capsys):
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("prompt,reference\n" + "".join(f"{a}+{b},{a + b}\n" for a in range(5) for b in range(4)))
+    tiny = tmp_path / "tiny"
+    assert pretrain(tiny, "--tokenizer", "bytes", data=pairs) == 0
+    capsys.readouterr()
+    assert command("text", "evaluate", tiny, pairs, "--max-tokens", 3, "--judge", tiny) == 0
+    assert re.search(r"copy of the prompt +│ +0.0", capsys.readouterr().out)
+
+
+def damaged(source, directory, **changes):
+    """A copy of a model's folder with other files; None removes one."""
+    shutil.copytree(source, directory)
+    for name, content in changes.items():
+        path = directory / name.replace("_", ".")
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def wrong(pretrained, tmp_path_factory):
+    """Inputs with a mistake, by name."""
+    folder, model = tmp_path_factory.mktemp("wrong"), pretrained / "model"
+    (folder / "empty.txt").write_text("")
+    (folder / "bad.jsonl").write_text('{"prompt": "a", "reference": "b"}\n{"prompt": "c"}\n')
+    more = folder / "more"
+    tokens.byte_tokenizer().save(more)
+    tensors = damaged(model, folder / "tensors")
+    weights = safetensors.numpy.load_file(tensors / "model.safetensors")
+    safetensors.numpy.save_file({**weights, "extra.weight": np.zeros(2)}, tensors / "model.safetensors")
+    return {
+        "empty": folder / "empty.txt",
+        "jsonl": folder / "bad.jsonl",
+        "other tokenizer": damaged(model, folder / "other", tokenizer_json=(more / "tokenizer.json").read_bytes()),
+        "hostile": damaged(model, folder / "hostile", model_safetensors=b"\x80\x04cos\nsystem\n."),
+        "no tokenizer": damaged(model, folder / "none", tokenizer_json=None),
+        "tensors": tensors,
+        "pretrained": pretrained,
+        "missing": folder / "missing",
+    }
+
+
+MISTAKES = [
+    (["pretrain", "missing"], "missing"),
+    (["pretrain", "empty"], "empty.txt"),
+    (["pretrain", "jsonl"], "bad.jsonl, line 2"),
+    (["pretrain", "addition:x"], "addition:N"),
+    (["pretrain", "addition:1", "--tokenizer", "words"], "bytes, characters, bpe:SIZE"),
+    (["pretrain", "addition:1", "--tokenizer", "characters", "--heads", "3"], "width is 128; it must be a multiple"),
+    (["pretrain", "addition:1", "--tokenizer", "bytes", "--tokens", "10"], "at least one"),
+    (["train", "grpo", "addition:1"], "--model"),
+    (["train", "grpo", "addition:1", "--model", "missing"], "has no model"),
+    (["train", "grpo", "addition:1", "--model", "other tokenizer", *TASK], "tokenizer"),
+    (["train", "grpo", "addition:1", "--model", "hostile", *TASK], "model.safetensors"),
+    (["train", "grpo", "addition:1", "--model", "no tokenizer", *TASK], "tokenizer.json"),
+    (["train", "grpo", "addition:1", "--model", "tensors", *TASK], "extra.weight"),
+    (["train", "grpo", "addition:1", "--model", "pretrained", *TASK, "--max-prompt", "9"], "the model's context"),
+    (["train", "grpo", "addition:1", "--model", "pretrained", *TASK, "--reward", "blue"], "allowed are exact, bleu"),
+    (["train", "grpo", "addition:1", "--model", "pretrained", *TASK, "--reward", "bleu:x"], "not a number"),
+    (["train", "grpo", "addition:1", "--model", "pretrained", *TASK, "--max-prompt", "2"], "none has a prompt"),
+    (["train", "nosuch", "addition:1"], "no agent 'nosuch'"),
+    (["train", "dqn", "addition:1", "--model", "pretrained"], "dqn"),
+    (["generate", "missing"], "has no model"),
+    (["generate", "pretrained", "1+1=1+1=", "--max-tokens", "3"], "it must have at most 5"),
+    (["generate", "pretrained", "A"], "'A'"),
+    (["generate", "pretrained", "1", "--beam", "2", "--samples", "2"], "excludes --samples"),
+    (["evaluate", "pretrained"], "DATA has to be named"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=lambda x: " ".join(x[:4]) if isinstance(x, list) else "")
+def test_mistakes_are_one_line_and_change_nothing(arguments, said, wrong, tmp_path, capsys):
+    before = snapshot(wrong["pretrained"])
+    words = [str(wrong.get(word, word)) for word in arguments]
+    where = ["--dir", tmp_path / "new"] if arguments[0] in ("pretrain", "train") else []
+    capsys.readouterr()
+    assert command("text", *words, *where) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("purerl: error: ") and said in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "new").exists() and snapshot(wrong["pretrained"]) == before
+
+
+def test_help_says_what_each_option_does(capsys):
+    for words in (["text", "--help"], ["text", "pretrain", "--help"], ["text", "train", "--help"],
+                  ["text", "train", "grpo", "--help"], ["text", "generate", "--help"], ["text", "evaluate", "--help"]):  # fmt: skip
+        assert command(*words) == 0
+        assert "Usage: " in capsys.readouterr().out
