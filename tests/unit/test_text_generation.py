@@ -292,6 +292,7 @@ def test_strings_are_completed_in_batches():
     tokens, length = pad([tokenizer.encode(x) or [tokenizer.end] for x in prompts], fill=1)
     out = jax.jit(lambda params: generate(model, params, key, tokens, length, 5, tokenizer.end, greedy))(params)
     assert texts == [tokenizer.decode(row.tolist()) for row in np.asarray(out.tokens)]
+    assert write(prompts, batch=4, choose=None, beam=1) == texts
     assert write([]) == [] and len(set(texts)) > 1
     for call, said in (
         (

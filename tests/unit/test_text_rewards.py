@@ -258,6 +258,21 @@ def test_any_function_of_strings():
     assert calls == [(prompts * 2, strings * 2)]  # one call for all of them
 
 
+def test_no_argument_of_the_callback_is_large_enough_for_a_deadlock(monkeypatch):
+    """XLA copies arguments above 100 kB in another thread, and with two devices on two cores there may be none."""
+    steps, number, seeds, calls = 200, 300, 2, []
+
+    def record(function, like, *given):
+        calls.append([x.size * x.dtype.itemsize for x in given])
+        return jnp.zeros(like.shape, like.dtype)
+
+    monkeypatch.setattr(jax, "pure_callback", record)
+    term = terms.host(lambda prompts, texts: [0.0] * len(texts), TOKENIZER, TASK)
+    like = lambda x: jax.ShapeDtypeStruct((seeds, steps, number), x.dtype)
+    jax.eval_shape(jax.vmap(term), jax.tree.map(like, BLOCK))
+    assert sum(calls[-1]) == 4 * seeds * number * (steps + 2) and max(calls[-1]) <= 2**16
+
+
 def test_errors_of_a_function_of_strings_keep_their_message():
     def broken(prompts, texts):
         raise RuntimeError(f"the judge is away, with {len(texts)} texts")
