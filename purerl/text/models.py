@@ -225,9 +225,10 @@ def policy_network(
     and `token` int32 `[N]`, the newest token: after a reset the last one of the prompt. Outputs are the `Head` of the
     next token, for `policy`, and the value `[N]`, linear in the features and 0 at the start.
 
-    `step` first passes the prompts of new episodes through the model in parallel, all but their last token, in a branch
-    that is skipped where no episode is new, under `vmap` too. `unroll` is one parallel pass over prompts and tokens, so
-    its blocks have to start with a reset and hold one episode of each environment (`episodic`).
+    `step` first passes the prompts of new episodes through the model in parallel, all but their last token; where no
+    episode is new this is skipped, under `vmap` too. It has no gradient in reverse mode. `unroll` is one parallel pass
+    over prompts and tokens, so its blocks have to start with a reset and hold one episode of each environment
+    (`episodic`).
 
     Args:
       slots: the most tokens of a prompt and its completion together, P + T; at most the model's context.
@@ -272,7 +273,7 @@ def policy_network(
             return cache
         new = cache.length == 0
 
-        def fill():
+        def fill(cache):
             _, filled = model.prefill(params, prompt, obs["length"] - 1, prompt.shape[1])
             end = prompt.shape[1]
             start = lambda old, x: old.at[:, :, :end].set(where_ended(new, x, old[:, :, :end]))
@@ -280,7 +281,8 @@ def policy_network(
             keys, values = (tuple(map(start, *pair)) for pair in pairs)
             return Cache(keys, values, where_ended(new, filled.length, cache.length))
 
-        return jax.lax.cond(anywhere(new), fill, lambda: cache)
+        # at most one round; `cond` would copy the cache on every step of a rollout that stops where all have ended
+        return jax.lax.while_loop(lambda x: x[0], lambda x: (False, fill(x[1])), (anywhere(new), cache))[1]
 
     def step(params, cache, obs):
         features, cache = model.step(params["model"], with_prompts(params["model"], cache, obs), obs["token"])
