@@ -132,7 +132,7 @@ def _shape_of(config: dict[str, Any], path: Path) -> GPT2:
         raise ValueError(f"{path}: model_type is {config.get('model_type')!r}; only 'gpt2' is supported")
     for name, value in FIXED.items():
         if config.get(name, value) != value:
-            raise ValueError(f"{path}: {name} is {config[name]!r}; only {value!r} is supported")
+            raise ValueError(f"{path}: {name} is {config.get(name)!r}; only {value!r} is supported")
     shape = GPT2(**{ours: config.get(theirs, default) for ours, (theirs, default) in SIZES.items()})
     if not isinstance(shape.epsilon, float) or not 0 < shape.epsilon < 1:
         raise ValueError(f"{path}: layer_norm_epsilon is {shape.epsilon!r}; it must be a number in (0, 1)")

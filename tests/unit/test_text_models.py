@@ -118,7 +118,7 @@ def test_steps_equal_the_parallel_pass_for_prompts_of_unequal_length():
         single, of_row = by_steps(params(), tokens()[i : i + 1, :n], np.array([n]), rest[i : i + 1])
         np.testing.assert_allclose(features[i], single[0], atol=1e-5)
         for keys, own in zip(cache.keys, of_row.keys, strict=True):
-            np.testing.assert_allclose(keys[i, :, :, : n + 5], own[0, :, :, : n + 5], atol=1e-5)
+            np.testing.assert_allclose(keys[i, :, : n + 5], own[0, :, : n + 5], atol=1e-5)
         for values, own in zip(cache.values, of_row.values, strict=True):
             np.testing.assert_allclose(values[i, :, : n + 5], own[0, :, : n + 5], atol=1e-5)
 
@@ -260,7 +260,7 @@ def test_one_parallel_pass_gives_the_outputs_of_steps():
     assert memory.length.tolist() == [0, PROMPT[1] + T - 1, PROMPT[2] + T - 1, 0]
     for ours, steps in zip(memory.keys, after.keys, strict=True):
         n = PROMPT[2] + T - 1
-        np.testing.assert_allclose(ours[2, :, :, :n], steps[2, :, :, :n], atol=1e-5)
+        np.testing.assert_allclose(ours[2, :, :n], steps[2, :, :n], atol=1e-5)
     alone, nothing, _ = jax.jit(network().unroll)(network_params(), network().memory(4), obs, ended)
     assert nothing is None
     np.testing.assert_allclose(alone[0].features, pi.features, atol=1e-5)
