@@ -1477,7 +1477,7 @@ FAULTS = [
         "text/generation.py",
         "(rows * width + parent).reshape(-1)",
         "(rows * width + jnp.arange(width)).reshape(-1)",
-        ("unit/test_text_generation.py::test_narrow_beams_against_lists",),
+        ("unit/test_text_generation.py::test_a_wide_beam_finds_the_best_of_all_sequences",),
     ),
     Fault(
         "An episode of text goes on for a token after its limit",

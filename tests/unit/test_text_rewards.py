@@ -102,6 +102,7 @@ TERMS = {name: make(TASK) for name, (make, _) in REFERENCED.items()} | {
     "fluency": terms.fluency(MODEL, PARAMS, TASK),
     "perplexity": terms.perplexity(MODEL, PARAMS, TASK),
     "sentiment": terms.sentiment(TOKENIZER, {"ab": 1.5, "c": -1.0}),
+    "a user's": terms.of_completions(lambda tokens, *_: 1.0 * tokens.sum(-1), END),
 }
 
 
@@ -132,6 +133,7 @@ def test_terms_of_the_completion_alone(every):
         "repetition": [-share(len(x) - len(set(x)), x) for x in TEXTS],
         "length": [-max(2 - len(x), 0, len(x) - 4) for x in TEXTS],
         "overlong": [min(0.0, max(-1.0, (5 - 2 - len(x)) / 2)) for x in TEXTS],
+        "a user's": [sum(x) + END * (T - len(x)) for x in TEXTS],
         "sentiment": [1.5 * (x == "ab") - (x == "c") for x in map(TOKENIZER.decode, TEXTS)],
     }
     for name, x in wanted.items():
