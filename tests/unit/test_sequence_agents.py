@@ -731,3 +731,25 @@ def test_the_size_of_groups_is_given_once(key):
         agent_of("sequence_reinforce", dict(baseline="self-critical"))
     with pytest.raises(ValueError, match="max_length is 7; for dynamic sampling it must be rollout_length, 4"):
         updated(agent_of("grpo", dict(dynamic_sampling=True, max_length=7)), block(CHOSEN, REWARD))
+
+
+def test_the_command_line_asks_for_groups_and_lengths_once():
+    import click
+
+    from purerl.runs import options, plans
+
+    for name in AGENTS:
+        of_run, own = options.parameters(name)
+        assert [p.name for p in (*of_run, *own)].count("group_size") == 1
+        assert ("group_size" in {p.name for p in own}) == (name != "sequence_ppo")
+    of_run, own = options.parameters("grpo")
+    values = lambda words, given: click.Command("", params=list(given)).make_context("", words).params
+    hyperparameters = values(["--group-size", "4", "--dynamic-sampling"], own)
+    config = {"agent": "grpo", **values(["CartPole-v1", "--rollout-length", "20"], of_run)}
+    plan = plans.plan_of({**config, "hyperparameters": hyperparameters})
+    agent = plan.agent(plan.hp())
+    assert agent.group_size == 4 and plan.config["hyperparameters"]["max_length"] == 20
+    state = jax.eval_shape(plan.make(plan.hp()).init, jax.random.key(0))
+    assert state.agent.own.batch.action.shape == (20, 16)
+    again = plans.plan_of(options.restore(plan.config))
+    assert again.config == plan.config
