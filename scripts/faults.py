@@ -720,6 +720,20 @@ FAULTS = [
         "tr.reward + (cost * kl if",
         ("unit/test_sequence_agents.py::test_sequence_ppo_is_its_equation",),
     ),
+    Fault(
+        "What acts in training alone acts nowhere",
+        "training/rollouts.py",
+        "(agent.collect or agent.act)(act_key",
+        "agent.act(act_key",
+        ("unit/test_sequence_agents.py::test_the_first_of_a_group_is_greedy_in_training_alone",),
+    ),
+    Fault(
+        "The buffer of dynamic sampling has its default length in every run",
+        "runs/plans.py",
+        'values["max_length"] = rollout_length',
+        'values["max_length"] = values["max_length"]',
+        ("unit/test_sequence_agents.py::test_the_command_line_asks_for_groups_and_lengths_once",),
+    ),
     # --- agents that learn values -------------------------------------------------------------------------------------
     Fault(
         "Polyak averages go the wrong way",

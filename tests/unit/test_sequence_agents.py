@@ -496,7 +496,10 @@ def test_the_penalty_in_the_reward_has_the_gradient_of_the_kl():
 
 
 def test_the_reference_stays_and_the_coefficient_moves():
-    hp = dict(kl_cost=0.3, kl_target=1.0, group_size=4)
+    x, cost = tables_of(tables()[0])[3], 0.3
+    kl = np.where(MASK[CHOSEN], np.exp(-x) - 1 + x, 0.0).sum(-1).mean()
+    target = kl / 1.1  # what is within 20 % moves it in proportion
+    hp = dict(kl_cost=0.3, kl="k3", kl_target=target, group_size=4)
 
     def updates():
         agent, key = agent_of("rloo", hp, reference=REFERENCE), jax.random.key(0)
@@ -510,12 +513,10 @@ def test_the_reference_stays_and_the_coefficient_moves():
         states, metrics = jax.tree.map(np.asarray, jax.jit(updates)())
     for state in states:
         np.testing.assert_array_equal(state.reference["pi"], tables()[1])
-    x, cost = tables_of(tables()[0])[3], 0.3
-    kl = np.where(MASK[CHOSEN], x, 0.0).sum(-1).mean()
     for state, found in zip(states[1:], metrics, strict=True):
         np.testing.assert_allclose(found["kl"], kl, rtol=1e-12)  # of the log-probabilities that acted: the same block
         np.testing.assert_allclose(found["kl_cost"], cost, rtol=1e-12)
-        cost *= 1 + 0.1 * min(max(kl - 1.0, -0.2), 0.2)
+        cost *= 1 + 0.1 * (kl - target) / target
         np.testing.assert_allclose(state.kl_cost, cost, rtol=1e-12)
     assert states[2].updates == 2
 
