@@ -157,12 +157,13 @@ def _cache(wanted: bool) -> None:
         jax.config.update("jax_enable_compilation_cache", False)
 
 
-def train(plan: Plan, directory: Path | None, devices: int | None, save_every: float, compilation_cache: bool) -> None:
-    """Run a plan in a new directory."""
+def train(plan: Plan, directory: Path | None, devices: int | None, save_every: float, compilation_cache: bool) -> Path:
+    """Run a plan in a new directory, and return it."""
     _cache(compilation_cache)
     used = usable_devices(devices, plan.num_runs)
     directory = directory or report.unused(Path("runs") / plan.name)
     _begin(plan, directory, used, save_every)
+    return directory
 
 
 def _begin(plan: Plan, directory: Path, devices: list[Any], save_every: float) -> None:

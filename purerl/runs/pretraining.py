@@ -55,6 +55,16 @@ def parameters() -> tuple[list[click.Parameter], list[click.Option]]:
     return run, hyperparameter_options(Likelihood)
 
 
+def defaults(data: str) -> dict[str, Any]:
+    """The config of a run on data with all options at their defaults, but for tasks: these need less."""
+    run, own = parameters()
+    words = ["--tokenizer", "characters", "--layers", "2", "--width", "64", "--tokens", "4e5"]
+    task = assembly.is_task(data)
+    context = click.Command("defaults", params=[*run, *own]).make_context("defaults", [data, *(words if task else ())])
+    values = {p.name: context.params[p.name] for p in run}
+    return {**values, "hyperparameters": {p.name: context.params[p.name] for p in own}}
+
+
 def _watch(model: Any, tokenizer: Any, held_out: assembly.Examples, num_runs: int, patience: int) -> Watch:
     """Validation, early stopping, the best model on disk and samples of text."""
     begin = tokenizer.end * jnp.ones((1, 1), jnp.int32)

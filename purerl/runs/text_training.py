@@ -19,7 +19,7 @@ from purerl.agents.parts.families import POLICY_GRADIENT
 from purerl.runs import options
 from purerl.runs.arguments import Count
 from purerl.runs.plan import Watch
-from purerl.text import assembly, huggingface
+from purerl.text import assembly, huggingface, tokens
 from purerl.text.assembly import Parts, Settings
 from purerl.text.generation import generate, sample
 
@@ -46,15 +46,17 @@ def parameters(make: Any, agent: str) -> tuple[list[click.Parameter], list[click
     default = Settings("", "")
     run = [
         click.Argument(["data"], metavar="DATA"),
-        click.Option(["--model"], required=True, metavar="FOLDER", help="the language model: the folder of a run of "
-                     "`purerl text`, or of GPT-2 in Hugging Face's format"),
+        click.Option(["--model"], metavar="FOLDER", help="the language model: the folder of a run of `purerl text`, or "
+                     "of GPT-2 in Hugging Face's format  [default: that of runs/pretrain-DATA, which is made if it is "
+                     "not there]"),
         say(["--reward"], default=default.reward, metavar="TERMS", help="NAME or NAME:WEIGHT, separated by commas: "
             f"{', '.join(assembly.TERMS)}; or FILE.py:name, as of `purerl train`"),
         say(["--updates"], type=Count(), default=200, help="updates of the model"),
         say(["--completions", "num_envs"], type=Count(), default=64, help="completions sampled for each update"),
-        say(["--max-prompt"], type=Count(), default=default.max_prompt, help="tokens of a prompt; longer ones are left "
-            "out"),
-        say(["--max-tokens"], type=Count(), default=default.max_tokens, help="tokens of a completion"),
+        click.Option(["--max-prompt"], type=Count(), help="tokens of a prompt; longer ones are left out  [default: the "
+                     f"most in DATA, up to {assembly.MAX_PROMPT}]"),
+        click.Option(["--max-tokens"], type=Count(), help="tokens of a completion  [default: the most in DATA, up to "
+                     f"{assembly.MAX_TOKENS}]"),
         say(["--temperature"], type=click.FloatRange(0, min_open=True), default=default.temperature,
             help="of the softmax that is sampled and trained"),
         *kept,
@@ -70,13 +72,15 @@ def config_of(agent: str, given: Mapping[str, Any], hyperparameters: Mapping[str
     values = dict(given)
     data, updates, reward = values.pop("data"), values.pop("updates"), values.pop("reward")
     own = reward if ".py:" in reward else None
-    files = assembly.files_of(data)
+    files, folder = assembly.files_of(data), assembly.model_folder(values.pop("model"))
+    sizes = {name: values.pop(name) for name in ("max_prompt", "max_tokens")}
+    most = assembly.longest(assembly.read(data), tokens.load(folder), assembly.separator(data))
     settings = Settings(
-        model=str(assembly.model_folder(values.pop("model"))),
+        model=str(folder),
         data=str(Path(data).resolve()) if files else data,
         reward=Settings("", "").reward if own else reward,
-        max_prompt=values.pop("max_prompt"),
-        max_tokens=values.pop("max_tokens"),
+        max_prompt=sizes["max_prompt"] or most[0],
+        max_tokens=sizes["max_tokens"] or most[1],
         temperature=values.pop("temperature"),
     )
     blocks = {"rollout_length": settings.max_tokens, "steps": updates * values["num_envs"] * settings.max_tokens}

@@ -99,15 +99,15 @@ class Row(NamedTuple):
 
 def evaluate(
     model: Path,
-    data: str | None,
-    part: str,
-    examples: int,
-    max_tokens: int | None,
-    temperature: tuple[float, ...],
-    best_of: int | None,
-    judge: Path | None,
-    seed: int,
-    out: Path | None,
+    data: str | None = None,
+    part: str = "test",
+    examples: int = 256,
+    max_tokens: int | None = None,
+    temperature: tuple[float, ...] = (0.0, 1.0),
+    best_of: int | None = None,
+    judge: Path | None = None,
+    seed: int = 0,
+    out: Path | None = None,
 ) -> None:
     """Print a table of scores of a model's completions, beside the model before training and copies of the prompts.
 

@@ -28,12 +28,18 @@ from purerl.text.tokens import Tokenizer
 
 TASKS = {"addition": data.addition, "sorting": data.sorting}  # problems with known answers, of one number
 MODEL = "model"  # the folder of a run that holds its language model
+MAX_PROMPT, MAX_TOKENS = 64, 32  # that prompts and completions have by default, if the data has so many
 HELD_OUT = 0.1  # the share of a source without a test part of its own
+
+
+def is_task(source: str) -> bool:
+    """Whether a source is a task with known answers."""
+    return source.partition(":")[0] in TASKS
 
 
 def is_pairs(source: str) -> bool:
     """Whether a source has prompts with references: a task, two versions of the Bible, a CSV or a JSONL file."""
-    if source.partition(":")[0] in TASKS or Path(source).suffix in (".csv", ".jsonl"):
+    if is_task(source) or Path(source).suffix in (".csv", ".jsonl"):
         return True
     return source.startswith("bible-") and len(source.removesuffix("-test").split("-")) > 2
 
@@ -71,7 +77,7 @@ def read(source: str, part: str = "train") -> Pairs | list[str]:
 
 def separator(source: str) -> str:
     """What stands between a prompt and its reference: nothing in tasks, whose prompts end in "=", else a line end."""
-    return "\n" if is_pairs(source) and source.partition(":")[0] not in TASKS else ""
+    return "\n" if is_pairs(source) and not is_task(source) else ""
 
 
 def short_name(source: str) -> str:
@@ -229,8 +235,8 @@ class Settings(NamedTuple):
     model: str  # the folder of a language model, or of a run
     data: str  # see `read`
     reward: str = "exact"  # terms of the training reward: NAME or NAME:WEIGHT, separated by commas
-    max_prompt: int = 64  # tokens; longer prompts are left out
-    max_tokens: int = 32  # of a completion
+    max_prompt: int = MAX_PROMPT  # tokens; longer prompts are left out
+    max_tokens: int = MAX_TOKENS  # of a completion
     temperature: float = 1.0  # of the softmax that is sampled and trained
 
 
@@ -264,6 +270,19 @@ def task_of(found: Pairs | list[str], tokenizer: Tokenizer, max_prompt: int, max
     references = rows[:, None, max_prompt:]
     ends = np.full((count, 1), max_tokens, np.int32)
     return Task(rows[:, :max_prompt], whole(max_prompt), references, ends, np.ones((count, 1), bool), tokenizer.end)
+
+
+def longest(found: Pairs | list[str], tokenizer: Tokenizer, between: str) -> tuple[int, int]:
+    """The most tokens of a prompt and of a completion with its end, but at most 64 and 32; of texts 64 and 32.
+
+    >>> longest(read("addition:1"), tokens.byte_tokenizer(), "")
+    (4, 3)
+    """
+    if not isinstance(found, Pairs):
+        return MAX_PROMPT, MAX_TOKENS
+    prompt = max(len(tokenizer.encode(text + between)) for text in found.prompts)
+    reference = max(len(tokenizer.encode(text)) for texts in found.references for text in texts)
+    return min(max(prompt, 1), MAX_PROMPT), min(reference + 1, MAX_TOKENS)
 
 
 Term = Callable[[Any], Array]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from purerl.arguments import check_counts, check_functions, check_range
 from purerl.core import Array, Key
@@ -39,7 +40,7 @@ class Completions(NamedTuple):
 
 
 def _check_positive(function: str, name: str, x: Any, high: float) -> None:
-    if not isinstance(x, jax.core.Tracer) and not (np.all(np.asarray(x) > 0) and np.all(np.asarray(x) <= high)):
+    if not isinstance(x, Tracer) and not (np.all(np.asarray(x) > 0) and np.all(np.asarray(x) <= high)):
         raise ValueError(f"{function}: {name} is {x}; it must be above 0" + (f", at most {high}" if high < 1e9 else ""))
 
 
@@ -57,7 +58,7 @@ def top_k(k: int) -> Filter:
     """
     check_counts("top_k", k=k)
 
-    def keep(logits):
+    def keep(logits: Array) -> Array:
         lowest = jax.lax.top_k(logits, min(k, logits.shape[-1]))[0][..., -1:]
         return jnp.where(logits >= lowest, logits, -jnp.inf)
 
@@ -76,12 +77,12 @@ def top_p(p) -> Filter:
       ValueError: if p is out of range.
     Reference: Holtzman et al., 2020, arXiv:1904.09751.
 
-    >>> top_p(0.6)(jnp.log(jnp.array([0.5, 0.3, 0.2]))).round(1).tolist()
-    [-0.7, -1.2, -inf]
+    >>> print(top_p(0.6)(jnp.log(jnp.array([0.5, 0.3, 0.2]))).round(1))
+    [-0.7 -1.2 -inf]
     """
     _check_positive("top_p", "p", p, 1.0)
 
-    def keep(logits):
+    def keep(logits: Array) -> Array:
         ordered = jnp.sort(logits, axis=-1, descending=True)
         share = jax.nn.softmax(ordered, axis=-1)
         before = jnp.cumsum(share, -1) - share
@@ -104,8 +105,8 @@ def min_p(p) -> Filter:
       ValueError: if p is out of range.
     Reference: Nguyen et al., 2024, arXiv:2407.01082.
 
-    >>> min_p(0.5)(jnp.log(jnp.array([0.5, 0.3, 0.2]))).round(1).tolist()
-    [-0.7, -1.2, -inf]
+    >>> print(min_p(0.5)(jnp.log(jnp.array([0.5, 0.3, 0.2]))).round(1))
+    [-0.7 -1.2 -inf]
     """
     check_range("min_p", 0.0, 1.0, p=p)
     return lambda logits: jnp.where(logits >= logits.max(-1, keepdims=True) + jnp.log(p), logits, -jnp.inf)
@@ -258,8 +259,8 @@ def generate(
     _check_prompts("generate", model, prompts, length, max_tokens)
     check_functions("generate", choose=choose)
     prompts, length = jnp.asarray(prompts), jnp.asarray(length)
-    start = _prefill(model, params, prompts, length, max_tokens)
-    return _complete(model, params, key, *start, max_tokens, end, choose)
+    cache, last = _prefill(model, params, prompts, length, max_tokens)
+    return _complete(model, params, key, cache, last, max_tokens, end, choose)
 
 
 def best_of_n(
@@ -294,8 +295,8 @@ def best_of_n(
     prompts, length = jnp.asarray(prompts), jnp.asarray(length)
     count = prompts.shape[0]
     start = _prefill(model, params, prompts, length, max_tokens)
-    start = jax.tree.map(lambda x: jnp.repeat(x, num, axis=0), start)
-    texts = _complete(model, params, key, *start, max_tokens, end, choose)
+    cache, last = jax.tree.map(lambda x: jnp.repeat(x, num, axis=0), start)
+    texts = _complete(model, params, key, cache, last, max_tokens, end, choose)
     index = jnp.arange(count) if index is None else jnp.asarray(index)
     value = score(texts.tokens, texts.length, texts.ended, jnp.repeat(index, num))
     if jnp.shape(value) != (count * num,):

@@ -73,7 +73,8 @@ def save(folder: str | Path, shape: GPT2, params: Any, tokenizer: Tokenizer | No
     Args:
       folder: is made if it does not exist; files of the same names are replaced.
       shape, params: of a model from `gpt2`.
-      tokenizer: writes `tokenizer.json`, and its end token into the config.
+      tokenizer: writes `tokenizer.json`, with a `tokenizer_config.json` for transformers, and its end token into the
+        config.
     Raises:
       ValueError: if the parameters are not those of the shape, or the tokenizer has more tokens than the model.
       OSError: if a file cannot be written; the message names the folder.
@@ -96,9 +97,9 @@ def save(folder: str | Path, shape: GPT2, params: Any, tokenizer: Tokenizer | No
         folder.mkdir(parents=True, exist_ok=True)
         if tokenizer is not None:
             tokenizer.save(folder)
+            _replace_text(folder / "tokenizer_config.json", json.dumps(_tokenizer_config(folder, shape, tokenizer.end)))
         _replace(folder / WEIGHTS, lambda part: safetensors.numpy.save_file(tensors, part, metadata={"format": "pt"}))
-        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-        _replace(folder / CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
+        _replace_text(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
     except (safetensors.SafetensorError, OSError) as error:
         raise OSError(f"{folder} cannot be written: {error}") from error
 
@@ -113,6 +114,17 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _replace_text(path: Path, text: str) -> None:
+    _replace(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def _tokenizer_config(folder: Path, shape: GPT2, end: int) -> dict[str, Any]:
+    """What makes transformers use `tokenizer.json` as it is: by itself it would take GPT-2's own pre-tokenizer."""
+    tokens = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")).get("added_tokens", [])
+    names = {name: x["content"] for x in tokens if x["id"] == end for name in ("bos_token", "eos_token")}
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": shape.context, **names}
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -132,7 +144,7 @@ def _shape_of(config: dict[str, Any], path: Path) -> GPT2:
         raise ValueError(f"{path}: model_type is {config.get('model_type')!r}; only 'gpt2' is supported")
     for name, value in FIXED.items():
         if config.get(name, value) != value:
-            raise ValueError(f"{path}: {name} is {config[name]!r}; only {value!r} is supported")
+            raise ValueError(f"{path}: {name} is {config.get(name)!r}; only {value!r} is supported")
     shape = GPT2(**{ours: config.get(theirs, default) for ours, (theirs, default) in SIZES.items()})
     if not isinstance(shape.epsilon, float) or not 0 < shape.epsilon < 1:
         raise ValueError(f"{path}: layer_norm_epsilon is {shape.epsilon!r}; it must be a number in (0, 1)")

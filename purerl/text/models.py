@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax.linen import initializers
 
 from purerl.arguments import check_counts, check_range
-from purerl.core import Array, Distribution, Key, MemoryNetwork, anywhere
+from purerl.core import Array, Distribution, Key, MemoryNetwork, anywhere, where_ended
 from purerl.text.objectives import chunked_log_probs
 
 # --- the architecture ---------------------------------------------------------------------------------------------
@@ -32,7 +32,8 @@ class GPT2(NamedTuple):
 class Cache(NamedTuple):
     """Keys and values of the tokens so far, those of position p in slot p, of S slots."""
 
-    keys: tuple[Array, ...]  # one a layer, float [N, H, D, S]: a product with queries needs no transpose
+    # what is written on a step, [H, D], lies in H pieces: with slots last, each number would be in another cache line
+    keys: tuple[Array, ...]  # one a layer, float [N, H, S, D]
     values: tuple[Array, ...]  # one a layer, float [N, H, S, D]
     length: Array  # int32 [N]: tokens so far; the slots from there on have no effect, whatever they hold
 
@@ -133,8 +134,8 @@ def gpt2(shape: GPT2) -> LanguageModel:
 
     def cache(n, slots):
         _check_slots(shape, slots, 0)
-        empty = lambda *sizes: tuple(jnp.zeros((n, num_heads, *sizes)) for _ in range(num_layers))
-        return Cache(empty(size, slots), empty(slots, size), jnp.zeros(n, jnp.int32))
+        empty = lambda: tuple(jnp.zeros((n, num_heads, slots, size)) for _ in range(num_layers))
+        return Cache(empty(), empty(), jnp.zeros(n, jnp.int32))
 
     def parallel(params, tokens):
         """Features `[N, L, W]`, and keys and values of each layer `[N, L, H, D]`."""
@@ -157,21 +158,20 @@ def gpt2(shape: GPT2) -> LanguageModel:
     def prefill(params, tokens, length, slots):
         features, stored = parallel(params, tokens)
         _check_slots(shape, slots, tokens.shape[1])
-        spare = (0, slots - tokens.shape[1])
-        keys = tuple(jnp.pad(k.transpose(0, 2, 3, 1), ((0, 0), (0, 0), (0, 0), spare)) for k, _ in stored)
-        values = tuple(jnp.pad(v.transpose(0, 2, 1, 3), ((0, 0), (0, 0), spare, (0, 0))) for _, v in stored)
+        spare = (0, 0), (0, 0), (0, slots - tokens.shape[1]), (0, 0)
+        keys, values = (tuple(jnp.pad(x.swapaxes(1, 2), spare) for x in each) for each in zip(*stored, strict=True))
         return features, Cache(keys, values, jnp.asarray(length, jnp.int32))
 
     def step(params, cache, token):
         _check_tokens("token [N]", token, 1)
-        slots = cache.keys[0].shape[-1]
+        slots = cache.keys[0].shape[2]
         rows, slot = jnp.arange(token.shape[0]), jnp.minimum(cache.length, slots - 1)
         seen = jnp.arange(slots) <= slot[:, None, None]
 
         def attend(old_keys, old_values, query, key, value):
-            keys = old_keys.at[rows, :, :, slot].set(key)
+            keys = old_keys.at[rows, :, slot].set(key)
             values = old_values.at[rows, :, slot].set(value)
-            scores = jnp.einsum("nhd,nhds->nhs", query / math.sqrt(size), keys)
+            scores = jnp.einsum("nhd,nhsd->nhs", query / math.sqrt(size), keys)
             weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf))
             return jnp.einsum("nhs,nhsd->nhd", weights, values), (keys, values)
 
@@ -274,14 +274,11 @@ def policy_network(
 
         def fill():
             _, filled = model.prefill(params, prompt, obs["length"] - 1, prompt.shape[1])
-            pick = lambda new_x, old_x: jnp.where(new.reshape(-1, *[1] * (old_x.ndim - 1)), new_x, old_x)
-            first = [slice(None)] * 3 + [slice(prompt.shape[1])]
-            keys = tuple(k.at[*first].set(pick(x, k[*first])) for x, k in zip(filled.keys, cache.keys, strict=True))
-            first = first[:2] + first[:1:-1]
-            values = tuple(
-                v.at[*first].set(pick(x, v[*first])) for x, v in zip(filled.values, cache.values, strict=True)
-            )
-            return Cache(keys, values, pick(filled.length, cache.length))
+            end = prompt.shape[1]
+            start = lambda old, x: old.at[:, :, :end].set(where_ended(new, x, old[:, :, :end]))
+            pairs = (cache.keys, filled.keys), (cache.values, filled.values)
+            keys, values = (tuple(map(start, *pair)) for pair in pairs)
+            return Cache(keys, values, where_ended(new, filled.length, cache.length))
 
         return jax.lax.cond(anywhere(new), fill, lambda: cache)
 

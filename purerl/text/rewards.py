@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_batching import custom_vmap
 
 from purerl.arguments import check_counts, check_functions
 from purerl.core import Array, Transition
@@ -49,7 +50,7 @@ def of_completions(score: Score, end: int) -> Term:
         if not isinstance(tr.info, Mapping) or "index" not in tr.info:
             raise ValueError("of_completions: transitions have no info 'index'; give the learner info=('index',)")
         last = tr.valid & (jnp.cumsum(tr.valid, 0) == tr.valid.sum(0))
-        tokens = jnp.where(tr.valid, tr.action, end).T
+        tokens = jnp.swapaxes(jnp.where(tr.valid, tr.action, end), 0, 1)
         ended = (tr.valid & (tr.action == end)).any(0)
         value = score(tokens, metrics.lengths_before(tokens, end), ended, tr.info["index"][0])
         if jnp.shape(value) != ended.shape:
@@ -86,7 +87,9 @@ def bleu(task: Task, order: int = 4, smoothing: str | Callable = "exp") -> Term:
     if not callable(smoothing) and smoothing not in metrics.SMOOTHING:
         names = ", ".join(metrics.SMOOTHING)
         raise ValueError(f"bleu: smoothing is {smoothing!r}; it must be a function or one of {names}")
-    return _against("bleu", task, lambda x, n, _, *references: metrics.bleu(x, n, *references, order, smoothing))
+    return _against(
+        "bleu", task, lambda x, n, _, *references: metrics.bleu(x, n, *references, order=order, smoothing=smoothing)
+    )
 
 
 def _best_rouge(function: str, task: Task, rouge: Callable[..., metrics.Rouge]) -> Term:
@@ -103,7 +106,7 @@ def rouge_1(task: Task) -> Term:
     Raises:
       ValueError: for a task without references.
     """
-    return _best_rouge("rouge_1", task, lambda *texts: metrics.rouge_n(*texts, 1))
+    return _best_rouge("rouge_1", task, lambda *texts: metrics.rouge_n(*texts, n=1))
 
 
 def rouge_2(task: Task) -> Term:
@@ -112,7 +115,7 @@ def rouge_2(task: Task) -> Term:
     Raises:
       ValueError: for a task without references.
     """
-    return _best_rouge("rouge_2", task, lambda *texts: metrics.rouge_n(*texts, 2))
+    return _best_rouge("rouge_2", task, lambda *texts: metrics.rouge_n(*texts, n=2))
 
 
 def rouge_l(task: Task) -> Term:
@@ -134,7 +137,7 @@ def chrf(task: Task, order: int = 6, beta: float = 2.0) -> Term:
       ValueError: for a task without references, or an order that is not a positive int.
     """
     check_counts("chrf", order=order)
-    return _against("chrf", task, lambda x, n, _, *references: metrics.chrf(x, n, *references, order, beta))
+    return _against("chrf", task, lambda x, n, _, *references: metrics.chrf(x, n, *references, order=order, beta=beta))
 
 
 def exact_match(task: Task) -> Term:
@@ -219,7 +222,7 @@ def fluency(model: LanguageModel, params: Any, task: Task) -> Term:
       model, params: constants of the compiled program.
     When it is applied it raises a ValueError if prompts and completions are longer than the model's context.
     """
-    mean = lambda log_prob, mask: jnp.where(mask, log_prob, 0.0).sum(-1) / mask.sum(-1)
+    mean = lambda log_prob, mask: jnp.sum(jnp.where(mask, log_prob, 0.0), -1) / jnp.sum(mask, -1)
     return _likelihood(model, params, task, mean)
 
 
@@ -339,7 +342,7 @@ def sentiment(tokenizer: Tokenizer, lexicon: Mapping[str, float]) -> Term:
     return of_completions(score, tokenizer.end)
 
 
-def _join(pieces: Array, counts: Array) -> tuple[Array, Array]:
+def _join(pieces: Array, counts: Any) -> tuple[Array, Array]:
     """Pieces `[N, T, M]`, of which `counts [N, T]` are there, one after another: `[N, T M]`, and their number `[N]`."""
     rows, steps, most = pieces.shape
     at = (jnp.cumsum(counts, -1) - counts)[..., None] + jnp.arange(most)
@@ -351,11 +354,17 @@ def _join(pieces: Array, counts: Array) -> tuple[Array, Array]:
 # --- any function of strings ------------------------------------------------------------------------------------------
 
 
+# Numbers in an argument of a callback. XLA copies what has more than 100 kB in a thread of its own; on a CPU whose
+# threads all wait for callbacks, as with an environment on each of two devices of two cores, it would wait for ever.
+_PIECE = 2**14
+
+
 def host(function: Callable[[list[str], list[str]], Sequence[float | None]], tokenizer: Tokenizer, task: Task) -> Term:
     """Any Python function of strings as a reward: the slow way.
 
     In every update the program waits while the texts are decoded and the function runs, in one call for all of them;
-    under `vmap` also in one. The function may be called again for the same texts, so it should be pure.
+    under `vmap` also in one. The function may be called again for the same texts, so it should be pure. It must not
+    call JAX, which waits for the program that waits for it.
 
     Args:
       function: `(prompts, completions) -> scores`, lists of the same length; None (or NaN): cannot be scored.
@@ -366,18 +375,27 @@ def host(function: Callable[[list[str], list[str]], Sequence[float | None]], tok
     check_functions("host", function=function)
     prompts = [np.asarray(ids)[:n] for ids, n in zip(task.prompts, task.prompt_length, strict=True)]
 
-    def call(tokens, length, index):
-        tokens, length, index = map(np.asarray, (tokens, length, index))
-        rows = tokens.reshape(-1, tokens.shape[-1])
-        completions = [tokenizer.decode(row[:n].tolist()) for row, n in zip(rows, length.reshape(-1), strict=True)]
-        given = [tokenizer.decode(prompts[i][prompts[i] != task.end].tolist()) for i in index.reshape(-1)]
+    def call(*pieces):
+        length, index, tokens = np.split(np.concatenate([np.asarray(x) for x in pieces]), [1, 2], axis=1)
+        completions = [tokenizer.decode(row[:n].tolist()) for row, n in zip(tokens, length[:, 0], strict=True)]
+        given = [tokenizer.decode(prompts[i][prompts[i] != task.end].tolist()) for i in index[:, 0]]
         scores = list(function(given, completions))
         if len(scores) != len(completions):
             raise ValueError(f"host: {function!r} gives {len(scores)} scores for {len(completions)} completions")
-        return np.array([np.nan if x is None else x for x in scores], np.float32).reshape(length.shape)
+        return np.array([np.nan if x is None else x for x in scores], np.float32)
+
+    @custom_vmap
+    def of_rows(rows: Array) -> Array:
+        number, size = rows.shape
+        some = max(_PIECE // size, 1)
+        pieces = [rows[i : i + some] for i in range(0, number, some)]
+        return jax.pure_callback(call, jax.ShapeDtypeStruct((number,), jnp.float32), *pieces)
+
+    @of_rows.def_vmap
+    def _(batch, batched, rows):
+        return of_rows(rows.reshape(-1, rows.shape[-1])).reshape(batch, -1), True
 
     def score(tokens, length, ended, index):
-        like = jax.ShapeDtypeStruct(length.shape, jnp.float32)
-        return jax.pure_callback(call, like, tokens, length, index, vmap_method="broadcast_all")
+        return of_rows(jnp.concatenate([length[:, None], index[:, None], tokens], axis=1).astype(jnp.int32))
 
     return of_completions(score, task.end)

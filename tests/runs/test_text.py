@@ -4,13 +4,14 @@ import json
 import re
 import shutil
 
+import click
 import numpy as np
 import pytest
 import safetensors.numpy
 from commands import StopAfter, command, same_bits, snapshot
 
 import purerl
-from purerl.runs import execute, files
+from purerl.runs import execute, files, pretraining
 from purerl.text import assembly, data, generation, huggingface, tokens
 
 SIZES = ["--tokenizer", "characters", "--layers", 1, "--heads", 1, "--width", 8, "--context", 8, "--batch", 4]
@@ -22,7 +23,8 @@ def pretrain(directory, *arguments, data="addition:1", count=320):
 
 
 def train(directory, model, *arguments, agent="grpo", data="addition:1"):
-    return command("text", "train", agent, data, "--model", model, *TASK, "--dir", directory, *arguments)
+    job = ["--model", model, *TASK, "--no-evaluate", "--dir", directory]
+    return command("text", "train", agent, data, *job, *arguments)
 
 
 @pytest.fixture(scope="session")
@@ -212,7 +214,7 @@ MISTAKES = [
     (["pretrain", "addition:1", "--tokenizer", "words"], "bytes, characters, bpe:SIZE"),
     (["pretrain", "addition:1", "--tokenizer", "characters", "--heads", "3"], "width is 128; it must be a multiple"),
     (["pretrain", "addition:1", "--tokenizer", "bytes", "--tokens", "10"], "at least one"),
-    (["train", "grpo", "addition:1"], "--model"),
+    (["train", "grpo", "nosuch.txt"], "nosuch.txt"),
     (["train", "grpo", "addition:1", "--model", "missing"], "has no model"),
     (["train", "grpo", "addition:1", "--model", "other tokenizer", *TASK], "tokenizer"),
     (["train", "grpo", "addition:1", "--model", "hostile", *TASK], "model.safetensors"),
@@ -244,8 +246,25 @@ def test_mistakes_are_one_line_and_change_nothing(arguments, said, wrong, tmp_pa
     assert not (tmp_path / "new").exists() and snapshot(wrong["pretrained"]) == before
 
 
-def test_help_says_what_each_option_does(capsys):
-    for words in (["text", "--help"], ["text", "pretrain", "--help"], ["text", "train", "--help"],
-                  ["text", "train", "grpo", "--help"], ["text", "generate", "--help"], ["text", "evaluate", "--help"]):  # fmt: skip
-        assert command(*words) == 0
-        assert "Usage: " in capsys.readouterr().out
+def test_one_command_pretrains_trains_and_compares(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = "addition:1"
+    run, own = pretraining.parameters()
+    words = [data, *map(str, SIZES), "--tokens", "96", "--chunks", "2"]
+    given = click.Command("small", params=[*run, *own]).make_context("small", words).params
+    small = {p.name: given[p.name] for p in run} | {"hyperparameters": {p.name: given[p.name] for p in own}}
+    monkeypatch.setattr(pretraining, "defaults", lambda source: small)
+    sizes = ["--updates", 2, "--completions", 8, "--group-size", 4, "--chunks", 1]
+    assert command("text", "train", "grpo", data, *sizes) == 0
+    out, error = capsys.readouterr()
+    assert "a small one is pretrained in runs/pretrain-addition-1" in error
+    assert re.search(r"before, greedy +│", out) and re.search(r"after, greedy +│", out)
+    assert command("text", "train", "grpo", data, *sizes, "--no-evaluate") == 0
+    assert "that of runs/pretrain-addition-1 is taken" in capsys.readouterr().err
+    assert (tmp_path / "runs" / "grpo-addition-1-2" / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("words", ["", "pretrain", "train", "train grpo", "generate", "evaluate"])
+def test_help_says_what_each_command_does(words, capsys):
+    assert command("text", *words.split(), "--help") == 0
+    assert "Usage: " in capsys.readouterr().out

@@ -255,7 +255,7 @@ def slow_beam(features, params, prompt, width, penalty):
         kept = sorted(longer, key=lambda item: -item[1])[:width]
         finished += [(score(x, t + 1), y) for y, x in kept if y[-1] == END]
         alive = [(y, x) for y, x in kept if y[-1] != END]
-    return max(finished + [(score(x, STEPS), y) for y, x in alive])
+    return sorted(finished + [(score(x, STEPS), y) for y, x in alive], reverse=True)[:width]
 
 
 @pytest.mark.parametrize("width", [1, 2, 3])
@@ -263,9 +263,10 @@ def test_narrow_beams_against_lists(width, params, features):
     for penalty in (0.0, 2.0):
         out = beams(params, width, penalty)
         for n in range(N):
-            score, tokens = slow_beam(features, params, PROMPTS[n, : LENGTH[n]].tolist(), width, penalty)
-            assert out.tokens[n, 0].tolist() == [*tokens] + [END] * (STEPS - len(tokens))
-            assert abs(out.score[n, 0] - score) < 1e-4
+            best = slow_beam(features, params, PROMPTS[n, : LENGTH[n]].tolist(), width, penalty)
+            for k, (score, tokens) in enumerate(best):
+                assert out.tokens[n, k].tolist() == [*tokens] + [END] * (STEPS - len(tokens))
+                assert abs(out.score[n, k] - score) < 1e-4
 
 
 def test_a_beam_of_one_is_greedy(params):
@@ -292,6 +293,7 @@ def test_strings_are_completed_in_batches():
     tokens, length = pad([tokenizer.encode(x) or [tokenizer.end] for x in prompts], fill=1)
     out = jax.jit(lambda params: generate(model, params, key, tokens, length, 5, tokenizer.end, greedy))(params)
     assert texts == [tokenizer.decode(row.tolist()) for row in np.asarray(out.tokens)]
+    assert write(prompts, batch=4, choose=None, beam=1) == texts
     assert write([]) == [] and len(set(texts)) > 1
     for call, said in (
         (

