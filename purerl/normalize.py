@@ -89,11 +89,8 @@ def observations(agent: Agent, clip: float = 10.0) -> Agent:
         seen = moments(obs)
         return NormalizedState(agent.init(key, standardize(seen, obs, clip)), seen)
 
-    def act(key, state, memory, obs):
-        return agent.act(key, state.agent, memory, standardize(state.moments, obs, clip))
-
-    def collect(key, state, memory, obs):
-        return agent.collect(key, state.agent, memory, standardize(state.moments, obs, clip))
+    def acting(act):
+        return lambda key, state, memory, obs: act(key, state.agent, memory, standardize(state.moments, obs, clip))
 
     def greedy(state, memory, obs):
         return agent.greedy(state.agent, memory, standardize(state.moments, obs, clip))
@@ -105,8 +102,8 @@ def observations(agent: Agent, clip: float = 10.0) -> Agent:
         inner, metrics = agent.update(key, state.agent, block)
         return NormalizedState(inner, merge(state.moments, tr.obs, tr.valid)), metrics
 
-    own = None if agent.collect is None else collect
-    return agent._replace(init=init, act=act, greedy=greedy, update=update, collect=own)
+    collect = None if agent.collect is None else acting(agent.collect)
+    return agent._replace(init=init, act=acting(agent.act), greedy=greedy, update=update, collect=collect)
 
 
 class RewardScale(NamedTuple):

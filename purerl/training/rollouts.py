@@ -80,7 +80,8 @@ def rollout(
 
     carry, keys = (position.env, position.obs, position.memory), jax.random.split(key, length)
     if episodic:
-        blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(step, carry, keys[0])[1])
+        one = jax.ShapeDtypeStruct((), keys.dtype)  # in place of keys[0], which would use that key twice
+        blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(step, carry, one)[1])
         (carry, _, _), transitions = jax.lax.scan(step_unless_over, (carry, jnp.zeros(num_envs, bool), blank), keys)
     else:
         carry, transitions = jax.lax.scan(step, carry, keys)

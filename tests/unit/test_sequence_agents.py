@@ -496,7 +496,10 @@ def test_the_penalty_in_the_reward_has_the_gradient_of_the_kl():
 
 
 def test_the_reference_stays_and_the_coefficient_moves():
-    hp = dict(kl_cost=0.3, kl_target=1.0, group_size=4)
+    x, cost = tables_of(tables()[0])[3], 0.3
+    kl = np.where(MASK[CHOSEN], np.exp(-x) - 1 + x, 0.0).sum(-1).mean()
+    target = kl / 1.1  # what is within 20 % moves it in proportion
+    hp = dict(kl_cost=0.3, kl="k3", kl_target=target, group_size=4)
 
     def updates():
         agent, key = agent_of("rloo", hp, reference=REFERENCE), jax.random.key(0)
@@ -510,12 +513,10 @@ def test_the_reference_stays_and_the_coefficient_moves():
         states, metrics = jax.tree.map(np.asarray, jax.jit(updates)())
     for state in states:
         np.testing.assert_array_equal(state.reference["pi"], tables()[1])
-    x, cost = tables_of(tables()[0])[3], 0.3
-    kl = np.where(MASK[CHOSEN], x, 0.0).sum(-1).mean()
     for state, found in zip(states[1:], metrics, strict=True):
         np.testing.assert_allclose(found["kl"], kl, rtol=1e-12)  # of the log-probabilities that acted: the same block
         np.testing.assert_allclose(found["kl_cost"], cost, rtol=1e-12)
-        cost *= 1 + 0.1 * min(max(kl - 1.0, -0.2), 0.2)
+        cost *= 1 + 0.1 * (kl - target) / target
         np.testing.assert_allclose(state.kl_cost, cost, rtol=1e-12)
     assert states[2].updates == 2
 
@@ -731,3 +732,25 @@ def test_the_size_of_groups_is_given_once(key):
         agent_of("sequence_reinforce", dict(baseline="self-critical"))
     with pytest.raises(ValueError, match="max_length is 7; for dynamic sampling it must be rollout_length, 4"):
         updated(agent_of("grpo", dict(dynamic_sampling=True, max_length=7)), block(CHOSEN, REWARD))
+
+
+def test_the_command_line_asks_for_groups_and_lengths_once():
+    import click
+
+    from purerl.runs import options, plans
+
+    for name in AGENTS:
+        of_run, own = options.parameters(name)
+        assert [p.name for p in (*of_run, *own)].count("group_size") == 1
+        assert ("group_size" in {p.name for p in own}) == (name != "sequence_ppo")
+    of_run, own = options.parameters("grpo")
+    values = lambda words, given: click.Command("", params=list(given)).make_context("", words).params
+    hyperparameters = values(["--group-size", "4", "--dynamic-sampling"], own)
+    config = {"agent": "grpo", **values(["CartPole-v1", "--rollout-length", "20"], of_run)}
+    plan = plans.plan_of({**config, "hyperparameters": hyperparameters})
+    agent = plan.agent(plan.hp())
+    assert agent.group_size == 4 and plan.config["hyperparameters"]["max_length"] == 20
+    state = jax.eval_shape(plan.make(plan.hp()).init, jax.random.key(0))
+    assert state.agent.own.batch.action.shape == (20, 16)
+    again = plans.plan_of(options.restore(plan.config))
+    assert again.config == plan.config

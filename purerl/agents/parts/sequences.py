@@ -305,12 +305,13 @@ def when_full(
       ValueError: at trace time, for sequences of another length than those of the buffer.
     Reference: Yu et al., 2025, arXiv:2503.14476, section 3.2.
     """
-    buffer, (num_groups,), (length, num) = state.own, informative.shape, b.mask.shape
+    buffer: Buffer = state.own
+    (num_groups,), (length, num) = informative.shape, b.mask.shape
     if length != buffer.batch.mask.shape[0]:
         raise ValueError(
             f"max_length is {buffer.batch.mask.shape[0]}; for dynamic sampling it must be rollout_length, {length}"
         )
-    group = jnp.where(informative, buffer.count + jnp.cumsum(informative) - 1, num_groups)
+    group: Array = jnp.where(informative, buffer.count + jnp.cumsum(informative) - 1, num_groups)
     size = num // num_groups
     rows = (group[:, None] * size + jnp.arange(size)).reshape(-1)
     # rows behind the last are dropped
