@@ -97,7 +97,7 @@ def learner(
         Its episodes start from states sampled from this pool with replacement. The bias: within one block, initial
         states repeat more often. None computes a reset whenever an episode ends.
       returns: the reward that reported returns are sums of: the environment's, or the training reward, for
-        environments whose own reward is not the aim.
+        environments whose own reward is not the aim; those whose reward is NaN in the block do not count.
     Raises:
       ValueError: for counts that are not positive ints, a group size that does not divide num_envs or is not the one
         that the agent needs, `episodic=False` for an agent that needs whole episodes, or a pool for a wrapper that
@@ -157,7 +157,9 @@ def learner(
             reward_state, shaped, reward_metrics = reward.apply(reward_key, state.reward, data.transitions)
             own_metrics = {"reward": losses.scorable_mean(shaped, data.transitions.valid)}
             data = data._replace(transitions=data.transitions._replace(reward=shaped))
-            reported = data.transitions if returns == "training" else reported
+            if returns == "training":  # of the environments whose reward is nowhere NaN
+                scored = ~(jnp.isnan(shaped) & reported.valid).any(0)
+                reported = data.transitions._replace(valid=reported.valid & scored)
         episodes, total, lengths, open_return, open_length = _finished(position, reported)
         agent_state, metrics = agent.update(update_key, state.agent, data)
         metrics = {**metrics, **own_metrics}
