@@ -101,6 +101,39 @@ def test_episodic_blocks_start_anew_and_stop_counting(key):
     assert (given[0][0].agent.valid != given[1][0].agent.valid).any()
 
 
+def test_an_episodic_rollout_stops_where_all_have_ended(key):
+    """Up to its end an episode is that of any rollout; behind it nothing changes, and the environment stays."""
+    env, _ = probes.random_length(0.5)
+    environment, agent, length = training.environments.vectorized(env, env.default_params), recorder(True), 40
+    position = training.rollouts.start(environment, agent, jax.random.split(key, 4))
+    play = lambda episodic: jax.jit(
+        lambda position, key: training.rollout(environment, agent, (), position, key, length, episodic=episodic)
+    )
+    (_, free), (end, stopped) = (play(episodic)(position, key) for episodic in (False, True))
+    x, y = (training.rollouts.first_episodes(data.transitions) for data in (free, stopped))
+    np.testing.assert_array_equal(x.valid, y.valid)
+    longest = int(y.valid.sum(0).max())
+    assert longest < length - 1 and (y.valid.sum(0) < longest).any()
+    for name in ("obs", "action", "reward", "next_obs", "extras"):
+        one, other = (np.asarray(getattr(tr, name))[np.asarray(x.valid)] for tr in (x, y))
+        np.testing.assert_array_equal(one, other)
+    assert not stopped.transitions.terminated[longest:].any()
+    assert (end.memory == longest).all()  # what `act` counts does not go on
+    last = [np.flatnonzero(y.valid[:, n])[-1] for n in range(4)]
+    np.testing.assert_array_equal(end.obs, [y.obs[t, n] for n, t in enumerate(last)])
+
+
+def test_reported_returns_of_the_training_reward(key):
+    env, _ = probes.random_length(0.5)
+    unscored = lambda tr: jnp.where(jnp.arange(tr.reward.shape[1]) == 0, jnp.nan, 2.0 * tr.reward)
+    of = {"reward": purerl.rewards.term(unscored), "returns": "training", "num_envs": 8, "rollout_length": 40}
+    ((state, metrics),) = blocks(env, recorder(True), key, **of)
+    lengths = state.agent.valid.sum(0)[1:]
+    assert metrics["episodes"] == 7
+    np.testing.assert_allclose(metrics["episode_return"], 2 * lengths.mean(), rtol=1e-6)
+    np.testing.assert_allclose(metrics["episode_length"], lengths.mean(), rtol=1e-6)
+
+
 def random_start(num_rows=1000):
     """An episode's observation says which start was drawn."""
     begin = lambda key: jax.random.randint(key, (), 0, num_rows)

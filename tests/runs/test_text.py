@@ -52,6 +52,15 @@ def test_the_best_model_is_on_disk_with_its_tokenizer(pretrained):
     np.testing.assert_allclose(held_out, metrics.columns["validation_perplexity"].min(), rtol=1e-5)
 
 
+def test_the_best_model_of_all_chunks_is_stored(pretrained, tmp_path):
+    """A learning rate that ruins a good model: the first chunk is the best."""
+    directory = tmp_path / "ruined"
+    assert pretrain(directory, "--model", pretrained, "--learning-rate", 3, "--warmup-updates", 9, "--patience", 9) == 0
+    values = files.read_metrics(directory / "metrics.csv", 1).columns["validation_perplexity"][:, 0]
+    assert values.argmin() < 4 and values[-1] > values.min()
+    np.testing.assert_allclose(validation_by_hand(*assembly.load_model(directory)), values.min(), rtol=1e-5)
+
+
 def validation_by_hand(model, params, tokenizer):
     """exp of the mean over the held-out sums' tokens, one sum at a time."""
     _, held_out = data.split(assembly.read("addition:1"), 0.05)
