@@ -1,4 +1,4 @@
-"""A text generator trained for BLEU and ROUGE: verses of the King James version in the words of the World English Bible.
+"""A text generator trained for BLEU and ROUGE: King James verses put into the words of the World English Bible.
 
     python benchmarks/papers/text_verses.py [--seeds 5] [--only NAME ...] [--report]
 
@@ -278,12 +278,12 @@ def write_report() -> None:
     first = json.loads((RESULTS / "before.json").read_text())
     lines = [
         "## A generator trained for BLEU and ROUGE", "",
-        "`python benchmarks/papers/text_verses.py`. Verses of the King James version are put into the words of the World "
-        f"English Bible: {len(questions()[0])} test verses of five books that no model has seen, {SIZE} tokens at most. "
+        "`python benchmarks/papers/text_verses.py`. King James verses put into the words of the World English Bible: "
+        f"{len(questions()[0])} test verses of five books that no model has seen, {SIZE} tokens at most. "
         f"A GPT of 4 layers of 128 learns the training pairs by maximum likelihood (validation perplexity "
-        f"{first['writer']['validation_perplexity']:.2f}); each algorithm then takes {UPDATES} updates of {COMPLETIONS} "
-        f"completions, rewarded by sentence BLEU + ROUGE-L. Perplexity is that of an independent model of the World "
-        f"English Bible ({first['judge']['validation_perplexity']:.1f} on its own held-out verses), which sees no prompt. "
+        f"{first['writer']['validation_perplexity']:.2f}); each algorithm then takes {UPDATES} updates of "
+        f"{COMPLETIONS} completions, rewarded by sentence BLEU + ROUGE-L. Perplexity is that of an independent model of the World "
+        f"English Bible ({first['judge']['validation_perplexity']:.1f} on its held-out verses), which sees no prompt. "
         "Means over seeds, 95 % intervals.", "",
         "| | seeds | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|",
     ]  # fmt: skip
