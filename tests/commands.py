@@ -31,7 +31,7 @@ ANSWERS = [  # arguments, exit code, what is said
     (
         ["train", "nosuch", "CartPole-v1"],
         2,
-        "no agent 'nosuch'; allowed are a2c, c51, ddpg, dqn, iqn, ppo, pqn, qrdqn, rainbow, reinforce, sac, td3",
+        "no agent 'nosuch'; allowed are a2c, c51, ddpg, dqn, grpo, iqn, ppo, pqn, qrdqn, rainbow, reinforce, rloo, sac",
     ),
     (["--nosuch"], 2, "purerl: error: No such option '--nosuch'."),
 ]

@@ -14,10 +14,12 @@ from commands import ANSWERS, OWN, command, copy_of_own, train
 
 import purerl
 from purerl import bellman, build, exploration, losses
+from purerl.agents.parts import sequences
 from purerl.agents.parts.declarations import Choice, declaration_of
 from purerl.cli import main as cli
 from purerl.runs import devices, execute, files, report
 from purerl.runs.progress import Progress
+from purerl.text import objectives
 
 
 @pytest.fixture
@@ -225,6 +227,9 @@ WORDS = [
     ("dqn", "explore", "boltzmann", exploration.boltzmann),
     ("ddpg", "process", "gaussian", exploration.gaussian_noise),
     ("ddpg", "process", "ornstein-uhlenbeck", exploration.ornstein_uhlenbeck),
+    *[("grpo", "normaliser", word, part) for word, part in sequences.NORMALISERS.items()],
+    *[("grpo", "ratio", word, part) for word, part in sequences.RATIOS.items()],
+    *[("grpo", "scale", word, part) for word, part in objectives.SCALES.items()],
 ]
 
 
@@ -246,7 +251,7 @@ def test_a_word_is_the_part_that_it_names(agent, name, word, part, monkeypatch):
         given.append(kwargs[name])
 
     monkeypatch.setattr(module, agent, spy)
-    env, env_params = purerl.make("CartPole-v1" if agent == "dqn" else "Pendulum-v1")
+    env, env_params = purerl.make("Pendulum-v1" if agent == "ddpg" else "CartPole-v1")
     asked = [env.name, f"--{name.replace('_', '-')}", word, "--network", "mlp"]
     job = cli.purerl_command.commands["train"].get_command(None, agent).make_context(agent, asked).params
     make = build.agent_function(agent)

@@ -39,7 +39,7 @@ def one_program():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "compile_run", once)
-        patch.setattr(report, "picture", lambda *_: None)
+        patch.setattr(report, "picture", lambda *_, **__: None)
         yield
 
 

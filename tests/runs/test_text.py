@@ -223,7 +223,7 @@ MISTAKES = [
     (["pretrain", "addition:1", "--tokenizer", "words"], "bytes, characters, bpe:SIZE"),
     (["pretrain", "addition:1", "--tokenizer", "characters", "--heads", "3"], "width is 128; it must be a multiple"),
     (["pretrain", "addition:1", "--tokenizer", "bytes", "--tokens", "10"], "at least one"),
-    (["train", "grpo", "nosuch.txt"], "nosuch.txt"),
+    (["train", "grpo", "nosuch.txt", "--model", "pretrained", "--max-prompt", "4"], "nosuch.txt"),
     (["train", "grpo", "addition:1", "--model", "missing"], "has no model"),
     (["train", "grpo", "addition:1", "--model", "other tokenizer", *TASK], "tokenizer"),
     (["train", "grpo", "addition:1", "--model", "hostile", *TASK], "model.safetensors"),

@@ -208,6 +208,10 @@ ROWS = {
             ),
         ),
     ),
+    "scorable_mean": Row(
+        lambda x: losses.scorable_mean(x[:, None], jnp.array([[True], [True], [False]])),
+        (((1.0, 3.0, NAN), (1e30, -1e30, INF)),),
+    ),
     "masked_mean": Row(
         lambda x: losses.masked_mean(x, jnp.array([True, True, False])), (((1.0, 3.0, NAN), (1e30, -1e30, INF)),)
     ),
