@@ -280,10 +280,11 @@ def write_report() -> None:
         "## A generator trained for BLEU and ROUGE", "",
         "`python benchmarks/papers/text_verses.py`. King James verses put into the words of the World English Bible: "
         f"{len(questions()[0])} test verses of five books that no model has seen, {SIZE} tokens at most. "
-        f"A GPT of 4 layers of 128 learns the training pairs by maximum likelihood (validation perplexity "
+        "A GPT of 4 layers of 128 learns the training pairs by maximum likelihood (validation perplexity "
         f"{first['writer']['validation_perplexity']:.2f}); each algorithm then takes {UPDATES} updates of "
-        f"{COMPLETIONS} completions, rewarded by sentence BLEU + ROUGE-L. Perplexity is that of an independent model of "
-        f"the World English Bible ({first['judge']['validation_perplexity']:.1f} on its held-out verses), which sees no prompt. "
+        f"{COMPLETIONS} completions, rewarded by sentence BLEU + ROUGE-L. Perplexity is that of an independent model "
+        f"of the World English Bible ({first['judge']['validation_perplexity']:.1f} on its held-out verses), which "
+        "sees no prompt. "
         "Means over seeds, 95 % intervals.", "",
         "| | seeds | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|",
     ]  # fmt: skip
