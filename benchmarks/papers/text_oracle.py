@@ -1,11 +1,15 @@
 """The synthetic oracle of SeqGAN (Yu et al., 2017, arXiv:1609.05473): maximum likelihood, then policy gradient.
 
-    python benchmarks/papers/text_oracle.py [--oracles 3] [--seeds 2] [--published target_params_py3.pkl] [--report]
+    python benchmarks/papers/text_oracle.py [--oracles 0 1 2 3 4] [--seeds 1] [--published FILE] [--report]
 
 An LSTM with weights from N(0, 1) writes 10,000 sequences of 20 tokens; a generator of the same architecture learns from
 them, first by maximum likelihood, then by policy gradient. It is judged by the oracle: the mean of -log p of a token of
-its own sequences. That judges quality alone, so each row also has entropy, what the generator makes of sequences that
-it has not seen, Self-BLEU and distinct-2, and the maximum-likelihood model at lower temperatures stands beside.
+its own sequences. That judges quality alone, so each row also has the entropy of the generator, its likelihood of
+sequences of the oracle that it has not seen, Self-BLEU and distinct-2, and the maximum-likelihood model at lower
+temperatures stands beside.
+
+The authors' own oracle is one row more where `--published` names `save/target_params_py3.pkl` of their repository,
+https://github.com/LantaoYu/SeqGAN; it is read as arrays, and nothing in it is executed.
 
 Results are JSON files under results/text-oracle/, one for each oracle, seed and row; a run that was stopped continues
 with what is missing. The parameters of maximum likelihood are kept in .cache/text-oracle, which may be deleted.
@@ -20,6 +24,7 @@ import pickle
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,18 +48,29 @@ from purerl.text.rewards import fluency, of_completions
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "text-oracle"
 KEPT = HERE.parent.parent / ".cache" / "text-oracle"
+PICTURE = HERE / "text-oracle.png"
 
 VOCABULARY, LENGTH, SIZE = 5_000, 20, 32
 START = 0  # the prompt: an ordinary token too, as in the authors' code
 END = VOCABULARY  # outside the generator's vocabulary, so that every sequence has LENGTH tokens
-TRAINING, HELD_OUT, JUDGED = 10_000, 2_000, 10_000  # sequences
+TRAINING, HELD_OUT, JUDGED = 10_000, 2_000, 4_000  # sequences
 BATCH = 64
 EPOCH = -(-TRAINING // BATCH)  # updates
-PATIENCE, MOST_EPOCHS = 4, 40  # epochs without a better held-out likelihood after which training ends
-UPDATES, EVERY, NUM_ENVS = 200, 10, 64  # of policy gradient
-TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
+PATIENCE, MOST_EPOCHS = 4, 40  # epochs without a better held-out likelihood after which training ends, and the most
+UPDATES, EVERY, NUM_ENVS = 120, 5, 64  # of policy gradient
+TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9)
 ORDER = 3  # of the BLEU that is a reward, as in PG-BLEU
 PUBLISHED = {"random": 10.310, "maximum likelihood": 9.038, "PG-BLEU": 8.946, "SeqGAN": 8.736}
+
+TEXT = """
+## The synthetic oracle
+
+{ours}
+
+{authors}
+
+{crossings}
+"""
 
 
 # --- the LSTM ---------------------------------------------------------------------------------------------------------
@@ -219,11 +235,9 @@ def table(keys: np.ndarray) -> tuple[Table, np.ndarray]:
 
 def tables(texts: np.ndarray) -> tuple[Table, ...]:
     """The tables of orders 1 to 3; an n-gram is the pair of an (n-1)-gram's index and a token."""
-    found, keys = [], texts.astype(np.int64)
+    found, index = [], np.zeros((len(texts), LENGTH + 1), np.int64)
     for n in range(1, ORDER + 1):
-        if n > 1:
-            keys = index[:, :-1] * VOCABULARY + texts[:, n - 1 :]  # noqa: F821 (of the order before)
-        one, index = table(keys)
+        one, index = table(index[:, :-1] * VOCABULARY + texts[:, n - 1 :])
         found.append(one)
     return tuple(found)
 
@@ -236,7 +250,7 @@ def bleu(corpus: tuple[Table, ...], tokens: jax.Array) -> jax.Array:
     for n, (keys, most) in enumerate(corpus, 1):
         width = LENGTH - n + 1
         last = tokens[:, n - 1 :]
-        wanted = last if n == 1 else index[:, :width] * VOCABULARY + last
+        wanted = index[:, :width] * VOCABULARY + last
         index = jnp.minimum(jnp.searchsorted(keys, wanted), len(keys) - 1)
         known = known[:, :width] & (keys[index] == wanted)
         same = same[:, :width, :width] & (last[:, :, None] == last[:, None, :])
@@ -256,7 +270,9 @@ def check_bleu(world: World) -> None:
     tokens[:10, 5:] = tokens[:10, :15]
     length = np.full(len(references), LENGTH)
     batch = np.broadcast_to(references, (len(tokens), *references.shape))
-    wanted = metrics.bleu(tokens, np.full(len(tokens), LENGTH), batch, np.broadcast_to(length, batch.shape[:2]), order=3)
+    wanted = metrics.bleu(
+        tokens, np.full(len(tokens), LENGTH), batch, np.broadcast_to(length, batch.shape[:2]), order=3
+    )
     np.testing.assert_allclose(bleu(tables(references), jnp.asarray(tokens)), wanted, rtol=1e-6)
 
 
@@ -292,10 +308,24 @@ def judge(world: World, corpus: tuple[Table, ...], params: Any, key: jax.Array, 
 # --- maximum likelihood -----------------------------------------------------------------------------------------------
 
 
-def maximum_likelihood(world: World, seed: int) -> tuple[Any, dict]:
-    """The parameters with the best held-out likelihood, and the curve: SeqGAN's Adam, batch and initial weights."""
+class Fitted(NamedTuple):
+    """Parameters with the best held-out likelihood, those after the last epoch, and the curve over epochs."""
+
+    best: Any
+    last: Any
+    curve: list[dict[str, float]]
+
+
+def maximum_likelihood(world: World, seed: int, at_least: int) -> Fitted:
+    """SeqGAN's Adam, batch and initial weights, until the held-out likelihood has not been better for 4 epochs."""
+    kept = KEPT / f"{world.name}-{seed}.npz"
+    tree = jax.tree.structure(world.oracle)
+    if kept.exists():
+        with np.load(kept) as file:
+            of = lambda name: jax.tree.unflatten(tree, [file[f"{name}{i}"] for i in range(tree.num_leaves)])
+            return Fitted(of("best"), of("last"), json.loads(str(file["curve"])))
     texts = jnp.asarray(np.concatenate([np.full((TRAINING, 1), START, np.int32), world.training], axis=1))
-    mask = jnp.ones((BATCH, LENGTH), bool)
+    mask, held_out = jnp.ones((BATCH, LENGTH), bool), jnp.asarray(world.held_out)
 
     def batch(key):
         return texts[jax.random.randint(key, (BATCH,), 0, TRAINING)], mask
@@ -304,25 +334,27 @@ def maximum_likelihood(world: World, seed: int) -> tuple[Any, dict]:
     start = jax.tree.map(lambda x: 0.1 * x, MODEL.init(init_key))
     hp = Likelihood(learning_rate=0.01, warmup_updates=1.0, weight_decay=0.0, max_grad_norm=5.0)
     make = lambda hp: likelihood_learner(MODEL, batch, hp, start, chunk=2)
-    held_out = jnp.asarray(world.held_out)
-    curve, best, params = [], np.inf, start
+    curve, best, last = [], start, start
     for update, state, rows in purerl.run(make, hp, key, MOST_EPOCHS * EPOCH, EPOCH):
-        now = state.agent.params
-        sample = write(now, jax.random.fold_in(judge_key, update), 2000)
+        last = jax.tree.map(np.asarray, state.agent.params)
+        sample = write(last, jax.random.fold_in(judge_key, update), 2000)
         row = {
             "epoch": update // EPOCH,
-            "training_nll": float(rows["loss"]),
-            "held_out_nll": float(nll(now, held_out)),
-            "oracle_nll": float(nll(world.oracle, sample)),
-            "entropy": float(nll(now, sample)),
+            "training_nll": rows["loss"],
+            "held_out_nll": nll(last, held_out),
+            "oracle_nll": nll(world.oracle, sample),
+            "entropy": nll(last, sample),
         }
-        curve.append({name: round(x, 4) for name, x in row.items()})
+        curve.append({name: round(float(x), 4) for name, x in row.items()})
         report.note(f"oracle {world.name}, seed {seed}: {curve[-1]}")
-        if row["held_out_nll"] < best:
-            best, params = row["held_out_nll"], jax.tree.map(np.asarray, now)
-        if len(curve) - 1 - int(np.argmin([x["held_out_nll"] for x in curve])) >= PATIENCE:
+        since = len(curve) - 1 - int(np.argmin([x["held_out_nll"] for x in curve]))
+        best = last if since == 0 else best
+        if since >= PATIENCE and len(curve) >= at_least:
             break
-    return params, {"curve": curve, "last": jax.tree.map(np.asarray, now)}
+    named = {f"{name}{i}": x for name, p in (("best", best), ("last", last)) for i, x in enumerate(jax.tree.leaves(p))}
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(kept, curve=json.dumps(curve), **named)
+    return Fitted(best, last, curve)
 
 
 # --- policy gradient --------------------------------------------------------------------------------------------------
@@ -349,8 +381,10 @@ class Arm(NamedTuple):
 
     agent: Callable
     hp: Any
-    term: str  # the reward: "bleu" or "oracle"
+    term: str | None  # the reward: "bleu", "oracle" or none
     about: str
+    towards_oracle: bool = False  # the KL is to the oracle, not to the maximum-likelihood model
+    late: bool = False  # starts from the last epoch of maximum likelihood, not from the best
 
 
 LEARNING_RATE = 3e-3
@@ -358,16 +392,18 @@ REINFORCE = partial(purerl.SequenceREINFORCE, learning_rate=LEARNING_RATE)
 RLOO = partial(purerl.RLOO, learning_rate=LEARNING_RATE, group_size=NUM_ENVS)
 GRPO = partial(purerl.GRPO, learning_rate=LEARNING_RATE, group_size=NUM_ENVS)
 ARMS = {
-    "bleu-reinforce": Arm(purerl.sequence_reinforce, REINFORCE(), "bleu", "REINFORCE, moving average"),
-    "bleu-rloo-kl": Arm(purerl.rloo, RLOO(kl_cost=0.002), "bleu", "RLOO, KL to maximum likelihood"),
-    "oracle-reinforce": Arm(purerl.sequence_reinforce, REINFORCE(), "oracle", "REINFORCE, moving average"),
-    "oracle-grpo": Arm(purerl.grpo, GRPO(), "oracle", "GRPO"),
-    "oracle-rloo-kl": Arm(purerl.rloo, RLOO(kl_cost=0.05), "oracle", "RLOO, KL to maximum likelihood"),
+    "bleu-reinforce": Arm(purerl.sequence_reinforce, REINFORCE(), "bleu", "BLEU: REINFORCE, moving average"),
+    "bleu-rloo-kl": Arm(purerl.rloo, RLOO(kl_cost=0.01), "bleu", "BLEU: RLOO, KL to maximum likelihood, β = 0.01"),
+    "oracle-reinforce": Arm(purerl.sequence_reinforce, REINFORCE(), "oracle", "oracle: REINFORCE, moving average"),
+    "oracle-grpo": Arm(purerl.grpo, GRPO(), "oracle", "oracle: GRPO"),
+    "oracle-rloo-kl": Arm(purerl.rloo, RLOO(kl_cost=0.1), "oracle", "oracle: RLOO, KL to maximum likelihood, β = 0.1"),
+    "reverse-kl": Arm(purerl.rloo, RLOO(kl_cost=1.0), None, "minus KL to the oracle: RLOO", towards_oracle=True),
+    "bleu-late": Arm(purerl.sequence_reinforce, REINFORCE(), "bleu", "BLEU, from the last epoch: REINFORCE", late=True),
 }
 
 
 def learner_of(arm: Arm) -> Callable[[Any], Any]:
-    """`{"start", "oracle"} -> Learner`. Both terms are reported, one is learned from; the corpus is the reward's state."""
+    """`{"start", "oracle"} -> Learner`. Both terms are reported; the corpus is the state of the reward."""
     weights = {"bleu": float(arm.term == "bleu"), "oracle": float(arm.term == "oracle")}
 
     def make(hp):
@@ -381,7 +417,8 @@ def learner_of(arm: Arm) -> Callable[[Any], Any]:
             return corpus, reward, about
 
         empty = lambda key, tr: tuple(Table(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32)) for _ in range(ORDER))
-        agent = arm.agent(network, policy(), arm.hp)
+        reference = {"reference": {"model": hp["oracle"]}} if arm.towards_oracle else {}
+        agent = arm.agent(network, policy(), arm.hp, **reference)
         return purerl.learner(
             ENV, ENV.default_params, agent, NUM_ENVS, LENGTH, Reward(empty, apply), info=("index",), returns="training"
         )
@@ -389,18 +426,228 @@ def learner_of(arm: Arm) -> Callable[[Any], Any]:
     return make
 
 
-def reinforced(
-    make: Callable, world: World, corpus: tuple[Table, ...], start: Any, seed: int, updates: int = UPDATES
-) -> tuple[Any, list]:
+def reinforced(make: Callable, world: World, corpus: tuple[Table, ...], start: Any, seed: int) -> tuple[Any, list]:
     """The parameters after policy gradient from those of maximum likelihood, and the curve of its own samples."""
     hp = {"start": start, "oracle": world.oracle}
     state = make(hp).init(jax.random.fold_in(jax.random.key(11), seed))
+    state = state._replace(reward=jax.tree.map(jnp.copy, corpus))  # copies: the state is donated
     curve, params = [], None
-    # a copy: the state is donated
-    for update, now, rows in purerl.run(
-        make, hp, None, updates, EVERY, state=state._replace(reward=jax.tree.map(jnp.copy, corpus))
-    ):
+    for update, now, rows in purerl.run(make, hp, None, UPDATES, EVERY, state=state):
         named = {"oracle_nll": -rows["oracle"], **{x: rows[x] for x in ("bleu", "entropy", "kl") if x in rows}}
         curve.append({"update": update} | {name: round(float(x), 4) for name, x in named.items()})
         params = now.agent.params["model"]
     return params, curve
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def stored(folder: Path, row: str, compute: Callable[[], dict]) -> None:
+    """Compute a row unless its file is there."""
+    path = folder / f"{row}.json"
+    if path.exists():
+        return
+    began = time.perf_counter()
+    record = {"row": row, "oracle": folder.name.rsplit("-", 1)[0], "seed": int(folder.name.rsplit("-", 1)[1])}
+    rounded = {name: round(x, 4) if isinstance(x, float) else x for name, x in compute().items()}
+    record |= rounded | {"versions": {p: version(p) for p in ("purerl", "jax", "jaxlib", "numpy")}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half_written = path.with_suffix(".part")
+    half_written.write_text(json.dumps(record, indent=1) + "\n")
+    half_written.rename(path)
+    report.note(f"{path.relative_to(RESULTS)}: {rounded.get('oracle_nll')} in {time.perf_counter() - began:.0f} s")
+
+
+def without_learning(world: World) -> dict[str, np.ndarray]:
+    """Sequences that no generator wrote: of the oracle, copied, by frequency, and uniform."""
+    rng = np.random.default_rng(0)
+    return {
+        "oracle-itself": np.resize(world.held_out, (JUDGED, LENGTH)),
+        "copies": world.training[:JUDGED],
+        "frequencies": rng.choice(world.training.reshape(-1), (JUDGED, LENGTH)),
+        "uniform": rng.integers(0, VOCABULARY, (JUDGED, LENGTH), dtype=np.int32),
+    }
+
+
+def compute(world: World, seed: int, makes: dict[str, Callable]) -> None:
+    """All rows of one oracle and seed."""
+    folder, of_authors = RESULTS / f"{world.name}-{seed}", world.name == "published"
+    rows = [*ARMS] if of_authors else [name for name, arm in ARMS.items() if not arm.late]
+    if all((folder / f"{row}.json").exists() for row in rows):
+        return
+    corpus, key = tables(world.training), jax.random.fold_in(jax.random.key(13), seed)
+    for row, tokens in without_learning(world).items():
+        stored(folder, row, lambda: judged(world, corpus, jnp.asarray(tokens)))
+    fitted = maximum_likelihood(world, seed, MOST_EPOCHS if of_authors else 0)
+    best = 1 + int(np.argmin([x["held_out_nll"] for x in fitted.curve]))
+    about = {"epochs": best, "curve": fitted.curve}
+    stored(folder, "maximum-likelihood", lambda: judge(world, corpus, fitted.best, key) | about)
+    about_last = {"epochs": len(fitted.curve)}
+    stored(folder, "maximum-likelihood-last", lambda: judge(world, corpus, fitted.last, key) | about_last)
+    for temperature in TEMPERATURES:
+        row = f"temperature-{temperature}"
+        stored(folder, row, lambda: judge(world, corpus, fitted.best, key, temperature) | {"temperature": temperature})
+    for row in rows:
+        arm = ARMS[row]
+
+        def learned():
+            start = fitted.last if arm.late else fitted.best
+            params, curve = reinforced(makes[row], world, corpus, start, seed)
+            hp = {name: x for name, x in vars(arm.hp).items() if x is not None}
+            return judge(world, corpus, params, key) | {"curve": curve, "hyperparameters": hp}
+
+        stored(folder, row, learned)
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+NAMES = {
+    "uniform": "tokens drawn uniformly",
+    "frequencies": "tokens drawn by their training frequencies",
+    "maximum-likelihood": "**maximum likelihood**, best held-out epoch",
+    "maximum-likelihood-last": "maximum likelihood, last epoch",
+    **{f"temperature-{t}": f"the best epoch at temperature {t}" for t in TEMPERATURES},
+    **{row: f"reward {arm.about}" for row, arm in ARMS.items()},
+    "copies": "training sequences, copied",
+    "oracle-itself": "the oracle itself",
+}
+COLUMNS = {
+    "oracle_nll": "oracle NLL",
+    "entropy": "entropy",
+    "held_out_nll": "held-out NLL",
+    "self_bleu": "Self-BLEU-3",
+    "distinct2": "distinct-2",
+    "bleu": "BLEU-3 to training",
+}
+
+
+def rows_of(row: str, published: bool) -> list[dict]:
+    """The records of a row, of the authors' oracle or of ours."""
+    paths = sorted(RESULTS.glob(f"*/{row}.json"))
+    return [json.loads(path.read_text()) for path in paths if path.parent.name.startswith("published") == published]
+
+
+def mean_of(records: list[dict], column: str, interval: bool = False) -> str:
+    """The mean over records, with a 95 % bootstrap interval if asked for."""
+    values = np.array([x[column] for x in records if column in x])
+    if not len(values):
+        return "-"
+    text = f"{values.mean():.3f}"
+    if interval and len(values) > 1:
+        low, high = statistics.interval(values, statistics.mean)
+        text += f" [{low:.3f}, {high:.3f}]"
+    return text
+
+
+def table_of(published: bool) -> str:
+    lines = ["| " + " | ".join(["row", *COLUMNS.values()]) + " |", "|---" * (1 + len(COLUMNS)) + "|"]
+    for row, name in NAMES.items():
+        if records := rows_of(row, published):
+            cells = [mean_of(records, column, column == "oracle_nll") for column in COLUMNS]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def crossing(records: list[dict], level: float) -> tuple[float, float]:
+    """Mean number of updates until the oracle's NLL falls below a level, and mean entropy there, both interpolated."""
+    found = []
+    for record in records:
+        curve = record["curve"]
+        nlls = np.array([x["oracle_nll"] for x in curve])
+        if (nlls <= level).any():
+            at = int(np.argmax(nlls <= level))
+            share = (nlls[at - 1] - level) / (nlls[at - 1] - nlls[at]) if at else 1.0
+            of = lambda name: curve[max(at - 1, 0)][name] * (1 - share) + curve[at][name] * share
+            found.append((of("update"), of("entropy")))
+    return tuple(np.mean(found, axis=0)) if len(found) == len(records) else (np.nan, np.nan)
+
+
+def crossings(level: float) -> str:
+    """At the published NLL of SeqGAN: updates and entropy of each arm, and entropy of the temperature sweep."""
+    sweep = [rows_of(f"temperature-{t}", False) for t in TEMPERATURES] + [rows_of("maximum-likelihood", False)]
+    nlls, entropies = ([np.mean([x[name] for x in rows]) for rows in sweep] for name in ("oracle_nll", "entropy"))
+    lines = ["| row | updates | entropy there |", "|---|---|---|"]
+    temperature = np.interp(level, nlls, [*TEMPERATURES, 1.0])
+    lines.append(f"| temperature {temperature:.2f} | 0 | {np.interp(level, nlls, entropies):.2f} |")
+    for row in ARMS:
+        if records := rows_of(row, False):
+            updates, entropy = crossing(records, level)
+            cells = ("not reached", "-") if np.isnan(updates) else (f"{updates:.0f}", f"{entropy:.2f}")
+            lines.append(f"| {NAMES[row]} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines)
+
+
+def picture() -> None:
+    """Maximum likelihood; NLL and entropy against updates; NLL against held-out NLL."""
+    import matplotlib.pyplot as plt
+
+    figure, ((fit, against), (entropy, plane)) = plt.subplots(2, 2, figsize=(12, 9), layout="constrained")
+    first = rows_of("maximum-likelihood", True) or rows_of("maximum-likelihood", False)[:1]
+    curve = first[0]["curve"]
+    for name, label in (
+        ("oracle_nll", "oracle's NLL of its samples"), ("held_out_nll", "its NLL of held-out sequences"),
+        ("training_nll", "its NLL of training sequences"), ("entropy", "its entropy"),
+    ):  # fmt: skip
+        fit.plot([x["epoch"] for x in curve], [x[name] for x in curve], label=label)
+    fit.axvline(first[0]["epochs"], color="grey", linestyle=":", label="best held-out epoch")
+    fit.set(title=f"maximum likelihood, oracle {first[0]['oracle']}", xlabel="epoch", ylabel="nats a token")
+    for ax in (fit, against):
+        for name, value in PUBLISHED.items():
+            if name != "random":
+                ax.axhline(value, color="lightgrey", linewidth=0.8, zorder=0)
+                ax.annotate(name, (1.0, value), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom")
+    sweep = [rows_of(f"temperature-{t}", False) for t in TEMPERATURES] + [rows_of("maximum-likelihood", False)]
+    x, y = ([np.mean([r[name] for r in rows]) for rows in sweep] for name in ("oracle_nll", "held_out_nll"))
+    plane.plot(x, y, "k.-", label="maximum likelihood, temperature 0.5 to 1")
+    late = rows_of("maximum-likelihood-last", False)
+    of = lambda rows, name: np.mean([r[name] for r in rows])
+    plane.plot(of(late, "oracle_nll"), of(late, "held_out_nll"), "kx", label="maximum likelihood, last epoch")
+    for row, arm in ARMS.items():
+        records = [] if arm.late else rows_of(row, False)
+        if not records:
+            continue
+        updates = [0, *(x["update"] for x in records[0]["curve"])]
+        start = rows_of("maximum-likelihood", False)
+        lines = {}
+        for ax, name in ((against, "oracle_nll"), (entropy, "entropy")):
+            values = np.array([[of(start, name), *(x[name] for x in r["curve"])] for r in records])
+            (lines[name],) = ax.plot(updates, values.mean(0), label=arm.about)
+            ax.fill_between(updates, values.min(0), values.max(0), alpha=0.15, linewidth=0)
+        colour = lines["entropy"].get_color()
+        plane.plot(of(records, "oracle_nll"), of(records, "held_out_nll"), "o", color=colour, label=arm.about)
+    against.set(title="policy gradient: oracle's NLL of its samples", xlabel="update", ylabel="nats a token")
+    entropy.set(title="policy gradient: entropy of the generator", xlabel="update", ylabel="nats a token")
+    plane.set(title="quality against coverage: lower left is better", xlabel="oracle's NLL of its samples")
+    plane.set(ylabel="its NLL of held-out sequences", ylim=(7.5, 12))
+    for ax in (fit, entropy, plane):
+        ax.legend(fontsize=7)
+    figure.savefig(PICTURE, dpi=110)
+
+
+def write_report() -> None:
+    """The section of TEXT.md, and its picture."""
+    picture()
+    section("oracle", TEXT.format(ours=table_of(False), authors=table_of(True), crossings=crossings(8.736)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--oracles", type=int, nargs="*", default=[0, 1, 2, 3, 4], help="numbers of our oracles")
+    parser.add_argument("--seeds", type=int, default=1, help="generators of each oracle")
+    parser.add_argument("--published", type=Path, help="save/target_params_py3.pkl of the authors' repository")
+    parser.add_argument("--report", action="store_true", help="write the section of TEXT.md and the picture alone")
+    given = parser.parse_args()
+    if not given.report:
+        set_up_jax(one_device=True)
+        makes = {name: learner_of(arm) for name, arm in ARMS.items()}
+        for number, oracle in enumerate([*([None] if given.published else []), *given.oracles]):
+            own = world(oracle, given.published)
+            if number == 0:
+                check_bleu(own)
+            for seed in range(given.seeds):
+                compute(own, seed, makes)
+    write_report()
+
+
+if __name__ == "__main__":
+    main()
