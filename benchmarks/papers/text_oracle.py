@@ -1,0 +1,653 @@
+"""The synthetic oracle of SeqGAN (Yu et al., 2017, arXiv:1609.05473): maximum likelihood, then policy gradient.
+
+    python benchmarks/papers/text_oracle.py [--oracles 0 1 2 3 4] [--seeds 1] [--published FILE] [--report]
+
+An LSTM with weights from N(0, 1) writes 10,000 sequences of 20 tokens; a generator of the same architecture learns from
+them, first by maximum likelihood, then by policy gradient. It is judged by the oracle: the mean of -log p of a token of
+its own sequences. That judges quality alone, so each row also has the entropy of the generator, its likelihood of
+sequences of the oracle that it has not seen, Self-BLEU and distinct-2, and the maximum-likelihood model at lower
+temperatures stands beside.
+
+The authors' own oracle is one row more where `--published` names `save/target_params_py3.pkl` of their repository,
+https://github.com/LantaoYu/SeqGAN; it is read as arrays, and nothing in it is executed.
+
+Results are JSON files under results/text-oracle/, one for each oracle, seed and row; a run that was stopped continues
+with what is missing. The parameters of maximum likelihood are kept in .cache/text-oracle, which may be deleted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import pickle
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from text_report import section
+
+import purerl
+from purerl import networks, rewards, statistics
+from purerl.core import Distribution, Reward
+from purerl.runs import report
+from purerl.runs.devices import set_up_jax
+from purerl.text import metrics, models
+from purerl.text.data import Task
+from purerl.text.environment import TextGeneration
+from purerl.text.generation import completion_log_probs, generate
+from purerl.text.likelihood import Likelihood, likelihood_learner
+from purerl.text.rewards import fluency, of_completions
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "text-oracle"
+KEPT = HERE.parent.parent / ".cache" / "text-oracle"
+PICTURE = HERE / "text-oracle.png"
+
+VOCABULARY, LENGTH, SIZE = 5_000, 20, 32
+START = 0  # the prompt: an ordinary token too, as in the authors' code
+END = VOCABULARY  # outside the generator's vocabulary, so that every sequence has LENGTH tokens
+TRAINING, HELD_OUT, JUDGED = 10_000, 2_000, 4_000  # sequences
+BATCH = 64
+EPOCH = -(-TRAINING // BATCH)  # updates
+PATIENCE, MOST_EPOCHS = 4, 40  # epochs without a better held-out likelihood after which training ends, and the most
+UPDATES, EVERY, NUM_ENVS = 120, 5, 64  # of policy gradient
+TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9)
+ORDER = 3  # of the BLEU that is a reward, as in PG-BLEU
+PUBLISHED = {"random": 10.310, "maximum likelihood": 9.038, "PG-BLEU": 8.946, "SeqGAN": 8.736}
+
+TEXT = """
+## The synthetic oracle
+
+{ours}
+
+{authors}
+
+{crossings}
+"""
+
+
+# --- the LSTM ---------------------------------------------------------------------------------------------------------
+
+
+def lstm_model(size: int = SIZE) -> models.LanguageModel:
+    """SeqGAN's LSTM as a language model: the cache is its state; the bias of the head is the weight of a feature 1.
+
+    Its `prefill` takes rows that are full, which is what prompts of one token need.
+    """
+    core = networks.lstm(size)
+
+    def init(key):
+        shapes = jax.eval_shape(lambda: core.init(jax.random.key(0), size))
+        shapes = {
+            "embedding": jax.ShapeDtypeStruct((VOCABULARY, size), jnp.float32),
+            "lstm": shapes,
+            "head": jax.ShapeDtypeStruct((VOCABULARY, size + 1), jnp.float32),
+        }
+        leaves, tree = jax.tree.flatten(shapes)
+        keys = jax.random.split(key, len(leaves))
+        return tree.unflatten([jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)])
+
+    def cache(n, slots):
+        del slots  # the state has one size
+        h, c = core.memory(n)
+        return models.Cache((h,), (c,), jnp.zeros(n, jnp.int32))
+
+    with_one = lambda h: jnp.concatenate([h, jnp.ones((*h.shape[:-1], 1), h.dtype)], axis=-1)
+
+    def step(params, cache, token):
+        memory = core.reset((cache.keys[0], cache.values[0]), cache.length == 0)
+        y, (h, c) = core.step(params["lstm"], memory, params["embedding"][token])
+        return with_one(y), models.Cache((h,), (c,), cache.length + 1)
+
+    def prefill(params, tokens, length, slots):
+        del slots
+        x = params["embedding"][tokens.T]
+        ended = jnp.zeros(x.shape[:2], bool)
+        y, _, (h, c) = core.unroll(params["lstm"], core.memory(x.shape[1]), x, ended)
+        return with_one(y).swapaxes(0, 1), models.Cache((h,), (c,), jnp.asarray(length, jnp.int32))
+
+    features = lambda params, tokens: prefill(params, tokens, jnp.full(tokens.shape[:1], tokens.shape[1]), 0)[0]
+    kernel = lambda params: params["head"]
+    logits = lambda params, features: features @ kernel(params).T
+    shape = models.GPT2(VOCABULARY, LENGTH + 1, size + 1, 1, 1)  # the sizes alone
+    return models.LanguageModel(init, cache, prefill, step, features, logits, shape, kernel)
+
+
+MODEL = lstm_model()
+
+
+def draw(key: jax.Array, logits: jax.Array, blocks: int = 50) -> jax.Array:
+    """A token from softmax(logits `[N, V]`) by inversion: one uniform number a token, in place of V of Gumbel's.
+
+    The cumulative sums are over blocks and then inside of one. It takes a tenth of the time of `categorical`.
+    """
+    num = logits.shape[0]
+    p = jnp.exp(logits - logits.max(-1, keepdims=True)).reshape(num, blocks, -1)
+    before = jnp.cumsum(p.sum(-1), -1)
+    u = jax.random.uniform(key, (num, 1)) * before[:, -1:]
+    block = jnp.minimum((before <= u).sum(-1), blocks - 1)
+    rows = jnp.arange(num)
+    rest = u[:, 0] - jnp.where(block > 0, before[rows, block - 1], 0.0)
+    inside = (jnp.cumsum(p[rows, block], -1) <= rest[:, None]).sum(-1)
+    return (block * p.shape[-1] + jnp.minimum(inside, p.shape[-1] - 1)).astype(jnp.int32)
+
+
+class Tempered(NamedTuple):
+    """The choice of `generate`: softmax(logits / temperature), by inversion."""
+
+    temperature: Any = 1.0
+
+    def __call__(self, key, logits):
+        return draw(key, logits / self.temperature)
+
+
+@partial(jax.jit, static_argnums=2)
+def write(params: Any, key: jax.Array, num: int, temperature: Any = 1.0) -> jax.Array:
+    """Sequences of a model, int32 `[num, 20]`, in parts of 500."""
+
+    def part(key):
+        start = jnp.full((500, 1), START), jnp.ones(500, jnp.int32)
+        return generate(MODEL, params, key, *start, LENGTH, END, Tempered(temperature)).tokens
+
+    return jax.lax.map(part, jax.random.split(key, num // 500)).reshape(num, LENGTH)
+
+
+@jax.jit
+def nll(params: Any, tokens: jax.Array, temperature: Any = 1.0) -> jax.Array:
+    """The mean of -log p of a token of sequences `[N, 20]`, N a multiple of 500."""
+
+    def part(tokens):
+        start = jnp.full((500, 1), START), jnp.ones(500, jnp.int32)
+        return -completion_log_probs(MODEL, params, *start, tokens, temperature).mean()
+
+    return jax.lax.map(part, tokens.reshape(-1, 500, LENGTH)).mean()
+
+
+# --- oracle and data --------------------------------------------------------------------------------------------------
+
+
+class World(NamedTuple):
+    """An oracle, and what it wrote."""
+
+    name: str
+    oracle: Any
+    training: np.ndarray  # int32 [10000, 20]
+    held_out: np.ndarray  # int32 [2000, 20]
+
+
+class _Arrays(pickle.Unpickler):
+    """Reads pickles of lists of NumPy arrays, and of nothing else."""
+
+    def find_class(self, module, name):
+        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
+            return getattr(np, name)
+        if (module, name) == ("numpy.core.multiarray", "_reconstruct"):
+            return np._core.multiarray._reconstruct
+        raise ValueError(f"the file has a {module}.{name}; it must have arrays alone")
+
+
+def published_oracle(path: Path) -> Any:
+    """The weights of the authors' oracle, from `save/target_params_py3.pkl` of their repository."""
+    x = [np.asarray(array, np.float32) for array in _Arrays(io.BytesIO(path.read_bytes())).load()]
+    gates = lambda k: np.concatenate([x[1 + k], x[4 + k], x[10 + k], x[7 + k]], axis=-1)  # i, f, new, output
+    lstm = {"input": gates(0), "recurrent": gates(1), "bias": gates(2)}
+    head = np.concatenate([x[13].T, x[14][:, None]], axis=1)
+    return jax.tree.map(jnp.asarray, {"embedding": x[0], "lstm": lstm, "head": head})
+
+
+def world(oracle: int | None, published: Path | None) -> World:
+    """Oracle number 0, 1, 2 …, or the authors' own, for None."""
+    key = jax.random.fold_in(jax.random.key(1609_05473), 10_000 if oracle is None else oracle)
+    weights_key, training_key, held_key = jax.random.split(key, 3)
+    params = MODEL.init(weights_key) if oracle is not None else published_oracle(published)
+    training, held_out = write(params, training_key, TRAINING), write(params, held_key, HELD_OUT)
+    name = "published" if oracle is None else str(oracle)
+    return World(name, params, np.asarray(training), np.asarray(held_out))
+
+
+# --- BLEU against all 10,000 training sequences -----------------------------------------------------------------------
+
+
+class Table(NamedTuple):
+    """The n-grams of a corpus of one order, sorted, and how often one of its sequences has each at most."""
+
+    keys: jax.Array  # int32 [K]
+    most: jax.Array  # int32 [K]
+
+
+def table(keys: np.ndarray) -> tuple[Table, np.ndarray]:
+    """The table of n-grams given as ids `[R, W]`, and the index in it of each."""
+    unique, index = np.unique(keys, return_inverse=True)
+    index = index.reshape(keys.shape)
+    row = np.arange(len(keys))[:, None] * len(unique) + index
+    pairs, count = np.unique(row, return_counts=True)
+    most = np.zeros(len(unique), np.int32)
+    np.maximum.at(most, pairs % len(unique), count)
+    return Table(jnp.asarray(unique, jnp.int32), jnp.asarray(most)), index
+
+
+def tables(texts: np.ndarray) -> tuple[Table, ...]:
+    """The tables of orders 1 to 3; an n-gram is the pair of an (n-1)-gram's index and a token."""
+    found, index = [], np.zeros((len(texts), LENGTH + 1), np.int64)
+    for n in range(1, ORDER + 1):
+        one, index = table(index[:, :-1] * VOCABULARY + texts[:, n - 1 :])
+        found.append(one)
+    return tuple(found)
+
+
+def bleu(corpus: tuple[Table, ...], tokens: jax.Array) -> jax.Array:
+    """Sentence BLEU of sequences `[N, 20]` against all sequences of a corpus: `metrics.bleu` by look-up."""
+    matches, index, known = [], jnp.zeros_like(tokens), jnp.ones(tokens.shape, bool)
+    earlier = jnp.tril(jnp.ones((LENGTH, LENGTH), bool), -1)
+    same = jnp.ones((*tokens.shape, LENGTH), bool)
+    for n, (keys, most) in enumerate(corpus, 1):
+        width = LENGTH - n + 1
+        last = tokens[:, n - 1 :]
+        wanted = index[:, :width] * VOCABULARY + last
+        index = jnp.minimum(jnp.searchsorted(keys, wanted), len(keys) - 1)
+        known = known[:, :width] & (keys[index] == wanted)
+        same = same[:, :width, :width] & (last[:, :, None] == last[:, None, :])
+        seen = (same & earlier[:width, :width]).sum(-1)
+        matches.append((known & (seen < most[index])).sum(-1))
+    matches = jnp.stack(matches, -1)
+    totals = jnp.broadcast_to(LENGTH + 1 - jnp.arange(1, ORDER + 1), matches.shape)
+    length = jnp.full(tokens.shape[:1], LENGTH)
+    return metrics.bleu_score(metrics.BleuStatistics(matches, totals, length, length))
+
+
+def check_bleu(world: World) -> None:
+    """The look-up equals the library's BLEU, on mixtures of sequences that share many n-grams."""
+    references = world.training[:40]
+    one, two = world.training[20:60], world.training[100:140]
+    tokens = np.concatenate([one, np.where(np.arange(LENGTH) % 7 < 4, one, two), np.roll(one, 3, 1) // 9 * 9])
+    tokens[:10, 5:] = tokens[:10, :15]
+    length = np.full(len(references), LENGTH)
+    batch = np.broadcast_to(references, (len(tokens), *references.shape))
+    wanted = metrics.bleu(
+        tokens, np.full(len(tokens), LENGTH), batch, np.broadcast_to(length, batch.shape[:2]), order=3
+    )
+    np.testing.assert_allclose(bleu(tables(references), jnp.asarray(tokens)), wanted, rtol=1e-6)
+
+
+# --- judging ----------------------------------------------------------------------------------------------------------
+
+
+@jax.jit
+def diversity(tokens: jax.Array) -> dict[str, jax.Array]:
+    """Self-BLEU-3 in groups of 200 sequences, distinct-2 in groups of 1,000, and different sequences."""
+    groups, many = tokens[:1000].reshape(5, 200, LENGTH), tokens.reshape(-1, 1000, LENGTH)
+    lengths = lambda x: jnp.full(x.shape[:-1], LENGTH)
+    own = jax.lax.map(lambda x: metrics.self_bleu(x, lengths(x), 3), groups)
+    return {
+        "self_bleu": own.mean(),
+        "distinct2": metrics.distinct_n(many, lengths(many), 2).mean(),
+        "tokens_used": (jnp.zeros(VOCABULARY).at[tokens[:1000]].add(1) > 0).sum(),
+    }
+
+
+def judged(world: World, corpus: tuple[Table, ...], tokens: jax.Array) -> dict[str, float]:
+    """What can be said of sequences alone."""
+    values = {"oracle_nll": nll(world.oracle, tokens), **diversity(tokens), "bleu": bleu(corpus, tokens[:2000]).mean()}
+    return {name: float(x) for name, x in values.items()}
+
+
+def judge(world: World, corpus: tuple[Table, ...], params: Any, key: jax.Array, temperature: float = 1.0) -> dict:
+    """A generator's row. Its entropy is the mean of -log p of its own sequences, under itself."""
+    tokens = write(params, key, JUDGED, temperature)
+    of_itself, of_others = (nll(params, x, temperature) for x in (tokens, world.held_out))
+    return judged(world, corpus, tokens) | {"entropy": float(of_itself), "held_out_nll": float(of_others)}
+
+
+# --- maximum likelihood -----------------------------------------------------------------------------------------------
+
+
+class Fitted(NamedTuple):
+    """Parameters with the best held-out likelihood, those after the last epoch, and the curve over epochs."""
+
+    best: Any
+    last: Any
+    curve: list[dict[str, float]]
+
+
+def maximum_likelihood(world: World, seed: int, at_least: int) -> Fitted:
+    """SeqGAN's Adam, batch and initial weights, until the held-out likelihood has not been better for 4 epochs."""
+    kept = KEPT / f"{world.name}-{seed}.npz"
+    tree = jax.tree.structure(world.oracle)
+    if kept.exists():
+        with np.load(kept) as file:
+            of = lambda name: jax.tree.unflatten(tree, [file[f"{name}{i}"] for i in range(tree.num_leaves)])
+            return Fitted(of("best"), of("last"), json.loads(str(file["curve"])))
+    texts = jnp.asarray(np.concatenate([np.full((TRAINING, 1), START, np.int32), world.training], axis=1))
+    mask, held_out = jnp.ones((BATCH, LENGTH), bool), jnp.asarray(world.held_out)
+
+    def batch(key):
+        return texts[jax.random.randint(key, (BATCH,), 0, TRAINING)], mask
+
+    init_key, key, judge_key = jax.random.split(jax.random.fold_in(jax.random.key(7), seed), 3)
+    start = jax.tree.map(lambda x: 0.1 * x, MODEL.init(init_key))
+    hp = Likelihood(learning_rate=0.01, warmup_updates=1.0, weight_decay=0.0, max_grad_norm=5.0)
+    make = lambda hp: likelihood_learner(MODEL, batch, hp, start, chunk=2)
+    curve, best, last = [], start, start
+    for update, state, rows in purerl.run(make, hp, key, MOST_EPOCHS * EPOCH, EPOCH):
+        last = jax.tree.map(np.asarray, state.agent.params)
+        sample = write(last, jax.random.fold_in(judge_key, update), 2000)
+        row = {
+            "epoch": update // EPOCH,
+            "training_nll": rows["loss"],
+            "held_out_nll": nll(last, held_out),
+            "oracle_nll": nll(world.oracle, sample),
+            "entropy": nll(last, sample),
+        }
+        curve.append({name: round(float(x), 4) for name, x in row.items()})
+        report.note(f"oracle {world.name}, seed {seed}: {curve[-1]}")
+        since = len(curve) - 1 - int(np.argmin([x["held_out_nll"] for x in curve]))
+        best = last if since == 0 else best
+        if since >= PATIENCE and len(curve) >= at_least:
+            break
+    named = {f"{name}{i}": x for name, p in (("best", best), ("last", last)) for i, x in enumerate(jax.tree.leaves(p))}
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(kept, curve=json.dumps(curve), **named)
+    return Fitted(best, last, curve)
+
+
+# --- policy gradient --------------------------------------------------------------------------------------------------
+
+
+def policy() -> Distribution:
+    """Tokens of the head, drawn by inversion. No arm pays for entropy, so its gradient is left out."""
+    own = models.policy(VOCABULARY, chunk=2 * BATCH)
+    return own._replace(
+        sample=lambda key, p: draw(key, p.features @ p.kernel.T / p.temperature),
+        entropy=lambda p: jax.lax.stop_gradient(own.entropy(p)),
+    )
+
+
+TASK = Task(
+    np.full((1, 1), START, np.int32), np.ones(1, np.int32), np.zeros((1, 0, 1), np.int32),
+    np.zeros((1, 0), np.int32), np.zeros((1, 0), bool), END,
+)  # fmt: skip
+ENV = TextGeneration(TASK, LENGTH, score=lambda tokens, length, index: jnp.zeros(()), vocab_size=VOCABULARY + 1)
+
+
+class Arm(NamedTuple):
+    """One way of reinforcement."""
+
+    agent: Callable
+    hp: Any
+    term: str | None  # the reward: "bleu", "oracle" or none
+    about: str
+    towards_oracle: bool = False  # the KL is to the oracle, not to the maximum-likelihood model
+    late: bool = False  # starts from the last epoch of maximum likelihood, not from the best
+
+
+LEARNING_RATE = 3e-3
+REINFORCE = partial(purerl.SequenceREINFORCE, learning_rate=LEARNING_RATE)
+RLOO = partial(purerl.RLOO, learning_rate=LEARNING_RATE, group_size=NUM_ENVS)
+GRPO = partial(purerl.GRPO, learning_rate=LEARNING_RATE, group_size=NUM_ENVS)
+ARMS = {
+    "bleu-reinforce": Arm(purerl.sequence_reinforce, REINFORCE(), "bleu", "BLEU: REINFORCE, moving average"),
+    "bleu-rloo-kl": Arm(purerl.rloo, RLOO(kl_cost=0.01), "bleu", "BLEU: RLOO, KL to maximum likelihood, β = 0.01"),
+    "oracle-reinforce": Arm(purerl.sequence_reinforce, REINFORCE(), "oracle", "oracle: REINFORCE, moving average"),
+    "oracle-grpo": Arm(purerl.grpo, GRPO(), "oracle", "oracle: GRPO"),
+    "oracle-rloo-kl": Arm(purerl.rloo, RLOO(kl_cost=0.1), "oracle", "oracle: RLOO, KL to maximum likelihood, β = 0.1"),
+    "reverse-kl": Arm(purerl.rloo, RLOO(kl_cost=1.0), None, "minus KL to the oracle: RLOO", towards_oracle=True),
+    "bleu-late": Arm(purerl.sequence_reinforce, REINFORCE(), "bleu", "BLEU, from the last epoch: REINFORCE", late=True),
+}
+
+
+def learner_of(arm: Arm) -> Callable[[Any], Any]:
+    """`{"start", "oracle"} -> Learner`. Both terms are reported; the corpus is the state of the reward."""
+    weights = {"bleu": float(arm.term == "bleu"), "oracle": float(arm.term == "oracle")}
+
+    def make(hp):
+        network = models.policy_network(MODEL, LENGTH + 1, hp["start"], value=False)
+        oracle = fluency(MODEL, hp["oracle"], TASK)
+
+        def apply(key, corpus, tr):
+            score = of_completions(lambda tokens, length, ended, index: bleu(corpus, tokens), END)
+            total = rewards.weighted({"bleu": score, "oracle": oracle}, weights, rewards.mean_over_episodes)
+            _, reward, about = total.apply(key, total.init(key, tr), tr)
+            return corpus, reward, about
+
+        empty = lambda key, tr: tuple(Table(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32)) for _ in range(ORDER))
+        reference = {"reference": {"model": hp["oracle"]}} if arm.towards_oracle else {}
+        agent = arm.agent(network, policy(), arm.hp, **reference)
+        return purerl.learner(
+            ENV, ENV.default_params, agent, NUM_ENVS, LENGTH, Reward(empty, apply), info=("index",), returns="training"
+        )
+
+    return make
+
+
+def reinforced(make: Callable, world: World, corpus: tuple[Table, ...], start: Any, seed: int) -> tuple[Any, list]:
+    """The parameters after policy gradient from those of maximum likelihood, and the curve of its own samples."""
+    hp = {"start": start, "oracle": world.oracle}
+    state = make(hp).init(jax.random.fold_in(jax.random.key(11), seed))
+    state = state._replace(reward=jax.tree.map(jnp.copy, corpus))  # copies: the state is donated
+    curve, params = [], None
+    for update, now, rows in purerl.run(make, hp, None, UPDATES, EVERY, state=state):
+        named = {"oracle_nll": -rows["oracle"], **{x: rows[x] for x in ("bleu", "entropy", "kl") if x in rows}}
+        curve.append({"update": update} | {name: round(float(x), 4) for name, x in named.items()})
+        params = now.agent.params["model"]
+    return params, curve
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def stored(folder: Path, row: str, compute: Callable[[], dict]) -> None:
+    """Compute a row unless its file is there."""
+    path = folder / f"{row}.json"
+    if path.exists():
+        return
+    began = time.perf_counter()
+    record = {"row": row, "oracle": folder.name.rsplit("-", 1)[0], "seed": int(folder.name.rsplit("-", 1)[1])}
+    rounded = {name: round(x, 4) if isinstance(x, float) else x for name, x in compute().items()}
+    record |= rounded | {"versions": {p: version(p) for p in ("purerl", "jax", "jaxlib", "numpy")}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half_written = path.with_suffix(".part")
+    half_written.write_text(json.dumps(record, indent=1) + "\n")
+    half_written.rename(path)
+    report.note(f"{path.relative_to(RESULTS)}: {rounded.get('oracle_nll')} in {time.perf_counter() - began:.0f} s")
+
+
+def without_learning(world: World) -> dict[str, np.ndarray]:
+    """Sequences that no generator wrote: of the oracle, copied, by frequency, and uniform."""
+    rng = np.random.default_rng(0)
+    return {
+        "oracle-itself": np.resize(world.held_out, (JUDGED, LENGTH)),
+        "copies": world.training[:JUDGED],
+        "frequencies": rng.choice(world.training.reshape(-1), (JUDGED, LENGTH)),
+        "uniform": rng.integers(0, VOCABULARY, (JUDGED, LENGTH), dtype=np.int32),
+    }
+
+
+def compute(world: World, seed: int, makes: dict[str, Callable]) -> None:
+    """All rows of one oracle and seed."""
+    folder, of_authors = RESULTS / f"{world.name}-{seed}", world.name == "published"
+    rows = [*ARMS] if of_authors else [name for name, arm in ARMS.items() if not arm.late]
+    if all((folder / f"{row}.json").exists() for row in rows):
+        return
+    corpus, key = tables(world.training), jax.random.fold_in(jax.random.key(13), seed)
+    for row, tokens in without_learning(world).items():
+        stored(folder, row, lambda: judged(world, corpus, jnp.asarray(tokens)))
+    fitted = maximum_likelihood(world, seed, MOST_EPOCHS if of_authors else 0)
+    best = 1 + int(np.argmin([x["held_out_nll"] for x in fitted.curve]))
+    about = {"epochs": best, "curve": fitted.curve}
+    stored(folder, "maximum-likelihood", lambda: judge(world, corpus, fitted.best, key) | about)
+    about_last = {"epochs": len(fitted.curve)}
+    stored(folder, "maximum-likelihood-last", lambda: judge(world, corpus, fitted.last, key) | about_last)
+    for temperature in TEMPERATURES:
+        row = f"temperature-{temperature}"
+        stored(folder, row, lambda: judge(world, corpus, fitted.best, key, temperature) | {"temperature": temperature})
+    for row in rows:
+        arm = ARMS[row]
+
+        def learned():
+            start = fitted.last if arm.late else fitted.best
+            params, curve = reinforced(makes[row], world, corpus, start, seed)
+            hp = {name: x for name, x in vars(arm.hp).items() if x is not None}
+            return judge(world, corpus, params, key) | {"curve": curve, "hyperparameters": hp}
+
+        stored(folder, row, learned)
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+NAMES = {
+    "uniform": "tokens drawn uniformly",
+    "frequencies": "tokens drawn by their training frequencies",
+    "maximum-likelihood": "**maximum likelihood**, best held-out epoch",
+    "maximum-likelihood-last": "maximum likelihood, last epoch",
+    **{f"temperature-{t}": f"the best epoch at temperature {t}" for t in TEMPERATURES},
+    **{row: f"reward {arm.about}" for row, arm in ARMS.items()},
+    "copies": "training sequences, copied",
+    "oracle-itself": "the oracle itself",
+}
+COLUMNS = {
+    "oracle_nll": "oracle NLL",
+    "entropy": "entropy",
+    "held_out_nll": "held-out NLL",
+    "self_bleu": "Self-BLEU-3",
+    "distinct2": "distinct-2",
+    "bleu": "BLEU-3 to training",
+}
+
+
+def rows_of(row: str, published: bool) -> list[dict]:
+    """The records of a row, of the authors' oracle or of ours."""
+    paths = sorted(RESULTS.glob(f"*/{row}.json"))
+    return [json.loads(path.read_text()) for path in paths if path.parent.name.startswith("published") == published]
+
+
+def mean_of(records: list[dict], column: str, interval: bool = False) -> str:
+    """The mean over records, with a 95 % bootstrap interval if asked for."""
+    values = np.array([x[column] for x in records if column in x])
+    if not len(values):
+        return "-"
+    text = f"{values.mean():.3f}"
+    if interval and len(values) > 1:
+        low, high = statistics.interval(values, statistics.mean)
+        text += f" [{low:.3f}, {high:.3f}]"
+    return text
+
+
+def table_of(published: bool) -> str:
+    lines = ["| " + " | ".join(["row", *COLUMNS.values()]) + " |", "|---" * (1 + len(COLUMNS)) + "|"]
+    for row, name in NAMES.items():
+        if records := rows_of(row, published):
+            cells = [mean_of(records, column, column == "oracle_nll") for column in COLUMNS]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def crossing(records: list[dict], level: float) -> tuple[float, float]:
+    """Mean number of updates until the oracle's NLL falls below a level, and mean entropy there, both interpolated."""
+    found = []
+    for record in records:
+        curve = record["curve"]
+        nlls = np.array([x["oracle_nll"] for x in curve])
+        if (nlls <= level).any():
+            at = int(np.argmax(nlls <= level))
+            share = (nlls[at - 1] - level) / (nlls[at - 1] - nlls[at]) if at else 1.0
+            of = lambda name: curve[max(at - 1, 0)][name] * (1 - share) + curve[at][name] * share
+            found.append((of("update"), of("entropy")))
+    return tuple(np.mean(found, axis=0)) if len(found) == len(records) else (np.nan, np.nan)
+
+
+def crossings(level: float) -> str:
+    """At the published NLL of SeqGAN: updates and entropy of each arm, and entropy of the temperature sweep."""
+    sweep = [rows_of(f"temperature-{t}", False) for t in TEMPERATURES] + [rows_of("maximum-likelihood", False)]
+    nlls, entropies = ([np.mean([x[name] for x in rows]) for rows in sweep] for name in ("oracle_nll", "entropy"))
+    lines = ["| row | updates | entropy there |", "|---|---|---|"]
+    temperature = np.interp(level, nlls, [*TEMPERATURES, 1.0])
+    lines.append(f"| temperature {temperature:.2f} | 0 | {np.interp(level, nlls, entropies):.2f} |")
+    for row in ARMS:
+        if records := rows_of(row, False):
+            updates, entropy = crossing(records, level)
+            cells = ("not reached", "-") if np.isnan(updates) else (f"{updates:.0f}", f"{entropy:.2f}")
+            lines.append(f"| {NAMES[row]} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines)
+
+
+def picture() -> None:
+    """Maximum likelihood; NLL and entropy against updates; NLL against held-out NLL."""
+    import matplotlib.pyplot as plt
+
+    figure, ((fit, against), (entropy, plane)) = plt.subplots(2, 2, figsize=(12, 9), layout="constrained")
+    first = rows_of("maximum-likelihood", True) or rows_of("maximum-likelihood", False)[:1]
+    curve = first[0]["curve"]
+    for name, label in (
+        ("oracle_nll", "oracle's NLL of its samples"), ("held_out_nll", "its NLL of held-out sequences"),
+        ("training_nll", "its NLL of training sequences"), ("entropy", "its entropy"),
+    ):  # fmt: skip
+        fit.plot([x["epoch"] for x in curve], [x[name] for x in curve], label=label)
+    fit.axvline(first[0]["epochs"], color="grey", linestyle=":", label="best held-out epoch")
+    fit.set(title=f"maximum likelihood, oracle {first[0]['oracle']}", xlabel="epoch", ylabel="nats a token")
+    for ax in (fit, against):
+        for name, value in PUBLISHED.items():
+            if name != "random":
+                ax.axhline(value, color="lightgrey", linewidth=0.8, zorder=0)
+                ax.annotate(name, (1.0, value), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom")
+    sweep = [rows_of(f"temperature-{t}", False) for t in TEMPERATURES] + [rows_of("maximum-likelihood", False)]
+    x, y = ([np.mean([r[name] for r in rows]) for rows in sweep] for name in ("oracle_nll", "held_out_nll"))
+    plane.plot(x, y, "k.-", label="maximum likelihood, temperature 0.5 to 1")
+    late = rows_of("maximum-likelihood-last", False)
+    of = lambda rows, name: np.mean([r[name] for r in rows])
+    plane.plot(of(late, "oracle_nll"), of(late, "held_out_nll"), "kx", label="maximum likelihood, last epoch")
+    for row, arm in ARMS.items():
+        records = [] if arm.late else rows_of(row, False)
+        if not records:
+            continue
+        updates = [0, *(x["update"] for x in records[0]["curve"])]
+        start = rows_of("maximum-likelihood", False)
+        lines = {}
+        for ax, name in ((against, "oracle_nll"), (entropy, "entropy")):
+            values = np.array([[of(start, name), *(x[name] for x in r["curve"])] for r in records])
+            (lines[name],) = ax.plot(updates, values.mean(0), label=arm.about)
+            ax.fill_between(updates, values.min(0), values.max(0), alpha=0.15, linewidth=0)
+        colour = lines["entropy"].get_color()
+        plane.plot(of(records, "oracle_nll"), of(records, "held_out_nll"), "o", color=colour, label=arm.about)
+    against.set(title="policy gradient: oracle's NLL of its samples", xlabel="update", ylabel="nats a token")
+    entropy.set(title="policy gradient: entropy of the generator", xlabel="update", ylabel="nats a token")
+    plane.set(title="quality against coverage: lower left is better", xlabel="oracle's NLL of its samples")
+    plane.set(ylabel="its NLL of held-out sequences", ylim=(7.5, 12))
+    for ax in (fit, entropy, plane):
+        ax.legend(fontsize=7)
+    figure.savefig(PICTURE, dpi=110)
+
+
+def write_report() -> None:
+    """The section of TEXT.md, and its picture."""
+    picture()
+    section("oracle", TEXT.format(ours=table_of(False), authors=table_of(True), crossings=crossings(8.736)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--oracles", type=int, nargs="*", default=[0, 1, 2, 3, 4], help="numbers of our oracles")
+    parser.add_argument("--seeds", type=int, default=1, help="generators of each oracle")
+    parser.add_argument("--published", type=Path, help="save/target_params_py3.pkl of the authors' repository")
+    parser.add_argument("--report", action="store_true", help="write the section of TEXT.md and the picture alone")
+    given = parser.parse_args()
+    if not given.report:
+        set_up_jax(one_device=True)
+        makes = {name: learner_of(arm) for name, arm in ARMS.items()}
+        for number, oracle in enumerate([*([None] if given.published else []), *given.oracles]):
+            own = world(oracle, given.published)
+            if number == 0:
+                check_bleu(own)
+            for seed in range(given.seeds):
+                compute(own, seed, makes)
+    write_report()
+
+
+if __name__ == "__main__":
+    main()
