@@ -21,7 +21,7 @@ if version("jaxlib").startswith("0.9."):  # later versions have no such choice, 
 NOT_SMOKE = (  # half of the time of the unit tests
     *("test_tabular.py", "test_edges.py", "test_memory.py", "test_distributions.py", "test_rewards.py"),
     *("test_text_metrics.py", "test_text_objectives.py", "test_text_models.py", "test_text_generation.py"),
-    *("test_text_environment.py", "test_text_rewards.py", "test_sequence_agents.py"),
+    *("test_text_environment.py", "test_text_rewards.py", "test_sequence_agents.py", "test_text_likelihood.py"),
 )
 MOST_MAPPINGS = 40_000  # of the 65,530 that Linux allows a process; every compiled program keeps some
 
