@@ -178,11 +178,12 @@ def _best(write: Callable, key: Any, num: int, references: list[list[str]]) -> l
 
 
 def _show(rows: list[Row], prompts: list[str], references: list[list[str]], judge: Any, title: str) -> None:
+    judging, params, tokenizer = judge
     scores = [
         {
             **evaluation.quality(row.texts, references),
             **evaluation.diversity(row.texts),
-            "perplexity": evaluation.perplexity(*judge, prompts, row.texts),
+            "perplexity": evaluation.perplexity(judging, params, tokenizer, prompts, row.texts),
         }
         for row in rows
     ]
