@@ -40,9 +40,9 @@ def parameters(make: Any, agent: str) -> tuple[list[click.Parameter], list[click
     say = partial(click.Option, show_default=True)
     parts = {*declaration_of(make).parts}
     kept = [p for p in of_run if p.name in (*OFFERED, *parts)]
-    for p in kept:
-        if p.name == "seeds":
-            p.default = 1
+    smaller = {"seeds": 1, "learning_rate": 3e-4}  # than elsewhere: a language model is larger, and is pretrained
+    for p in [*kept, *own]:
+        p.default = smaller.get(p.name, p.default)
     default = Settings("", "")
     run = [
         click.Argument(["data"], metavar="DATA"),
