@@ -2,15 +2,16 @@
 
     python benchmarks/papers/text_arithmetic.py [KEY ...] [--seeds 6] [--report]
 
-Prompts are four digits, such as "3917=", and the completion has to be "1379". For each seed a model of its own learns a
-few answers by maximum likelihood; reinforcement continues on prompts whose answers no model is shown. Learning rates are
-chosen on a seed that is not reported. Results are one JSON file for each algorithm and seed under
+Prompts are four digits, such as "3917=", and the completion has to be "1379". For each seed a model of its own learns
+a few answers by maximum likelihood; reinforcement continues on prompts whose answers no model is shown. Learning rates
+are chosen on a seed that is not reported. Results are one JSON file for each algorithm and seed under
 results/text-arithmetic/; a run that was stopped continues with what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 from collections.abc import Callable
@@ -25,7 +26,7 @@ import numpy as np
 from text_report import section
 
 import purerl
-from purerl import statistics, training
+from purerl import statistics
 from purerl.agents.parts import sequences
 from purerl.runs import report
 from purerl.runs.devices import set_up_jax
@@ -41,6 +42,7 @@ PROMPT, STEPS = 5, 5  # tokens of a prompt, and of a completion with its end
 LABELLED, PRETRAINING = 24, 200  # answers that maximum likelihood is shown, and its updates
 COMPLETIONS, STEP = 61_440, 64  # of a run, and of a gradient step
 EVERY = 2_560  # completions between evaluations
+ANNEAL = float(COMPLETIONS * STEPS)  # environment steps over which learning rates fall to 0
 RATES = (2e-5, 4e-5, 8e-5, 1.6e-4, 3.2e-4, 6.4e-4)
 TUNING = 100  # the seed on which learning rates are chosen
 TARGET = 0.95
@@ -55,23 +57,23 @@ class Entry(NamedTuple):
 
 
 def reinforce(baseline: str, group_size: int = 1) -> Callable:
-    hp = partial(purerl.SequenceREINFORCE, baseline=baseline, group_size=group_size)
+    hp = partial(purerl.SequenceREINFORCE, baseline=baseline, group_size=group_size, anneal_steps=ANNEAL)
     return lambda network, policy, rate: purerl.sequence_reinforce(network, policy, hp(rate))
 
 
 def rloo(group_size: int) -> Callable:
-    hp = partial(purerl.RLOO, group_size=group_size)
+    hp = partial(purerl.RLOO, group_size=group_size, anneal_steps=ANNEAL)
     return lambda network, policy, rate: purerl.rloo(network, policy, hp(rate))
 
 
 def grpo(normaliser: str = "grpo", ratio: str = "token", scale: str = "group", **hp: Any) -> Callable:
-    config = partial(purerl.GRPO, group_size=8, num_minibatches=4, **hp)
+    config = partial(purerl.GRPO, group_size=8, num_minibatches=4, anneal_steps=ANNEAL, **hp)
     parts = sequences.NORMALISERS[normaliser], sequences.RATIOS[ratio], objectives.SCALES[scale]
     return lambda network, policy, rate: purerl.grpo(network, policy, config(rate), *parts)
 
 
 def ppo(num_epochs: int) -> Callable:
-    hp = partial(purerl.SequencePPO, num_epochs=num_epochs, num_minibatches=4)
+    hp = partial(purerl.SequencePPO, num_epochs=num_epochs, num_minibatches=4, anneal_steps=ANNEAL)
     return lambda network, policy, rate: purerl.sequence_ppo(network, policy, hp(rate))
 
 
@@ -259,9 +261,8 @@ PUBLISHED = ("rloo-4", "rloo-2", "reinforce-average", "reinforce", "ppo")
 def comparisons() -> list[str]:
     """The published order, pair by pair: differences of the mean accuracy between runs of the same seed."""
     lines = ["| published | difference of mean accuracy, points | ours |", "|---|---|---|"]
-    for better, worse in zip(PUBLISHED, PUBLISHED[1:], strict=False):
-        pairs = [(load(key) for key in (better, worse))]
-        a, b = next(iter(pairs))
+    for better, worse in itertools.pairwise(PUBLISHED):
+        a, b = load(better), load(worse)
         if min(len(a), len(b)) < 2:
             continue
         difference = 100 * np.array([area(x) - area(y) for x, y in zip(a, b, strict=False)])
@@ -319,26 +320,26 @@ def write_report() -> None:
         "",
         '`python benchmarks/papers/text_arithmetic.py`. The prompt "3917=" has the answer "1379"; characters are '
         "tokens, and a completion has 5 at most, its end included. There are 10,000 problems, of which 1,000 are held "
-        "out. A GPT of 2 layers of 64, "
-        f"one for each seed, learns {LABELLED} answers by maximum likelihood; it then samples {sampled} % of held-out "
-        f"answers right. Each algorithm continues with {COMPLETIONS:,} completions of the other 9,000 prompts, reward 1 "
-        f"for the right answer, and {COMPLETIONS // STEP} gradient steps of {STEP} completions (PPO with four passes: four "
-        "times as many). RLOO and REINFORCE sample 64 completions for each step; the others sample 256 for four "
-        "steps, so that ratios leave 1. Greedy completions of the self-critical baseline, and groups that dynamic "
-        "sampling discards, are counted. Groups of GRPO have 8 members; clips are those of the papers.",
+        f"out. A GPT of 2 layers of 64, one for each seed, learns {LABELLED} answers by maximum likelihood; it then "
+        f"samples {sampled} % of held-out answers right. Each algorithm continues with {COMPLETIONS:,} completions of "
+        f"the other 9,000 prompts, reward 1 for the right answer, and {COMPLETIONS // STEP} gradient steps of {STEP} "
+        "completions (PPO with four passes: four times as many). RLOO and REINFORCE sample 64 completions for each "
+        "step; the others sample 256 for four steps, so that ratios leave 1. Greedy completions of the self-critical "
+        "baseline, and groups that dynamic sampling discards, are counted. Groups of GRPO have 8 members; clips are "
+        "those of the papers.",
         "",
-        f"Learning rates are chosen by the mean accuracy on seed {TUNING}, which is not reported, from "
-        f"{', '.join(f'{rate:.2g}' for rate in RATES)}. Mean over seeds and 95 % interval, in percent of the held-out "
-        "problems, greedy. The mean of the curve is that over all evaluations, one every "
-        f"{EVERY:,} completions.",
+        "Learning rates fall to 0 within a run; their first values are chosen by the mean accuracy on seed "
+        f"{TUNING}, which is not reported, from {', '.join(f'{rate:.2g}' for rate in RATES)}. Mean over seeds and 95 % "
+        "interval, in percent of the held-out problems, greedy. The mean of the curve is that over all evaluations, one "
+        f"every {EVERY:,} completions.",
         "",
         "| algorithm | seeds | rate | before | after | highest | mean of the curve | reach 95 % | thousands of "
         "completions to 95 % |",
         "|---" * 9 + "|",
         *[row(key) for key in ALGORITHMS],
         "",
-        "The order published for models of billions of parameters (arXiv:2402.14740) is RLOO (4) > RLOO (2) > REINFORCE "
-        "with baseline ≥ vanilla > PPO. Ours, from differences between runs of the same seed:",
+        "The order published for models of billions of parameters (arXiv:2402.14740) is RLOO (4) > RLOO (2) > "
+        "REINFORCE with baseline ≥ vanilla > PPO. Ours, from differences between runs of the same seed:",
         "",
         *comparisons(),
         "",
