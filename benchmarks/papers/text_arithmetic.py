@@ -330,8 +330,8 @@ def write_report() -> None:
         "",
         "Learning rates fall to 0 within a run; their first values are chosen by the mean accuracy on seed "
         f"{TUNING}, which is not reported, from {', '.join(f'{rate:.2g}' for rate in RATES)}. Mean over seeds and 95 % "
-        "interval, in percent of the held-out problems, greedy. The mean of the curve is that over all evaluations, one "
-        f"every {EVERY:,} completions.",
+        "interval, in percent of the held-out problems, greedy. The mean of the curve is that over all evaluations, "
+        f"one every {EVERY:,} completions.",
         "",
         "| algorithm | seeds | rate | before | after | highest | mean of the curve | reach 95 % | thousands of "
         "completions to 95 % |",
