@@ -23,6 +23,8 @@ def evaluation_key(seed: int) -> Any:
 def evaluate(run: Path, episodes: int, seed: int, max_steps: int | None) -> None:
     """Evaluate every run of a directory on episodes, greedy and stochastic, and print a table."""
     loaded = loading.load(run)
+    if loaded.env is None:
+        raise ValueError(f"{run} is a run of `purerl text pretrain`: `purerl text evaluate {run}` scores its texts")
     key, plan, seeds = evaluation_key(seed), loaded.plan, len(loaded.plan.keys)
 
     def play(hp, state, key, greedy):

@@ -78,8 +78,10 @@ def plan_of(config: dict[str, Any]) -> Plan:
         )
     else:
         agent = build.agent(agent_function, space, body, chosen)
-    own = build.reward(config["reward"]) if config["reward"] else None
-    own = (lambda hp: text.reward) if text and not own else own
+    if text:
+        own = text_training.reward_of(config["reward"], text) if config["reward"] else lambda hp: text.reward
+    else:
+        own = build.reward(config["reward"]) if config["reward"] else None
     info = ("index", "ended") if text else config["info"] or ()
     returns = "training" if text else "environment"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purerl import agents
+from purerl import agents, build, rewards
 from purerl.agents.parts.declarations import declaration_of
 from purerl.agents.parts.families import POLICY_GRADIENT
+from purerl.core import Reward
 from purerl.runs import options
 from purerl.runs.arguments import Count
 from purerl.runs.plan import Watch
 from purerl.text import assembly, huggingface, tokens
+from purerl.text import rewards as text_rewards
 from purerl.text.assembly import Parts, Settings
+from purerl.text.environment import ended_by_token
 from purerl.text.generation import generate, sample
 
 SAMPLES = 5  # texts shown during a run
@@ -50,7 +53,8 @@ def parameters(make: Any, agent: str) -> tuple[list[click.Parameter], list[click
                      "of GPT-2 in Hugging Face's format  [default: that of runs/pretrain-DATA, which is made if it is "
                      "not there]"),
         say(["--reward"], default=default.reward, metavar="TERMS", help="NAME or NAME:WEIGHT, separated by commas: "
-            f"{', '.join(assembly.TERMS)}; or FILE.py:name, as of `purerl train`"),
+            f"{', '.join(assembly.TERMS)}; or FILE.py:name, as of `purerl train`, or a function (prompts, completions) "
+            "of lists of strings that returns their scores"),
         say(["--updates"], type=Count(), default=200, help="updates of the model"),
         say(["--completions", "num_envs"], type=Count(), default=64, help="completions sampled for each update"),
         click.Option(["--max-prompt"], type=Count(), help="tokens of a prompt; longer ones are left out  [default: the "
@@ -83,6 +87,9 @@ def config_of(agent: str, given: Mapping[str, Any], hyperparameters: Mapping[str
         max_tokens=sizes["max_tokens"] or most[1],
         temperature=values.pop("temperature"),
     )
+    group = hyperparameters.get("group_size", 1)
+    if values["num_envs"] % group:
+        raise ValueError(f"--completions is {values['num_envs']}; it must be a multiple of --group-size, {group}")
     blocks = {"rollout_length": settings.max_tokens, "steps": updates * values["num_envs"] * settings.max_tokens}
     text = {"env": f"text/{assembly.short_name(data)}", "reward": own, "text": settings._asdict()}
     return {"agent": agent, **config, **values, **blocks, **text, "hyperparameters": dict(hyperparameters)}
@@ -91,11 +98,25 @@ def config_of(agent: str, given: Mapping[str, Any], hyperparameters: Mapping[str
 def parts_of_agent(make: Any) -> dict[str, Any]:
     """Parts of an agent that depend on the environment: which completions ended by themselves, for `ended`."""
     known = inspect.signature(getattr(make, "func", make)).parameters
-    return {"ended": lambda tr: (tr.info["ended"] & tr.valid).any(0)} if "ended" in known else {}
+    return {"ended": ended_by_token} if "ended" in known else {}
+
+
+def reward_of(name: str, parts: Parts) -> Callable[[Any], Reward]:
+    """`hp -> Reward` of FILE.py:name: as of `purerl train`, or a function (prompts, completions) of lists of strings.
+
+    Raises:
+      ValueError: for any other object.
+    """
+    made = build.from_file(name)
+    of_strings = ["prompts", "completions"]
+    if callable(made) and not isinstance(made, Reward) and [*inspect.signature(made).parameters] == of_strings:
+        term = rewards.term(text_rewards.host(made, parts.tokenizer, parts.task), f"--reward {name}")
+        return lambda hp: term
+    return build.reward(name)
 
 
 def watch(parts: Parts, settings: Settings, num_runs: int) -> Watch:
-    """Samples of text during training, and at the end the model of the best run on disk."""
+    """Now and then a sample of text and the model of the best run on disk, and at the end."""
     prompt, length = jnp.asarray(parts.task.prompts[:1]), jnp.asarray(parts.task.prompt_length[:1])
 
     @jax.jit
@@ -111,7 +132,6 @@ def watch(parts: Parts, settings: Settings, num_runs: int) -> Watch:
             text = write(state.agent.params, best, jax.random.key(len(rows)))
             begun = parts.tokenizer.decode(parts.task.prompts[0][: int(length[0])].tolist())
             yield f"sample: {begun}{parts.tokenizer.decode(text.tokens[0, : int(text.length[0])].tolist())}"
-        if last:
             params = jax.tree.map(lambda x: x[best], state.agent.params["model"])
             huggingface.save(directory / assembly.MODEL, parts.model.shape, params, parts.tokenizer)
 

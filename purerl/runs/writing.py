@@ -20,14 +20,15 @@ from purerl.text.assembly import Settings
 from purerl.text.data import Pairs
 from purerl.text.generation import Choice, Filter
 
-QUALITY = {
-    "bleu": "BLEU", "rouge1": "R-1", "rouge2": "R-2", "rougeL": "R-L", "chrf": "chrF", "exact": "exact",
-    "perplexity": "perplexity",
-}  # fmt: skip
+ANSWERS = {"exact": "exact", "chrf": "chrF", "perplexity": "perplexity"}  # of tasks, whose answers are one word
+QUALITY = {"bleu": "BLEU", "rouge1": "R-1", "rouge2": "R-2", "rougeL": "R-L", "exact": "exact", "perplexity": "ppl"}
 DIVERSITY = {
-    "self_bleu": "Self-BLEU", "distinct1": "distinct-1", "distinct2": "distinct-2", "repetition": "repeated",
+    "self_bleu": "S-BLEU",
+    "distinct1": "dist-1",
+    "distinct2": "dist-2",
+    "repetition": "rep-3",
     "words": "words",
-}  # fmt: skip
+}
 
 
 def _choice(temperature: float, filters: Sequence[Filter] = ()) -> Choice:
@@ -76,18 +77,29 @@ def generate(
         report.say(f"{prompt}{text}")
 
 
-def _settings(model: Path) -> Settings | None:
-    """The settings of the text task of a run; None for another folder."""
+def _config(model: Path) -> dict[str, Any]:
+    """The config of a run of `purerl text`; empty for another folder."""
     try:
-        text = files.read_config(model).get("text")
+        return files.read_config(model)
     except ValueError:
-        return None
+        return {}
+
+
+def _settings(model: Path) -> Settings | None:
+    """The settings of the text task of a run of `purerl text train`; None for another folder."""
+    text = _config(model).get("text")
     return Settings(**text) if text else None
 
 
-def _separator(model: Path) -> str:
+def _source(model: Path) -> str | None:
+    """The data of a run of `purerl text`."""
     settings = _settings(model)
-    return assembly.separator(settings.data) if settings else ""
+    return settings.data if settings else _config(model).get("data")
+
+
+def _separator(model: Path) -> str:
+    source = _source(model)
+    return assembly.separator(source) if source else ""
 
 
 class Row(NamedTuple):
@@ -103,7 +115,7 @@ def evaluate(
     part: str = "test",
     examples: int = 256,
     max_tokens: int | None = None,
-    temperature: tuple[float, ...] = (0.0, 1.0),
+    temperature: tuple[float, ...] | None = None,
     best_of: int | None = None,
     judge: Path | None = None,
     seed: int = 0,
@@ -115,16 +127,17 @@ def evaluate(
       ValueError: if there is no model or no data, or completions exceed the context.
     """
     settings = _settings(model)
-    if data is None and settings is None:
-        raise ValueError(f"{model} is not a run of `purerl text train`, so DATA has to be named")
-    source = data or settings.data  # pyright: ignore[reportOptionalMemberAccess]
+    source = data or _source(model)
+    if source is None:
+        raise ValueError(f"{model} is not a run of `purerl text`, so DATA has to be named")
+    temperature = temperature or (0.0, settings.temperature if settings else 1.0)
     limit = max_tokens or (settings.max_tokens if settings else 64)
     if out is not None:
         report.new_file(out, "--out", [".jsonl"])
     after = assembly.load_model(model)
     before = assembly.load_model(settings.model) if settings else None
     judged = assembly.load_model(judge) if judge else before or after
-    prompts, references, between = _questions(source, part, examples, after, settings, limit)
+    prompts, references, between, about = _questions(source, part, examples, after, settings, limit)
     key, rows = evaluation_key(seed), []
     if between:
         rows.append(Row("copy of the prompt", [text.removesuffix(between) for text in prompts]))
@@ -140,9 +153,12 @@ def evaluate(
                 rows.append(Row(label, write(key)))
                 bar.advance(task)
             if best_of:
-                rows.append(Row(f"{name}, best of {best_of}", _best(write, key, best_of, references)))
+                choose = _choice(max(temperature) or 1.0)
+                again = lambda key: generation.write(language_model, params, tokenizer, prompts, key, limit, choose)
+                rows.append(Row(f"{name}, best of {best_of}", _best(again, key, best_of, references)))
                 bar.advance(task)
-    _show(rows, prompts, references, judged, f"{part} part of {source}: {len(prompts)} prompts")
+    title = f"{part} part of {assembly.short_name(source)}: {len(prompts)} {about}"
+    _show(rows, prompts, references, judged, title, assembly.is_task(source))
     if out is not None:
         lines = [
             json.dumps({"prompt": prompt, "references": known, **{row.name: row.texts[i] for row in rows}})
@@ -153,7 +169,7 @@ def evaluate(
 
 
 def _questions(source: str, part: str, examples: int, model: Any, settings: Settings | None, limit: int):
-    """Prompts with their separator, spread evenly over the data, the references of each, and the separator."""
+    """Prompts with their separator, spread evenly over the data, the references of each, the separator, and a note."""
     found, between = assembly.read(source, part), assembly.separator(source)
     language_model, _, tokenizer = model
     longest = settings.max_prompt if settings else language_model.shape.context - limit
@@ -162,12 +178,14 @@ def _questions(source: str, part: str, examples: int, model: Any, settings: Sett
     if isinstance(found, Pairs):
         fit = assembly.data.fitting(tokenizer, found, longest, limit - 1, between)
         prompts, references = [text + between for text in fit.prompts], fit.references
+        about = f"of {len(prompts):,} prompts that fit, of {len(found.prompts):,}"
     else:
         task = assembly.task_of(found, tokenizer, min(longest, 64), limit, between)
         prompts = [tokenizer.decode(row.tolist()) for row in task.prompts]
         references = [[tokenizer.decode(row[0].tolist())] for row in task.references]
+        about = f"of {len(prompts):,} pieces"
     chosen = np.unique(np.linspace(0, len(prompts) - 1, min(examples, len(prompts))).round().astype(int))
-    return [prompts[i] for i in chosen], [references[i] for i in chosen], between
+    return [prompts[i] for i in chosen], [references[i] for i in chosen], between, about
 
 
 def _best(write: Callable, key: Any, num: int, references: list[list[str]]) -> list[str]:
@@ -177,7 +195,7 @@ def _best(write: Callable, key: Any, num: int, references: list[list[str]]) -> l
     return [tries[best][i] for i, best in enumerate(scores.argmax(0))]
 
 
-def _show(rows: list[Row], prompts: list[str], references: list[list[str]], judge: Any, title: str) -> None:
+def _show(rows: list[Row], prompts: list[str], references: Any, judge: Any, title: str, task: bool) -> None:
     judging, params, tokenizer = judge
     scores = [
         {
@@ -187,17 +205,19 @@ def _show(rows: list[Row], prompts: list[str], references: list[list[str]], judg
         }
         for row in rows
     ]
-    for heading, columns in ((title, QUALITY), ("diversity", DIVERSITY)):
+    tables = ((title, ANSWERS),) if task else ((title, QUALITY), ("diversity", DIVERSITY))
+    for heading, columns in tables:
         out = Table(title=heading, title_justify="left")
-        out.add_column("in %, but for perplexity" if columns is QUALITY else "in %, but for words", no_wrap=True)
+        out.add_column("in %", no_wrap=True)
         for name in columns.values():
             out.add_column(name, justify="right", no_wrap=True)
         for row, score in zip(rows, scores, strict=True):
             out.add_row(row.name, *[f"{score[name]:.{2 if name == 'perplexity' else 1}f}" for name in columns])
         Console().print(out)
-    report.say(
-        "R: ROUGE, its F. Perplexity: under the judge. Self-BLEU: high where texts are alike. Repeated: trigrams"
-    )
+    if not task:
+        report.say("R: F of ROUGE; S-BLEU: Self-BLEU, high where texts are alike; dist: distinct n-grams; rep-3: repeated "
+                   "trigrams; words: their number")  # fmt: skip
+    report.say("perplexity (ppl): a number, under the judge, by default the model before training")
     for row in rows:
         report.say(f"{row.name}: {prompts[0]}{row.texts[0]}")
     report.say(f"reference: {prompts[0]}{references[0][0]}")

@@ -28,7 +28,7 @@ from purerl.text.tokens import Tokenizer
 
 TASKS = {"addition": data.addition, "sorting": data.sorting}  # problems with known answers, of one number
 MODEL = "model"  # the folder of a run that holds its language model
-MAX_PROMPT, MAX_TOKENS = 64, 32  # that prompts and completions have by default, if the data has so many
+MAX_PROMPT, MAX_TOKENS = 64, 64  # that prompts and completions have by default, if the data has so many
 HELD_OUT = 0.1  # the share of a source without a test part of its own
 
 
@@ -109,6 +109,8 @@ def model_folder(path: str | Path) -> Path:
     for folder in (Path(path) / MODEL, Path(path)):
         if (folder / "model.safetensors").is_file():
             return folder.resolve()
+    if (Path(path) / "config.json").is_file() and (Path(path) / "manifest.json").is_file():
+        raise ValueError(f"{path} has no model yet: the run is not finished; `purerl resume {path}` continues it")
     raise ValueError(f"{path} has no model: there is no model.safetensors in it, nor in its folder {MODEL}")
 
 
@@ -116,12 +118,12 @@ def load_model(path: str | Path) -> tuple[LanguageModel, Any, Tokenizer]:
     """A model, its parameters and its tokenizer, from a folder or the run that made it.
 
     Raises:
-      ValueError: if something is missing or damaged, or the tokenizer has more tokens than the model.
+      ValueError: if something is missing or damaged, or tokenizer and model have different numbers of tokens.
     """
     folder = model_folder(path)
     model, params = huggingface.load(folder)
     tokenizer = tokens.load(folder)
-    if tokenizer.size > model.shape.vocab_size:
+    if tokenizer.size != model.shape.vocab_size:
         raise ValueError(
             f"{folder}: the tokenizer has {tokenizer.size} tokens and the model {model.shape.vocab_size}; they do not "
             "belong together"
@@ -273,7 +275,7 @@ def task_of(found: Pairs | list[str], tokenizer: Tokenizer, max_prompt: int, max
 
 
 def longest(found: Pairs | list[str], tokenizer: Tokenizer, between: str) -> tuple[int, int]:
-    """The most tokens of a prompt and of a completion with its end, but at most 64 and 32; of texts 64 and 32.
+    """The most tokens of a prompt and of a completion with its end, but at most 64 each; of texts 64 and 64.
 
     >>> longest(read("addition:1"), tokens.byte_tokenizer(), "")
     (4, 3)
@@ -314,10 +316,14 @@ def reward_of(names: str, task: Task, tokenizer: Tokenizer, size: int, model: La
     weights: dict[str, float] = {}
     for part in names.split(","):
         name, _, weight = part.strip().partition(":")
+        if name in weights:
+            raise ValueError(f"reward is {names!r}; {name} is there twice")
         try:
             weights[name] = float(weight or 1.0)
         except ValueError:
             raise ValueError(f"reward is {names!r}; {weight!r} is not a number: the form is NAME:WEIGHT,...") from None
+        if not np.isfinite(weights[name]):
+            raise ValueError(f"reward is {names!r}; the weight {weight} is not finite")
         if name not in TERMS:
             raise ValueError(f"reward is {names!r}; allowed are {', '.join(TERMS)}, each with :WEIGHT, or FILE.py:name")
     built = {name: TERMS[name](task, tokenizer, size, model, params) for name in weights}

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import io
 import json
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -269,11 +270,12 @@ _Items = TypeVar("_Items", list[str], Pairs)
 
 
 def _cut(text: str, fraction: float) -> tuple[list[str], list[str]]:
-    """A text in two, at the last line end before the share that is held out."""
-    place = text.rfind("\n", 0, int(len(text) * (1 - fraction))) + 1
-    if not text[:place].strip() or not text[place:].strip():
-        raise ValueError(f"split: one text of {text.count(chr(10)) + 1} lines cannot be cut at a line end")
-    return [text[:place]], [text[place:]]
+    """A text in two, at the last line end before the share that is held out, or else at a space or any character."""
+    last = math.ceil(len(text) * (1 - fraction))
+    for place in (text.rfind("\n", 0, last) + 1, text.rfind(" ", 0, last) + 1, last):
+        if text[:place].strip() and text[place:].strip():
+            return [text[:place]], [text[place:]]
+    raise ValueError(f"split: a text of {len(text)} characters cannot be cut in two")
 
 
 def split(

@@ -13,7 +13,7 @@ from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
 from purerl.arguments import check_counts, check_functions
-from purerl.core import Array
+from purerl.core import Array, Transition
 from purerl.text.data import Task
 from purerl.text.metrics import lengths_before
 
@@ -71,6 +71,15 @@ def exact_match(task: Task) -> Score:
     return score
 
 
+def ended_by_token(transitions: Transition) -> Array:
+    """Which completions of a block ended by the end token and not at the limit, bool `[N]`, such as for `grpo(ended=)`.
+
+    Args:
+      transitions: a block `[T, N]` of an episodic learner with `info=("index", "ended")`.
+    """
+    return (transitions.info["ended"] & transitions.valid).any(0)
+
+
 class TextGeneration(Environment):
     """Complete a prompt token by token; the reward is the score of the completion at its end, and 0 before.
 
@@ -78,7 +87,7 @@ class TextGeneration(Environment):
     end token or at `max_tokens`: that limit is part of the task, and no value follows it. Observations are
     `{"prompt": int32 [P], "length": int32, "token": int32}`: the prompt, padded on the right, its length, and the
     newest token, which after a reset is the last one of the prompt. `info` has the prompt's `index` in the task, and
-    whether it has `ended` by the end token.
+    whether it has `ended` by the end token; agents that leave out what the limit cut need `ended_by_token`.
 
     Args:
       task: prompts, and references if there are any.

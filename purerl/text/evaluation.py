@@ -107,15 +107,17 @@ def perplexity(
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     completions: Sequence[str],
+    ended: Sequence[bool] | None = None,
     batch: int = 32,
 ) -> float:
-    """Perplexity of a token of the completions, end token included, given their prompts, under a frozen model.
+    """Perplexity of a token of the completions given their prompts, under a frozen model.
 
         exp(-Σ log p / number of tokens)
 
     Args:
       model, params, tokenizer: the judge, whose tokens need not be those of the writer.
-      prompts, completions: N texts each.  batch: texts in one pass of the network.
+      prompts, completions: N texts each.  ended: which completions ended by themselves: of these the end token counts
+        too; None: all.  batch: texts in one pass of the network.
     Tokens beyond the model's context do not count.
     Raises:
       ValueError: if a prompt fills the model's context.
@@ -124,8 +126,10 @@ def perplexity(
     size, context = max(map(len, before)), model.shape.context
     if size >= context:
         raise ValueError(f"perplexity: a prompt has {size} tokens; it must have fewer than {context}, the context")
-    after = [[*tokenizer.encode(text), tokenizer.end][: context - size] for text in completions]
-    steps = max(map(len, after))
+    ended = [True] * len(completions) if ended is None else ended
+    ends = [[tokenizer.end] if last else [] for last in ended]
+    after = [[*tokenizer.encode(x), *end][: context - size] for x, end in zip(completions, ends, strict=True)]
+    steps = max(max(map(len, after)), 1)
     fill = -len(before) % batch
     (x, n), (y, _) = pad(before, size, tokenizer.end), pad(after, steps, tokenizer.end)
     mask = np.arange(steps) < np.array([len(b) for b in after])[:, None]

