@@ -215,8 +215,8 @@ def _show(rows: list[Row], prompts: list[str], references: Any, judge: Any, titl
             out.add_row(row.name, *[f"{score[name]:.{2 if name == 'perplexity' else 1}f}" for name in columns])
         Console().print(out)
     if not task:
-        report.say("R: F of ROUGE; S-BLEU: Self-BLEU, high where texts are alike; dist: distinct n-grams; rep-3: repeated "
-                   "trigrams; words: their number")  # fmt: skip
+        report.say("R: F of ROUGE; S-BLEU: Self-BLEU, high where texts are alike; dist: distinct n-grams; rep-3: "
+                   "repeated trigrams; words: their number")  # fmt: skip
     report.say("perplexity (ppl): a number, under the judge, by default the model before training")
     for row in rows:
         report.say(f"{row.name}: {prompts[0]}{row.texts[0]}")

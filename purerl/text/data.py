@@ -11,7 +11,6 @@ import importlib
 import importlib.util
 import io
 import json
-import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -271,7 +270,7 @@ _Items = TypeVar("_Items", list[str], Pairs)
 
 def _cut(text: str, fraction: float) -> tuple[list[str], list[str]]:
     """A text in two, at the last line end before the share that is held out, or else at a space or any character."""
-    last = math.ceil(len(text) * (1 - fraction))
+    last = int(len(text) * (1 - fraction))
     for place in (text.rfind("\n", 0, last) + 1, text.rfind(" ", 0, last) + 1, last):
         if text[:place].strip() and text[place:].strip():
             return [text[:place]], [text[place:]]

@@ -140,12 +140,12 @@ def test_terms_are_weighted_and_logged_one_by_one(pretrained, tmp_path):
     np.testing.assert_allclose(columns["episode_return"], total, rtol=1e-5, atol=1e-6)
 
 
-def test_a_reward_of_ones_own(pretrained, tmp_path):
+def test_a_reward_of_strings_of_ones_own(pretrained, tmp_path):
     own = tmp_path / "reward.py"
-    own.write_text("def ones(transitions):\n    return transitions.valid * 1.0\n")
-    assert train(tmp_path / "run", pretrained, "--reward", f"{own}:ones") == 0
+    own.write_text("def size(prompts, completions):\n    return [len(text) for text in completions]\n")
+    assert train(tmp_path / "run", pretrained, "--reward", f"{own}:size") == 0
     columns = files.read_metrics(tmp_path / "run" / "metrics.csv", 1).columns
-    np.testing.assert_allclose(columns["episode_return"], columns["episode_length"], rtol=1e-5)
+    assert (columns["episode_return"] <= columns["episode_length"]).all() and columns["episode_return"].max() > 0
 
 
 def test_generation_greedy_by_beams_and_sampled(trained, tmp_path, capsys):
@@ -165,7 +165,7 @@ def test_evaluation_before_and_after(trained, tmp_path, capsys):
     assert command("text", "evaluate", trained, "--best-of", 2, "--temperature", "0,0.5", "--out", out) == 0
     said = capsys.readouterr().out
     rows = ["before, greedy", "before, temperature 0.5", "before, best of 2", "after, greedy", "after, best of 2"]
-    assert all(re.search(rf"{name} +│", said) for name in rows) and "perplexity" in said and "Self-BLEU" in said
+    assert all(re.search(rf"{name} +│", said) for name in rows) and "perplexity" in said and "BLEU" not in said
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(lines) == 10 and {"prompt", "references", *rows} <= lines[0].keys()
 
@@ -211,6 +211,7 @@ def wrong(pretrained, tmp_path_factory):
         "no tokenizer": damaged(model, folder / "none", tokenizer_json=None),
         "tensors": tensors,
         "pretrained": pretrained,
+        "folder": model,
         "missing": folder / "missing",
     }
 
@@ -239,7 +240,8 @@ MISTAKES = [
     (["generate", "pretrained", "1+1=1+1=", "--max-tokens", "3"], "it must have at most 5"),
     (["generate", "pretrained", "A"], "'A'"),
     (["generate", "pretrained", "1", "--beam", "2", "--samples", "2"], "excludes --samples"),
-    (["evaluate", "pretrained"], "DATA has to be named"),
+    (["evaluate", "folder"], "DATA has to be named"),
+    (["train", "grpo", "addition:1", "--model", "pretrained", "--completions", "12"], "a multiple of --group-size, 8"),
 ]
 
 
@@ -270,6 +272,9 @@ def test_one_command_pretrains_trains_and_compares(tmp_path, monkeypatch, capsys
     assert re.search(r"before, greedy +│", out) and re.search(r"after, greedy +│", out)
     assert command("text", "train", "grpo", data, *sizes, "--no-evaluate") == 0
     assert "that of runs/pretrain-addition-1 is taken" in capsys.readouterr().err
+    (tmp_path / "addition-1.txt").write_text("a b c\n" * 9)
+    assert command("text", "train", "grpo", "addition-1.txt") == 2
+    assert "runs/pretrain-addition-1 is of addition:1, not of" in capsys.readouterr().err
     assert (tmp_path / "runs" / "grpo-addition-1-2" / "model" / "model.safetensors").exists()
 
 

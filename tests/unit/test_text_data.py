@@ -240,8 +240,9 @@ def test_splits_of_pairs_and_of_one_text():
     draws = [split([str(i) for i in range(100)], 0.1, generator=np.random.default_rng(i))[1] for i in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
     assert split(["one\ntwo\nthree\nfour\n"], 0.3) == (["one\ntwo\n"], ["three\nfour\n"])
-    with pytest.raises(ValueError, match=r"one text of 1 lines cannot be cut"):
-        split(["no line end"], 0.1)
+    assert split(["no line end"], 0.3) == (["no "], ["line end"]) and split(["abcd"], 0.3) == (["ab"], ["cd"])
+    with pytest.raises(ValueError, match=r"a text of 1 characters cannot be cut"):
+        split(["a"], 0.1)
     for bad in (0, 1, -0.1, math.nan):
         with pytest.raises(ValueError, match=r"fraction is .*; it must lie in \(0, 1\)"):
             split(["a", "b"], bad)

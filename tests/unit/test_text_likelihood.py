@@ -125,10 +125,10 @@ def test_perplexity_under_a_judge():
     logs = []
     for prompt, text in zip(prompts, texts, strict=True):
         before = tokenizer.encode(prompt) or [tokenizer.end]
-        after = [*tokenizer.encode(text), tokenizer.end][: 12 - 5]
+        after = [*tokenizer.encode(text), *([tokenizer.end] if text != "1234" else [])][: 12 - 5]  # which was cut
         log_probs = jax.nn.log_softmax(model.logits(tree, model.features(tree, np.array([before + after])))[0])
         logs += [log_probs[len(before) - 1 + t, token] for t, token in enumerate(after)]
-    found = evaluation.perplexity(model, tree, tokenizer, prompts, texts, batch=2)
+    found = evaluation.perplexity(model, tree, tokenizer, prompts, texts, [True, False, True], batch=2)
     np.testing.assert_allclose(found, np.exp(-np.mean(logs)), rtol=1e-5)
     with pytest.raises(ValueError, match="a prompt has 12 tokens; it must have fewer than 12"):
         evaluation.perplexity(model, tree, tokenizer, ["1" * 12], ["1"])
@@ -186,7 +186,8 @@ def test_rewards_by_name_are_the_weighted_terms(key):
     exact, rouge = text_rewards.exact_match(task)(tr), text_rewards.rouge_1(task)(tr)
     np.testing.assert_allclose(paid, 2 * exact + rouge)
     np.testing.assert_allclose(metrics["weighted/exact"], 2 * exact.sum() / 2)
-    for names, said in (("blue", "allowed are exact"), ("exact:x", "'x' is not a number")):
+    wrong = (("blue", "allowed are exact"), ("exact:x", "'x' is not a number"), ("exact:nan", "not finite"))
+    for names, said in (*wrong, ("exact:1,exact:2", "exact is there twice")):
         with pytest.raises(ValueError, match=said):
             assembly.reward_of(names, task, tokenizer, 3, MODEL, {})
 
@@ -211,5 +212,5 @@ def test_means_over_episodes_leave_out_those_without_a_score():
 def test_sizes_of_prompts_and_completions():
     tokenizer = tokens.byte_tokenizer()
     assert assembly.longest(data.Pairs(["abc", "d"], [["x"], ["yz"]]), tokenizer, "\n") == (4, 3)
-    assert assembly.longest(["text"], tokenizer, "") == (64, 32)
-    assert assembly.longest(data.Pairs(["a" * 99], [["b" * 99]]), tokenizer, "") == (64, 32)
+    assert assembly.longest(["text"], tokenizer, "") == (64, 64)
+    assert assembly.longest(data.Pairs(["a" * 99], [["b" * 99]]), tokenizer, "") == (64, 64)
