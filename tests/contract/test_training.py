@@ -103,7 +103,8 @@ def test_episodic_blocks_start_anew_and_stop_counting(key):
 
 def test_an_episodic_rollout_stops_where_all_have_ended(key):
     """Up to its end an episode is that of any rollout; behind it nothing changes, and the environment stays."""
-    env, _ = probes.random_length(0.5)
+    move = lambda key, row, action: (row + 1, 1.0, jax.random.uniform(key) < 0.5)
+    env = probes.Probe("walk", jnp.arange(60.0)[:, None], lambda key: 0, move, num_actions=2, max_steps=59)
     environment, agent, length = training.environments.vectorized(env, env.default_params), recorder(True), 40
     position = training.rollouts.start(environment, agent, jax.random.split(key, 4))
     play = lambda episodic: jax.jit(

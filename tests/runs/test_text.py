@@ -18,6 +18,9 @@ SIZES = ["--tokenizer", "characters", "--layers", 1, "--heads", 1, "--width", 8,
 TASK = ["--updates", 4, "--completions", 8, "--group-size", 4, "--max-prompt", 4, "--max-tokens", 3, "--chunks", 2]
 
 
+REWARD = ["--reward", "exact,distinct:0.5", "--learning-rate", "0.1"]  # so that the model becomes another one
+
+
 def pretrain(directory, *arguments, data="addition:1", count=320):
     return command("text", "pretrain", data, *SIZES, "--tokens", count, "--chunks", 5, "--dir", directory, *arguments)
 
@@ -39,7 +42,7 @@ def pretrained(tmp_path_factory):
 def trained(pretrained):
     """One of them, trained by reinforcement."""
     directory = pretrained.with_name("trained")
-    assert train(directory, pretrained) == 0
+    assert train(directory, pretrained, *REWARD) == 0
     return directory
 
 
@@ -108,10 +111,11 @@ def test_texts_are_learned_in_windows(tmp_path):
 def test_training_is_a_run_like_any_other(trained, pretrained, tmp_path, monkeypatch, capsys):
     metrics = files.read_metrics(trained / "metrics.csv", 1)
     assert {"episode_return", "exact", "weighted/exact", "policy_loss", "length"} <= metrics.columns.keys()
-    np.testing.assert_allclose(metrics.columns["exact"], metrics.columns["episode_return"], rtol=1e-6)
+    total = metrics.columns["exact"] + metrics.columns["weighted/distinct"]
+    np.testing.assert_allclose(total, metrics.columns["episode_return"], rtol=1e-5)
     cut = tmp_path / "cut"
     monkeypatch.setattr(execute, "Interrupts", StopAfter(1))
-    assert train(cut, pretrained) == 130
+    assert train(cut, pretrained, *REWARD) == 130
     monkeypatch.undo()
     assert command("resume", cut) == 0
     same_bits(trained, cut)
@@ -120,11 +124,12 @@ def test_training_is_a_run_like_any_other(trained, pretrained, tmp_path, monkeyp
     assert command("plot", trained, "--metric", "exact", "--out", tmp_path / "plot.png") == 0
 
 
-def test_the_trained_model_is_written_for_others(trained, tmp_path):
+def test_the_trained_model_is_written_for_others(trained, pretrained):
     run = purerl.runs.load(trained)
     model, params, _ = assembly.load_model(trained)
     same = lambda x, y: np.testing.assert_array_equal(np.asarray(x)[0], y)
     same(run.state.agent.params["model"]["wte"]["weight"], params["wte"]["weight"])
+    assert np.abs(params["wte"]["weight"] - assembly.load_model(pretrained)[1]["wte"]["weight"]).max() > 0.01
     same(
         run.state.agent.params["model"]["h"][0]["attn"]["c_attn"]["weight"], params["h"][0]["attn"]["c_attn"]["weight"]
     )
@@ -160,7 +165,7 @@ def test_generation_greedy_by_beams_and_sampled(trained, tmp_path, capsys):
     assert len(said[3].splitlines()) == 6
 
 
-def test_evaluation_before_and_after(trained, tmp_path, capsys):
+def test_evaluation_before_and_after(trained, pretrained, tmp_path, capsys):
     out = tmp_path / "texts.jsonl"
     assert command("text", "evaluate", trained, "--best-of", 2, "--temperature", "0,0.5", "--out", out) == 0
     said = capsys.readouterr().out
@@ -168,6 +173,11 @@ def test_evaluation_before_and_after(trained, tmp_path, capsys):
     assert all(re.search(rf"{name} +│", said) for name in rows) and "perplexity" in said and "BLEU" not in said
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(lines) == 10 and {"prompt", "references", *rows} <= lines[0].keys()
+    capsys.readouterr()
+    for name, model in (("before", pretrained), ("after", trained)):
+        assert command("text", "generate", model, lines[0]["prompt"], "--max-tokens", 3, "--temperature", 0) == 0
+        assert capsys.readouterr().out.strip() == lines[0]["prompt"] + lines[0][f"{name}, greedy"]
+    assert any(line["before, temperature 0.5"] != line["after, temperature 0.5"] for line in lines)
 
 
 def test_pairs_have_the_copy_of_the_prompt_as_a_row(pretrained, tmp_path, capsys):
