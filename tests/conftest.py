@@ -66,7 +66,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if tier := tier_of(item.path):
             item.add_marker(tier)
-        if tier == "unit" and item.path.name not in NOT_SMOKE:
+        examples = item.name.startswith("test_examples_in_docstrings_run")
+        if tier == "unit" and item.path.name not in NOT_SMOKE and not examples:
             item.add_marker("smoke")
 
 
