@@ -20,6 +20,7 @@ if version("jaxlib").startswith("0.9."):  # later versions have no such choice, 
     FAST_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
 NOT_SMOKE = (  # half of the time of the unit tests
     *("test_tabular.py", "test_edges.py", "test_memory.py", "test_distributions.py", "test_rewards.py"),
+    *("test_replay.py", "test_values.py"),
     *("test_text_metrics.py", "test_text_objectives.py", "test_text_models.py", "test_text_generation.py"),
     *("test_text_environment.py", "test_text_rewards.py", "test_sequence_agents.py", "test_text_likelihood.py"),
 )
