@@ -125,8 +125,8 @@ def text() -> None:
     """Language models: pretrain on text, train by reinforcement, generate, evaluate.
 
     \b
-    purerl text train grpo addition:2               # pretrains a small model, trains it, and compares both
-    purerl text generate runs/grpo-addition-2 "12+34="
+    purerl text train grpo sorting:5                # pretrains a small model, trains it, and compares both
+    purerl text generate runs/grpo-sorting-5 "dacbe="
     purerl text pretrain bible-kjv-web              # larger models and texts: step by step
     purerl text train rloo bible-kjv-web --model runs/pretrain-bible-kjv-web --reward bleu,rouge-l
     purerl text evaluate runs/rloo-bible-kjv-web --temperature 0,0.5,1 --best-of 8
@@ -162,7 +162,7 @@ def train() -> None:
     Completions of the prompts are scored, and the score is the reward:
 
     \b
-    purerl text train grpo addition:2
+    purerl text train grpo sorting:5
     purerl text train rloo bible-kjv-web --model runs/pretrain-bible-kjv-web --reward bleu,rouge-l
 
     `purerl text train AGENT --help` lists the agent's hyperparameters.
