@@ -22,7 +22,7 @@ test-all: $(VENV)/dev
 smoke: $(VENV)/dev
 	$(PYTEST) -m smoke
 
-# lines and branches of purerl/ that the tests reach; needs pytest-cov
+# lines of purerl/ that the tests reach
 coverage: $(VENV)/dev
 	$(PYTEST) $(TIERS) --cov --cov-report=term-missing:skip-covered
 
