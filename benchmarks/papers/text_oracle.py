@@ -58,7 +58,7 @@ BATCH = 64
 EPOCH = -(-TRAINING // BATCH)  # updates
 PATIENCE, MOST_EPOCHS = 4, 40  # epochs without a better held-out likelihood after which training ends, and the most
 UPDATES, EVERY, NUM_ENVS = 120, 5, 64  # of policy gradient
-TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9)
+TEMPERATURES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 ORDER = 3  # of the BLEU that is a reward, as in PG-BLEU
 PUBLISHED = {"random": 10.310, "maximum likelihood": 9.038, "PG-BLEU": 8.946, "SeqGAN": 8.736}
 
@@ -473,7 +473,7 @@ def compute(world: World, seed: int, makes: dict[str, Callable]) -> None:
     """All rows of one oracle and seed."""
     folder, of_authors = RESULTS / f"{world.name}-{seed}", world.name == "published"
     rows = [*ARMS] if of_authors else [name for name, arm in ARMS.items() if not arm.late]
-    if all((folder / f"{row}.json").exists() for row in rows):
+    if all((folder / f"{row}.json").exists() for row in (*rows, *(f"temperature-{t}" for t in TEMPERATURES))):
         return
     corpus, key = tables(world.training), jax.random.fold_in(jax.random.key(13), seed)
     for row, tokens in without_learning(world).items():
@@ -548,80 +548,116 @@ def table_of(published: bool) -> str:
     return "\n".join(lines)
 
 
-def crossing(records: list[dict], level: float) -> tuple[float, float]:
-    """Mean number of updates until the oracle's NLL falls below a level, and mean entropy there, both interpolated."""
-    found = []
-    for record in records:
-        curve = record["curve"]
-        nlls = np.array([x["oracle_nll"] for x in curve])
-        if (nlls <= level).any():
-            at = int(np.argmax(nlls <= level))
-            share = (nlls[at - 1] - level) / (nlls[at - 1] - nlls[at]) if at else 1.0
-            of = lambda name: curve[max(at - 1, 0)][name] * (1 - share) + curve[at][name] * share
-            found.append((of("update"), of("entropy")))
-    return tuple(np.mean(found, axis=0)) if len(found) == len(records) else (np.nan, np.nan)
+def sweep(published: bool, oracle: str | None = None) -> dict[str, np.ndarray]:
+    """The columns of the maximum-likelihood model over temperatures, means over oracles or those of one."""
+    names = [*(f"temperature-{t}" for t in TEMPERATURES), "maximum-likelihood"]
+    rows = [[x for x in rows_of(name, published) if oracle in (None, x["oracle"])] for name in names]
+    columns = {name: np.array([np.mean([x[name] for x in row]) for row in rows]) for name in COLUMNS}
+    return columns | {"temperature": np.array([*TEMPERATURES, 1.0])}
 
 
-def crossings(level: float) -> str:
-    """At the published NLL of SeqGAN: updates and entropy of each arm, and entropy of the temperature sweep."""
-    sweep = [rows_of(f"temperature-{t}", False) for t in TEMPERATURES] + [rows_of("maximum-likelihood", False)]
-    nlls, entropies = ([np.mean([x[name] for x in rows]) for rows in sweep] for name in ("oracle_nll", "entropy"))
-    lines = ["| row | updates | entropy there |", "|---|---|---|"]
-    temperature = np.interp(level, nlls, [*TEMPERATURES, 1.0])
-    lines.append(f"| temperature {temperature:.2f} | 0 | {np.interp(level, nlls, entropies):.2f} |")
+def crossing(record: dict, level: float) -> tuple[float, float] | None:
+    """Updates until the oracle's NLL falls below a level, and entropy there, both interpolated; None if it does not."""
+    curve = record["curve"]
+    nlls = np.array([x["oracle_nll"] for x in curve])
+    if not (nlls <= level).any():
+        return None
+    at = max(int(np.argmax(nlls <= level)), 1)
+    share = (nlls[at - 1] - level) / (nlls[at - 1] - nlls[at])
+    of = lambda name: curve[at - 1][name] * (1 - share) + curve[at][name] * share
+    return of("update"), of("entropy")
+
+
+def crossings(level: float, published: bool = False) -> str:
+    """Where each arm crosses a level of the oracle's NLL, and where the temperature sweep does."""
+    lines = ["| row | runs that reach it | after updates | entropy there |", "|---|---|---|---|"]
+    own = sweep(published)
+    temperature, entropy = (np.interp(level, own["oracle_nll"], own[name]) for name in ("temperature", "entropy"))
+    lines.append(f"| the best epoch at temperature {temperature:.2f} | - | 0 | {entropy:.2f} |")
     for row in ARMS:
-        if records := rows_of(row, False):
-            updates, entropy = crossing(records, level)
-            cells = ("not reached", "-") if np.isnan(updates) else (f"{updates:.0f}", f"{entropy:.2f}")
-            lines.append(f"| {NAMES[row]} | {cells[0]} | {cells[1]} |")
+        if records := rows_of(row, published):
+            found = [x for x in (crossing(record, level) for record in records) if x is not None]
+            updates, entropy = np.mean(found, axis=0) if found else (np.nan, np.nan)
+            cells = f"{updates:.0f} | {entropy:.2f}" if found else "- | -"
+            lines.append(f"| {NAMES[row]} | {len(found)} of {len(records)} | {cells} |")
+    return "\n".join(lines)
+
+
+def matched() -> str:
+    """Each arm after its last update against the same oracle's temperature sweep at the same NLL."""
+    columns = ("entropy", "held_out_nll", "self_bleu", "distinct2")
+    lines = ["| row | " + " | ".join(COLUMNS[name] for name in columns) + " |", "|---" * 5 + "|"]
+    for row in [*ARMS, "maximum-likelihood-last"]:
+        records, differences = rows_of(row, False), []
+        for record in records:
+            own, level = sweep(False, record["oracle"]), record["oracle_nll"]
+            if own["oracle_nll"][0] <= level <= own["oracle_nll"][-1]:
+                differences.append([record[x] - np.interp(level, own["oracle_nll"], own[x]) for x in columns])
+        if records and len(differences) < len(records):
+            lines.append(f"| {NAMES[row]} | " + " | ".join(["outside of the sweep"] * 4) + " |")
+        elif records:
+            cells = []
+            for values in np.array(differences).T:
+                low, high = statistics.interval(values, statistics.mean)
+                cells.append(f"{values.mean():+.2f} [{low:+.2f}, {high:+.2f}]")
+            lines.append(f"| {NAMES[row]} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def picture() -> None:
-    """Maximum likelihood; NLL and entropy against updates; NLL against held-out NLL."""
+    """Maximum likelihood; NLL and entropy against updates; NLL against entropy, held-out NLL and Self-BLEU."""
     import matplotlib.pyplot as plt
 
-    figure, ((fit, against), (entropy, plane)) = plt.subplots(2, 2, figsize=(12, 9), layout="constrained")
-    first = rows_of("maximum-likelihood", True) or rows_of("maximum-likelihood", False)[:1]
-    curve = first[0]["curve"]
+    figure, ((fit, against, entropy), (path, coverage, alike)) = plt.subplots(2, 3, figsize=(17, 9.5))
+    first = (rows_of("maximum-likelihood", True) or rows_of("maximum-likelihood", False))[0]
     for name, label in (
         ("oracle_nll", "oracle's NLL of its samples"), ("held_out_nll", "its NLL of held-out sequences"),
         ("training_nll", "its NLL of training sequences"), ("entropy", "its entropy"),
     ):  # fmt: skip
-        fit.plot([x["epoch"] for x in curve], [x[name] for x in curve], label=label)
-    fit.axvline(first[0]["epochs"], color="grey", linestyle=":", label="best held-out epoch")
-    fit.set(title=f"maximum likelihood, oracle {first[0]['oracle']}", xlabel="epoch", ylabel="nats a token")
+        fit.plot([x["epoch"] for x in first["curve"]], [x[name] for x in first["curve"]], label=label)
+    fit.axvline(first["epochs"], color="grey", linestyle=":", label="best held-out epoch")
+    whose = "the authors' oracle" if first["oracle"] == "published" else f"oracle {first['oracle']}"
+    fit.set(title=f"maximum likelihood, {whose}", xlabel="epoch", ylabel="nats a token")
+    places = {"maximum likelihood": (0.01, "bottom"), "PG-BLEU": (0.3, "top"), "SeqGAN": (0.01, "top")}
     for ax in (fit, against):
-        for name, value in PUBLISHED.items():
-            if name != "random":
-                ax.axhline(value, color="lightgrey", linewidth=0.8, zorder=0)
-                ax.annotate(name, (1.0, value), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom")
-    sweep = [rows_of(f"temperature-{t}", False) for t in TEMPERATURES] + [rows_of("maximum-likelihood", False)]
-    x, y = ([np.mean([r[name] for r in rows]) for rows in sweep] for name in ("oracle_nll", "held_out_nll"))
-    plane.plot(x, y, "k.-", label="maximum likelihood, temperature 0.5 to 1")
-    late = rows_of("maximum-likelihood-last", False)
+        for name, (x, va) in places.items():
+            ax.axhline(PUBLISHED[name], color="lightgrey", linewidth=0.8, zorder=0)
+            given = {"fontsize": 7, "va": va, "color": "grey"}
+            ax.annotate(f"published: {name}", (x, PUBLISHED[name]), xycoords=("axes fraction", "data"), **given)
+    own, start = sweep(False), rows_of("maximum-likelihood", False)
     of = lambda rows, name: np.mean([r[name] for r in rows])
-    plane.plot(of(late, "oracle_nll"), of(late, "held_out_nll"), "kx", label="maximum likelihood, last epoch")
+    itself, late = rows_of("oracle-itself", False), rows_of("maximum-likelihood-last", False)
+    for ax, name in ((path, "entropy"), (coverage, "held_out_nll"), (alike, "self_bleu")):
+        ax.plot(own["oracle_nll"], own[name], "k.-", label="maximum likelihood, temperature 0.3 to 1", zorder=3)
+        ax.plot(of(late, "oracle_nll"), of(late, name), "kx", label="maximum likelihood, last epoch", zorder=3)
+        value = "oracle_nll" if name in ("entropy", "held_out_nll") else name  # the oracle's own entropy, but for noise
+        ax.plot(of(itself, "oracle_nll"), of(itself, value), "k*", label="the oracle itself", zorder=3)
     for row, arm in ARMS.items():
-        records = [] if arm.late else rows_of(row, False)
+        records = rows_of(row, False)
         if not records:
             continue
-        updates = [0, *(x["update"] for x in records[0]["curve"])]
-        start = rows_of("maximum-likelihood", False)
-        lines = {}
+        updates, lines = [0, *(x["update"] for x in records[0]["curve"])], {}
         for ax, name in ((against, "oracle_nll"), (entropy, "entropy")):
             values = np.array([[of(start, name), *(x[name] for x in r["curve"])] for r in records])
-            (lines[name],) = ax.plot(updates, values.mean(0), label=arm.about)
+            (line,) = ax.plot(updates, values.mean(0), label=arm.about)
             ax.fill_between(updates, values.min(0), values.max(0), alpha=0.15, linewidth=0)
-        colour = lines["entropy"].get_color()
-        plane.plot(of(records, "oracle_nll"), of(records, "held_out_nll"), "o", color=colour, label=arm.about)
+            lines[name] = values.mean(0)
+        colour = line.get_color()
+        path.plot(lines["oracle_nll"], lines["entropy"], color=colour, linewidth=1, label=arm.about)
+        for ax, name in ((path, "entropy"), (coverage, "held_out_nll"), (alike, "self_bleu")):
+            label = None if ax is path else arm.about
+            ax.plot(of(records, "oracle_nll"), of(records, name), "o", color=colour, label=label)
     against.set(title="policy gradient: oracle's NLL of its samples", xlabel="update", ylabel="nats a token")
     entropy.set(title="policy gradient: entropy of the generator", xlabel="update", ylabel="nats a token")
-    plane.set(title="quality against coverage: lower left is better", xlabel="oracle's NLL of its samples")
-    plane.set(ylabel="its NLL of held-out sequences", ylim=(7.5, 12))
-    for ax in (fit, entropy, plane):
+    path.set(title="quality and entropy on the way: upper left is better", ylabel="entropy")
+    coverage.set(title="quality and coverage at the end: lower left is better", ylabel="NLL of held-out sequences")
+    alike.set(title="quality and likeness at the end: lower left is better", ylabel="Self-BLEU-3")
+    for ax in (path, coverage, alike):
+        ax.set_xlabel("oracle's NLL of its samples")
+    for ax in (fit, entropy, path, coverage):
         ax.legend(fontsize=7)
-    figure.savefig(PICTURE, dpi=110)
+    figure.tight_layout()
+    figure.savefig(PICTURE, dpi=90)
 
 
 def write_report() -> None:
