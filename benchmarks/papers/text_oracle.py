@@ -718,9 +718,9 @@ def picture() -> None:
             ax.fill_between(updates, values.min(0), values.max(0), alpha=0.15, linewidth=0)
             lines[name] = values.mean(0)
         colour = line.get_color()
-        path.plot(lines["oracle_nll"], lines["entropy"], color=colour, linewidth=1, label=arm.about)
+        path.plot(lines["oracle_nll"], lines["entropy"], color=colour, linewidth=1)
         for ax, name in ((path, "entropy"), (coverage, "held_out_nll"), (alike, "self_bleu")):
-            label = None if ax is path else arm.about
+            label = arm.about if ax is alike else None  # colours are those of all panels
             ax.plot(of(records, "oracle_nll"), of(records, name), "o", color=colour, label=label)
     against.set(title="policy gradient: oracle's NLL of its samples", xlabel="update", ylabel="nats a token")
     entropy.set(title="policy gradient: entropy of the generator", xlabel="update", ylabel="nats a token")
@@ -729,7 +729,7 @@ def picture() -> None:
     alike.set(title="quality and likeness at the end: lower left is better", ylabel="Self-BLEU-3")
     for ax in (path, coverage, alike):
         ax.set_xlabel("oracle's NLL of its samples")
-    for ax, place in ((fit, "center right"), (entropy, "lower left"), (path, "lower right"), (coverage, "upper right")):
+    for ax, place in ((fit, "center right"), (path, "lower right"), (alike, "upper right")):
         ax.legend(fontsize=7, loc=place)
     figure.tight_layout()
     figure.savefig(PICTURE, dpi=90)
