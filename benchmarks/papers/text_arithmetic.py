@@ -243,15 +243,16 @@ def row(key: str) -> str:
     runs = load(key)
     if len(runs) < 2:
         return f"| {ALGORITHMS[key].label} | not run |" + " |" * 7
-    needed = np.array([until_target(run) for run in runs])
-    reached = int(np.isfinite(needed).sum())
-    cell = with_interval(needed / 1000) if reached == len(runs) else "-"
+    needed = np.array([until_target(run) for run in runs]) / 1000
+    show = lambda x: f"{x:.0f}" if np.isfinite(x) else f"> {COMPLETIONS / 1000:.0f}"
+    middle = np.sort(needed)[[(len(runs) - 1) // 2, len(runs) // 2]].mean()
+    cell = f"{show(middle)} [{show(needed.min())}, {show(needed.max())}]"
     percent = lambda name: with_interval([100 * run[name] for run in runs])
     highest = [100 * max(run["curve"]["held_out"]) for run in runs]
     return (
         f"| {ALGORITHMS[key].label} | {len(runs)} | {runs[0]['learning_rate']:.2g} | {percent('before')} "
         f"| {percent('after')} | {with_interval(highest)} | {with_interval([100 * area(run) for run in runs])} "
-        f"| {reached} of {len(runs)} | {cell} |"
+        f"| {np.isfinite(needed).sum()} of {len(runs)} | {cell} |"
     )
 
 
@@ -334,7 +335,7 @@ def write_report() -> None:
         f"one every {EVERY:,} completions.",
         "",
         "| algorithm | seeds | rate | before | after | highest | mean of the curve | reach 95 % | thousands of "
-        "completions to 95 % |",
+        "completions until 95 %: median [least, most] |",
         "|---" * 9 + "|",
         *[row(key) for key in ALGORITHMS],
         "",

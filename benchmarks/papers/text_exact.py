@@ -304,7 +304,7 @@ def disagreements() -> list[dict[str, Any]]:
 
         parallel = jax.jit(learned)(own, obs, tokens)
         most = lambda x, acted=acted: float(np.abs(np.asarray(x) - np.asarray(acted)).max())
-        rows.append({"model": f"{shape.num_layers} layers of {shape.width}, vocabulary {shape.vocab_size}",
+        rows.append({"model": f"{shape.num_layers} x {shape.width}, vocabulary {shape.vocab_size}",
                      "tokens": batch * steps, "least_log_prob": float(np.min(acted)), "cached": most(replayed),
                      "parallel": most(parallel)})  # fmt: skip
     return rows
@@ -467,7 +467,7 @@ def write_report() -> None:
         "same kernels: the tokens that acting sampled, given to the same cached steps again. Parallel: the pass that "
         "training differentiates.",
         "",
-        "| model | tokens | least log p | same kernels | parallel pass |",
+        "| model: layers x width | tokens | least log p | same kernels | parallel pass |",
         "|---|---|---|---|---|",
         *[
             f"| {x['model']} | {x['tokens']:,} | {x['least_log_prob']:.1f} | {small(x['cached'])} "
