@@ -151,7 +151,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
     check_memory(state, seeds * len(grid))
     config["updates_per_chunk"] = updates_per_chunk(config, num_updates, 0)
     files = assembly.files_of(source)
-    config["data"] = str(Path(source).resolve()) if files else source
+    config["data"] = assembly.absolute(source)
     size = sum(x.size for x in jax.tree.leaves(state.agent.params))
     return Plan(
         config=config,

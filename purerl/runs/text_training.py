@@ -76,12 +76,12 @@ def config_of(agent: str, given: Mapping[str, Any], hyperparameters: Mapping[str
     values = dict(given)
     data, updates, reward = values.pop("data"), values.pop("updates"), values.pop("reward")
     own = reward if ".py:" in reward else None
-    files, folder = assembly.files_of(data), assembly.model_folder(values.pop("model"))
+    folder = assembly.model_folder(values.pop("model"))
     sizes = {name: values.pop(name) for name in ("max_prompt", "max_tokens")}
     most = assembly.longest(assembly.read(data), tokens.load(folder), assembly.separator(data))
     settings = Settings(
         model=str(folder),
-        data=str(Path(data).resolve()) if files else data,
+        data=assembly.absolute(data),
         reward=Settings("", "").reward if own else reward,
         max_prompt=sizes["max_prompt"] or most[0],
         max_tokens=sizes["max_tokens"] or most[1],

@@ -17,7 +17,7 @@ from purerl.runs.evaluation import evaluation_key
 from purerl.runs.progress import progress_bar
 from purerl.text import assembly, evaluation, generation
 from purerl.text.assembly import Settings
-from purerl.text.data import Pairs
+from purerl.text.data import Pairs, fitting
 from purerl.text.generation import Choice, Filter
 
 ANSWERS = {"exact": "exact", "chrf": "chrF", "perplexity": "perplexity"}  # of tasks, whose answers are one word
@@ -176,7 +176,7 @@ def _questions(source: str, part: str, examples: int, model: Any, settings: Sett
     if longest < 1:
         raise ValueError(f"max_tokens is {limit}; the model's context is {language_model.shape.context}")
     if isinstance(found, Pairs):
-        fit = assembly.data.fitting(tokenizer, found, longest, limit - 1, between)
+        fit = fitting(tokenizer, found, longest, limit - 1, between)
         prompts, references = [text + between for text in fit.prompts], fit.references
         about = f"of {len(prompts):,} prompts that fit, of {len(found.prompts):,}"
     else:

@@ -97,6 +97,15 @@ def files_of(source: str) -> list[str]:
     return sorted(str(file) for file in path.iterdir() if file.is_file()) if path.is_dir() else []
 
 
+def absolute(source: str) -> str:
+    """A source with the absolute path of its file or folder; any other name unchanged.
+
+    >>> absolute("addition:2")
+    'addition:2'
+    """
+    return str(Path(source).resolve()) if files_of(source) else source
+
+
 # --- models and tokenizers --------------------------------------------------------------------------------------------
 
 

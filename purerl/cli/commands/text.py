@@ -61,7 +61,7 @@ def _pretrained(data: str, execution: dict[str, Any]) -> Path:
     from purerl.text import assembly
 
     directory = Path("runs") / f"pretrain-{assembly.short_name(data)}"
-    wanted = str(Path(data).resolve()) if assembly.files_of(data) else data
+    wanted = assembly.absolute(data)
     if directory.exists() and (found := files.read_config(directory).get("data")) != wanted:
         raise ValueError(f"no --model is given, and {directory} is of {found}, not of {wanted}: give --model")
     if (directory / "config.json").exists() and not (directory / "curve.png").exists():
