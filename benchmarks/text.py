@@ -175,25 +175,27 @@ def step(rounds: int) -> None:
         return purerl.learner(env, env.default_params, agent, COMPLETIONS, length, **blocks)
 
     hp = purerl.GRPO(learning_rate=1e-4, group_size=GROUP)
-    state = next(iter(purerl.run(make, hp, jax.random.key(0), 1)))[1]
-    updates, ours = 20, []
-    for _ in range(rounds + 1):
+    updates, kept = 20, [next(iter(purerl.run(make, hp, jax.random.key(0), 1)))[1]]
+
+    def our_step() -> float:
+        """Seconds of one of our steps, a mean over some."""
         begin = time.perf_counter()
-        _, state, metrics = next(iter(purerl.run(make, hp, None, updates, every=updates, state=state)))
+        _, kept[0], metrics = next(iter(purerl.run(make, hp, None, updates, every=updates, state=kept[0])))
         jax.block_until_ready(metrics)
-        ours.append((time.perf_counter() - begin) / updates)
+        return (time.perf_counter() - begin) / updates
 
     class Clock(TrainerCallback):
-        """Seconds of each step, without the first."""
+        """Seconds of each step of theirs, and of ours in between; the first one warms up."""
 
         def __init__(self):
-            self.times, self.last = [], None
+            self.theirs, self.ours, self.begin = [], [], 0.0
+
+        def on_step_begin(self, args, state, control, **kwargs):
+            self.ours.append(our_step())
+            self.begin = time.perf_counter()
 
         def on_step_end(self, args, state, control, **kwargs):
-            now = time.perf_counter()
-            if self.last is not None:
-                self.times.append(now - self.last)
-            self.last = now
+            self.theirs.append(time.perf_counter() - self.begin)
 
     fast = PreTrainedTokenizerFast.from_pretrained(folder)
     fast.pad_token = fast.eos_token = "<|endoftext|>"
@@ -202,7 +204,7 @@ def step(rounds: int) -> None:
     clock = Clock()
     settings = GRPOConfig(
         output_dir=tempfile.mkdtemp(), per_device_train_batch_size=COMPLETIONS, num_generations=GROUP,
-        max_completion_length=length, max_steps=rounds * 4 + 1, learning_rate=1e-4, beta=0.0, report_to=[],
+        max_completion_length=length, max_steps=rounds + 1, learning_rate=1e-4, beta=0.0, report_to=[],
         use_cpu=True,
         save_strategy="no", logging_strategy="no", disable_tqdm=True, bf16=False, loss_type="grpo",
     )  # fmt: skip
@@ -211,14 +213,14 @@ def step(rounds: int) -> None:
         processing_class=fast, callbacks=[clock],
     )  # fmt: skip
     trainer.train()
-    theirs = clock.times[-rounds:]
+    ours, theirs = clock.ours[1:], clock.theirs[1:]
     record(
         "step",
         [
             {
-                "completions": COMPLETIONS, "purerl ms": round(1e3 * np.median(ours[1:]), 2),
-                "TRL ms": round(1e3 * np.median(theirs), 1), "times as fast": ratio(ours[1:], theirs),
-                "purerl": ours[1:], "TRL": theirs,
+                "completions": COMPLETIONS, "purerl ms": round(1e3 * np.median(ours), 2),
+                "TRL ms": round(1e3 * np.median(theirs), 1), "times as fast": ratio(ours, theirs),
+                "purerl": ours, "TRL": theirs,
             }
         ],
     )  # fmt: skip

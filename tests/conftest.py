@@ -3,6 +3,7 @@
 A folder is a tier, and a marker of the same name: `pytest -m contract` is `pytest tests/contract`.
 """
 
+import gc
 import hashlib
 import os
 import platform
@@ -61,6 +62,13 @@ def pytest_configure(config):
     jax.config.update("jax_compilation_cache_dir", cache_folder())
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_collection_finish():
+    """Collections are rare: each goes through every program that was traced, and together they took a tenth of time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
 
 
 def pytest_collection_modifyitems(items):

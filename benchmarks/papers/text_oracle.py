@@ -65,18 +65,13 @@ PUBLISHED = {"random": 10.310, "maximum likelihood": 9.038, "PG-BLEU": 8.946, "S
 TEXT = """
 ## The synthetic oracle
 
-Written by `python benchmarks/papers/text_oracle.py --report` from the JSON files under `results/text-oracle/`. An
-LSTM
+Written by `python benchmarks/papers/text_oracle.py --report` from the JSON files under `results/text-oracle/`. An LSTM
 with weights from N(0, 1) writes 10,000 sequences of 20 of 5,000 tokens; a generator of the same architecture learns
-from
-them (Yu et al., 2017, arXiv:1609.05473). Oracle NLL is the mean of -log p of a token of the generator's sequences
-under
-the oracle: quality alone. Held-out NLL is that of the oracle's sequences under the generator: coverage. Entropy is
-the
-mean of -log p of the generator's own sequences under itself. All are in nats a token, of {judged:,} sequences; policy
-gradient takes {updates} updates of {envs} sequences. Means over {oracles} oracles with one generator each, intervals
-of
-95 % by bootstrap.
+from them (Yu et al., 2017, arXiv:1609.05473). Oracle NLL is the mean of -log p of a token of the generator's sequences
+under the oracle: quality alone. Held-out NLL is that of the oracle's sequences under the generator: coverage. Entropy
+is the mean of -log p of the generator's own sequences under itself. All are in nats a token, of {judged:,} sequences;
+policy gradient takes {updates} updates of {envs} sequences. Means over {oracles} oracles with one generator each,
+intervals of 95 % by bootstrap.
 
 {ours}
 

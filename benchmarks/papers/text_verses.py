@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "text-verses"
 CACHE = HERE.parents[1] / ".cache" / "text-verses"
 SIZE = 36  # tokens of a prompt with its separator, and of a completion with its end
-COMPLETIONS, GROUP, UPDATES = 64, 4, 80
+COMPLETIONS, GROUP, UPDATES = 64, 4, 50
 SWEEP = (0.0, 0.3, 0.5, 0.7, 1.0)  # temperatures; 0 is greedy
 BEST_OF = 8
 
@@ -79,7 +79,7 @@ def writer() -> tuple[Any, Any, dict]:
     shape = models.GPT2(tokenizer().size, 2 * SIZE, 128, 4, 4)
     batches = assembly.batches(tokenizer(), train, 2 * SIZE - 1, "\n", 64)
     held = assembly.examples(tokenizer(), held_out, 2 * SIZE - 1, "\n")
-    return fitted("writer", shape, batches, 3000, held)
+    return fitted("writer", shape, batches, 1500, held)
 
 
 def judge() -> tuple[Any, Any, dict]:
@@ -89,7 +89,7 @@ def judge() -> tuple[Any, Any, dict]:
     pairs = lambda texts: data.Pairs([""] * len(texts), [[text] for text in texts])
     shape = models.GPT2(tokenizer().size, 2 * SIZE, 192, 3, 6)
     batches = assembly.batches(tokenizer(), pairs(train), 2 * SIZE - 1, "", 32)
-    return fitted("judge", shape, batches, 1500, assembly.examples(tokenizer(), pairs(held_out), 2 * SIZE - 1, ""))
+    return fitted("judge", shape, batches, 800, assembly.examples(tokenizer(), pairs(held_out), 2 * SIZE - 1, ""))
 
 
 def short(pairs: data.Pairs) -> data.Pairs:
@@ -143,14 +143,14 @@ def questions() -> tuple[list[str], list[list[str]]]:
 def scores(model: Any, params: Any, choose: Callable, key: jax.Array) -> dict[str, Any]:
     """Completions of the test verses and their scores."""
     prompts, references = questions()
-    texts = generation.write(model, params, tokenizer(), prompts, key, SIZE, choose, batch=128)
-    return {**of_texts(texts, references), "samples": texts[:: len(texts) // 4][:4]}
+    texts, ended = generation.write(model, params, tokenizer(), prompts, key, SIZE, choose, batch=128)
+    return {**of_texts(texts, references, ended), "samples": texts[:: len(texts) // 4][:4]}
 
 
-def of_texts(texts: list[str], references: list[list[str]]) -> dict[str, float]:
+def of_texts(texts: list[str], references: list[list[str]], ended: list[bool] | None = None) -> dict[str, float]:
     """Scores of texts; their perplexity is that of the independent judge, which sees no prompt."""
     judging, params, _ = judge()
-    under = evaluation.perplexity(judging, params, tokenizer(), [""] * len(texts), texts)
+    under = evaluation.perplexity(judging, params, tokenizer(), [""] * len(texts), texts, ended)
     return {**evaluation.quality(texts, references), **evaluation.diversity(texts), "perplexity": under}
 
 
@@ -207,10 +207,8 @@ def before(num_seeds: int) -> None:
         generation.write(model, params, tokenizer(), prompts, jax.random.key(i), SIZE, decoded(0.7), batch=128)
         for i in range(BEST_OF)
     ]
-    by_reward = np.stack([evaluation.sentence_scores(texts, references) for texts in tries]).argmax(0)
-    rows[f"best of {BEST_OF} by the reward"] = [
-        of_texts([tries[best][i] for i, best in enumerate(by_reward)], references)
-    ]
+    best = evaluation.best_by_references(tries, references)
+    rows[f"best of {BEST_OF} by the reward"] = [of_texts(best.texts, references, best.ended)]
     write(path, {"rows": rows, "writer": record, "judge": judge()[2], "prompts": prompts[:: len(prompts) // 4][:4],
                  "references": references[:: len(references) // 4][:4], **about()})  # fmt: skip
 

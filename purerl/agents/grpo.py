@@ -30,7 +30,11 @@ class GRPO(Sequences):
     num_epochs: int = option(1, "passes over each batch", low=1)
     num_minibatches: int = option(1, "gradient steps a pass; must divide num_envs", low=1)
     mask_truncated: bool = option(False, "leave sequences out of the loss that were cut before their end")
-    dynamic_sampling: bool = option(False, "learn from num_envs sequences of groups whose rewards are not all equal")
+    dynamic_sampling: bool = option(
+        False,
+        "learn from num_envs sequences of groups whose rewards are not all equal; losses "
+        "are logged as 0 in an update without a gradient step",
+    )
     max_length: int = option(500, "rollout_length, for dynamic sampling; the command line knows it", low=1)
 
 

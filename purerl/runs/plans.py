@@ -105,7 +105,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
     config |= zip(named, words, strict=True)
     short = lambda name: Path(name).name if build.is_own(name) else name
     stem = lambda name: Path(name.rpartition(".py:")[0] or name).name
-    return Plan(
+    plan = Plan(
         config=config,
         title=f"{short(config['agent'])} on {short(config['env'])}",
         name=f"{stem(config['agent'])}-{stem(config['env'])}",
@@ -122,7 +122,12 @@ def plan_of(config: dict[str, Any]) -> Plan:
         steps_per_update=step_size,
         files=sorted({word.rpartition(":")[0] for word in words if build.is_own(word)})
         + ([*assembly.files_of(settings.model), *assembly.files_of(settings.data)] if settings else []),
-        watch=text_training.watch(text, settings, seeds * len(grid)) if text else None,
+    )
+    if not (text and settings):
+        return plan
+    return plan._replace(
+        unit="tokens, those after an end included",
+        watch=text_training.watch(text, settings, plan.num_runs, plan.name_of),
     )
 
 

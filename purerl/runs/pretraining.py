@@ -139,7 +139,14 @@ def plan_of(config: dict[str, Any]) -> Plan:
     if values["anneal_updates"] is None:
         values["anneal_updates"] = (float(num_updates),)
     grid, swept, labels = grid_of(Likelihood, values)
-    batches = assembly.batches(tokenizer, train, length, between, batch)
+    title = assembly.short_name(source)
+    if isinstance(train, data.Pairs):
+        rows, count = assembly.of_pairs(tokenizer, train, length, between), sum(map(len, train.references))
+        batches = assembly.drawn(rows, batch)
+        if len(rows.tokens) < count:
+            title += f", the {len(rows.tokens):,} of {count:,} pairs that have at most {length + 1} tokens"
+    else:
+        batches = assembly.batches(tokenizer, train, length, between, batch)
     held_out = assembly.examples(tokenizer, held_out, length, between)
 
     def make(hp):
@@ -155,7 +162,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
     size = sum(x.size for x in jax.tree.leaves(state.agent.params))
     return Plan(
         config=config,
-        title=f"a model of {size:,} parameters on {assembly.short_name(source)}",
+        title=f"a model of {size:,} parameters on {title}",
         name=f"pretrain-{assembly.short_name(source)}",
         env=None,
         env_params=None,

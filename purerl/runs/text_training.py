@@ -27,6 +27,15 @@ from purerl.text.environment import ended_by_token
 from purerl.text.generation import generate, sample
 
 SAMPLES = 5  # texts shown during a run
+HELP = {  # in words of texts, where those of the hyperparameter are of environments
+    "anneal_steps": "tokens over which the learning rate falls to 0, those after an end included; None keeps it",
+    "group_size": "completions of each prompt, which are compared with each other",
+    "num_minibatches": "gradient steps a pass; must divide --completions",
+    "mask_truncated": "leave completions without an end token out of the loss",
+    "dynamic_sampling": "sample until --completions are in groups whose rewards are not all equal, then learn; an "
+    "update without a gradient step logs 0 for its loss",
+    "max_length": "as --max-tokens, which sets it",
+}
 OFFERED = ("seeds", "seed", "stop_when", "chunks", "tensorboard", "wandb", "mlflow")  # options as of `purerl train`
 
 
@@ -46,6 +55,9 @@ def parameters(make: Any, agent: str) -> tuple[list[click.Parameter], list[click
     smaller = {"seeds": 1, "learning_rate": 3e-4}  # than elsewhere: a language model is larger, and is pretrained
     for p in [*kept, *own]:
         p.default = smaller.get(p.name, p.default)
+        if isinstance(p, click.Option):
+            p.help, p.hidden = HELP.get(p.name or "", p.help), p.name == "max_length"
+            p.show_default = "all of the run" if p.name == "anneal_steps" else p.show_default
     default = Settings("", "")
     run = [
         click.Argument(["data"], metavar="DATA"),
@@ -115,7 +127,7 @@ def reward_of(name: str, parts: Parts) -> Callable[[Any], Reward]:
     return build.reward(name)
 
 
-def watch(parts: Parts, settings: Settings, num_runs: int) -> Watch:
+def watch(parts: Parts, settings: Settings, num_runs: int, name_of: Callable[[int], str]) -> Watch:
     """Now and then a sample of text and the model of the best run on disk, and at the end."""
     prompt, length = jnp.asarray(parts.task.prompts[:1]), jnp.asarray(parts.task.prompt_length[:1])
 
@@ -134,5 +146,7 @@ def watch(parts: Parts, settings: Settings, num_runs: int) -> Watch:
             yield f"sample: {begun}{parts.tokenizer.decode(text.tokens[0, : int(text.length[0])].tolist())}"
             params = jax.tree.map(lambda x: x[best], state.agent.params["model"])
             huggingface.save(directory / assembly.MODEL, parts.model.shape, params, parts.tokenizer)
+        if last and num_runs > 1:
+            yield f"the model in {directory / assembly.MODEL}: {name_of(best)}, the run with the best return at the end"
 
     return Watch(after=after)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +47,7 @@ def generate(
     top_p: float | None,
     min_p: float | None,
     beam: int | None,
-    length_penalty: float,
+    length_penalty: float | None,
     seed: int,
 ) -> None:
     """Print completions of prompts; without a prompt, texts from their beginning.
@@ -55,9 +55,13 @@ def generate(
     Raises:
       ValueError: if there is no model, a prompt does not fit, or options exclude each other.
     """
-    if beam and (samples > 1 or top_k or top_p or min_p):
+    named = ((generation.top_k, top_k), (generation.top_p, top_p), (generation.min_p, min_p))
+    filters = [make(value) for make, value in named if value is not None]
+    if beam and (samples > 1 or filters):
         raise ValueError("--beam searches for the most probable completion; it excludes --samples, --top-k, --top-p "
                          "and --min-p")  # fmt: skip
+    if length_penalty is not None and not beam:
+        raise ValueError(f"--length-penalty is {length_penalty:g}; it is of beam search, and there is no --beam")
     language_model, params, tokenizer = assembly.load_model(model)
     if prompts_from is not None:
         try:
@@ -69,11 +73,10 @@ def generate(
     between = _separator(model)
     asked = [text + between if text else text for text in prompts for _ in range(samples)]
     key = evaluation_key(seed)
-    named = ((generation.top_k, top_k), (generation.top_p, top_p), (generation.min_p, min_p))
-    choose = _choice(temperature, [make(value) for make, value in named if value])
-    search = {"beam": beam, "length_penalty": length_penalty}
-    texts = generation.write(language_model, params, tokenizer, asked, key, max_tokens, choose, **search)
-    for prompt, text in zip(asked, texts, strict=True):
+    choose = _choice(temperature, filters)
+    search = {"beam": beam, "length_penalty": 0.6 if length_penalty is None else length_penalty}
+    found = generation.write(language_model, params, tokenizer, asked, key, max_tokens, choose, **search)
+    for prompt, text in zip(asked, found.texts, strict=True):
         report.say(f"{prompt}{text}")
 
 
@@ -107,6 +110,7 @@ class Row(NamedTuple):
 
     name: str
     texts: list[str]
+    ended: list[bool]  # by themselves, before the limit
 
 
 def evaluate(
@@ -140,7 +144,7 @@ def evaluate(
     prompts, references, between, about = _questions(source, part, examples, after, settings, limit)
     key, rows = evaluation_key(seed), []
     if between:
-        rows.append(Row("copy of the prompt", [text.removesuffix(between) for text in prompts]))
+        rows.append(Row("copy of the prompt", [text.removesuffix(between) for text in prompts], [True] * len(prompts)))
     models = ([("before", before)] if before else []) + [("after" if before else "model", after)]
     with progress_bar() as bar:
         task = bar.add_task("completions", total=len(models) * (len(temperature) + bool(best_of)))
@@ -150,12 +154,13 @@ def evaluate(
                 write = lambda key, tau=tau: generation.write(
                     language_model, params, tokenizer, prompts, key, limit, _choice(tau)
                 )
-                rows.append(Row(label, write(key)))
+                rows.append(Row(label, *write(key)))
                 bar.advance(task)
             if best_of:
                 choose = _choice(max(temperature) or 1.0)
                 again = lambda key: generation.write(language_model, params, tokenizer, prompts, key, limit, choose)
-                rows.append(Row(f"{name}, best of {best_of}", _best(again, key, best_of, references)))
+                tries = [again(jax.random.fold_in(key, i)) for i in range(best_of)]
+                rows.append(Row(f"{name}, best of {best_of}", *evaluation.best_by_references(tries, references)))
                 bar.advance(task)
     title = f"{part} part of {assembly.short_name(source)}: {len(prompts)} {about}"
     _show(rows, prompts, references, judged, title, assembly.is_task(source))
@@ -188,20 +193,13 @@ def _questions(source: str, part: str, examples: int, model: Any, settings: Sett
     return [prompts[i] for i in chosen], [references[i] for i in chosen], between, about
 
 
-def _best(write: Callable, key: Any, num: int, references: list[list[str]]) -> list[str]:
-    """The completion with the highest sentence BLEU + ROUGE-L of `num`, for each prompt."""
-    tries = [write(jax.random.fold_in(key, i)) for i in range(num)]
-    scores = np.stack([evaluation.sentence_scores(texts, references) for texts in tries])
-    return [tries[best][i] for i, best in enumerate(scores.argmax(0))]
-
-
 def _show(rows: list[Row], prompts: list[str], references: Any, judge: Any, title: str, task: bool) -> None:
     judging, params, tokenizer = judge
     scores = [
         {
             **evaluation.quality(row.texts, references),
             **evaluation.diversity(row.texts),
-            "perplexity": evaluation.perplexity(judging, params, tokenizer, prompts, row.texts),
+            "perplexity": evaluation.perplexity(judging, params, tokenizer, prompts, *row[1:]),
         }
         for row in rows
     ]

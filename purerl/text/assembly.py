@@ -215,6 +215,16 @@ def examples(tokenizer: Tokenizer, found: Pairs | list[str], length: int, betwee
     return of_texts(tokenizer, found, length)
 
 
+def drawn(rows: Examples, size: int) -> Callable[[Key], tuple[Array, Array]]:
+    """Batches of `size` examples drawn uniformly: `key -> (tokens [B, L + 1], mask [B, L])`."""
+
+    def of(key):
+        at = jax.random.randint(key, (size,), 0, len(rows.tokens))
+        return jnp.asarray(rows.tokens)[at], jnp.asarray(rows.mask)[at]
+
+    return of
+
+
 def batches(
     tokenizer: Tokenizer, found: Pairs | list[str], length: int, between: str, size: int
 ) -> Callable[[Key], tuple[Array, Array]]:
@@ -224,13 +234,7 @@ def batches(
       ValueError: if no pair is short enough, or the texts are too short.
     """
     if isinstance(found, Pairs):
-        rows = of_pairs(tokenizer, found, length, between)
-
-        def of(key):
-            at = jax.random.randint(key, (size,), 0, len(rows.tokens))
-            return jnp.asarray(rows.tokens)[at], jnp.asarray(rows.mask)[at]
-
-        return of
+        return drawn(of_pairs(tokenizer, found, length, between), size)
     ids = data.stream(tokenizer, found)
     if len(ids) <= length:
         raise ValueError(f"the text has {len(ids)} tokens; a sequence needs {length + 1}: lower --context")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purerl.text import metrics, strings
-from purerl.text.generation import completion_log_probs
+from purerl.text.generation import Texts, completion_log_probs
 from purerl.text.models import LanguageModel
 from purerl.text.tokens import Tokenizer, pad
 
@@ -38,7 +38,7 @@ def quality(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> d
     best = {name: np.zeros(len(candidates)) for name in of_pairs}
     for name, score in of_pairs.items():
         np.maximum.at(best[name], owner, np.asarray(score.f))
-    exact = [text.strip() in {x.strip() for x in known} for text, known in zip(candidates, references, strict=True)]
+    exact = [text in known for text, known in zip(candidates, references, strict=True)]
     return {
         "bleu": strings.bleu(candidates, references),
         "bleu1": strings.bleu(candidates, references, order=1),
@@ -64,6 +64,21 @@ def sentence_scores(candidates: Sequence[str], references: Sequence[Sequence[str
     best = np.zeros(len(candidates))
     np.maximum.at(best, [i for i, _ in flat], np.asarray(f))
     return strings.sentence_bleu(candidates, references) / 100 + best
+
+
+def best_by_references(tries: Sequence[Texts], references: Sequence[Sequence[str]]) -> Texts:
+    """The completion with the highest sentence BLEU + ROUGE-L of several, for each of N prompts.
+
+    Args:
+      tries: N completions each.  references: one or more for each prompt.
+
+    >>> worse, better = Texts(["the mat", "a cat"], [True, True]), Texts(["the mat", "the cat"], [True, False])
+    >>> best_by_references([worse, better], [["the mat"], ["the cat sat"]])
+    Texts(texts=['the mat', 'the cat'], ended=[True, False])
+    """
+    best = np.stack([sentence_scores(found.texts, references) for found in tries]).argmax(0)
+    pick = lambda rows: [rows[k][i] for i, k in enumerate(best)]
+    return Texts(*map(pick, zip(*tries, strict=True)))
 
 
 _self_bleu = jax.jit(partial(metrics.self_bleu, smoothing="exp"))

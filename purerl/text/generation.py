@@ -27,6 +27,13 @@ Choice = Callable[[Key, Array], Array]  # (key, logits [N, V]) -> token, int [N]
 Score = Callable[[Array, Array, Array, Array], Array]  # (tokens [N, T], length, ended, index [N]) -> float [N]
 
 
+class Texts(NamedTuple):
+    """N completions as strings, without their prompts."""
+
+    texts: list[str]
+    ended: list[bool]  # whether there was an end token
+
+
 class Completions(NamedTuple):
     """What a model added to N prompts, without the prompts."""
 
@@ -439,7 +446,7 @@ def write(
     batch: int = 32,
     beam: int | None = None,
     length_penalty: float = 0.0,
-) -> list[str]:
+) -> Texts:
     """Complete texts, `batch` of them at a time.
 
     Args:
@@ -448,7 +455,7 @@ def write(
       choose: as for `generate`; made once and passed again, it compiles nothing again.
       beam, length_penalty: the best completion of `beam_search` of that width, in place of `choose`.
     Returns:
-      The completions, without their prompts.
+      `Texts`: the completions, and which of them ended by themselves.
     Raises:
       ValueError: for a tokenizer of another size than the model's vocabulary, prompts that are not strings, or one
         that is too long.
@@ -460,7 +467,7 @@ def write(
     if isinstance(prompts, str) or not all(isinstance(text, str) for text in prompts):
         raise ValueError(f"write: prompts is {prompts!r:.100}; it must be a list of strings")
     if not prompts:
-        return []
+        return Texts([], [])
     ids = [tokenizer.encode(text) or [tokenizer.end] for text in prompts]
     longest = max(range(len(ids)), key=lambda i: len(ids[i]))
     if len(ids[longest]) + max_tokens > context:
@@ -471,13 +478,14 @@ def write(
     batch = min(batch, len(ids))
     ids += [[tokenizer.end]] * (-len(ids) % batch)  # one shape, so one program
     tokens, length = pad(ids, len(ids[longest]), tokenizer.end)
-    texts = []
+    texts, ended = [], []
     for i in range(0, len(ids), batch):
         own, part = jax.random.fold_in(key, i), slice(i, i + batch)
         if beam is None:
-            out = _generate(model, params, own, tokens[part], length[part], max_tokens, tokenizer.end, choose).tokens
+            out = _generate(model, params, own, tokens[part], length[part], max_tokens, tokenizer.end, choose)
         else:
             given = (tokens[part], length[part], max_tokens, tokenizer.end, beam, length_penalty)
-            out = _beam_search(model, params, *given).tokens[:, 0]
-        texts += [tokenizer.decode(row.tolist()) for row in np.asarray(out)]
-    return texts[: len(prompts)]
+            out = jax.tree.map(lambda x: x[:, 0], _beam_search(model, params, *given))
+        texts += [tokenizer.decode(row.tolist()) for row in np.asarray(out.tokens)]
+        ended += np.asarray(out.ended).tolist()
+    return Texts(texts[: len(prompts)], ended[: len(prompts)])

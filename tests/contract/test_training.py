@@ -316,12 +316,12 @@ def test_memory_does_not_grow_with_the_run(make, key):
         compiled = jax.jit(lambda n=every: purerl.train(make(purerl.A2C()), key, n, every=n)).lower().compile()
         size[every] = compiled.memory_analysis().temp_size_in_bytes
     assert size[1000] <= 1.01 * size[10]
-    before = None
+    live = []
     for iteration, _, _ in purerl.run(make, purerl.A2C(), key, 40, every=5):
-        gc.collect()
-        live = sum(x.nbytes for x in jax.live_arrays())
-        before = live if iteration == 10 else before
-    assert live <= before
+        if iteration in (10, 40):  # a collection of a process with many programs takes a second
+            gc.collect()
+            live.append(sum(x.nbytes for x in jax.live_arrays()))
+    assert live[1] <= live[0]
 
 
 def test_counters_pass_two_to_the_31(make, key):

@@ -289,12 +289,13 @@ def test_strings_are_completed_in_batches():
     params = jax.tree.map(lambda x: x if x.ndim == 1 else 20 * x, model.init(jax.random.key(0)))
     prompts, key = ["ab", "", "é and", "x"], jax.random.key(0)
     write = partial(generation.write, model, params, tokenizer, key=key, max_tokens=5, choose=greedy)
-    texts = write(prompts, batch=3)
+    texts, ended = write(prompts, batch=3)
     tokens, length = pad([tokenizer.encode(x) or [tokenizer.end] for x in prompts], fill=1)
     out = jax.jit(lambda params: generate(model, params, key, tokens, length, 5, tokenizer.end, greedy))(params)
     assert texts == [tokenizer.decode(row.tolist()) for row in np.asarray(out.tokens)]
-    assert write(prompts, batch=4, choose=None, beam=1) == texts
-    assert write([]) == [] and len(set(texts)) > 1
+    assert ended == out.ended.tolist()
+    assert write(prompts, batch=4, choose=None, beam=1) == (texts, ended)
+    assert write([]) == ([], []) and len(set(texts)) > 1
     for call, said in (
         (
             lambda: write(["ab", "a" * 12]),

@@ -181,7 +181,7 @@ def train() -> None:
 @click.option("--min-p", type=click.FloatRange(0, 1), help="sample among tokens of at least that share of the largest "
               "probability")  # fmt: skip
 @click.option("--beam", type=Count(), help="beam search of that width, instead of sampling")
-@click.option("--length-penalty", type=click.FloatRange(0), default=0.6, show_default=True, help="of beam search")
+@click.option("--length-penalty", type=click.FloatRange(0), help="of beam search  [default: 0.6]")
 @click.option("--seed", type=Seed(), default=0, show_default=True, help="of all random numbers")
 def generate(**given: Any) -> None:
     """Complete prompts with a language model."""
