@@ -5,8 +5,8 @@
     python benchmarks/text.py step [--rounds 5]
 
 Both sides run in one process, in alternation, without compile time, on all cores. Beside the times stands the least
-time that the memory's bandwidth allows: each step of generation reads every parameter and the cache once. Results are
-printed and written to benchmarks/results/text/.
+time that the memory's bandwidth allows: each step of generation reads every parameter and the cache once. A model that
+the processor's caches hold may be faster than that. Results are printed and written to benchmarks/results/text/.
 """
 
 from __future__ import annotations
