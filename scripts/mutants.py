@@ -1,6 +1,8 @@
 """Plant faults, one at a time, in a copy of the package, and show which test catches each.
 
-    python scripts/mutants.py                  # run what has no result yet: the faults of scripts/faults.py
+    python scripts/mutants.py                  # run the faults of scripts/faults.py that have no result yet
+    python scripts/mutants.py --changed        # and those whose source or test has changed since their result
+    python scripts/mutants.py --all            # every fault again
     python scripts/mutants.py --only ratio     # those whose name or file contains the word, again
     python scripts/mutants.py --check          # only whether every fault still finds its place in the sources
     python scripts/mutants.py --report         # write tests/MUTANTS.md from the results
@@ -52,6 +54,13 @@ FAILED, NOT_COLLECTED, TIMED_OUT = 1, 2, 124  # exit codes; the last is that of 
 def digest(fault: Fault) -> str:
     """What changes with the fault, so that a result of another fault of the same name is not taken for its own."""
     return hashlib.sha256(repr((fault.path, fault.old, fault.new)).encode()).hexdigest()[:12]
+
+
+def state(fault: Fault) -> str:
+    """What changes with the source of the fault or with a file of the tests that should catch it."""
+    paths = [PACKAGE / fault.path, *sorted({TESTS / test.partition("::")[0] for test in fault.tests})]
+    texts = [path.read_bytes() for path in paths if path.is_file()]
+    return hashlib.sha256(b"\0".join(texts)).hexdigest()[:12]
 
 
 def planted(fault: Fault, text: str) -> str:
@@ -179,7 +188,12 @@ def run(fault: Fault, timeout: float, expected_only: bool) -> dict[str, Any]:
                 continue
             code, output, took = pytest(folder, tests, timeout, without)
             seconds += took
-            result = {"digest": digest(fault), "expected": expected, "seconds": round(seconds, 1)}
+            result = {
+                "digest": digest(fault),
+                "state": state(fault),
+                "expected": expected,
+                "seconds": round(seconds, 1),
+            }
             if code == FAILED:
                 test, said = first_failure(output)
                 return {**result, "caught_by": test, "said": said}
@@ -232,6 +246,7 @@ def run_all(faults: list[Fault], jobs: int, timeout: float, expected_only: bool)
 def table() -> str:
     """The results as a page of markdown."""
     results = read_results()
+    old = sum(results[f.name].get("state") != state(f) for f in FAULTS if f.name in results)
     caught = [result for result in results.values() if result["caught_by"]]
     seconds = sorted(result["seconds"] for result in caught)
     lines = [
@@ -243,6 +258,11 @@ def table() -> str:
         "faults at a time, on two cores that had other work as well, they tell which are slow and no more.",
         "",
     ]
+    if old:
+        lines += [
+            f"Since then the source or the test's file of {old} has changed; `make mutants` runs these again.",
+            "",
+        ]
     if weak := [result for result in caught if result["caught_by"].partition("[")[0] in RECORDED]:
         lines += [f"Of {len(weak)} only recorded numbers tell, and no test of what is broken.", ""]
     if seconds:
@@ -259,6 +279,8 @@ def table() -> str:
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--changed", action="store_true", help="also faults whose source or test has changed since")
+    parser.add_argument("--all", action="store_true", help="every fault, whether or not it has a result")
     parser.add_argument("--only", help="faults whose name or file contains this, whether or not they have a result")
     parser.add_argument("--tier", choices=TIERS, help="faults all of whose expected tests lie in this folder")
     parser.add_argument("--expected", action="store_true", help="do not go on with the other tests of `make test`")
@@ -273,8 +295,10 @@ def main() -> None:
         print(f"{len(FAULTS)} faults in {len({fault.path for fault in FAULTS})} files")
         return
     if not options.report:
-        done = {name for name, result in read_results().items() if result["caught_by"]}
-        faults = [fault for fault in FAULTS if fault.name not in done]
+        results = read_results()
+        fresh = lambda fault: not options.changed or results[fault.name].get("state") == state(fault)
+        done = lambda fault: fault.name in results and results[fault.name]["caught_by"] and fresh(fault)
+        faults = [fault for fault in FAULTS if options.all or not done(fault)]
         if options.only:
             faults = [fault for fault in FAULTS if options.only.lower() in f"{fault.name} {fault.path}".lower()]
         if options.tier:

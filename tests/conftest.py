@@ -21,7 +21,6 @@ if version("jaxlib").startswith("0.9."):  # later versions have no such choice, 
     FAST_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
 NOT_SMOKE = (  # half of the time of the unit tests
     *("test_tabular.py", "test_edges.py", "test_memory.py", "test_distributions.py", "test_rewards.py"),
-    *("test_replay.py", "test_values.py"),
     *("test_text_metrics.py", "test_text_objectives.py", "test_text_models.py", "test_text_generation.py"),
     *("test_text_environment.py", "test_text_rewards.py", "test_sequence_agents.py", "test_text_likelihood.py"),
 )
@@ -37,9 +36,7 @@ def tier_of(path):
 
 
 def cache_folder():
-    """Compiled programs are kept beside the checkout, for this processor and these versions alone."""
-    if "PURERL_TEST_CACHE" in os.environ:
-        return os.environ["PURERL_TEST_CACHE"]
+    """Compiled programs are kept beside the checkout or where asked, for this processor and these versions alone."""
     import jax
     import jaxlib
 
@@ -47,13 +44,15 @@ def cache_folder():
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else [platform.processor()]
     processor = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
     about = [platform.machine(), *processor, jax.__version__, jaxlib.__version__, sys.version]
-    return str(ROOT / ".cache" / f"xla-{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}")
+    folder = Path(os.environ.get("PURERL_TEST_CACHE", ROOT / ".cache"))
+    return str(folder / f"xla-{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}")
 
 
 def pytest_configure(config):
-    """Runs before any program is compiled. Learning tests alone are compiled to run fast."""
-    asked = [tier_of(str(argument).split("::")[0]) for argument in config.args]
-    flags = FLAGS if set(asked) == {"learning"} else f"{FLAGS} {FAST_TO_COMPILE}"
+    """Runs before any program is compiled. Learning tests are compiled to run fast, if no others are asked for."""
+    asked = {tier_of(str(argument).split("::")[0]) for argument in config.args}
+    learning = asked == {"learning"} or config.getoption("markexpr") == "learning"
+    flags = FLAGS if learning else f"{FLAGS} {FAST_TO_COMPILE}"
     if FLAGS not in os.environ.get("XLA_FLAGS", ""):  # a worker has them from the process that started it
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
     import jax

@@ -205,7 +205,7 @@ ROWS = {
     "ddpg": by_critic(purerl.ddpg, purerl.DDPG(**CRITIC, target_noise=0.1, noise_clip=0.1)),
 }  # fmt: skip
 FAMILIES = ("ppo", "dqn", "sac")  # one of each, for what every family has
-SMALLEST = ("a2c", "dqn", "ddpg")  # one of each, for what is a property of the loop
+SMALLEST = ("a2c", "dqn", "ddpg", "rloo")  # one of each and of whole sequences, for what is a property of the loop
 NUM_UPDATES = 4
 # `conftest` turns these off, where that makes compiling faster: the bits of two programs may differ then
 AS_USERS_DO = {"xla_cpu_use_fusion_emitters": True} if jax.__version__.startswith("0.9.") else {}

@@ -107,7 +107,12 @@ AGENTS = {
     "sac": by_critic,
 }  # fmt: skip
 KNOWN = [(agent, name) for agent in AGENTS for name in NAMES]
-TOLERANCE = {"random_length": 0.1}
+TOLERANCE = {  # relative, 0.02 for the others
+    **{(agent, "random_length"): 0.05 for agent in AGENTS},
+    **dict.fromkeys([("reinforce", "random_length"), ("qrdqn", "random_length")], 0.1),  # of few episodes; a median
+    **{("a2c", name): 0.04 for name in BANDITS},
+    ("iqn", "delayed_reward"): 0.03,
+}
 
 
 @cache
@@ -122,7 +127,7 @@ def test_values_are_the_known_ones(agent, name):
     params = jax.tree.map(lambda x: x[NAMES.index(name)], states.agent.params)
     exact = probe(name)[1](GAMMA)
     learned = np.asarray(value(params, jnp.asarray(padded(name))))[: len(exact)]
-    np.testing.assert_allclose(learned, exact, rtol=TOLERANCE.get(name, 0.06))
+    np.testing.assert_allclose(learned, exact, rtol=TOLERANCE.get((agent, name), 0.02))
 
 
 @pytest.mark.parametrize("agent, name", [(agent, name) for agent, name in KNOWN if name in BANDITS])
