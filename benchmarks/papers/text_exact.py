@@ -479,8 +479,8 @@ def write_report() -> None:
         "lie in [0, 1]: the optimum is 1, and the next best are 0.943, 0.939 and 0.923. The expected reward of the "
         "trained policy is a sum over all sequences; mean over seeds, 95 % interval. An entropy bonus keeps policies "
         "from the second best, and itself keeps the expected reward below 1; its weight is chosen on other seeds. The "
-        "learning rate, the number of samples and the choice of a bonus followed a first look at runs without one, which "
-        "often ended at a second-best completion; so do the runs below that miss the optimum.",
+        "learning rate, the number of samples and the choice of a bonus followed a first look at runs without one, "
+        "which often ended at a second-best completion; so do the runs below that miss the optimum.",
         "",
         "| algorithm | entropy bonus | seeds | expected reward | greedy is the optimum |",
         "|---|---|---|---|---|",

@@ -99,22 +99,27 @@ def short(pairs: data.Pairs) -> data.Pairs:
 
 # --- reinforcement ----------------------------------------------------------------------------------------------------
 
-RATE = 3e-4
-ALGORITHMS: dict[str, tuple[Callable, Any]] = {
-    "RLOO": (purerl.rloo, purerl.RLOO(RATE, group_size=GROUP)),
-    "GRPO": (purerl.grpo, purerl.GRPO(RATE, group_size=GROUP)),
-    "PPO": (purerl.sequence_ppo, purerl.SequencePPO(RATE)),
-    "REINFORCE, moving average": (
+RATES, TUNING = (3e-5, 1e-4), 100  # learning rates to choose from, on a seed that is not reported
+ALGORITHMS: dict[str, Callable[..., tuple[Callable, Any]]] = {  # of learning rate and its decay: algorithm and config
+    "RLOO": lambda **hp: (purerl.rloo, purerl.RLOO(**hp, group_size=GROUP)),
+    "GRPO": lambda **hp: (purerl.grpo, purerl.GRPO(**hp, group_size=GROUP)),
+    "PPO": lambda **hp: (purerl.sequence_ppo, purerl.SequencePPO(**hp, num_epochs=2, num_minibatches=1)),
+    "REINFORCE, moving average": lambda **hp: (
         purerl.sequence_reinforce,
-        purerl.SequenceREINFORCE(RATE, baseline="moving-average"),
+        purerl.SequenceREINFORCE(**hp, baseline="moving-average"),
     ),
-    "REINFORCE, self-critical": (
+    "REINFORCE, self-critical": lambda **hp: (
         purerl.sequence_reinforce,
-        purerl.SequenceREINFORCE(RATE, baseline="self-critical", group_size=GROUP),
+        purerl.SequenceREINFORCE(**hp, baseline="self-critical", group_size=GROUP),
     ),
-    "RLOO with KL": (purerl.rloo, purerl.RLOO(RATE, group_size=GROUP, kl_cost=0.02)),
-    "REINFORCE, no baseline": (purerl.sequence_reinforce, purerl.SequenceREINFORCE(RATE, baseline="none")),
+    "RLOO with KL": lambda **hp: (purerl.rloo, purerl.RLOO(**hp, group_size=GROUP, kl_cost=0.02)),
+    "REINFORCE, no baseline": lambda **hp: (purerl.sequence_reinforce, purerl.SequenceREINFORCE(**hp, baseline="none")),
 }
+
+
+def folder(name: str) -> Path:
+    """The folder of an algorithm's results."""
+    return RESULTS / name.replace(", ", "-").replace(" ", "-")
 
 
 def write(path: Path, record: dict) -> None:
@@ -159,18 +164,15 @@ def decoded(temperature: float) -> Callable:
     return generation.sample(temperature) if temperature else generation.greedy
 
 
-def train(name: str, seed: int) -> None:
-    """Train one seed of one algorithm and write its scores."""
-    path = RESULTS / name.replace(", ", "-").replace(" ", "-") / f"{seed}.json"
-    if path.exists():
-        return
+def learn(name: str, rate: float, seed: int) -> tuple[Any, Any, list[dict], int]:
+    """Train one seed of an algorithm: hyperparameters, the model's parameters, the curve and the seconds."""
     model, params, _ = writer()
     task = data.task(tokenizer(), short(data.pairs("bible-kjv-web")), SIZE, SIZE - 1, "\n", drop_long=True)
     env = TextGeneration(task, SIZE, vocab_size=tokenizer().size)
     network = models.policy_network(model, 2 * SIZE, params)
     terms = {"bleu": text_rewards.bleu(task), "rouge-l": text_rewards.rouge_l(task)}
     reward = rewards.weighted(terms, dict.fromkeys(terms, 1.0), mean=rewards.mean_over_episodes)
-    algorithm, hp = ALGORITHMS[name]
+    algorithm, hp = ALGORITHMS[name](learning_rate=rate, anneal_steps=float(UPDATES * COMPLETIONS * SIZE))
 
     def make(hp):
         agent = algorithm(network, models.policy(tokenizer().size), hp)
@@ -178,17 +180,37 @@ def train(name: str, seed: int) -> None:
         return purerl.learner(env, env.default_params, agent, COMPLETIONS, SIZE, **blocks)
 
     curve, begin, state = [], time.perf_counter(), None
-    report.note(f"{name}, seed {seed}")
+    report.note(f"{name}, learning rate {rate:g}, seed {seed}")
     with Progress(UPDATES, COMPLETIONS, result="reward") as progress:
         for iteration, state, metrics in purerl.run(make, hp, jax.random.key(seed), UPDATES, every=5):  # noqa: B007
             row = {k: round(float(metrics[k]), 4) for k in ("episode_return", "bleu", "rouge-l", "entropy", "length")}
             curve.append({"update": iteration, **row})
             progress.update(iteration, row["episode_return"])
-    after, key = state.agent.params["model"], jax.random.fold_in(jax.random.key(seed), 1)
+    return hp, state.agent.params["model"], curve, round(time.perf_counter() - begin)
+
+
+def chosen_rate(name: str) -> float:
+    """The learning rate with the largest mean reward of a whole run of the tuning seed."""
+    path = folder(name) / "sweep.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    for rate in RATES:
+        if f"{rate:g}" not in found:
+            found[f"{rate:g}"] = [row["episode_return"] for row in learn(name, rate, TUNING)[2]]
+            write(path, found)
+    return max(RATES, key=lambda rate: float(np.mean(found[f"{rate:g}"])))
+
+
+def train(name: str, seed: int) -> None:
+    """Train one seed of one algorithm and write its scores."""
+    path = folder(name) / f"{seed}.json"
+    if path.exists():
+        return
+    hp, after, curve, seconds = learn(name, chosen_rate(name), seed)
+    model, key = writer()[0], jax.random.fold_in(jax.random.key(seed), 1)
     found = {f"{temperature:g}": scores(model, after, decoded(temperature), key) for temperature in (0.0, 1.0)}
     write(path, {"name": name, "seed": seed, "scores": found, "curve": curve, "updates": UPDATES,
-                 "completions": UPDATES * COMPLETIONS, "hyperparameters": vars(hp),
-                 "seconds": round(time.perf_counter() - begin), **about()})  # fmt: skip
+                 "completions": UPDATES * COMPLETIONS, "hyperparameters": vars(hp), "seconds": seconds,
+                 **about()})  # fmt: skip
 
 
 def before(num_seeds: int) -> None:
@@ -231,8 +253,7 @@ def cells(found: list[dict[str, float]]) -> str:
 
 def load(name: str) -> list[dict]:
     """The results of an algorithm's seeds."""
-    folder = RESULTS / name.replace(", ", "-").replace(" ", "-")
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return [json.loads(path.read_text()) for path in sorted(folder(name).glob("[0-9]*.json"))]
 
 
 def picture(path: Path) -> None:
@@ -280,7 +301,9 @@ def write_report() -> None:
         f"{len(questions()[0])} test verses of five books that no model has seen, {SIZE} tokens at most. "
         "A GPT of 4 layers of 128 learns the training pairs by maximum likelihood (validation perplexity "
         f"{first['writer']['validation_perplexity']:.2f}); each algorithm then takes {UPDATES} updates of "
-        f"{COMPLETIONS} completions, rewarded by sentence BLEU + ROUGE-L. Perplexity is that of an independent model "
+        f"{COMPLETIONS} completions, rewarded by sentence BLEU + ROUGE-L, with a learning rate that falls to 0 from "
+        f"{' or '.join(f'{rate:g}' for rate in RATES)}, whichever has the larger mean reward on a seed that is not "
+        "reported. Perplexity is that of an independent model "
         f"of the World English Bible ({first['judge']['validation_perplexity']:.1f} on its held-out verses), which "
         "sees no prompt. "
         "Means over seeds, 95 % intervals.", "",
