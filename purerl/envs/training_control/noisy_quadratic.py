@@ -217,7 +217,7 @@ def best_of_shape(
     """The first rate of the lowest final loss among schedules of one shape, `constant` or `cosine`.
 
     >>> round(best_of_shape(constant, 10), 3)
-    0.277
+    0.278
     """
     check_counts("best_of_shape", num_steps=num_steps)
     check_functions("best_of_shape", shape=shape)
