@@ -156,14 +156,17 @@ class Arm(NamedTuple):
 
 def ppo(steps: int, **changed: Any) -> Any:
     """PPO's hyperparameters, its learning rate annealed over all environment steps."""
-    given = {"learning_rate": 1e-3, "anneal_steps": float(steps), "gamma": 1.0, "entropy_cost": 0.0} | changed
+    given = {
+        "learning_rate": 1e-3, "anneal_steps": float(steps), "gamma": 1.0, "entropy_cost": 0.0, "num_epochs": 8,
+    }  # fmt: skip
+    given |= changed
     return purerl.PPO(**given)
 
 
 def quadratic_arm(num_steps: int) -> Arm:
     optimum = quadratic.losses(quadratic.optimal_rates(num_steps))[-1]
-    num_envs, updates = 128, 300
-    hp = ppo(num_envs * num_steps * updates, gae_lambda=1.0)
+    num_envs, updates = 128, 400
+    hp = ppo(num_envs * num_steps * updates, learning_rate=3e-3, gae_lambda=1.0)
     about = f"Quadratic, K = {num_steps}: PPO"
     score = of_schedule(quadratic.losses, optimum)
     return Arm(about, Quadratic(num_steps), purerl.ppo, hp, num_envs, num_steps, updates, chosen_rates, score)
@@ -185,7 +188,7 @@ def best_final_loss(num_steps: int, gamma: float = 1.0) -> float:
 
 def noisy_arm(num_steps: int, reward: str, sampled: bool = False) -> Arm:
     name, function, gamma = REWARDS[reward]
-    num_envs, updates = 64, 400
+    num_envs, updates = 64, 200
     hp = ppo(num_envs * num_steps * updates, gamma=gamma, gae_lambda=0.95)
     env = NoisyQuadratic(num_steps, sampled=sampled, reward=function)
     optimum = best_final_loss(num_steps)
@@ -197,7 +200,7 @@ def noisy_arm(num_steps: int, reward: str, sampled: bool = False) -> Arm:
 
 
 def discrete_arms() -> dict[str, Arm]:
-    num_envs, length, updates = 64, 64, 300
+    num_envs, length, updates = 64, 64, 200
     steps = num_envs * length * updates
     search = ppo(steps, gae_lambda=0.95, entropy_cost=0.01)
     deep = purerl.DQN(
@@ -319,7 +322,10 @@ def noisy_rows() -> list[str]:
             "best schedule": noisy_quadratic.best_schedule(steps),
             **{name: shape(noisy_quadratic.best_of_shape(shape, steps), steps) for name, shape in shapes.items()},
             "greedy at every step": noisy_quadratic.greedy_schedule(steps),
-            "optimal for γ = 0.9, fall of the loss": noisy_quadratic.best_schedule(steps, 0.9),
+            **{
+                f"optimal for the fall of the loss, γ = {gamma}": noisy_quadratic.best_schedule(steps, gamma)
+                for gamma in (0.5, 0.9, 0.99)
+            },
         }
         final = {name: noisy_quadratic.losses(rates)[-1] for name, rates in known.items()}
         lines += [
