@@ -401,18 +401,25 @@ def picture() -> None:
                 name = f"PPO, {arms()[key].about.split('PPO, ')[1]}" if i == 0 else None
                 ax.plot(of(np.array(x["rates"])), color, linewidth=0.6, label=name)
         ax.set(yscale="log", xlabel="step")
+    schedule.set_ylim(bottom=1e-2)
     schedule.set(title=f"NoisyQuadratic, T = {steps}: learning rates")
     path.set(title="expected loss on the way")
     path.legend(fontsize=7)
     gammas = [0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0]
     for steps, color in zip(HORIZONS, ("C0", "C2"), strict=True):
         final = [best_final_loss(steps, gamma) / best_final_loss(steps) for gamma in gammas]
-        discount.plot(gammas, final, f"{color}-", label=f"optimal for its γ, T = {steps}")
+        discount.plot(final, f"{color}-", label=f"optimal for its γ, T = {steps}")
         for reward, (_, _, gamma) in REWARDS.items():
             scores = [x["score"] for x in records(f"noisy-{steps}-{reward}")]
             if reward != "final-1":
-                discount.plot(np.full(len(scores), gamma), scores, f"{color}.")
-    discount.set(xlabel="γ", ylabel="final loss / optimum", title="short-sighted rewards (dots: PPO)")
+                discount.plot(np.full(len(scores), gammas.index(gamma)), scores, f"{color}.")
+    discount.set(
+        xticks=range(len(gammas)),
+        xticklabels=[f"{x:g}" for x in gammas],
+        xlabel="γ",
+        ylabel="final loss / optimum",
+        title="short-sighted rewards (dots: PPO)",
+    )
     discount.legend(fontsize=8)
     flips.step(
         range(50), leading_ones.best_flips(50, leading_ones.PORTFOLIO), "k", where="mid", label="best of portfolio"
