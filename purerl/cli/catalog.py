@@ -11,6 +11,8 @@ from rich.table import Table
 
 
 def _space(space: Any) -> str:
+    if hasattr(space, "nvec"):
+        return f"MultiDiscrete{space.nvec.tolist()}"
     if hasattr(space, "n"):
         return f"Discrete({space.n})"
     if hasattr(space, "low"):

@@ -6,11 +6,16 @@ import importlib
 from typing import Any
 
 _OWN = {
+    "LeadingOnes": "purerl.envs.training_control.leading_ones",
+    "Luby": "purerl.envs.training_control.luby",
     "MaskedGrid": "purerl.envs.masked_grid",
     "MultiBinary": "purerl.envs.spaces",
     "MultiDiscrete": "purerl.envs.spaces",
+    "NoisyQuadratic": "purerl.envs.training_control.noisy_quadratic",
     "Parameterised": "purerl.envs.spaces",
     "Platform": "purerl.envs.platform",
+    "Quadratic": "purerl.envs.training_control.quadratic",
+    "Sigmoid": "purerl.envs.training_control.sigmoid",
     "Table": "purerl.envs.table",
     "TMaze": "purerl.envs.tmaze",
 }
@@ -23,8 +28,10 @@ def make(env_id: str, **kwargs: Any) -> tuple[Any, Any]:
 
     Args:
       env_id: any id that gymnax has registered, such as "CartPole-v1" (`gymnax.register` adds to them), or one of
-        "TMaze-v0", "Platform-v0" and "MaskedGrid-v0", or one of another package: "brax/ant", "jumanji/Snake-v1",
-        "xminigrid/MiniGrid-Empty-5x5", "craftax/Craftax-Symbolic-v1", "pgx/connect_four". Those are extras.
+        "TMaze-v0", "Platform-v0" and "MaskedGrid-v0", or of the control of other optimisations "Quadratic-v0",
+        "NoisyQuadratic-v0", "LeadingOnes-v0", "Luby-v0" and "Sigmoid-v0", or one of another package: "brax/ant",
+        "jumanji/Snake-v1", "xminigrid/MiniGrid-Empty-5x5", "craftax/Craftax-Symbolic-v1", "pgx/connect_four". Those
+        are extras.
       kwargs: arguments of the environment's constructor.
     Raises:
       ValueError: for an unknown id, naming similar ones, or for data that cannot be downloaded.

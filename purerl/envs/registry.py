@@ -12,9 +12,15 @@ from purerl.envs.adapters.common import near
 from purerl.envs.masked_grid import MaskedGrid
 from purerl.envs.platform import Platform
 from purerl.envs.tmaze import TMaze
+from purerl.envs.training_control.leading_ones import LeadingOnes
+from purerl.envs.training_control.luby import Luby
+from purerl.envs.training_control.noisy_quadratic import NoisyQuadratic
+from purerl.envs.training_control.quadratic import Quadratic
+from purerl.envs.training_control.sigmoid import Sigmoid
 from purerl.envs.wrappers import Cast
 
-OWN = {env.name: env for env in (TMaze, Platform, MaskedGrid)}
+_CLASSES = (TMaze, Platform, MaskedGrid, Quadratic, NoisyQuadratic, LeadingOnes, Luby, Sigmoid)
+OWN = {env.name: env for env in _CLASSES}
 
 
 def make(env_id: str, **kwargs: Any) -> tuple[Environment, Any]:

@@ -65,6 +65,7 @@ def test_list_names_agents_and_environments(capsys):
     assert "reinforce" in out
     assert re.search(r"Pendulum-v1 +│ Box\[3\] in \[-8, 8\] +│ Box\[1\] in \[-2, 2\] +│ +200", out)
     assert re.search(r"MNISTBandit-bsuite +│ downloads its data", out)
+    assert re.search(r"Sigmoid-v0 +│ Box\[5\] +│ MultiDiscrete\[5, +│ +10", out)
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "Breakout-MinAtar", "FourRooms-misc"])

@@ -1,0 +1,1 @@
+"""Environments whose steps are stretches of another optimisation, with its hyperparameters as actions."""
