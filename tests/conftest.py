@@ -59,7 +59,7 @@ def pytest_configure(config):
 
     jax.config.update("jax_num_cpu_devices", 2)
     jax.config.update("jax_compilation_cache_dir", cache_folder())
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # two workers compile many of the same
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 

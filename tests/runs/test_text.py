@@ -4,30 +4,15 @@ import json
 import re
 import shutil
 
-import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 from commands import StopAfter, command, same_bits, snapshot
+from text_runs import REWARD, TASK, pretrain, train
 
 import purerl
 from purerl.runs import execute, files
-from purerl.text import assembly, data, generation, huggingface, models, tokens
-
-SIZES = ["--tokenizer", "characters", "--layers", 1, "--heads", 1, "--width", 8, "--context", 8, "--batch", 4]
-TASK = ["--updates", 4, "--completions", 8, "--group-size", 4, "--max-prompt", 4, "--max-tokens", 3, "--chunks", 2]
-
-
-REWARD = ["--reward", "exact,distinct:0.5", "--learning-rate", "0.1"]  # so that the model becomes another one
-
-
-def pretrain(directory, *arguments, data="addition:1", count=320):
-    return command("text", "pretrain", data, *SIZES, "--tokens", count, "--chunks", 5, "--dir", directory, *arguments)
-
-
-def train(directory, model, *arguments, agent="grpo", data="addition:1"):
-    job = ["--model", model, *TASK, "--no-evaluate", "--dir", directory]
-    return command("text", "train", agent, data, *job, *arguments)
+from purerl.text import assembly, data, generation, huggingface, tokens
 
 
 @pytest.fixture(scope="session")
@@ -73,18 +58,6 @@ def validation_by_hand(model, params, tokenizer):
         ids = np.array([x]), np.array([len(x)]), np.array([y])
         logs += np.asarray(generation.completion_log_probs(model, params, *ids))[0].tolist()
     return np.exp(-np.mean(logs))
-
-
-def test_pretraining_stopped_and_resumed_is_uninterrupted(pretrained, tmp_path, monkeypatch):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    shutil.copytree(pretrained, whole)
-    monkeypatch.setattr(execute, "Interrupts", StopAfter(2))
-    assert pretrain(cut, "--learning-rate", "1e-2,1e-3") == 130
-    monkeypatch.undo()
-    assert command("resume", cut) == 0
-    same_bits(whole, cut)
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        assert (whole / "model" / name).read_bytes() == (cut / "model" / name).read_bytes()
 
 
 def test_pretraining_ends_where_validation_does_not_improve(tmp_path, capsys):
@@ -170,16 +143,6 @@ def test_evaluation_before_and_after(trained, pretrained, tmp_path, capsys):
         assert command("text", "generate", model, lines[0]["prompt"], "--max-tokens", 3, "--temperature", 0) == 0
         assert capsys.readouterr().out.strip() == lines[0]["prompt"] + lines[0][f"{name}, greedy"]
     assert any(line["before, temperature 0.5"] != line["after, temperature 0.5"] for line in lines)
-
-
-def test_pairs_have_the_copy_of_the_prompt_as_a_row(tmp_path, capsys):
-    pairs = tmp_path / "pairs.csv"
-    pairs.write_text("prompt,reference\n" + "".join(f"{a}+{b},{a + b}\n" for a in range(5) for b in range(4)))
-    tiny, tokenizer = tmp_path / "tiny", tokens.byte_tokenizer()
-    model = models.gpt2(models.GPT2(tokenizer.size, 8, 8, 1, 1))
-    huggingface.save(tiny, model.shape, model.init(jax.random.key(0)), tokenizer)
-    assert command("text", "evaluate", tiny, pairs, "--max-tokens", 3, "--judge", tiny) == 0
-    assert re.search(r"copy of the prompt +│ +0.0", capsys.readouterr().out)
 
 
 def damaged(source, directory, **changes):
