@@ -13,6 +13,7 @@ _OWN = {
     "Platform": "purerl.envs.platform",
     "Table": "purerl.envs.table",
     "TMaze": "purerl.envs.tmaze",
+    "TrainingControl": "purerl.envs.training_control.environment",
 }
 
 

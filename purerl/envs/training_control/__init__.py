@@ -1,0 +1,1 @@
+"""Environments in which a step is a stretch of another optimisation, whose hyperparameters the agent sets."""
