@@ -6,7 +6,8 @@ The inner training: a 64-32-10 tanh network on 1,797 images of 8 x 8 pixels (ran
 minibatches of 32, Adam, 400 training, 200 validation and 200 test images, K = 10 updates in a step of the environment.
 A step includes the losses of training and validation parts, gradient norms and observations. `--torch` is a Python with
 PyTorch: the same network, minibatches and optimiser there, one network after another, on a CPU, with nothing but the
-updates; the time of 256 networks is 256 times that of one. Both use as many threads as the process may.
+updates; the time of 256 networks is 256 times that of one. Here the networks are split over all cores that the process
+may use, if their number divides; PyTorch is measured with one thread and with as many.
 `--inner` is the part that needs PyTorch, run by that Python.
 
 Prints a line of JSON.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -58,10 +60,11 @@ def of_purerl(counts: list[int], seconds: float) -> dict[str, float]:
     """Updates a second of all networks together, their memory, and compilations after the first step."""
     from purerl.runs.devices import set_up_jax
 
-    set_up_jax(one_device=True)
+    set_up_jax()
     import jax
     import jax.numpy as jnp
     import numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     from purerl import networks
     from purerl.envs.training_control.data import Data
@@ -83,10 +86,13 @@ def of_purerl(counts: list[int], seconds: float) -> dict[str, float]:
 
     found = {}
     for count in counts:
-        _, state = jax.jit(jax.vmap(lambda key: env.reset_env(key, params)))(jax.random.split(jax.random.key(0), count))
+        devices = jax.devices()[: math.gcd(count, len(jax.devices()))]
+        split = NamedSharding(Mesh(np.array(devices), ("networks",)), PartitionSpec("networks"))
+        keys = jax.device_put(jax.random.split(jax.random.key(0), count), split)
+        _, state = jax.jit(jax.vmap(lambda key: env.reset_env(key, params)))(keys)
         size = sum(x.nbytes for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
         found[f"purerl, {count}, bytes a network"] = size / count
-        actions = [jnp.full(count, i, jnp.int32) for i in range(3)]
+        actions = [jax.device_put(np.full(count, i, np.int32), split) for i in range(3)]
         state, *_ = step(state, actions[1])
         before = step._cache_size()
         start, steps = time.perf_counter(), 0

@@ -300,25 +300,34 @@ def test_no_setting_compiles_again(key):
 SEVERAL = {"learning_rate": 0.7, "momentum": 0.5, "weight_decay": 1.0, "dropout": 0.1, "label_smoothing": 0.1}
 
 
-@pytest.mark.parametrize("kind", ["continuous", "hybrid"])
-def test_contract(key, kind):
-    several = models.with_head(networks.MLP((H,)), 2, dropout=True)
-    env = {
-        "continuous": lambda: TrainingControl(
-            several, data.two_spirals(60), *PARTS, actions=actions.change(SEVERAL), finite_horizon=False, **OPTIONS
-        ),
-        "hybrid": lambda: TrainingControl(
-            MODEL, Data(X, Y), *PARTS, actions=actions.with_stop(actions.optimizer_and_rate()), **OPTIONS,
-            minibatches=with_replacement, observe=lambda s: {"loss": s.log_validation, "left": s.left[None]},
-        ),
-    }[kind]()  # fmt: skip
+def test_contract(key):
+    """With what the other environment has not: hybrid actions, dropout, data of each episode, a truncation."""
+    env = TrainingControl(
+        models.with_head(networks.MLP((H,)), 2, dropout=True), data.two_spirals(60), *PARTS, **OPTIONS,
+        actions=actions.with_stop(actions.optimizer_and_rate()), finite_horizon=False, minibatches=with_replacement,
+    )  # fmt: skip
     params = env.default_params.replace(spread=1.0)
     check_env(env, params, key, num_steps=12, num_envs=2)
-    if kind == "continuous":
-        assert env.observation_space(params).shape == (18,)
-        begun = jax.eval_shape(lambda key: env.reset_env(key, params)[1], key)
-        ends = [env.is_truncated(begun._replace(time=jnp.array(t)), params).item() for t in (3, 4)]
-        assert ends == [False, True]
+    assert env.observation_space(params).shape == (18,)
+    begun = jax.eval_shape(lambda key: env.reset_env(key, params)[1], key)
+    assert [env.is_truncated(begun._replace(time=jnp.array(t)), params).item() for t in (3, 4)] == [False, True]
+
+
+@pytest.mark.parametrize("kind", [actions.scale_rate(), actions.change(SEVERAL), actions.choose("learning_rate")])
+def test_every_action_space_and_gymnax_own_step(key, kind):
+    model = models.with_head(networks.MLP((H,)), C, dropout=True)
+    see = lambda s: {"loss": s.log_validation, "left": s.left[None]}
+    env = TrainingControl(model, Data(X, Y), *PARTS, actions=kind, observe=see, **OPTIONS)
+
+    def play(key):
+        obs, state = env.reset(key, PARAMS)
+        action = env.action_space().sample(key)
+        return obs, state, env.step(key, state, action, PARAMS)
+
+    obs, state, (next_obs, next_state, *_, info) = jax.eval_shape(play, key)
+    assert jax.tree.map(jnp.shape, (obs, state)) == jax.tree.map(jnp.shape, (next_obs, next_state))
+    assert {name: x.shape for name, x in env.observation_space(PARAMS).spaces.items()} == {"loss": (), "left": (1,)}
+    assert info["truncated"].shape == ()
 
 
 @pytest.mark.parametrize(
