@@ -198,9 +198,7 @@ def test_optimisers_are_those_of_optax(kind, reference):
         np.testing.assert_array_equal(wrapped[name], theirs[name])
 
 
-@pytest.mark.parametrize(
-    ("num_updates", "num_train", "batch"), [(3, 26, 8), (4, 17, 8), (2, 32, 8), (1, 8, 8), (5, 30, 6)]
-)
+@pytest.mark.parametrize(("num_updates", "num_train", "batch"), [(4, 17, 8), (2, 32, 8), (5, 30, 6)])
 def test_minibatches_are_passes_over_the_training_part(key, num_updates, num_train, batch):
     """A step may end within a pass, and the next one goes on there."""
     window = jax.jit(lambda first: shuffled(key, first, num_updates, num_train, batch))

@@ -55,7 +55,7 @@ def one_cycle(peak: Any, warmup: Any = 0.3, start: Any = 1 / 25, final: Any = 1e
 
     Reference: Smith & Topin, 2018, arXiv:1708.07120; with the defaults of `torch.optim.lr_scheduler.OneCycleLR`.
 
-    >>> one_cycle(1.0)(jnp.array([0.0, 0.3])).round(6).tolist()
+    >>> [round(x, 4) for x in one_cycle(1.0)(jnp.array([0.0, 0.3])).tolist()]
     [0.04, 1.0]
     """
 
