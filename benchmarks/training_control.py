@@ -68,7 +68,7 @@ def of_purerl(counts: list[int], seconds: float) -> dict[str, float]:
 
     from purerl import networks
     from purerl.envs.training_control.data import Data
-    from purerl.envs.training_control.environment import TrainingControl
+    from purerl.envs.training_control.environment import TrainingControl, TrainingControlParams
     from purerl.envs.training_control.models import with_head
     from purerl.envs.training_control.optimizers import ADAM, Settings
 
@@ -76,7 +76,7 @@ def of_purerl(counts: list[int], seconds: float) -> dict[str, float]:
     data = Data(generator.random((NUM, INPUTS), np.float32), generator.integers(0, CLASSES, NUM).astype(np.int32))
     model = with_head(networks.MLP((WIDTH,)), CLASSES)
     env = TrainingControl(model, data, 400, 200, 200, updates_per_step=UPDATES, batch_size=BATCH, budget=1000)
-    params = env.default_params.replace(settings=Settings(1e-3, optimizer=ADAM))
+    params = TrainingControlParams(Settings(1e-3, optimizer=ADAM), max_steps_in_episode=1000)
     kept = ("log_loss", "diverged")
 
     @jax.jit
@@ -94,14 +94,14 @@ def of_purerl(counts: list[int], seconds: float) -> dict[str, float]:
         found[f"purerl, {count}, bytes a network"] = size / count
         actions = [jax.device_put(np.full(count, i, np.int32), split) for i in range(3)]
         state, *_ = step(state, actions[1])
-        before = step._cache_size()
+        before = step._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
         start, steps = time.perf_counter(), 0
         while time.perf_counter() - start < seconds:
             state, *rest = step(state, actions[(2, 0)[steps % 2]])
             jax.block_until_ready(rest)
             steps += 1
         found[f"purerl, {count}"] = steps * UPDATES * count / (time.perf_counter() - start)
-        found[f"purerl, {count}, compilations"] = step._cache_size() - before
+        found[f"purerl, {count}, compilations"] = step._cache_size() - before  # pyright: ignore[reportAttributeAccessIssue]
     return found
 
 

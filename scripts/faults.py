@@ -1858,8 +1858,8 @@ FAULTS = [
     Fault(
         "Dropout does not scale what is left",
         "envs/training_control/models.py",
-        "0.0, x / (1 - rate))",
-        "0.0, x)",
+        ">= rate) * x / (1 - rate)",
+        ">= rate) * x",
         ("unit/test_training_control_env.py::test_dropout_is_of_features_and_keeps_their_mean",),
     ),
     Fault(

@@ -205,7 +205,7 @@ class TrainingControl(Environment):
     @property
     def num_actions(self) -> int:
         space = self.actions.space
-        return space.n if hasattr(space, "n") else math.prod(getattr(space, "shape", ()))
+        return getattr(space, "n", math.prod(getattr(space, "shape", ())))
 
     @property
     def updates_per_step(self) -> int:
@@ -360,7 +360,8 @@ class TrainingControl(Environment):
 
     def observation_space(self, params):
         scalar = jax.ShapeDtypeStruct((), jnp.float32)
-        filled = Statistics(*[scalar] * len(Statistics._fields[:-1]), jax.eval_shape(as_arrays, Settings()))
+        settings = jax.eval_shape(as_arrays, Settings())
+        filled = Statistics(**dict.fromkeys(Statistics._fields[:-1], scalar), settings=settings)
         return _space_of(jax.eval_shape(self._observe, filled))
 
 

@@ -34,7 +34,7 @@ def drop(key: Key, x: Array, rate: Any) -> Array:
     >>> drop(jax.random.key(0), jnp.ones(4), 0.0).tolist()
     [1.0, 1.0, 1.0, 1.0]
     """
-    return jnp.where(jax.random.uniform(key, x.shape) < rate, 0.0, x / (1 - rate))
+    return (jax.random.uniform(key, x.shape) >= rate) * x / (1 - rate)
 
 
 def with_head(torso: Network, num_outputs: int, dropout: bool = False) -> Model:

@@ -30,8 +30,10 @@ class Settings(NamedTuple):
 
 def as_arrays(settings: Settings) -> Settings:
     """Settings as arrays of their dtypes, floats of the default float type."""
-    floats = [jnp.asarray(x, jnp.result_type(float)) for x in settings[:-2]]
-    return Settings(*floats, jnp.asarray(settings.optimizer, jnp.int32), jnp.asarray(settings.stop, bool))
+    floats = {name: jnp.asarray(getattr(settings, name), jnp.result_type(float)) for name in Settings._fields[:-2]}
+    return Settings(
+        **floats, optimizer=jnp.asarray(settings.optimizer, jnp.int32), stop=jnp.asarray(settings.stop, bool)
+    )
 
 
 class InnerOptimizer(NamedTuple):

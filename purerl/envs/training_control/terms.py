@@ -26,12 +26,12 @@ def fall_of_log_loss(transitions: Transition) -> Array:
 
 def final_log_loss(transitions: Transition) -> Array:
     """Minus the log validation loss at the end of the episode, otherwise 0."""
-    return jnp.where(transitions.terminated | transitions.truncated, -transitions.info["log_loss"], 0.0)
+    return (transitions.terminated | transitions.truncated) * -transitions.info["log_loss"]
 
 
 def final_score(transitions: Transition) -> Array:
     """The validation score, such as the accuracy, at the end of the episode, otherwise 0."""
-    return jnp.where(transitions.terminated | transitions.truncated, transitions.info["score"], 0.0)
+    return (transitions.terminated | transitions.truncated) * transitions.info["score"]
 
 
 def divergence(transitions: Transition) -> Array:
