@@ -1861,6 +1861,7 @@ FAULTS = [
         "return jnp.round(value",
         "return jnp.floor(value",
         ("unit/test_training_control.py::test_sigmoid_against_all_actions",),
+    ),
     # --- training control: a network ----------------------------------------------------------------------------------
     Fault(
         "Momentum is kept where the inner optimiser changes",
