@@ -61,6 +61,13 @@ FAULTS = [
         "atoms",
         ("unit/test_bellman.py::test_the_projection_keeps_mass_and_mean",),
     ),
+    Fault(
+        "A transformed backup takes the inverse of one Q alone",
+        "bellman.py",
+        'for name in ("q", "online", "q_now")}',
+        'for name in ("q",)}',
+        ("unit/test_bellman.py::test_a_transformed_backup_sees_every_q_untransformed",),
+    ),
     # --- returns ------------------------------------------------------------------------------------------------------
     Fault(
         "GAE takes a truncation for a termination and does not bootstrap",
@@ -258,6 +265,13 @@ FAULTS = [
         "m2 + new_m2",
         ("unit/test_normalize.py::test_merging_equals_two_passes_over_everything",),
     ),
+    Fault(
+        "The actions of collected blocks are chosen by raw observations",
+        "normalize.py",
+        "collect = None if agent.collect is None else acting(agent.collect)",
+        "collect = agent.collect",
+        ("unit/test_normalize.py::test_a_block_is_learned_from_as_it_was_acted_in",),
+    ),
     # --- rewards ------------------------------------------------------------------------------------------------------
     Fault(
         "A potential counts where the episode has terminated",
@@ -336,6 +350,13 @@ FAULTS = [
         "begin = index.row // stride % (rows // stride)",
         "begin = (index.row // stride + 1) % (rows // stride)",
         ("unit/test_replay.py::test_sequences_are_what_happened_and_start_where_blocks_did",),
+    ),
+    Fault(
+        "New steps get the highest priority of the last batch, not of all so far",
+        "replay/ring.py",
+        "jnp.maximum(highest, priority.max())",
+        "priority.max()",
+        ("unit/test_replay.py::test_steps_are_drawn_by_priority_and_weighted",),
     ),
     # --- networks -----------------------------------------------------------------------------------------------------
     Fault(
@@ -588,6 +609,20 @@ FAULTS = [
         "return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), hp)",
         "return hp",
         ("contract/test_agents.py::test_a_run_is_two_programs[ppo]",),
+    ),
+    Fault(
+        "A box's actions are not clipped before the environment's step",
+        "training/environments.py",
+        "env.step_env(key, state, clip_to_space(space, action), env_params)",
+        "env.step_env(key, state, action, env_params)",
+        ("unit/test_envs.py::test_actions_are_clipped_for_the_environment",),
+    ),
+    Fault(
+        "A wrapper that resets itself gets actions that are not clipped",
+        "training/environments.py",
+        "env.step(key, state, clip_to_space(space, action), env_params)",
+        "env.step(key, state, action, env_params)",
+        ("unit/test_envs.py::test_actions_are_clipped_for_the_environment",),
     ),
     # --- agents that act by a policy ----------------------------------------------------------------------------------
     Fault(
@@ -1145,6 +1180,27 @@ FAULTS = [
         "np.maximum(target - scores, 0.0)",
         "np.abs(target - scores)",
         ("unit/test_statistics.py",),
+    ),
+    Fault(
+        "The IQM of a table is the mean",
+        "runs/report.py",
+        "show(statistics.iqm(known))",
+        "show(known.mean())",
+        ("unit/test_report.py::test_a_row_has_the_mean_and_the_mean_of_the_middle_half",),
+    ),
+    Fault(
+        "The curve called IQM is the mean",
+        "runs/report.py",
+        "statistics.iqm(values, axis=1)",
+        "values.mean(axis=1)",
+        ("unit/test_report.py::test_a_picture_shows_the_mean_of_the_middle_half",),
+    ),
+    Fault(
+        "The final score called IQM is the mean",
+        "runs/report.py",
+        "middle = float(statistics.iqm(known))",
+        "middle = float(known.mean())",
+        ("unit/test_report.py::test_a_picture_shows_the_mean_of_the_middle_half",),
     ),
     # --- the assembler, arguments and options ---
     Fault(
@@ -1769,6 +1825,20 @@ FAULTS = [
         "reported = data.transitions._replace(valid=reported.valid & scored)",
         "reported = jax.tree.map(jnp.nan_to_num, data.transitions)",
         ("contract/test_training.py::test_reported_returns_of_the_training_reward",),
+    ),
+    Fault(
+        "All batches of texts are sampled with one key",
+        "text/generation.py",
+        "own, part = jax.random.fold_in(key, i), slice(i, i + batch)",
+        "own, part = key, slice(i, i + batch)",
+        ("unit/test_text_generation.py::test_every_batch_of_texts_is_sampled_anew",),
+    ),
+    Fault(
+        "A beam search ends where a longer text would have won",
+        "text/generation.py",
+        "bound = score(log_prob.max(-1), max_tokens)",
+        "bound = score(log_prob.max(-1), t)",
+        ("unit/test_text_generation.py::test_a_beam_goes_on_while_a_longer_text_may_win",),
     ),
     # --- training control ---------------------------------------------------------------------------------------------
     Fault(

@@ -210,15 +210,25 @@ def test_a_reward_that_is_no_scalar_is_refused(key):
         check_env(env, env.default_params, key)
 
 
-def test_actions_are_clipped_for_the_environment(key):
-    env, env_params = purerl.make("Pendulum-v1")
-    environment = training.vectorized(env, env_params)
+class Continuous(probes.Probe):
+    """Pays the number that it is given, whatever that is."""
+
+    def __init__(self):
+        super().__init__("continuous", [[1.0]], lambda key: 0, lambda key, row, action: (0, action[0], False), 2, 9)
+
+    def action_space(self, params=None):
+        return spaces.Box(-2.0, 2.0, (1,))
+
+
+@pytest.mark.parametrize("wrap", [lambda env: env, LogWrapper], ids=["bare", "wrapped"])
+def test_actions_are_clipped_for_the_environment(wrap, key):
+    env = wrap(Continuous())
+    environment = training.vectorized(env, env.default_params)
 
     @jax.jit
-    def reached(key, action):
-        keys = jax.random.split(key, 2)
+    def paid(action):
+        keys = jax.random.split(key, 3)
         _, state = environment.reset(keys)
-        return environment.step(keys, keys, state, jnp.full((2, 1), action), environment.reset).next_obs
+        return environment.step(keys, keys, state, action, environment.reset).reward
 
-    np.testing.assert_array_equal(reached(key, 50.0), reached(key, 2.0))
-    assert (np.asarray(reached(key, 1.0)) != np.asarray(reached(key, 2.0))).any()
+    np.testing.assert_array_equal(paid(jnp.array([[50.0], [-7.0], [1.5]])), [2.0, -2.0, 1.5])
