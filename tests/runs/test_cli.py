@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from commands import ANSWERS, OWN, command, copy_of_own, train
 
 import purerl
-from purerl import bellman, build, exploration, losses
+from purerl import bellman, build, envs, exploration, losses
 from purerl.agents.parts import sequences
 from purerl.agents.parts.declarations import Choice, declaration_of
 from purerl.cli import main as cli
@@ -267,6 +267,31 @@ def test_every_field_of_a_config_is_a_documented_option(agent):
     page = CliRunner().invoke(cli.purerl_command, ["train", agent, "--help"], terminal_width=200).output
     for field in dataclasses.fields(config):
         assert f"--{field.name.replace('_', '-')}" in page and field.metadata["doc"].split(";")[0][:30] in page
+
+
+def planned(monkeypatch, *arguments):
+    """The plan that a command would train."""
+    plans = []
+    monkeypatch.setattr(execute, "train", lambda plan, *_, **__: plans.append(plan))
+    assert command("train", *arguments) == 0
+    return plans[0]
+
+
+def test_limits_and_sticky_actions_are_those_that_are_asked_for(monkeypatch):
+    env = planned(monkeypatch, "ppo", "CartPole-v1", "--sticky-actions", 0.5, "--time-limit", 7).env
+    assert isinstance(env, envs.StickyActions) and env.probability == 0.5
+    assert isinstance(env.env, envs.TimeLimit) and env.env.max_steps == 7
+
+
+def test_hyperparameters_are_those_that_are_given(monkeypatch):
+    plan = planned(monkeypatch, "dqn", "CartPole-v1", "--learning-rate", "0.5,0.25", "--gamma", 0.75, "--n-step", 3)
+    assert [float(hp.learning_rate) for hp in plan.grid] == [0.5, 0.25]
+    assert [(float(hp.gamma), hp.n_step) for hp in plan.grid] == 2 * [(0.75, 3)]
+
+
+@pytest.mark.parametrize("agent, name, steps", [("ppo", "anneal_steps", 1e6), ("dqn", "explore_steps", 5e5)])
+def test_horizons_are_a_share_of_the_run(agent, name, steps, monkeypatch):
+    assert getattr(planned(monkeypatch, agent, "CartPole-v1", "--steps", 1e6).hp(), name) == steps
 
 
 def test_checkpoints_are_half_a_minute_apart():

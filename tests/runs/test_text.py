@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -77,8 +79,13 @@ def test_pretraining_goes_on_from_a_model(pretrained, tmp_path):
 def test_texts_are_learned_in_windows(tmp_path):
     text = tmp_path / "notes.txt"
     text.write_text("the cat sat on the mat\n" * 20)
-    assert pretrain(tmp_path / "run", data=text) == 0
-    assert (tmp_path / "run" / "code").is_dir() and assembly.load_model(tmp_path / "run")[2].encode("cat")
+    assert pretrain(tmp_path / "run", "--learning-rate", 3e-2, data=text, count=3200) == 0
+    assert (tmp_path / "run" / "code").is_dir()
+    tokenizer, words = assembly.load_model(tmp_path / "run")[2], text.read_text()
+    assert tokenizer.decode(tokenizer.encode(words)) == words
+    share = np.unique(list(words), return_counts=True)[1] / len(words)
+    found = files.read_metrics(tmp_path / "run" / "metrics.csv", 1).columns["validation_perplexity"][-1, 0]
+    assert 1 < found < 0.5 * np.exp(-(share * np.log(share)).sum())  # a letter tells of the next one
 
 
 def test_training_is_a_run_like_any_other(trained, pretrained, tmp_path, monkeypatch, capsys):
@@ -110,12 +117,22 @@ def test_the_trained_model_is_written_for_others(trained, pretrained):
 
 
 def test_a_reward_of_strings_of_ones_own(pretrained, tmp_path):
-    own = tmp_path / "reward.py"
-    own.write_text("def size(prompts, completions):\n    return [len(text) for text in completions]\n")
+    own, log = tmp_path / "reward.py", tmp_path / "log.jsonl"
+    own.write_text(
+        "import json\n\n\n"
+        "def size(prompts, completions):\n"
+        f"    with open({str(log)!r}, 'a') as file:\n"
+        "        file.write(json.dumps([prompts, completions]) + '\\n')\n"
+        "    return [len(text) for text in completions]\n"
+    )
     assert train(tmp_path / "run", pretrained, "--reward", f"{own}:size", "--kl-cost", 0.1, agent="rloo") == 0
     columns = files.read_metrics(tmp_path / "run" / "metrics.csv", 1).columns
     assert np.isfinite(columns["kl"]).all()
-    assert (columns["episode_return"] <= columns["episode_length"]).all() and columns["episode_return"].max() > 0
+    given = [json.loads(line) for line in log.read_text().splitlines()]
+    sizes = [len(text) for _, completions in given for text in completions]
+    assert len(sizes) == 4 * 8 and len(set(sizes)) > 1 and max(sizes) <= 3
+    assert all(re.fullmatch(r"\d\+\d=", text) for prompts, _ in given for text in prompts)
+    np.testing.assert_allclose(columns["episode_return"].mean(), np.mean(sizes), rtol=1e-6)
 
 
 def test_generation_greedy_by_beams_and_sampled(trained, tmp_path, capsys):
@@ -128,6 +145,52 @@ def test_generation_greedy_by_beams_and_sampled(trained, tmp_path, capsys):
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] and [line[:4] for line in said[0].splitlines()] == ["3+4=", "1+1=", "2+2="]
     assert len(said[3].splitlines()) == 6
+
+
+OPTIONS = [
+    ([], {0, 1, 2, 3}),
+    (["--top-k", 3], {1, 2, 3}),
+    (["--top-p", 0.6], {3}),
+    (["--min-p", 0.3], {2, 3}),
+    (["--temperature", 0.05], {3}),
+    (["--temperature", 9, "--top-k", 3], {1, 2, 3}),
+    (["--temperature", 0], {3}),
+]
+
+
+@pytest.mark.parametrize("options, drawn", OPTIONS, ids=[" ".join(map(str, o)) or "none" for o, _ in OPTIONS])
+def test_tokens_are_drawn_as_the_options_say(options, drawn, pretrained, monkeypatch):
+    """Of four whose probabilities are 0.03, 0.09, 0.24 and 0.64."""
+    choices = []
+
+    def spy(model, params, tokenizer, prompts, key, max_tokens, choose, **_):
+        choices.append(choose)
+        return generation.Texts(["" for _ in prompts], [True for _ in prompts])
+
+    monkeypatch.setattr(generation, "write", spy)
+    assert command("text", "generate", pretrained, "1", *options) == 0
+    logits = jnp.broadcast_to(jnp.arange(4.0), (1000, 4))
+    assert set(choices[0](jax.random.key(0), logits).tolist()) == drawn
+
+
+def test_a_model_that_is_not_named_is_that_of_the_data(pretrained, tmp_path, monkeypatch, capsys):
+    """One whose pretraining was stopped is finished first; that of other data is not taken."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(pretrained, tmp_path / "runs" / "pretrain-addition-1")
+    trained, resumed = [], []
+    monkeypatch.setattr(execute, "train", lambda plan, *_, **__: trained.append(plan))
+    monkeypatch.setattr(execute, "resume", lambda directory, *_, **__: resumed.append(directory.name))
+    sums = ["text", "train", "grpo", "addition:1", *TASK, "--no-evaluate"]
+    assert command(*sums) == 0 and resumed == []
+    assert "that of runs/pretrain-addition-1 is taken" in capsys.readouterr().err
+    (tmp_path / "runs" / "pretrain-addition-1" / "curve.png").unlink()
+    assert command(*sums) == 0 and resumed == ["pretrain-addition-1"]
+    model = tmp_path / "runs" / "pretrain-addition-1"
+    assert [plan.config["text"]["model"] for plan in trained] == 2 * [str(model / "model")]
+    shutil.copytree(pretrained, tmp_path / "runs" / "pretrain-addition-2")
+    assert command("text", "train", "grpo", "addition:2", *TASK, "--no-evaluate") == 2
+    said = "runs/pretrain-addition-2 is of addition:1, not of addition:2: give --model"
+    assert said in capsys.readouterr().err and len(trained) == 2 and len(resumed) == 1
 
 
 def test_evaluation_before_and_after(trained, pretrained, tmp_path, capsys):
