@@ -198,8 +198,9 @@ def check_batch(make: Callable[[Any], Learner], hp: Any, keys: Any) -> None:
 
 
 def _legal_action(space: Any, key: Any, obs: Any) -> Any:
-    """A random action, legal if the observation of one environment has a mask."""
-    action, (_, mask) = space.sample(key), networks.split_mask(obs)
+    """A random action, as policies have them, legal if the observation of one environment has a mask."""
+    counted = lambda part, x: x - first if np.any(first := distributions.first_of(part)) else x
+    action, (_, mask) = distributions.map_space(counted, space, space.sample(key)), networks.split_mask(obs)
     if mask is None:
         return action
     named, structure = jax.tree_util.tree_flatten_with_path(distributions.tree_of(space))
