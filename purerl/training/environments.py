@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from purerl.arguments import resets_itself
 from purerl.core import Array, Key, anywhere, where_ended
 from purerl.distributions import clip_to_space
 
@@ -49,13 +50,6 @@ def _types(tree: Any) -> tuple[Any, list[str]]:
     return jax.tree.structure(tree), [f"{jax.tree_util.keystr(p)}{x.dtype}{list(x.shape)}" for p, x in leaves]
 
 
-def resets_itself(env: Any) -> bool:
-    """Whether an environment overrides gymnax's `step` and resets itself, as gymnax's wrappers do."""
-    from gymnax.environments.environment import Environment as GymnaxEnvironment
-
-    return not hasattr(type(env), "step_env") or getattr(type(env), "step", None) is not GymnaxEnvironment.step
-
-
 def vectorized(env: Any, env_params: Any) -> Environment:
     """Vectorise a gymnax 1.x environment over N copies. Actions are clipped to the action space.
 
@@ -64,7 +58,8 @@ def vectorized(env: Any, env_params: Any) -> Environment:
     resets itself; its true successor is read from `info["final_observation"]`.
 
     Raises:
-      ValueError: at trace time, for the five-value step of gymnax 0.x or a reward that is not a scalar.
+      ValueError: at trace time, for the five-value step of gymnax 0.x, a reward that is not a scalar, or a wrapper that
+        resets itself without that entry of info.
     """
     space, name = env.action_space(env_params), getattr(env, "name", type(env).__name__)
 
@@ -105,6 +100,12 @@ def vectorized(env: Any, env_params: Any) -> Environment:
                 "truncated, info). purerl.envs.from_five_values(env) adapts an environment of gymnax 0.x"
             )
         obs, state, reward, terminated, truncated, info = out
+        if not hasattr(info, "keys") or "final_observation" not in info:
+            given = ", ".join(map(str, info)) if hasattr(info, "keys") and len(info) else "nothing"
+            raise ValueError(
+                f"{name}: step is its own and so resets itself, and its info has {given}: it lacks "
+                "info['final_observation'], the true successor, which a reset replaces in obs"
+            )
         return checked(obs, state, reward, terminated, truncated, info, info["final_observation"])
 
     def step_of_wrapper(keys, reset_keys, state, action, begin):

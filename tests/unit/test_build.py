@@ -177,6 +177,7 @@ def test_arguments_are_checked_and_named():
     for check, said in (
         (lambda: arguments.check_counts("f", n=0), "f: n is 0; it must be a positive int"),
         (lambda: arguments.check_counts("f", n=True), "f: n is True"),
+        (lambda: arguments.check_counts("f", n=2**31), "f: n is 2147483648; it must be below 2147483648"),
         (lambda: arguments.check_range("f", 0, 1, x=1.1), r"f: x is 1.1; it must lie in \[0, 1\]"),
         (lambda: arguments.check_functions("f", g=1), "f: g is 1; it must be a function"),
         (lambda: arguments.check_shapes("f", a=np.ones(2), b=np.ones(3)), r"f: shapes must be equal, got a \(2,\), b"),
