@@ -111,6 +111,8 @@ def learner(
     for name, count in counts.items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise ValueError(f"{name} is {count!r}; it must be a positive int")
+        if count >= 2**31:
+            raise ValueError(f"{name} is {count!r}; it must be below 2147483648")
     if num_envs % group_size:
         raise ValueError(f"group_size is {group_size}; it must divide num_envs, which is {num_envs}")
     if agent.group_size not in (1, group_size):
