@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -35,6 +36,18 @@ def check_step_env(function: str, env: Any) -> None:
             f"{function}: {type(env).__name__} has its own {own}, which would be skipped, since {own}_env is called: "
             f"override {own}_env instead, or apply its wrapper last"
         )
+
+
+def check_present(function: str, **trees: Any) -> None:
+    """Raise a ValueError that names the first pytree whose memory was given up, as by `training.run`."""
+    for name, tree in trees.items():
+        gone = lambda x: isinstance(x, jax.Array) and not isinstance(x, Tracer) and x.is_deleted()
+        if any(map(gone, jax.tree.leaves(tree))):
+            raise ValueError(
+                f"{function}: {name} was donated: a run went on from it, perhaps an interrupted one, and reused its "
+                "memory. Start again from a key, from a later state, or from a copy made before: "
+                "jax.tree.map(jnp.copy, state)"
+            )
 
 
 def check_range(function: str, low: Any, high: Any, /, **numbers: Any) -> None:

@@ -12,7 +12,16 @@ from purerl.distributions.families import (
     squashed,
     tanh_normal,
 )
-from purerl.distributions.spaces import Hybrid, clip_to_space, first_of, for_space, hybrid, is_discrete, map_space, tree_of
+from purerl.distributions.spaces import (
+    Hybrid,
+    clip_to_space,
+    first_of,
+    for_space,
+    hybrid,
+    is_discrete,
+    map_space,
+    tree_of,
+)
 
 __all__ = [
     "Hybrid",

@@ -111,7 +111,10 @@ BAD_VALUES = [
         ["dqn", "CartPole-v1", "--backup", "mean"],
         "'mean' is not one of 'max', 'double', 'munchausen', 'soft', 'rescaled'",
     ),
-    (["dqn", "CartPole-v1", "--capacity", "1000000000000"], "replay: capacity is 1000000000000; it must be below 2147483648"),
+    (
+        ["dqn", "CartPole-v1", "--capacity", "1000000000000"],
+        "replay: capacity is 1000000000000; it must be below 2147483648",
+    ),
     (
         ["dqn", "CartPole-v1", "--burn-in", "4"],
         "sequence_length or burn_in is given; they are for a network with memory",

@@ -164,7 +164,7 @@ def test_a_step_that_resets_must_report_the_successor(key):
     class Silent(MaskedGrid):
         def step(self, key, state, action, params=None):
             *rest, info = super().step(key, state, action, params)
-            return *rest, {"mine": info["final_observation"] if "final_observation" in info else 0}
+            return *rest, {"mine": info.get("final_observation", 0)}
 
     with pytest.raises(ValueError, match=r"its info has mine: it lacks info\['final_observation'\]"):
         check_env(Silent(), Silent().default_params, key)

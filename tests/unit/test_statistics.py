@@ -31,7 +31,7 @@ def test_a_score_that_is_nan_is_not_discarded():
         partial(statistics.probability_of_improvement, [1.0]),
         partial(statistics.improvement_interval, [1.0]),
     ):
-        with pytest.raises(ValueError, match="NaN|must be finite"):
+        with pytest.raises(ValueError, match=r"NaN|must be finite"):
             refused(scores[:, 0])
 
 
