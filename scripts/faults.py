@@ -130,8 +130,8 @@ FAULTS = [
     Fault(
         "A schedule runs on past its end",
         "schedules.py",
-        "jnp.clip(step / num_steps, 0.0, 1.0)",
-        "step / num_steps",
+        "jax.lax.clamp(0.0, (step + over) / (num_steps + over), 1.0)",
+        "(step + over) / (num_steps + over)",
         ("unit/test_updates.py::test_schedules_start_end_and_hold",),
     ),
     Fault(
@@ -484,8 +484,8 @@ FAULTS = [
     Fault(
         "Sticky actions repeat what was chosen in place of what was done",
         "envs/wrappers.py",
-        "Sticky(inner, carried_out)",
-        "Sticky(inner, chosen)",
+        "Sticky(inner, carried_out, ",
+        "Sticky(inner, action, ",
         ("unit/test_envs.py::test_sticky_actions",),
     ),
     Fault(
@@ -1178,8 +1178,8 @@ FAULTS = [
     Fault(
         "Actions are not clipped for the environment",
         "distributions/spaces.py",
-        "return jnp.clip(action, space.low, space.high)",
-        "return action",
+        "x = jnp.clip(x, part.low, part.high)",
+        "x = jnp.asarray(x)",
         ("unit/test_build.py::test_actions_of_a_box_are_clipped_for_the_environment",),
     ),
     Fault(
@@ -1861,5 +1861,48 @@ FAULTS = [
         "return jnp.round(value",
         "return jnp.floor(value",
         ("unit/test_training_control.py::test_sigmoid_against_all_actions",),
+    ),
+    # --- wrong in silence --------------------------------------------------------------------------------------------
+    Fault(
+        "A user's module is not in sys.modules",
+        "build.py",
+        "    sys.modules[name] = module\n    try:",
+        "    sys.modules[name] = sys\n    try:",
+        ("unit/test_build.py::test_a_file_is_imported_as_by_import",),
+    ),
+    Fault(
+        "Whatever has n is a Discrete",
+        "distributions/spaces.py",
+        ' and not tuple(getattr(space, "shape", None) or ())',
+        "",
+        ("unit/test_distributions.py::test_spaces_of_gymnasium_are_what_they_say",),
+    ),
+    Fault(
+        "Wrappers skip the step of what they wrap",
+        "envs/wrappers.py",
+        "        check_step_env(type(self).__name__, env)\n",
+        "",
+        ("unit/test_envs.py::test_a_step_of_ones_own_is_not_skipped",),
+    ),
+    Fault(
+        "The IQM sorts a NaN among the scores that are left out",
+        "statistics.py",
+        "np.isnan(scores).any(axis=axis), np.nan, kept",
+        "np.isinf(scores).any(axis=axis), kept, kept",
+        ("unit/test_statistics.py::test_a_score_that_is_nan_is_not_discarded",),
+    ),
+    Fault(
+        "A schedule of no steps divides by 0",
+        "schedules.py",
+        "step >= num_steps",
+        "step > num_steps",
+        ("unit/test_edges.py::test_schedules_of_no_steps_are_at_their_end",),
+    ),
+    Fault(
+        "Paths are read as markup",
+        "runs/progress.py",
+        "stderr=stderr, markup=False",
+        "stderr=stderr, markup=True",
+        ("unit/test_report.py::test_text_is_printed_as_it_is",),
     ),
 ]
