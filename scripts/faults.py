@@ -137,8 +137,8 @@ FAULTS = [
     Fault(
         "A schedule runs on past its end",
         "schedules.py",
-        "jnp.clip(step / num_steps, 0.0, 1.0)",
-        "step / num_steps",
+        "jax.lax.clamp(0.0, (step + over) / (num_steps + over), 1.0)",
+        "(step + over) / (num_steps + over)",
         ("unit/test_updates.py::test_schedules_start_end_and_hold",),
     ),
     Fault(
@@ -505,8 +505,8 @@ FAULTS = [
     Fault(
         "Sticky actions repeat what was chosen in place of what was done",
         "envs/wrappers.py",
-        "Sticky(inner, carried_out)",
-        "Sticky(inner, chosen)",
+        "Sticky(inner, carried_out, ",
+        "Sticky(inner, action, ",
         ("unit/test_envs.py::test_sticky_actions",),
     ),
     Fault(
@@ -613,15 +613,15 @@ FAULTS = [
     Fault(
         "A box's actions are not clipped before the environment's step",
         "training/environments.py",
-        "env.step_env(key, state, clip_to_space(space, action), env_params)",
-        "env.step_env(key, state, action, env_params)",
+        "env.step_env(key, state, to_space(params, action), params)",
+        "env.step_env(key, state, action, params)",
         ("unit/test_envs.py::test_actions_are_clipped_for_the_environment",),
     ),
     Fault(
         "A wrapper that resets itself gets actions that are not clipped",
         "training/environments.py",
-        "env.step(key, state, clip_to_space(space, action), env_params)",
-        "env.step(key, state, action, env_params)",
+        "env.step(key, state, to_space(params, action), params)",
+        "env.step(key, state, action, params)",
         ("unit/test_envs.py::test_actions_are_clipped_for_the_environment",),
     ),
     # --- agents that act by a policy ----------------------------------------------------------------------------------
@@ -1333,8 +1333,8 @@ FAULTS = [
     Fault(
         "A time limit that is asked for is not there",
         "runs/plans.py",
-        'TimeLimit(env, config["time_limit"]) if config["time_limit"] else env',
-        "env",
+        'env, env_params = TimeLimit(env, config["time_limit"]), _longer(',
+        "env, env_params = env, _longer(",
         ("runs/test_cli.py::test_limits_and_sticky_actions_are_those_that_are_asked_for",),
     ),
     Fault(
@@ -1390,8 +1390,8 @@ FAULTS = [
     Fault(
         "Actions are not clipped for the environment",
         "distributions/spaces.py",
-        "return jnp.clip(action, space.low, space.high)",
-        "return action",
+        "x = jnp.clip(x, part.low, part.high)",
+        "x = jnp.asarray(x)",
         ("unit/test_build.py::test_actions_of_a_box_are_clipped_for_the_environment",),
     ),
     Fault(
@@ -2264,5 +2264,48 @@ FAULTS = [
         "schedules.cosine(t - warmup,",
         "schedules.cosine(t,",
         ("unit/test_training_control_env.py::test_fixed_schedules_against_numpy",),
+    ),
+    # --- wrong in silence --------------------------------------------------------------------------------------------
+    Fault(
+        "A user's module is not in sys.modules",
+        "build.py",
+        "    sys.modules[name] = module\n    try:",
+        "    sys.modules[name] = sys\n    try:",
+        ("unit/test_build.py::test_a_file_is_imported_as_by_import",),
+    ),
+    Fault(
+        "Whatever has n is a Discrete",
+        "distributions/spaces.py",
+        ' and not tuple(getattr(space, "shape", None) or ())',
+        "",
+        ("unit/test_distributions.py::test_spaces_of_gymnasium_are_what_they_say",),
+    ),
+    Fault(
+        "Wrappers skip the step of what they wrap",
+        "envs/wrappers.py",
+        "        check_step_env(type(self).__name__, env)\n",
+        "",
+        ("unit/test_envs.py::test_a_step_of_ones_own_is_not_skipped",),
+    ),
+    Fault(
+        "The IQM sorts a NaN among the scores that are left out",
+        "statistics.py",
+        "np.isnan(scores).any(axis=axis), np.nan, kept",
+        "np.isinf(scores).any(axis=axis), kept, kept",
+        ("unit/test_statistics.py::test_a_score_that_is_nan_is_not_discarded",),
+    ),
+    Fault(
+        "A schedule of no steps divides by 0",
+        "schedules.py",
+        "step >= num_steps",
+        "step > num_steps",
+        ("unit/test_exploration.py::test_schedules_of_no_steps_are_at_their_end",),
+    ),
+    Fault(
+        "Paths are read as markup",
+        "runs/progress.py",
+        "stderr=stderr, markup=False",
+        "stderr=stderr, markup=True",
+        ("unit/test_report.py::test_text_is_printed_as_it_is",),
     ),
 ]
