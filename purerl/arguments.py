@@ -27,10 +27,13 @@ def resets_itself(env: Any) -> bool:
 
 
 def check_step_env(function: str, env: Any) -> None:
-    """Raise a ValueError if an environment has a `step` or `reset` of its own, which a caller of `step_env` skips."""
-    from gymnax.environments.environment import Environment
+    """Raise a ValueError if an environment has a `step` or `reset` of its own, which a caller of `step_env` skips.
 
-    own = "step" if resets_itself(env) else "reset" if type(env).reset is not Environment.reset else ""
+    What gymnax's own environments add there are statistics of several episodes (DeepSea), which nothing reads.
+    """
+    methods = {name: getattr(type(env), name, None) for name in ("step", "reset")}
+    of_gymnax = lambda method: getattr(method, "__module__", "").startswith("gymnax.environments.")
+    own = next((name for name, method in methods.items() if not of_gymnax(method)), "")
     if own:
         raise ValueError(
             f"{function}: {type(env).__name__} has its own {own}, which would be skipped, since {own}_env is called: "

@@ -65,7 +65,7 @@ def count_own(env: Any, env_params: Any) -> int | None:
     Raises:
       ValueError: if those leaves differ in N.
     """
-    axes = jax.tree.leaves(_own_axes(env, env_params), is_leaf=lambda x: x is None)
+    axes = jax.tree.structure(env_params).flatten_up_to(_own_axes(env, env_params))
     leaves = jax.tree_util.tree_leaves_with_path(env_params)
     own = {jax.tree_util.keystr(p): len(x) for (p, x), axis in zip(leaves, axes, strict=True) if axis is not None}
     if len(set(own.values())) > 1:

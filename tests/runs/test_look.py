@@ -37,7 +37,7 @@ def test_evaluate_shows_each_configuration_its_own_runs(whole, monkeypatch, caps
     monkeypatch.setenv("COLUMNS", "140")
     number = lambda state: 1000 * sum(jnp.abs(x).sum() for x in jax.tree.leaves(state.params))
 
-    def fake(env, env_params, agent, state, key, episodes, max_steps, greedy):
+    def fake(env, env_params, agent, state, key, episodes, max_steps, greedy, **_):
         returns = jnp.full(episodes, number(state) if greedy else -number(state))
         return training.evaluation.Evaluation(returns, jnp.full(episodes, 7), jnp.full(episodes, True))
 
