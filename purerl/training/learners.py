@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from purerl import losses
+from purerl.arguments import check_counts
 from purerl.core import Agent, Array, Key, Learner, Reward, Transition
 from purerl.training.environments import canonical, count_own, group_keys, resets_itself, vectorized, with_reset_pool
 from purerl.training.rollouts import ActorState, first_episodes, rollout, start
@@ -110,11 +111,7 @@ def learner(
     group_size = agent.group_size if group_size is None else group_size
     counts = {"num_envs": num_envs, "rollout_length": rollout_length, "group_size": group_size}
     counts |= {} if reset_pool is None else {"reset_pool": reset_pool}
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"{name} is {count!r}; it must be a positive int")
-        if count >= 2**31:
-            raise ValueError(f"{name} is {count!r}; it must be below 2147483648")
+    check_counts("learner", **counts)
     if num_envs % group_size:
         raise ValueError(f"group_size is {group_size}; it must divide num_envs, which is {num_envs}")
     if agent.group_size not in (1, group_size):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
@@ -265,8 +266,8 @@ class TrainingControl(Environment):
         settings, before = as_arrays(settings), state.statistics
         data = _as_arrays(state.data or self._data)
         trained, opt_state, train_losses, norms, lengths = self._stretch(state, data, settings)
-        moved = _norm(jax.tree.map(jnp.subtract, trained, state.params))
-        finite = jnp.isfinite(jnp.stack([train_losses.sum(), norms.sum(), moved, _norm(trained)])).all()
+        moved = optax.tree.norm(jax.tree.map(jnp.subtract, trained, state.params))
+        finite = jnp.isfinite(jnp.stack([train_losses.sum(), norms.sum(), moved, optax.tree.norm(trained)])).all()
         trained, opt_state = _where(settings.stop, (state.params, state.opt_state), (trained, opt_state))
         train, validation, score = self._losses(trained, opt_state, data, state.parts)
         finite = (finite | settings.stop) & jnp.isfinite(train) & jnp.isfinite(validation)
@@ -290,7 +291,7 @@ class TrainingControl(Environment):
             gradient_norm=gradient_norm,
             gradient_norm_before=jnp.where(state.time == 0, gradient_norm, before.gradient_norm),
             gradient_spread=known(norms.std() / jnp.maximum(mean, TINY), 0.0),
-            update_ratio=known(moved / jnp.maximum(_norm(state.params), TINY), 1.0),
+            update_ratio=known(moved / jnp.maximum(optax.tree.norm(state.params), TINY), 1.0),
             straightness=known(moved / jnp.maximum(lengths.sum(), TINY), 0.0),
             settings=settings,
         )
@@ -340,7 +341,7 @@ class TrainingControl(Environment):
             value, grads = jax.value_and_grad(loss)(params, key, *_examples(data, rows))
             change, opt_state = self._optimizer.update(grads, opt_state, params, settings)
             params = jax.tree.map(jnp.add, params, change)
-            return (params, opt_state), (value, _norm(grads), _norm(change))
+            return (params, opt_state), (value, optax.tree.norm(grads), optax.tree.norm(change))
 
         counts = first + jnp.arange(self._updates)
         (params, opt_state), each = jax.lax.scan(update, (state.params, opt_state), (counts, index))
@@ -410,11 +411,6 @@ def _examples(data: Data, index: Array) -> tuple[Array, Array]:
 
 def _log(loss: Array) -> Array:
     return jnp.log(jnp.maximum(loss, LEAST))
-
-
-def _norm(tree: Any) -> Array:
-    """The global norm of a pytree."""
-    return jnp.sqrt(sum(jnp.square(x).sum() for x in jax.tree.leaves(tree)))
 
 
 def _where(condition: Array, then: Any, otherwise: Any) -> Any:
