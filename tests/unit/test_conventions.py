@@ -67,6 +67,7 @@ LAYERS = (
     ("agents.parts",),
     ("agents",),
     ("build",),
+    ("export",),
     ("runs",),
     ("cli",),
 )

@@ -93,19 +93,23 @@ def apply_to_batch(network: MemoryNetwork, params: Any, s: Batch, see: Callable 
     return jax.tree.map(lambda x: x[:steps], outputs), jax.tree.map(pick, after)
 
 
-def acting_by_values(network: MemoryNetwork, values: Callable, explore: Callable, perturb: Callable) -> tuple[Any, Any]:
-    """`act` and `greedy` of an `Agent` whose state has `params`, and in `explore` how much it explores."""
+def acting_by_values(network: MemoryNetwork, values: Callable, explore: Callable, perturb: Callable) -> dict[str, Any]:
+    """`act`, `greedy` and `values` of an `Agent` whose state has `params`, and in `explore` how much it explores."""
 
     def act(key, state, memory, obs):
         noise_key, draw_key = jax.random.split(key)
         outputs, memory = network.step(perturb(noise_key, state.params), memory, obs)
         return explore(draw_key, values(outputs), state.explore), memory, ()
 
-    def greedy(state, memory, obs):
+    def q(state, memory, obs):
         outputs, memory = network.step(state.params, memory, obs)
-        return values(outputs).argmax(-1).astype(jnp.int32), memory
+        return values(outputs), memory
 
-    return act, greedy
+    def greedy(state, memory, obs):
+        outputs, memory = q(state, memory, obs)
+        return outputs.argmax(-1).astype(jnp.int32), memory
+
+    return {"act": act, "greedy": greedy, "values": q}
 
 
 def exploration_amount(hp: Any, steps: Array) -> Array:
@@ -223,5 +227,5 @@ def agent(
         )  # fmt: skip
         return state, {**metrics, "learning_rate": due.learning_rate, "explore": amount}
 
-    act, greedy = acting_by_values(network, values, explore, perturb)
-    return Agent(init, network.memory, network.reset, act, greedy, update)
+    acting = acting_by_values(network, values, explore, perturb)
+    return Agent(init, network.memory, network.reset, update=update, **acting)
