@@ -2407,4 +2407,18 @@ FAULTS = [
         "if False:",
         ("runs/test_export.py::test_bad_input_of_an_export_is_one_line",),
     ),
+    Fault(
+        "A request of any size is read",
+        "export/serve.py",
+        "if int(text) > most_bytes:",
+        "if int(text) > 1000 * most_bytes:",
+        ("unit/test_serve.py::test_requests_are_refused_with_a_sentence",),
+    ),
+    Fault(
+        "Numbers too large for an int are wrapped",
+        "export/serve.py",
+        'dtype.kind in "iu" and (converted',
+        'dtype.kind in "u" and (converted',
+        ("unit/test_serve.py::test_requests_are_refused_with_a_sentence",),
+    ),
 ]
