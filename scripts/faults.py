@@ -2421,4 +2421,25 @@ FAULTS = [
         'dtype.kind in "u" and (converted',
         ("unit/test_serve.py::test_requests_are_refused_with_a_sentence",),
     ),
+    Fault(
+        "A fresh optimiser is the one of the policy that training starts from",
+        "runs/learned.py",
+        "{*LEARNED, *(OPTIMIZER if optimizer else ())}",
+        "{*LEARNED, *OPTIMIZER}",
+        ("runs/test_export.py::test_training_starts_from_a_policy_and_is_repeatable",),
+    ),
+    Fault(
+        "Training that starts from a policy starts from new parameters",
+        "runs/learned.py",
+        "return x if found is None else",
+        "return x if len(leaves) else",
+        ("runs/test_export.py::test_training_starts_from_a_policy_and_is_repeatable",),
+    ),
+    Fault(
+        "What was learned is taken for that of any agent",
+        "runs/initial.py",
+        "    learned.check(plan, leaves, kept, init_from)\n",
+        "",
+        ("runs/test_export.py::test_a_policy_of_another_shape_is_refused",),
+    ),
 ]

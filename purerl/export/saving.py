@@ -94,8 +94,9 @@ def save(
     returns: Any = None,
     about: Mapping[str, Any] = {},
     steps: int = STEPS,
+    files: Mapping[str, bytes] = {},
 ) -> dict[str, Any]:
-    """See `purerl.export.save`."""
+    """See `purerl.export.save`; files: further files of the folder, by their names."""
     space = env.action_space(env_params)
     chosen = choose(agent, state, space)
     obs, _ = jax.eval_shape(jax.vmap(lambda key: env.reset(key, env_params)), jax.random.split(key, 1))
@@ -109,4 +110,4 @@ def save(
         "action": spaces.describe(space),
         "return": None if returns is None else score(returns),
     }
-    return write(Path(directory), program, episodes, to, known)
+    return write(Path(directory), program, episodes, to, known, files)

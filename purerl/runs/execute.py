@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from purerl import training
-from purerl.runs import checkpoint, files, loggers, report
+from purerl.runs import checkpoint, files, learned, loggers, report
 from purerl.runs.devices import usable_devices
 from purerl.runs.plan import Plan, Watch
 from purerl.runs.plans import plan_of, plan_of_directory
@@ -157,22 +157,35 @@ def _cache(wanted: bool) -> None:
         jax.config.update("jax_enable_compilation_cache", False)
 
 
-def train(plan: Plan, directory: Path | None, devices: int | None, save_every: float, compilation_cache: bool) -> Path:
-    """Run a plan in a new directory, and return it."""
+def train(
+    plan: Plan,
+    directory: Path | None,
+    devices: int | None,
+    save_every: float,
+    compilation_cache: bool,
+    start: tuple[dict[str, np.ndarray], dict[str, str]] | None = None,
+) -> Path:
+    """Run a plan in a new directory, and return it.
+
+    start: what another run learned, see `learned.learned`, and what the manifest says of it.
+    """
     _cache(compilation_cache)
     used = usable_devices(devices, plan.num_runs)
     directory = directory or report.unused(Path("runs") / plan.name)
-    _begin(plan, directory, used, save_every)
+    _begin(plan, directory, used, save_every, start)
     return directory
 
 
-def _begin(plan: Plan, directory: Path, devices: list[Any], save_every: float) -> None:
+def _begin(plan: Plan, directory: Path, devices: list[Any], save_every: float, start: Any = None) -> None:
     """Create a new directory, and train in it from the start."""
     made = files.made_with(devices, plan.num_runs, plan.files)
-    files.create(directory, plan.config, {"made_with": made, "resumed": [], "parameters": []})
+    noted = {"initial": start[1]} if start else {}
+    files.create(directory, plan.config, {"made_with": made, "resumed": [], "parameters": [], **noted})
+    if start:
+        checkpoint.save(directory / learned.FILE, start[0])
     with files.locked(directory):
         _announce(plan, devices)
-        execute(plan, directory, devices, save_every)
+        execute(plan, directory, devices, save_every, learned.saved(plan, directory))
 
 
 def resume(
@@ -192,7 +205,7 @@ def resume(
     plan, manifest = plan_of_directory(directory), files.read_manifest(directory)
     with files.locked(directory):
         found = checkpoint.newest(directory / files.CHECKPOINTS, like(plan))
-        saved, first = None, 0
+        saved, first = None if found else learned.saved(plan, directory), 0
         if found:
             state, notes, damaged = found
             first = int(np.max(np.asarray(state.iteration)))
@@ -251,7 +264,9 @@ def repeat(directory: Path, to: Path | None, devices: int | None, save_every: fl
         report.note(f"the run was made on {layout} devices, this is on {len(used)}: rounding may differ")
     plan = plan._replace(num_updates=max(run["iteration"] for run in wanted))
     to = to or report.unused(directory.with_name(directory.name + "-repeat"))
-    _begin(plan, to, used, save_every)
+    path = directory / learned.FILE
+    start = (checkpoint.read(path)[0], before.get("initial", {})) if path.is_file() else None
+    _begin(plan, to, used, save_every, start)
     now = files.read_manifest(to)
     other = [old["run"] for old, new in zip(wanted, now["parameters"], strict=True) if old["sha256"] != new["sha256"]]
     if not other:

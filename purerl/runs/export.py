@@ -14,7 +14,7 @@ import numpy as np
 
 from purerl import build, statistics, training
 from purerl.export import language, programs, saving
-from purerl.runs import loading, pretraining, report
+from purerl.runs import learned, loading, pretraining, report
 from purerl.runs.evaluation import AT_ONCE, evaluation_key
 from purerl.runs.progress import progress_bar
 from purerl.runs.record import ENOUGH
@@ -86,9 +86,9 @@ def _policy(
     out_of = jax.jit(lambda state, key: play(state, key, num_episodes=episodes, at_once=AT_ONCE))(state, returns_key)
     about = _about(loaded, run)
     about["unfinished_episodes"] = int((~out_of.finished).sum())
-    return saving.save(
-        out, one.env, one.env_params, agent, state, parity_key, choose, to, np.asarray(out_of.returns), about
-    )
+    files = {learned.AGENT: learned.packed(one.state)}
+    where, returns = (one.env, one.env_params), np.asarray(out_of.returns)
+    return saving.save(out, *where, agent, state, parity_key, choose, to, returns, about, files=files)
 
 
 def _language_model(loaded: loading.Loaded, run: Path, out: Path, to: Sequence[saving.Format], seed: int) -> dict:

@@ -15,7 +15,14 @@ from purerl import agents, build
 from purerl.agents.parts.declarations import Choice, Declaration, Option, Switch, declaration_of, options_of
 from purerl.runs.arguments import Count, Entries, Names, Numbers, Seed, Widths
 
-EXECUTION = ("directory", "devices", "save_every", "compilation_cache")  # options of a command, not of a config
+EXECUTION = (
+    "directory",
+    "devices",
+    "save_every",
+    "compilation_cache",
+    "init_from",
+    "init_optimizer",
+)  # options of a command, not of a config
 LATER = {"info": None, "group_size": None, "episodic": None}  # options missing from older runs, and their values there
 
 

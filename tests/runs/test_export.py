@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import command
+from commands import command, newest, train_own
 
 import purerl
-from purerl.runs import export, loading
+from purerl.runs import checkpoint, export, learned, loading
 
 FEW = ("--episodes", 3, "--max-steps", 5)
 
@@ -30,6 +30,8 @@ def test_a_runs_policy_is_exported(whole, tmp_path, capsys):
     obs = np.linspace(-1, 1, 80, dtype=np.float32).reshape(20, 4)
     agent = one.agent(jax.tree.map(jnp.float32, one.hp))
     np.testing.assert_array_equal(purerl.export.load(out)(obs), agent.greedy(one.state.agent, (), obs)[0])
+    there = checkpoint.read(out / learned.AGENT)[0]
+    assert there and all((x == newest(whole)[name][number]).all() for name, x in there.items())
     assert command("export", whole, "--out", out) == 2
     assert f"{out} exists and is not empty; give another --out" in capsys.readouterr().err.replace("\n", " ")
 
@@ -64,4 +66,34 @@ def test_bad_input_of_an_export_is_one_line(arguments, message, whole, tmp_path,
 
 def test_a_directory_without_a_run_is_named(tmp_path, capsys):
     assert command("export", tmp_path) == 2
+    assert "is not the directory of a run" in capsys.readouterr().err
+
+
+# --- training that starts from a policy -------------------------------------------------------------------------------
+
+
+def test_training_starts_from_a_policy_and_is_repeatable(small, tmp_path, capsys):
+    """A rate of 0 leaves the parameters as they are, and a repetition has the same bits."""
+    job = {"seeds": 2, "steps": 96, "chunks": 3}
+    given = "--init-from", small, "--save-every", 0
+    loaded = loading.load(small)
+    first = {name: x[export.best(loaded)] for name, x in learned.learned(newest(small), True).items()}
+    assert train_own(tmp_path / "still", *given, "--rate", 0, **job) == 0
+    said = capsys.readouterr()
+    assert "optimiser fresh" in said.err and "before" in said.out and "after - before" in said.out
+    still = newest(tmp_path / "still")
+    np.testing.assert_array_equal(still[".agent.params"], np.stack([first[".agent.params"]] * 2))
+    assert np.any(still[".agent.opt_state"][0] != first[".agent.opt_state"])
+    assert train_own(tmp_path / "whole", *given, "--init-optimizer", "kept", **job) == 0
+    begun = checkpoint.read(tmp_path / "whole" / learned.FILE)[0]
+    np.testing.assert_array_equal(begun[".agent.opt_state"], first[".agent.opt_state"])
+    assert (newest(tmp_path / "whole")[".agent.params"] != first[".agent.params"]).any()
+    assert command("repeat", tmp_path / "whole") == 0
+
+
+def test_a_policy_of_another_shape_is_refused(small, whole, tmp_path, capsys):
+    assert train_own(tmp_path / "new", "--init-from", whole) == 2
+    error = capsys.readouterr().err
+    assert "there and" in error and "agent, network, observations and actions must be the same" in error
+    assert train_own(tmp_path / "new", "--init-from", tmp_path) == 2 and not (tmp_path / "new").exists()
     assert "is not the directory of a run" in capsys.readouterr().err
