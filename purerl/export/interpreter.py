@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,16 +29,39 @@ def _called(eqn: Any) -> Any:
     return next((eqn.params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in eqn.params), None)
 
 
-def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], rules: Mapping[str, Rule]) -> list[Any]:
+def _used(jaxpr: Any) -> list[bool]:
+    """Which equations have a result that a later one, or the function, uses."""
+    wanted = {x for x in jaxpr.outvars if not isinstance(x, Literal)}
+    used = []
+    for eqn in reversed(jaxpr.eqns):
+        used.append(bool(wanted & {*eqn.outvars}))
+        wanted |= {x for x in eqn.invars if used[-1] and not isinstance(x, Literal)}
+    return used[::-1]
+
+
+def _is_known(eqn: Any, values: Sequence[Any]) -> bool:
+    """Whether the results of an equation are constants."""
+    sizes = [n for x in eqn.outvars for n in getattr(x.aval, "shape", (None,))]
+    here = all(not isinstance(x, (jax.core.Tracer, _Key)) for x in values)
+    return here and all(isinstance(n, int) for n in sizes) and (bool(values) or eqn.primitive.name == "iota")
+
+
+def _evaluate(
+    jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], rules: Mapping[str, Rule], fold: bool = False
+) -> list[Any]:
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
     read = lambda x: x.val if isinstance(x, Literal) else known[x]
-    for eqn in jaxpr.eqns:
+    for eqn, used in zip(jaxpr.eqns, _used(jaxpr), strict=True):
+        if not used:
+            continue
         values, called = [read(x) for x in eqn.invars], _called(eqn)
+        at_once = jax.ensure_compile_time_eval() if fold and _is_known(eqn, values) else contextlib.nullcontext()
         if called is not None:
             inner = getattr(called, "jaxpr", called)
-            results = _evaluate(inner, getattr(called, "consts", ()), values, rules)
+            results = _evaluate(inner, getattr(called, "consts", ()), values, rules, fold)
         elif eqn.primitive.name in rules:
-            results = rules[eqn.primitive.name](eqn, *values)
+            with at_once:
+                results = rules[eqn.primitive.name](eqn, *values)
         elif any(isinstance(x, _Key) for x in values):
             if not all(jnp.issubdtype(x.aval.dtype, jax.dtypes.prng_key) for x in eqn.outvars):
                 raise ValueError(
@@ -48,7 +72,8 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], rules: Map
         else:
             bound = eqn.primitive.get_bind_params(eqn.params)  # a pair in some versions of JAX, a dict in others
             functions, params = bound if isinstance(bound, tuple) else ((), bound)
-            results = eqn.primitive.bind(*functions, *values, **params)
+            with at_once:
+                results = eqn.primitive.bind(*functions, *values, **params)
             results = results if eqn.primitive.multiple_results else [results]
         known |= zip(eqn.outvars, results, strict=True)
     return [read(x) for x in jaxpr.outvars]
@@ -60,13 +85,17 @@ def _interpret(function: Callable, args: Sequence[Any], rules: Mapping[str, Rule
     return jax.tree.unflatten(jax.tree.structure(shape), _evaluate(closed.jaxpr, closed.consts, values, rules))
 
 
-def inlined(closed: Any, rules: Mapping[str, Rule] = {}) -> Callable[..., tuple[Any, ...]]:
-    """A closed jaxpr as a function in which all calls are inlined; `rules`: other meanings of primitives by name.
+def inlined(closed: Any, rules: Mapping[str, Rule] = {}, fold: bool = False) -> Callable[..., tuple[Any, ...]]:
+    """A closed jaxpr as a function in which all calls are inlined, without results that nothing uses.
+
+    Args:
+      rules: other meanings of primitives, by their names.
+      fold: compute what is constant at once, not in the function.
 
     >>> inlined(jax.make_jaxpr(jax.jit(lambda x: x + 1))(1.0))(2.0)
     (Array(3., dtype=float32),)
     """
-    return lambda *args: tuple(_evaluate(closed.jaxpr, closed.consts, args, rules))
+    return lambda *args: tuple(_evaluate(closed.jaxpr, closed.consts, args, rules, fold))
 
 
 def with_noise(function: Callable) -> Callable:

@@ -26,17 +26,16 @@ def write(program: Any) -> bytes:
       ValueError: if a package is missing, or the program has an operation that the converter does not know.
     """
     jax2onnx, onnx = _package("jax2onnx"), _package("onnx")
-    import jax
     from jax import export
 
-    from purerl.export import interpreter
     from purerl.export.programs import shapes_of
+    from purerl.export.rewriting import simplified
 
     (batch,) = export.symbolic_shape("batch")
     shapes = shapes_of(program.inputs, batch)
     names = [[port.name for port in ports] for ports in (program.inputs, program.outputs)]
     # traced before the converter replaces functions of jax by its own primitives
-    flat = interpreter.inlined(jax.make_jaxpr(program.function)(*shapes))
+    flat = simplified(program.function, shapes)
     for name in ("jax2onnx", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:

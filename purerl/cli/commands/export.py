@@ -15,7 +15,7 @@ from purerl.runs.arguments import Count, Seed
 @click.command()
 @RUN
 @click.option("--to", type=click.Choice(["stablehlo", "onnx", "both"]), default="stablehlo", show_default=True,
-              help="format of the program; onnx is an extra")  # fmt: skip
+              help="format of the program; onnx is an extra, for an environment of its own")  # fmt: skip
 @click.option("--seed", default="best", show_default=True, metavar="best|N|all",
               help="which run of RUN: that of the best return in training, the one of a number, or all")  # fmt: skip
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path),

@@ -1,0 +1,128 @@
+"""Every agent's policy, exported and compared; programs in processes that have nothing but their runtime; the server."""
+
+import http.client
+import json
+import subprocess
+import sys
+import textwrap
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zoo
+
+import purerl
+from purerl import normalize
+from purerl.export import folder, loading, programs, saving, serve
+
+SAMPLED = ("ppo tanh-normal", "a2c gru", "dqn", "sac", "td3", "ddpg")  # one for each way of drawing an action
+
+
+def policy_of(name):
+    """A row of the zoo with its agent, and a state whose normaliser, if it has one, has seen observations."""
+    row = zoo.row(name)
+    agent = row.agent(row.hp)
+
+    @jax.jit
+    def init(key):
+        obs, _ = jax.vmap(lambda key: row.env.reset(key, row.env_params))(jax.random.split(key, 3))
+        return agent.init(key, obs), obs
+
+    state, obs = init(jax.random.key(0))
+    if isinstance(state, normalize.NormalizedState):
+        seen = jax.tree.map(lambda x: 1 + 2 * jax.random.normal(jax.random.key(1), (50, *x.shape[1:])), obs)
+        state = state._replace(moments=normalize.merge(state.moments, seen, jnp.ones(50, bool)))
+    return row, agent, state
+
+
+def exported(directory, name, choose, **settings):
+    row, agent, state = policy_of(name)
+    where = row.env, row.env_params, agent, state, jax.random.key(2)
+    return purerl.export.save(directory, *where, choose, **settings)
+
+
+CASES = [(name, programs.greedy) for name in zoo.ROWS] + [(name, programs.sampled) for name in SAMPLED]
+
+
+@pytest.mark.parametrize("name, choose", CASES, ids=lambda x: getattr(x, "__name__", x))
+def test_actions_are_those_of_the_agent(name, choose, tmp_path):
+    """`save` raises where they differ."""
+    about = exported(tmp_path / "policy", name, choose, steps=12)
+    measured = about["parity"][folder.STABLEHLO]
+    assert measured["observations"] == 120 and measured["differing_ties"] <= 1
+    noise = [port for port in about["inputs"] if port["name"].startswith("noise")]
+    assert bool(noise) == (choose is programs.sampled)
+
+
+ONNX = ["ppo masked", "ppo tanh-normal", "a2c gru", "reinforce min-gru", "ppo transformer", "ppo stack", "pqn gru", "sac",
+        "c51", "iqn"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ONNX)
+def test_onnx_models_act_as_the_agent(name, tmp_path):
+    pytest.importorskip("jax2onnx")
+    pytest.importorskip("onnxruntime")
+    about = exported(tmp_path / "policy", name, programs.greedy, to=(saving.ONNX,), steps=12)
+    assert about["parity"][folder.ONNX]["observations"] == 120
+    assert {p["shape"][0] for p in about["inputs"]} == {"batch"}
+
+
+def alone(directory, banned, code):
+    """Run Python in a process in which some packages cannot be imported."""
+    start = f"import sys; sys.modules |= dict.fromkeys({banned!r})\n"
+    run = [sys.executable, "-c", start + textwrap.dedent(code)]
+    out = subprocess.run(run, cwd=directory, capture_output=True, text=True, timeout=300)
+    assert out.returncode == 0, out.stderr
+    return json.loads(out.stdout)
+
+
+def test_a_program_runs_without_flax_and_without_the_package(tmp_path):
+    directory = tmp_path / "policy"
+    exported(directory, "ppo tanh-normal", programs.greedy, steps=2)
+    code = """
+    import json
+    import numpy as np
+    from jax import export
+    program = export.deserialize(bytearray(open("policy.stablehlo", "rb").read()))
+    (action,) = program.call(np.ones((2, 3), np.float32))
+    print(json.dumps(np.asarray(action).tolist()))
+    """
+    found = alone(directory, ("flax", "purerl", "gymnax", "optax"), code)
+    row, agent, state = policy_of("ppo tanh-normal")
+    np.testing.assert_allclose(found, agent.greedy(state, (), jnp.ones((2, 3)))[0], rtol=1e-5)
+    readme = (directory / folder.README).read_text()
+    (lines,) = (part.split("```")[0] for part in readme.split("```python\n")[1:])
+    assert len(lines.strip().split("\n")) <= 10
+    quiet = lines.replace(
+        "print(dict(zip(['action'], outputs)))", "import json; print(json.dumps(outputs[0].tolist()))"
+    )
+    assert np.shape(alone(directory, ("flax", "purerl", "gymnax", "optax"), quiet)) == (1, 1)
+
+
+def test_the_server_answers_on_the_loopback(tmp_path):
+    waitress = pytest.importorskip("waitress")
+    directory = tmp_path / "policy"
+    exported(directory, "ppo tanh-normal", programs.greedy, steps=2)
+    policy = loading.load(directory)
+    application = serve.application(policy, 1000)
+    server = waitress.create_server(application, host="127.0.0.1", port=0, max_request_body_size=2000)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", server.effective_port, timeout=60)
+
+        def ask(method, path, body=None):
+            connection.request(method, path, body)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+        assert ask("GET", "/health")[0] == 200
+        obs = np.ones((2, 3), np.float32)
+        status, text = ask("POST", "/act", json.dumps({"obs": obs.tolist()}))
+        assert status == 200
+        np.testing.assert_allclose(json.loads(text)["action"], policy(obs), rtol=1e-6)
+        assert ask("POST", "/act", "x" * 1500)[0] == 413 and ask("POST", "/act", "x" * 9000)[0] == 413
+    finally:
+        server.close()
