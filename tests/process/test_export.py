@@ -1,4 +1,4 @@
-"""Every agent's policy, exported and compared; programs in processes that have nothing but their runtime; the server."""
+"""Every agent's policy, exported and compared; programs in processes with nothing but their runtime; the server."""
 
 import http.client
 import json
@@ -56,8 +56,8 @@ def test_actions_are_those_of_the_agent(name, choose, tmp_path):
     assert bool(noise) == (choose is programs.sampled)
 
 
-ONNX = ["ppo masked", "ppo tanh-normal", "a2c gru", "reinforce min-gru", "ppo transformer", "ppo stack", "pqn gru", "sac",
-        "c51", "iqn"]  # fmt: skip
+ONNX = ["ppo masked", "ppo tanh-normal", "a2c gru", "reinforce min-gru", "ppo transformer", "ppo stack", "pqn gru",
+        "sac", "c51", "iqn"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ONNX)
@@ -90,7 +90,7 @@ def test_a_program_runs_without_flax_and_without_the_package(tmp_path):
     print(json.dumps(np.asarray(action).tolist()))
     """
     found = alone(directory, ("flax", "purerl", "gymnax", "optax"), code)
-    row, agent, state = policy_of("ppo tanh-normal")
+    _, agent, state = policy_of("ppo tanh-normal")
     np.testing.assert_allclose(found, agent.greedy(state, (), jnp.ones((2, 3)))[0], rtol=1e-5)
     readme = (directory / folder.README).read_text()
     (lines,) = (part.split("```")[0] for part in readme.split("```python\n")[1:])
