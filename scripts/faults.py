@@ -2308,4 +2308,19 @@ FAULTS = [
         "stderr=stderr, markup=True",
         ("unit/test_report.py::test_text_is_printed_as_it_is",),
     ),
+    # --- own code --------------------------------------------------------------------------------------------------
+    Fault(
+        "Images of uint8 are not scaled",
+        "networks/inputs.py",
+        "obs.dtype == jnp.uint8 and obs.ndim == 4",
+        "obs.dtype == jnp.uint8 and obs.ndim == 5",
+        ("unit/test_networks.py::test_images_of_uint8_are_brightness",),
+    ),
+    Fault(
+        "Patches of a convolution step by one",
+        "networks/cnn.py",
+        "x[:, i : i + stride * (down - 1) + 1 : stride, j : j + stride",
+        "x[:, i : i + down, j : j + stride",
+        ("unit/test_networks.py::test_the_cnn_of_large_images_is_three_convolutions_of_brightness",),
+    ),
 ]

@@ -69,8 +69,9 @@ def run_options(about: Declaration, own: Sequence[click.Option]) -> list[click.P
         say(["--steps"], type=Count(total=True), default="5e5", help="environment steps of each run"),
         say(["--num-envs"], type=Count(), default=about.num_envs, help="environments of each run"),
         say(["--rollout-length"], type=Count(), default=about.rollout_length, help="steps between updates"),
-        click.Option(["--network"], help="mlp, minatar-cnn, or FILE.py:name, a function that returns a torso  "
-                     "[default: minatar-cnn for images, otherwise mlp]"),
+        click.Option(["--network"], help="mlp, minatar-cnn, nature-cnn, or FILE.py:name, a function that returns a "
+                     "torso  [default: nature-cnn for images from 36 x 36 on, minatar-cnn for smaller ones, otherwise "
+                     "mlp]"),
         say(["--hidden"], type=Widths(), default=widths, help="widths of the mlp"),
         say(["--activation"], type=click.Choice(build.ACTIVATIONS), default=about.activation, help="of the mlp"),
         say(["--layer-norm/--no-layer-norm"], default=about.layer_norm, help="normalise each layer "

@@ -74,8 +74,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
             env, env_params = TimeLimit(env, config["time_limit"]), _longer(env_params, config["time_limit"])
         env = StickyActions(env, config["sticky_actions"]) if config["sticky_actions"] is not None else env
     space = env.action_space(env_params)
-    image = len(getattr(env.observation_space(env_params), "shape", ())) == 3
-    config["network"] = config["network"] or ("minatar-cnn" if image else "mlp")
+    config["network"] = config["network"] or build.torso_for(env.observation_space(env_params))
     layers = {name: config[name] for name in ("hidden", "activation", "layer_norm")}
     memory = build.memory(config["memory"], config["memory_size"], config["context"])
     body = build.body(config["network"], **layers, memory=memory)

@@ -64,7 +64,7 @@ BAD = [
     (["jumanj/Snake-v1"], "there is no package 'jumanj' of environments; allowed are brax, jumanji"),
     (
         ["CartPole-v1", "--network", "big"],
-        "--network is 'big'; allowed are mlp, minatar-cnn, or your own FILE.py:name",
+        "--network is 'big'; allowed are mlp, minatar-cnn, nature-cnn, or your own FILE.py:name",
     ),
     (
         ["CartPole-v1", "--memory", "elephant"],

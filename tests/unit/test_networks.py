@@ -62,6 +62,36 @@ def test_cnn_is_a_convolution():
     np.testing.assert_allclose(*both(drawn(network.init, obs)), rtol=1e-4, atol=1e-5)
 
 
+def test_the_cnn_of_large_images_is_three_convolutions_of_brightness():
+    obs = np.random.default_rng(1).integers(0, 256, (2, 36, 45, 2)).astype(np.uint8)
+    network = networks.NatureCNN(width=3)
+
+    @jax.jit
+    def both(params):
+        x, layout = obs / np.float32(255), ("NHWC", "HWIO", "NHWC")
+        for i, (channels, size, stride) in enumerate(((32, 8, 4), (64, 4, 2), (64, 3, 1))):
+            layer = params["params"][f"Dense_{i}"]
+            kernel = layer["kernel"].reshape(size, size, -1, channels)
+            x = jax.lax.conv_general_dilated(x, kernel, (stride, stride), "VALID", dimension_numbers=layout)
+            x = nn.relu(x + layer["bias"])
+        last = params["params"]["Dense_3"]
+        return network.apply(params, obs), nn.relu(x.reshape(2, -1) @ last["kernel"] + last["bias"])
+
+    np.testing.assert_allclose(*both(drawn(network.init, obs)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("torso", [MLP((3,)), MinAtarCNN(2, 3)], ids=lambda x: type(x).__name__)
+def test_images_of_uint8_are_brightness(torso):
+    """Divided by 255, and nothing else is: not other dtypes, nor numbers of kinds in vectors."""
+    image = np.random.default_rng(1).integers(0, 256, (2, 4, 4, 1))
+    params = drawn(torso.init, image.astype(np.uint8))
+    of = jax.jit(lambda params: [torso.apply(params, x) for x in (image.astype(np.uint8), image / 255, image)])
+    pixels, floats, whole = map(np.asarray, of(params))
+    np.testing.assert_allclose(pixels, floats, rtol=1e-6)
+    assert not np.allclose(whole, floats)
+    assert networks.inputs.as_floats(np.full((2, 3), 7, np.uint8)).tolist() == [[7.0] * 3] * 2
+
+
 def test_layers_are_normalised_before_their_activation():
     obs = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
     network = MLP((6, 3), nn.relu, layer_norm=True)
@@ -78,6 +108,8 @@ def test_layers_are_normalised_before_their_activation():
 def test_cnn_refuses_vectors(key):
     with pytest.raises(ValueError, match=r"MinAtarCNN: obs has shape \(2, 4\)"):
         jax.eval_shape(MinAtarCNN().init, key, jnp.ones((2, 4)))
+    with pytest.raises(ValueError, match=r"NatureCNN: obs has shape \(2, 35, 84, 3\); .* at least 36 high and wide"):
+        jax.eval_shape(networks.NatureCNN().init, key, jnp.ones((2, 35, 84, 3)))
 
 
 def test_numbers_become_vectors(key):
