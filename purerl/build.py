@@ -26,6 +26,22 @@ from purerl.core import Reward
 from purerl.networks.cnn import SMALLEST_FOR_NATURE
 from purerl.rewards import term
 
+__all__ = [
+    "ACTIVATIONS",
+    "MEMORIES",
+    "TORSOS",
+    "agent",
+    "agent_function",
+    "body",
+    "environment",
+    "from_file",
+    "is_own",
+    "memory",
+    "reward",
+    "torso",
+    "torso_for",
+]
+
 TORSOS = ("mlp", "minatar-cnn", "nature-cnn")
 ACTIVATIONS = ("tanh", "relu", "silu", "gelu", "elu")
 MEMORIES = ("none", "gru", "lstm", "min-gru", "transformer")
@@ -126,8 +142,8 @@ def torso_for(space: Any) -> str:
     ones, `[height, width, channels]`, otherwise mlp.
 
     >>> from gymnax.environments import spaces
-    >>> torso_for(spaces.Box(0, 255, (84, 84, 4))), torso_for(spaces.Box(0, 1, (10, 10, 4))), torso_for(spaces.Discrete(3))
-    ('nature-cnn', 'minatar-cnn', 'mlp')
+    >>> torso_for(spaces.Box(0, 255, (84, 84, 4))), torso_for(spaces.Discrete(3))
+    ('nature-cnn', 'mlp')
     """
     shape = tuple(getattr(space, "shape", None) or ())
     if len(shape) != 3:
