@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from purerl.core import Array
 from purerl.networks.inputs import as_floats
 
-
 SMALLEST_FOR_NATURE = 36  # height and width at which three convolutions of NatureCNN leave one number
 
 

@@ -6,8 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from drawn import drawn
+from gymnax.environments import spaces
 
-from purerl import distributions, networks
+import purerl
+from purerl import distributions, exploration, networks
+from purerl.agents.parts import policy_gradient, q_learning, sequences
+from purerl.gradients import adam
 from purerl.networks import MLP, MinAtarCNN, actor_critic
 
 
@@ -138,3 +142,27 @@ def test_numbers_become_vectors(key):
             torso.apply({}, bad)
     with pytest.raises(ValueError, match="num is 0; it must be a positive int"):
         networks.OneHot(0).apply({}, obs)
+
+
+def test_parts_of_agents_take_plain_networks(key):
+    """Where a network with memory is meant, one without is converted; a class or another object is refused."""
+    policy, obs = distributions.categorical(3), jnp.ones((2, 4))
+    nothing = lambda *_: None
+    plain = actor_critic(policy, partial(MLP, hidden=(3,)))
+    agents = {
+        "policy gradient": lambda network: policy_gradient.policy_gradient_agent(network, policy, adam(1.0), nothing),
+        "q": lambda network: q_learning.agent(
+            network, purerl.DQN(), lambda q: q, nothing, exploration.epsilon_greedy, q_learning.unperturbed, adam
+        ),
+        "sequences": lambda network: sequences.sequence_agent(network, policy, purerl.RLOO(), adam(1.0), nothing),
+    }
+    for name, make in agents.items():
+        agent = make(networks.q_network(3, partial(MLP, hidden=(3,))) if name == "q" else plain)
+        acting = lambda key, agent=agent: agent.act(key, agent.init(key, obs), agent.memory(2), obs)[0]
+        assert jax.eval_shape(acting, key).shape == (2,)
+        with pytest.raises(ValueError, match=r"network is the class MLP; give an instance, such as MLP\(\)"):
+            make(MLP)
+        with pytest.raises(ValueError, match=r"network is \{\}; it must be a flax Module"):
+            make({})
+    with pytest.raises(ValueError, match="critic is the class MLP"):
+        purerl.sac(MLP(), MLP, distributions.hybrid(spaces.Box(-1.0, 1.0, (2,)), distributions.squashed))
