@@ -1,8 +1,10 @@
 """Training rewards of one's own; the returns that are reported stay those of the environment.
 
-purerl train ppo CartPole-v1 --reward FILE.py:my_reward
-purerl train ppo CartPole-v1 --reward FILE.py:my_shaped_reward
-python FILE.py
+Train with one of them, or check them:
+
+    purerl train ppo CartPole-v1 --reward FILE.py:my_reward
+    purerl train ppo CartPole-v1 --reward FILE.py:my_shaped_reward
+    python FILE.py
 """
 
 import jax
