@@ -1,6 +1,7 @@
 """Two XLA devices on the CPU, so that everything sharded is tested anywhere; programs are compiled fast and kept.
 
-A folder is a tier, and a marker of the same name: `pytest -m contract` is `pytest tests/contract`.
+A folder is a tier, and a marker of the same name: `pytest -m contract` is `pytest tests/contract`. What is marked `wide`
+inside of a tier is left out of `make test`.
 """
 
 import gc
@@ -74,8 +75,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if tier := tier_of(item.path):
             item.add_marker(tier)
-        examples = item.name.startswith("test_examples_in_docstrings_run")
-        if tier == "unit" and item.path.name not in NOT_SMOKE and not examples:
+        if tier == "unit" and item.path.name not in NOT_SMOKE and not item.get_closest_marker("wide"):
             item.add_marker("smoke")
 
 
