@@ -55,8 +55,9 @@ def test_no_agent_plays_or_believes_in_a_move_that_is_not_legal(name, key):
 def test_the_first_actions_of_an_actor_critic_are_uniform_over_what_is_legal(key):
     obs = jax.vmap(GRID[0].see)(jnp.zeros(4000, int))
     agent = zoo.agent_of(purerl.sac, GRID[0].action_space())(purerl.SAC(capacity=8, learning_starts=8))
-    state = agent.init(key, jax.tree.map(lambda x: x[:1], obs))
-    share = np.bincount(agent.act(key, state, agent.memory(4000), obs)[0], minlength=4) / 4000
+    begin = lambda key, obs: agent.init(key, jax.tree.map(lambda x: x[:1], obs))
+    first = lambda key, obs: agent.act(key, begin(key, obs), agent.memory(4000), obs)[0]
+    share = np.bincount(jax.jit(first)(key, obs), minlength=4) / 4000
     legal = masked_grid.LEGAL[0]
     assert 1 < legal.sum() < 4 and share[~legal].sum() == 0
     np.testing.assert_allclose(share, legal / legal.sum(), atol=0.04)
@@ -68,13 +69,14 @@ def test_a_mask_passes_through_a_memory(key):
     network = networks.q_network(4, linear, memory=networks.gru(8), outputs=3)
     cells = jnp.tile(jnp.array([0, 4]), 200)
     obs, legal = jax.vmap(GRID[0].see)(cells), masked_grid.LEGAL[cells]
-    state = agent.init(key, jax.tree.map(lambda x: x[:2], obs))
-    action, _, log_prob = agent.act(key, state, agent.memory(400), obs)
+    action, _, log_prob = jax.jit(lambda key, obs: agent.act(key, agent.init(key, obs), agent.memory(400), obs))(
+        key, obs
+    )
     assert np.isfinite(log_prob).all() and legal[np.arange(400), action].all()
     for cell in range(2):  # every legal one is played, and none is certain
         assert set(np.flatnonzero(legal[cell])) == set(action[cell::2].tolist())
     obs = jax.tree.map(lambda x: x[:2], obs)
-    q, _ = network.step(network.init(key, obs), network.memory(2), obs)
+    q, _ = jax.jit(lambda key, obs: network.step(network.init(key, obs), network.memory(2), obs))(key, obs)
     np.testing.assert_array_equal(np.isfinite(q[..., 1]), masked_grid.LEGAL[[0, 4]])
     np.testing.assert_array_equal(np.isfinite(q[..., 0]), True)
 
@@ -88,14 +90,15 @@ def test_the_platform_pays_what_it_says(key):
     _, state = env.reset_env(key, params)
     jump = lambda k, x: {"choice": jnp.int32(k), "parameters": tuple(jnp.array([x]) for _ in range(3))}
     state = state._replace(gap=jnp.array(0.35))
-    _, _, reward, ended, _ = env.step_env(key, state, jump(0, 0.35), params)
+    step_env = jax.jit(env.step_env)
+    _, _, reward, ended, _ = step_env(key, state, jump(0, 0.35), params)
     assert reward == 1 and not ended
-    _, _, reward, ended, _ = env.step_env(key, state, jump(1, 0.40), params)
+    _, _, reward, ended, _ = step_env(key, state, jump(1, 0.40), params)
     np.testing.assert_allclose(reward, 0.8 - 0.25, rtol=1e-5)
-    _, _, reward, ended, _ = env.step_env(key, state, jump(2, 0.60), params)
+    _, _, reward, ended, _ = step_env(key, state, jump(2, 0.60), params)
     assert reward == 0 and ended
     last = state._replace(crossed=jnp.int32(9))
-    assert env.step_env(key, last, jump(0, 0.35), params)[3]
+    assert step_env(key, last, jump(0, 0.35), params)[3]
 
 
 def test_a_state_without_legal_actions_is_named(key, monkeypatch):

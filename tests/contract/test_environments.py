@@ -22,6 +22,7 @@ def test_every_registered_environment_keeps_the_contract(env_id, key):
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(obs))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("env_id", wrappers._UNDERSTATED)
 def test_bounds_that_we_widen_are_still_wrong_in_gymnax(env_id, key):
     """When this fails, gymnax has mended its declaration: take the id out of `_UNDERSTATED`."""

@@ -110,11 +110,11 @@ def test_reinforce_is_the_score_times_the_return(key):
     net, policy = parts(env)
     agent = purerl.reinforce(net, policy, hp, optimizer=lambda max_grad_norm: optax.scale(1.0))
     environment = training.vectorized(env, env.default_params)
-    position = training.start(environment, agent, jax.random.split(key, 6))
+    position = jax.jit(lambda keys: training.start(environment, agent, keys))(jax.random.split(key, 6))
     state = agent.init(key, position.obs)
     _, data = training.rollout(environment, agent, state, position, key, 9)
     tr = training.first_episodes(data.transitions)
-    new, _ = agent.update(key, state, data._replace(transitions=tr))
+    new, _ = jax.jit(agent.update)(key, state, data._replace(transitions=tr))
 
     def objective(params):
         total, count = 0.0, 0
@@ -139,7 +139,7 @@ def test_steps_that_are_not_valid_have_no_effect(key):
     ):
         agent = algorithm(*parts(env), hp)
         environment = training.vectorized(env, env.default_params)
-        position = training.start(environment, agent, jax.random.split(key, 6))
+        position = jax.jit(lambda keys: training.start(environment, agent, keys))(jax.random.split(key, 6))
         state = agent.init(key, position.obs)
         _, data = training.rollout(environment, agent, state, position, key, 9)
         tr = training.first_episodes(data.transitions)
