@@ -140,7 +140,7 @@ MEMORY_ONLY = {"sequence_length", "burn_in"}
 STRUCTURE = [name for name in zoo.ROWS if " " not in name]  # no two rows of one config, but for r2d2
 
 
-@pytest.mark.parametrize("name", STRUCTURE)
+@pytest.mark.parametrize("name", zoo.params(STRUCTURE, wide=("iqn", "rainbow")))
 def test_every_structural_option_changes_the_program(name, key):
     """Without compiling: another jaxpr, or other shapes in the state."""
     hp, plain = zoo.row(name).hp, zoo.traced(name)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from linear import Linear
 
 import purerl
@@ -191,6 +192,7 @@ def test_the_meta_gradient_on_a_bandit_is_the_analytic_one(key):
     assert abs(slope) > 1e-3
 
 
+@pytest.mark.wide
 def test_a_whole_run_can_be_differentiated(cartpole, key):
     network, policy = parts(cartpole[0])
 

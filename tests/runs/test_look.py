@@ -103,7 +103,10 @@ def test_list_names_agents_and_environments(capsys):
 
 
 @pytest.mark.parametrize(
-    "env", zoo.params(["CartPole-v1", "Pendulum-v1", "Breakout-MinAtar", "FourRooms-misc"], wide=("Pendulum-v1",))
+    "env",
+    zoo.params(
+        ["CartPole-v1", "Pendulum-v1", "Breakout-MinAtar", "FourRooms-misc"], wide=("Pendulum-v1", "FourRooms-misc")
+    ),
 )
 def test_an_episode_as_a_gif(env, whole, tmp_path, monkeypatch, capsys):
     from PIL import Image
