@@ -2055,8 +2055,8 @@ FAULTS = [
     Fault(
         "The model before training is scored as the one after it",
         "runs/writing.py",
-        'models = ([("before", before)] if before else []) +',
-        'models = ([("before", after)] if before else []) +',
+        'assembly.load_model(settings.model))] if settings else []',
+        'assembly.load_model(model))] if settings else []',
         ("runs/test_text.py::test_evaluation_before_and_after",),
     ),
     Fault(
@@ -2097,8 +2097,8 @@ FAULTS = [
     Fault(
         "Options that choose tokens are not used",
         "runs/writing.py",
-        "_choice(temperature, filters)",
-        "_choice(temperature)",
+        "_choice(1.0 if temperature is None else temperature, filters)",
+        "_choice(1.0 if temperature is None else temperature)",
         ("runs/test_text.py::test_tokens_are_drawn_as_the_options_say",),
     ),
     Fault(
