@@ -139,7 +139,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
     stem = lambda name: Path(name.rpartition(".py:")[0] or name).name
     plan = Plan(
         config=config,
-        title=f"{short(config['agent'])} on {short(config['env'])}",
+        title=f"{short(config['agent'])} on {short(config['env'])}" + (text_training.left_out(text) if text else ""),
         name=f"{stem(config['agent'])}-{stem(config['env'])}",
         env=env,
         env_params=env_params,
@@ -183,5 +183,7 @@ def plan_of_directory(directory: Path, same_files: bool = True) -> Plan:
         if not Path(path).is_file() or files.digest_of(path) != digest:
             raise ValueError(f"{path} has changed or is missing; the copy in {directory}/{files.CODE}/ is the original")
     if stored.get("kind") == pretraining.KIND:
-        return pretraining.plan_of(options.restored(stored, *pretraining.parameters(), "pretraining"))
+        return pretraining.plan_of(
+            options.restored({"until": None, **stored}, *pretraining.parameters(), "pretraining")
+        )
     return plan_of(options.restore(stored))
