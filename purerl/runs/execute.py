@@ -152,14 +152,15 @@ def _announce(plan: Plan, devices: list[Any], first: int = 0) -> None:
     )
 
 
-def _cache(wanted: bool) -> None:
+def set_cache(wanted: bool) -> None:
+    """Leave the cache of compiled programs out, unless it is wanted."""
     if not wanted:
         jax.config.update("jax_enable_compilation_cache", False)
 
 
 def train(plan: Plan, directory: Path | None, devices: int | None, save_every: float, compilation_cache: bool) -> Path:
     """Run a plan in a new directory, and return it."""
-    _cache(compilation_cache)
+    set_cache(compilation_cache)
     used = usable_devices(devices, plan.num_runs)
     directory = directory or report.unused(Path("runs") / plan.name)
     _begin(plan, directory, used, save_every)
@@ -188,7 +189,7 @@ def resume(
     Raises:
       ValueError: if the directory holds no run, or the arguments do not fit it.
     """
-    _cache(compilation_cache)
+    set_cache(compilation_cache)
     plan, manifest = plan_of_directory(directory), files.read_manifest(directory)
     with files.locked(directory):
         found = checkpoint.newest(directory / files.CHECKPOINTS, like(plan))
@@ -240,7 +241,7 @@ def repeat(directory: Path, to: Path | None, devices: int | None, save_every: fl
     Raises:
       ValueError: if the run has no hashes yet.
     """
-    _cache(compilation_cache)
+    set_cache(compilation_cache)
     plan, before = plan_of_directory(directory, same_files=False), files.read_manifest(directory)
     wanted = before["parameters"]
     if not wanted:

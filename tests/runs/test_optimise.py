@@ -1,0 +1,143 @@
+"""purerl optimise: the search for the schedule of a training of a few numbers, and what is on disk after it."""
+
+import csv
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from commands import StopAfter, command, same_bits
+
+from purerl.envs.training_control import data as data_sets
+from purerl.envs.training_control import schedules
+from purerl.runs import comparison, execute, files, loading, optimisation
+from purerl.runs.optimisation import Inner
+
+OWN = Path(__file__).parents[1] / "trainings.py"
+SMALL = ["--updates", 4, "--changes", 2, "--batch-size", 4, "--parallel", 4, "--trainings", 16, "--seeds", 2,
+         "--compared", 3, "--agent-hidden", 4, "--agent-num-epochs", 1, "--agent-num-minibatches", 1]  # fmt: skip
+
+
+def optimise(*arguments, model=f"{OWN}:network", data=f"{OWN}:data"):
+    return command("optimise", model, data, *SMALL, *arguments)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few():
+    """As few trainings as possible."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"RATES": np.logspace(-2, 0, 3), "FIRST": 2, "CHOICE": 2, "AT_ONCE": 8}.items():
+            patch.setattr(comparison, name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def optimised(tmp_path_factory):
+    """A run without a rate of the user's, which was stopped after its first chunk and resumed."""
+    directory = tmp_path_factory.mktemp("optimise") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execute, "Interrupts", StopAfter(1))
+        assert optimise("--loss", f"{OWN}:loss", "--dir", directory, "--chunks", 4) == 130
+    assert not (directory / "schedule.csv").exists()
+    assert command("resume", directory) == 0
+    return directory
+
+
+def test_a_resumed_search_saves_its_schedule(optimised, capsys):
+    names = {path.name for path in optimised.iterdir()}
+    assert names >= {"schedule.csv", "schedule.json", "schedule.png", "comparison.csv", "curve.png", "code"}
+    rows = list(csv.DictReader((optimised / "schedule.csv").open()))
+    assert [row["update"] for row in rows] == ["0", "2"] and len(rows[0]) == 2
+    stored = json.loads((optimised / "schedule.json").read_text())
+    assert stored["schedule"]["learning_rate"] == [float(row["learning_rate"]) for row in rows]
+    # two agents of 16 trainings, and two trainings of two rates before them
+    inner = Inner(**{**files.read_config(optimised)["inner"], "control": ("learning_rate",)})
+    assert inner.sweep == 4 and optimisation.trainings_of(files.read_config(optimised), inner) == 36
+    assert 0.01 * 0.5**2 <= stored["schedule"]["learning_rate"][0] <= 2
+
+
+def test_the_schedule_trains_a_model_without_agents(optimised):
+    """A loop with optax gives the losses of the comparison."""
+    loaded = loading.load(optimised)
+    env, params = loaded.env, loaded.env_params
+    state = env.reset_env(comparison.stream(0, comparison.COMPARE, 3)[1], params)[1]
+    optimizer = optax.sgd(schedules.load(optimised / "schedule.csv"), momentum=0.9)
+    x, y = env._data
+    model, opt_state = state.params, optimizer.init(state.params)
+    loss = lambda p, rows: optax.softmax_cross_entropy_with_integer_labels(env._model.apply(p, x[rows]), y[rows]).mean()
+    for update in range(4):
+        first = jnp.asarray(update - update % 2)
+        rows = state.parts.train[env._minibatches(state.order_key, first, 2, 36, 4)[update % 2]]
+        changes, opt_state = optimizer.update(jax.grad(loss)(model, rows), opt_state)
+        model = optax.apply_updates(model, changes)
+    table = list(csv.DictReader((optimised / "comparison.csv").open()))
+    (row,) = [row for row in table if row["schedule"] == "found by ppo" and row["training"] == "1"]
+    np.testing.assert_allclose(float(row["test_loss"]), loss(model, state.parts.test), rtol=1e-4)
+    np.testing.assert_allclose(float(row["validation_loss"]), loss(model, state.parts.validation), rtol=1e-4)
+    assert set(state.parts.test.tolist()) == set(range(48, 60)) and len(table) == 3 * 3
+    assert schedules.load(optimised / "schedule.json")(3) == schedules.load(optimised / "schedule.csv")(3)
+
+
+def test_a_search_is_repeated_bit_for_bit(optimised, tmp_path):
+    assert command("repeat", optimised, "--dir", tmp_path / "again") == 0
+    same_bits(optimised, tmp_path / "again")
+
+
+def test_a_training_that_ended_counts_until_its_end():
+    table = {"learning_rate": np.array([[0.1, 0.4], [0.4, 9.0]], np.float32)}
+    found = comparison.averaged(table, np.array([[True, True], [True, False]]))
+    np.testing.assert_allclose(found["learning_rate"], [0.2, 0.4], rtol=1e-5)
+
+
+def test_data_are_drawn_and_models_fit_their_numbers():
+    """Of one column, with what an agent may change besides the rate."""
+    control = ("learning_rate", "dropout")
+    inner = Inner("mlp", f"{OWN}:drawn", optimizer="adam", width=3, updates=4, changes=2, batch_size=4, control=control)
+    env, env_params = optimisation.assemble(inner._replace(rate=0.3))
+    obs, state = env.reset_env(jax.random.key(0), env_params)
+    assert obs.shape == (18,) and env.action_space(env_params).shape == (2,) and state.data.y.shape == (60, 1)
+    assert state.settings.learning_rate == np.float32(0.3) and state.settings.optimizer == 3
+    assert optimisation.assemble(inner)[0] is env and optimisation.scheduled(inner) == control
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"data": "digit"}, "there is no data set 'digit'"),
+        ({"model": "mpl"}, "there is no model 'mpl'; allowed are mlp, cnn"),
+        ({"model": f"{OWN}:wide"}, "the model gives outputs of shape (4, 5) for 4 examples; it must be (4, 2)"),
+        ({"model": "cnn"}, "must be [batch, height, width, channels]"),
+        ({"more": ["--loss", f"{OWN}:infinite"]}, "the inner loss is inf at the start; it must be finite"),
+        ({"more": ["--loss", f"{OWN}:mean_loss"]}, "the loss of 4 examples has shape (); it must have (4,)"),
+        ({"more": ["--updates", 0]}, "'0' is not a positive whole number"),
+        ({"more": ["--changes", 3]}, "--changes is 3; it must divide --updates, which is 4"),
+        ({"more": ["--trainings", 2]}, "--trainings is 2; it must be at least --parallel, which is 4"),
+        ({"more": ["--train", 70]}, "the data have 60 examples"),
+        ({"more": ["--control", "rate"]}, "--control is rate; allowed are learning_rate, momentum"),
+        ({"more": ["--optimizer", "adm"]}, "--optimizer is 'adm'; allowed are sgd, momentum"),
+        ({"more": ["--rate", 0]}, "0.0 is not in the range x>0"),
+        ({"more": ["--agent", "pop"]}, "there is no agent 'pop'"),
+    ],
+    ids=lambda x: "",
+)
+def test_bad_input_is_one_line(arguments, message, capsys):
+    more = arguments.pop("more", [])
+    assert optimise(*more, **arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1, error
+
+
+def test_a_missing_package_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(data_sets.importlib.util, "find_spec", lambda name: None)
+    assert optimise(data="digits") == 2
+    assert "the data set digits needs the package scikit-learn: pip install 'purerl[data]'" in capsys.readouterr().err
+
+
+def test_help_has_the_options_of_the_agent(capsys):
+    assert command("optimise", "--agent", "dqn", "--help") == 0
+    out = capsys.readouterr().out
+    assert "--agent-batch-size" in out and "--batch-size" in out and "schedules.load" in out
+    assert "Options of the agent, dqn" in out
