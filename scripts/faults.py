@@ -2141,8 +2141,8 @@ FAULTS = [
     Fault(
         "The training part is drawn once and is the same in each episode",
         "envs/training_control/environment.py",
-        "permutation(parts_key, len(data.y))",
-        "jnp.arange(len(data.y))",
+        "permutation(key, num_examples)[: ends[-1]]",
+        "jnp.arange(num_examples)[: ends[-1]]",
         ("unit/test_training_control_env.py::test_parts_are_disjoint_and_drawn_for_each_episode",),
     ),
     Fault(
@@ -2317,7 +2317,7 @@ FAULTS = [
     Fault(
         "A resumed search saves no schedule",
         "cli/commands/resume.py",
-        "        comparison.finish(run)",
+        '        comparison.finish(run, given["devices"])',
         "        del comparison",
         ("runs/test_optimise.py::test_a_resumed_search_saves_its_schedule",),
     ),

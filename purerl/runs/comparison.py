@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from rich.table import Table
 
-from purerl import statistics
+from purerl import replay, statistics
 from purerl.envs.training_control import models, schedules
 from purerl.envs.training_control.actions import COORDINATES
 from purerl.envs.training_control.environment import TrainingControl
@@ -31,7 +31,7 @@ from purerl.runs.stopped import Stopped
 RATES = np.logspace(-5, 1, 61)  # constant rates, and the first of cosines, to choose from
 FIRST = 8  # trainings of every second of them, before the search
 CHOICE = 64  # trainings that choose among the agents' schedules
-AT_ONCE = 256  # trainings in one call of the program
+AT_ONCE, MOST_BYTES = 256, 2**30  # trainings in one call of the program, and their states
 FIND, TUNE, CHOOSE, COMPARE = range(4)  # streams of keys: none is used twice
 CSV, JSON, PICTURE, COMPARISON = "schedule.csv", "schedule.json", "schedule.png", "comparison.csv"
 FINAL = ("train_loss", "validation_loss", "test_loss", "test_score")
@@ -86,7 +86,8 @@ def played(
     compiled: whether this was called before with the same environment and devices.
     """
     count, num_steps = next(iter(tables.values())).shape
-    num, at_once = len(keys), -(-AT_ONCE // len(devices)) * len(devices)
+    size = replay.bytes_of(jax.eval_shape(lambda key: env.reset_env(key, env_params), keys[0]))
+    num, at_once = len(keys), max(min(AT_ONCE, MOST_BYTES // size) // len(devices), 1) * len(devices)
     program = _program(env, num_steps, tuple(devices))
     batches, parts = -(-count * num // at_once), []
     progress = Progress(batches, at_once * num_steps, result="validation loss")
@@ -101,10 +102,6 @@ def played(
     return {name: x.reshape(count, num, *x.shape[1:]) for name, x in joined.items()}
 
 
-def _steps_used(inner: Inner) -> np.ndarray:
-    return np.arange(inner.changes) / inner.changes
-
-
 def tables_of(inner: Inner, env_params: Any, rates: np.ndarray) -> dict[str, np.ndarray]:
     """Tables of schedules of the rate, `[S, T]`, in which the other controlled settings keep their first values."""
     start = {name: getattr(env_params.settings, name) for name in optimisation.scheduled(inner)}
@@ -113,8 +110,8 @@ def tables_of(inner: Inner, env_params: Any, rates: np.ndarray) -> dict[str, np.
 
 def shaped(inner: Inner, shape: Any, rates: np.ndarray) -> np.ndarray:
     """Rates of schedules such as `schedules.cosine`, one for each first rate, float32 `[S, T]`."""
-    used = jnp.asarray(_steps_used(inner))
-    return np.stack([np.broadcast_to(np.asarray(shape(rate)(used), np.float32), used.shape) for rate in rates])
+    used = jnp.arange(inner.changes) / inner.changes
+    return np.asarray(jax.vmap(lambda rate: shape(rate)(used))(jnp.asarray(rates, jnp.float32)))
 
 
 def with_rate(inner: Inner, seed: int, devices: int | None) -> Inner:
@@ -128,6 +125,10 @@ def with_rate(inner: Inner, seed: int, devices: int | None) -> Inner:
     report.note(f"constant rates: {FIRST} trainings of each of {len(rates)}, from {rates[0]:g} to {rates[-1]:g}")
     tables = tables_of(inner, env_params, shaped(inner, schedules.constant, rates))
     out = played(env, env_params, tables, stream(seed, FIND, FIRST), usable_devices(devices, AT_ONCE))
+    if out["diverged"].all():
+        raise ValueError(
+            f"the training diverges at every constant rate, {rates[0]:g} the lowest; try another --optimizer"
+        )
     best = float(np.float32(rates[out["log_loss"].mean(1).argmin()]))
     report.note(f"the best constant rate is {best:.3g}; the schedule starts from it")
     return inner._replace(rate=best, sweep=len(rates) * FIRST)
@@ -186,9 +187,10 @@ class Row(NamedTuple):
     results: dict[str, np.ndarray]  # of the fresh trainings, [n, ...]
 
 
-def finish(directory: Path) -> None:
+def finish(directory: Path, devices: int | None = None) -> None:
     """Write the schedule that a finished search found, and compare it; nothing for a run of another kind.
 
+    devices: how many to split trainings over; None: all.
     Raises:
       Stopped: if it was interrupted; the search is on disk.
       ValueError: if every agent has values that are not finite.
@@ -196,20 +198,19 @@ def finish(directory: Path) -> None:
     if not files.read_config(directory).get("inner"):
         return
     try:
-        _finish(directory, loading.load(directory))
+        _finish(directory, loading.load(directory), usable_devices(devices, AT_ONCE))
     except KeyboardInterrupt:
         raise Stopped(f"stopped; the agents are on disk: purerl resume {directory}") from None
 
 
-def _finish(directory: Path, loaded: loading.Loaded) -> None:
+def _finish(directory: Path, loaded: loading.Loaded, devices: list[Any]) -> None:
     plan, env, env_params = loaded.plan, loaded.env, loaded.env_params
     config, inner = plan.config, optimisation.restored(plan.config["inner"])
-    seed, devices = config["seed"], usable_devices(None, AT_ONCE)
 
     def play(tables: Tables, purpose: int, num: int, compiled: bool = True) -> dict[str, np.ndarray]:
-        return played(env, env_params, tables, stream(seed, purpose, num), devices, compiled)
+        return played(env, env_params, tables, stream(config["seed"], purpose, num), devices, compiled)
 
-    found = candidates(loaded, inner, stream(seed, CHOOSE, CHOICE))
+    found = candidates(loaded, inner, stream(config["seed"], CHOOSE, CHOICE))
     report.note(f"the schedules of {len(found['learning_rate'])} agents, {CHOICE} trainings of each")
     chosen = int(play(found, CHOOSE, CHOICE, compiled=False)["log_loss"].mean(1).argmin())
     agent = Path(config["agent"]).name
@@ -238,7 +239,7 @@ def _finish(directory: Path, loaded: loading.Loaded) -> None:
         Row(name, settings, {key: x[i] for key, x in out.items()}) for i, (name, settings) in enumerate(rows.items())
     ]
     save(directory, inner, compared)
-    score = {models.classification: "accuracy", models.regression: "R²"}.get(env.objective, "score")
+    score = {models.accuracy: "accuracy", models.r_squared: "R²"}.get(env.objective.score, "score")
     show(plan.title, compared, score)
     picture(directory / PICTURE, plan.title, inner, compared, found)
     report.note(f"schedule: {directory / CSV}  (picture: {directory / PICTURE})")

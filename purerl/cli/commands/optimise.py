@@ -72,7 +72,7 @@ def optimise_command(agent: str) -> click.Command:
             if inner.rate is None:
                 inner = comparison.with_rate(inner, given["seed"], how["devices"])
                 plan = plans.plan_of({**config, "inner": inner._asdict()})
-            comparison.finish(execute.train(plan, **how))
+            comparison.finish(execute.train(plan, **how), how["devices"])
 
     return Sections(
         "optimise",

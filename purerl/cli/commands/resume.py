@@ -24,4 +24,4 @@ def resume(run: Path, **given: Any) -> None:
         from purerl.runs import comparison, execute
 
         execute.resume(run, **given)
-        comparison.finish(run)
+        comparison.finish(run, given["devices"])
