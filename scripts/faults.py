@@ -2305,7 +2305,7 @@ FAULTS = [
         "runs/optimisation.py",
         "// inner.changes + inner.sweep",
         "// inner.changes",
-        ("runs/test_optimise.py::test_a_resumed_search_saves_its_schedule",),
+        ("runs/test_optimise.py::test_the_schedule_is_on_disk_with_its_cost",),
     ),
     Fault(
         "Settings after the end of a training count in the mean schedule",
@@ -2319,7 +2319,7 @@ FAULTS = [
         "cli/commands/resume.py",
         '        comparison.finish(run, given["devices"])',
         "        del comparison",
-        ("runs/test_optimise.py::test_a_resumed_search_saves_its_schedule",),
+        ("runs/test_optimise.py::test_a_resumed_search_finds_the_same_schedule",),
     ),
     # --- wrong in silence --------------------------------------------------------------------------------------------
     Fault(

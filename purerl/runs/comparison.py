@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 from collections.abc import Mapping, Sequence
@@ -54,8 +53,8 @@ def stream(seed: int, purpose: int, num: int) -> jax.Array:
 
 
 @cache
-def _program(env: TrainingControl, num_steps: int, devices: tuple[Any, ...]) -> Any:
-    """`(env_params, keys [B], settings {name: [B, T]}) -> results [B, ...]`, jitted: of the end, and losses `[B, T]`.
+def _program(env: TrainingControl, num_steps: int, names: tuple[str, ...], num: int, devices: tuple[Any, ...]) -> Any:
+    """`(env_params, keys [B], settings {name: [B, T]}) -> results [B, ...]`, compiled: of the end, and losses `[B, T]`.
 
     A training that ends early keeps the results of its end.
     """
@@ -69,7 +68,9 @@ def _program(env: TrainingControl, num_steps: int, devices: tuple[Any, ...]) -> 
 
     every = jax.vmap(one, (None, 0, 0))
     mesh, runs = Mesh(np.array(devices), ("runs",)), P("runs")
-    return jax.jit(jax.shard_map(every, mesh=mesh, in_specs=(P(), runs, runs), out_specs=runs, check_vma=False))
+    split = jax.shard_map(every, mesh=mesh, in_specs=(P(), runs, runs), out_specs=runs, check_vma=False)
+    settings = dict.fromkeys(names, jax.ShapeDtypeStruct((num, num_steps), jnp.float32))
+    return jax.jit(split).lower(env.default_params, jax.eval_shape(lambda: stream(0, FIND, num)), settings).compile()
 
 
 def played(
@@ -88,15 +89,15 @@ def played(
     count, num_steps = next(iter(tables.values())).shape
     size = replay.bytes_of(jax.eval_shape(lambda key: env.reset_env(key, env_params), keys[0]))
     num, at_once = len(keys), max(min(AT_ONCE, MOST_BYTES // size) // len(devices), 1) * len(devices)
-    program = _program(env, num_steps, tuple(devices))
     batches, parts = -(-count * num // at_once), []
     progress = Progress(batches, at_once * num_steps, result="validation loss")
     with progress:
+        with progress.compiling(not compiled):
+            program = _program(env, num_steps, tuple(tables), at_once, tuple(devices))
         for i in range(batches):
             which = np.arange(i * at_once, (i + 1) * at_once) % (count * num)
-            given = env_params, keys[which % num], {name: jnp.asarray(x[which // num]) for name, x in tables.items()}
-            with contextlib.nullcontext() if parts else progress.compiling(not compiled):
-                parts.append(jax.device_get(program(*given)))
+            settings = {name: jnp.asarray(x[which // num]) for name, x in tables.items()}
+            parts.append(jax.device_get(program(env_params, keys[which % num], settings)))
             progress.update(i + 1, float(np.exp(parts[-1]["log_loss"].mean())))
     joined = {name: np.concatenate([part[name] for part in parts])[: count * num] for name in parts[0]}
     return {name: x.reshape(count, num, *x.shape[1:]) for name, x in joined.items()}
@@ -315,11 +316,19 @@ def picture(path: Path, title: str, inner: Inner, rows: Sequence[Row], found: Ta
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     matplotlib.rcParams["text.parse_math"] = False  # a $ in the name of a file is no formula
+
+    def logarithmic(axis: Any) -> None:
+        """Labels without mathtext, which is off."""
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+
     names = optimisation.scheduled(inner)
-    count = len(names)
-    figure, axes = plt.subplots(1, count + 2, figsize=(4.4 * (count + 2), 4.2), layout="constrained")
+    figure, axes = plt.subplots(1, len(names) + 2, figsize=(4.8 * (len(names) + 2), 4.4), layout="constrained")
     update = np.arange(inner.changes + 1) * (inner.updates // inner.changes)
     colors = [report.COLORS[(1 + i) % len(report.COLORS)] for i in range(len(rows) - 1)] + [report.COLORS[0]]
     steps = lambda x: np.append(x, x[-1])  # each value lasts until the next
@@ -329,18 +338,21 @@ def picture(path: Path, title: str, inner: Inner, rows: Sequence[Row], found: Ta
         for row, color in zip(rows, colors, strict=True):
             axis.step(update, steps(row.settings[name]), where="post", color=color, linewidth=2)
         axis.set(xlabel="update", ylabel=name.replace("_", " "))
+        axis.set_title("thin: schedules of the other agents", fontsize=10, loc="left")
         if name == "learning_rate":
-            axis.set_yscale("log")
-            axis.set_title("schedules; thin: of the other agents", fontsize=10, loc="left")
-    losses, final = axes[count:]
+            logarithmic(axis)
+    losses, final = axes[len(names) :]
     for row, color in zip(rows, colors, strict=True):
         curve = row.results["validation_loss_curve"]
         low, high = np.array([statistics.interval(x, statistics.mean, num_resamples=300) for x in curve.T]).T
         losses.fill_between(update[1:], low, high, color=color, alpha=0.2, linewidth=0)
         losses.plot(update[1:], curve.mean(0), color=color, linewidth=2, label=row.name)
         losses.plot(update[1:], row.results["train_loss_curve"].mean(0), color=color, linewidth=1, linestyle=":")
-    losses.set(xlabel="update", yscale="log", ylabel="loss")
-    losses.set_title("validation loss, 95 % interval; dotted: training loss", fontsize=10, loc="left")
+    losses.set(xlabel="update", ylabel="validation loss, dotted: training loss")
+    every = np.concatenate([row.results[f"{name}_curve"].mean(0) for row in rows for name in FINAL[:2]])
+    if every.max() > 10 * every.min() > 0:
+        logarithmic(losses)
+    losses.set_title("means of trainings, 95 % interval", fontsize=10, loc="left")
     losses.legend(fontsize=8, frameon=False)
     for i, (row, color) in enumerate(zip(rows, colors, strict=True)):
         values = row.results["test_loss"]
@@ -349,9 +361,9 @@ def picture(path: Path, title: str, inner: Inner, rows: Sequence[Row], found: Ta
         final.plot(spread, values, ".", color=color, alpha=0.25, markersize=4)
         final.errorbar(i, values.mean(), [[values.mean() - low], [high - values.mean()]], fmt="o", color=color,
                        capsize=4)  # fmt: skip
-    final.set_xticks(range(len(rows)), [row.name.replace(", ", "\n") for row in rows], fontsize=8)
-    final.set_ylabel("test loss")
-    final.set_title("at the end: trainings, mean, 95 % interval", fontsize=10, loc="left")
+    final.set_xticks(range(len(rows)), [row.name.split(",")[0].replace(" ", "\n", 1) for row in rows], fontsize=8)
+    final.set_ylabel("test loss at the end")
+    final.set_title("trainings, mean, 95 % interval", fontsize=10, loc="left")
     for axis in axes:
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)

@@ -111,9 +111,9 @@ def _data(name: str, shuffle: int) -> Data | Draw:
     return Data(x[order], y[order])
 
 
-def _sample(found: Data | Draw) -> Data:
+def _sample(found: Data | Draw, seed: int) -> Data:
     """The data, or one draw of them."""
-    made = jax.jit(found)(jax.random.key(0)) if callable(found) else found
+    made = jax.jit(found)(jax.random.key(seed)) if callable(found) else found
     if not isinstance(made, Data):
         raise ValueError(f"data gives {type(made).__name__}; it must give Data(x, y)")
     return made
@@ -170,7 +170,7 @@ def _optimizer(name: str) -> tuple[InnerOptimizer, int]:
 def _environment(inner: Inner, sources: tuple[bytes, ...]) -> TrainingControl:
     del sources  # a changed file is another environment
     found = _data(inner.data, inner.shuffle)
-    some = _sample(found)
+    some = _sample(found, inner.shuffle)
     if inner.model in TORSOS and np.issubdtype(some.y.dtype, np.floating) and some.y.ndim == 1:
         column = lambda x: Data(x.x, x.y[:, None])  # as many outputs as numbers to predict
         found, some = (lambda key, draw=found: column(draw(key))) if callable(found) else column(found), column(some)

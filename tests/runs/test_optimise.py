@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import StopAfter, command
+from commands import StopAfter, command, same_bits
 
 from purerl.envs.training_control import data as data_sets
 from purerl.envs.training_control import schedules
@@ -35,17 +35,13 @@ def few():
 
 @pytest.fixture(scope="module")
 def optimised(tmp_path_factory):
-    """A run without a rate of the user's, which was stopped after its first chunk and resumed."""
+    """A run without a rate of the user's."""
     directory = tmp_path_factory.mktemp("optimise") / "whole"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execute, "Interrupts", StopAfter(1))
-        assert optimise("--loss", f"{OWN}:loss", "--dir", directory, "--chunks", 4) == 130
-    assert not (directory / "schedule.csv").exists()
-    assert command("resume", directory) == 0
+    assert optimise("--loss", f"{OWN}:loss", "--dir", directory, "--chunks", 4) == 0
     return directory
 
 
-def test_a_resumed_search_saves_its_schedule(optimised, capsys):
+def test_the_schedule_is_on_disk_with_its_cost(optimised):
     names = {path.name for path in optimised.iterdir()}
     assert names >= {"schedule.csv", "schedule.json", "schedule.png", "comparison.csv", "curve.png", "code"}
     rows = list(csv.DictReader((optimised / "schedule.csv").open()))
@@ -87,6 +83,18 @@ def test_the_schedule_trains_a_model_without_agents(optimised):
     np.testing.assert_allclose(float(row["validation_loss"]), loss(dense, parts.validation)[0], rtol=1e-4)
     assert set(parts.test.tolist()) == set(range(48, 60)) and len(table) == 3 * 3
     assert schedules.load(optimised / "schedule.json")(3) == schedules.load(optimised / "schedule.csv")(3)
+
+
+@pytest.mark.wide
+def test_a_resumed_search_finds_the_same_schedule(optimised, tmp_path, monkeypatch):
+    directory = tmp_path / "resumed"
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "Interrupts", StopAfter(1))
+        assert optimise("--loss", f"{OWN}:loss", "--dir", directory, "--chunks", 4) == 130
+    assert not (directory / "schedule.csv").exists() and command("resume", directory) == 0
+    same_bits(optimised, directory)
+    for name in ("schedule.csv", "schedule.json", "comparison.csv"):
+        assert (directory / name).read_text() == (optimised / name).read_text()
 
 
 def test_a_training_that_ended_counts_until_its_end():
