@@ -608,7 +608,7 @@ FAULTS = [
         "training/loop.py",
         "return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), hp)",
         "return hp",
-        ("contract/test_agents.py::test_a_run_is_two_programs[ppo]",),
+        ("contract/test_agents.py::test_a_run_is_two_programs[a2c]",),
     ),
     Fault(
         "A box's actions are not clipped before the environment's step",

@@ -88,11 +88,15 @@ def test_texts_are_learned_in_windows(tmp_path):
     assert 1 < found < 0.5 * np.exp(-(share * np.log(share)).sum())  # a letter tells of the next one
 
 
-def test_training_is_a_run_like_any_other(trained, pretrained, tmp_path, monkeypatch, capsys):
+def test_the_metrics_of_a_training_are_those_of_its_rewards(trained):
     metrics = files.read_metrics(trained / "metrics.csv", 1)
     assert {"episode_return", "exact", "weighted/exact", "policy_loss", "length"} <= metrics.columns.keys()
     total = metrics.columns["exact"] + metrics.columns["weighted/distinct"]
     np.testing.assert_allclose(total, metrics.columns["episode_return"], rtol=1e-5)
+
+
+@pytest.mark.wide
+def test_training_is_a_run_like_any_other(trained, pretrained, tmp_path, monkeypatch, capsys):
     cut = tmp_path / "cut"
     monkeypatch.setattr(execute, "Interrupts", StopAfter(1))
     assert train(cut, pretrained, *REWARD) == 130

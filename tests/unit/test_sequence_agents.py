@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import zoo
 from enumerated import ALL, END, LENGTH, MASK, PAIRS, PREFIXES, STATE, close, exact, in_float64, tables
 
 import purerl
@@ -703,7 +704,7 @@ LEARNERS = {
 }
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", zoo.params(LEARNERS, wide=("rloo", "sequence_reinforce")))
 def test_the_best_sequence_is_found(name, key):
     env = world()
     hp = dict(learning_rate=0.05, entropy_cost=0.02) | LEARNERS[name]

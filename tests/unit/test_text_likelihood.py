@@ -20,10 +20,14 @@ SUMS = assembly.read("addition:1")
 @cache
 def params():
     """Larger than those of `init`, so that probabilities differ."""
-    key = jax.random.key(0)
-    leaves, tree = jax.tree.flatten(MODEL.init(key))
-    noise = [0.3 * jax.random.normal(jax.random.fold_in(key, i), x.shape) for i, x in enumerate(leaves)]
-    return tree.unflatten([x + y for x, y in zip(leaves, noise, strict=True)])
+
+    @jax.jit
+    def noisy(key):
+        leaves, tree = jax.tree.flatten(MODEL.init(key))
+        noise = [0.3 * jax.random.normal(jax.random.fold_in(key, i), x.shape) for i, x in enumerate(leaves)]
+        return tree.unflatten([x + y for x, y in zip(leaves, noise, strict=True)])
+
+    return noisy(jax.random.key(0))
 
 
 @jax.jit
@@ -65,7 +69,7 @@ def test_a_step_is_one_of_the_mean_over_the_tokens_that_count(monkeypatch):
     mask[1, 0] = False
     hp = Likelihood(learning_rate=0.1, warmup_updates=0)
     learner = likelihood.likelihood_learner(MODEL, lambda key: (jnp.asarray(ids), jnp.asarray(mask)), hp, params(), 3)
-    state, sums = jax.jit(learner.step)(learner.init(jax.random.key(1)))
+    state, sums = jax.jit(lambda key: learner.step(learner.init(key)))(jax.random.key(1))
     value, gradient = jax.jit(jax.value_and_grad(lambda tree: nll(tree, ids, mask) / mask.sum()))(params())
     np.testing.assert_allclose(sums.metrics["loss"], value, rtol=1e-5)
     expected = jax.tree.map(lambda x, g: x - 0.1 * g, params(), gradient)
@@ -82,7 +86,7 @@ def test_a_learner_of_likelihood_runs_in_the_loop():
     keys = jnp.stack([jax.random.key(0)] * 2)
     *_, (_, state, metrics) = purerl.run(purerl.batch(make), hp, keys, 40, every=20)
     assert metrics["loss"][1] < metrics["loss"][0] - 0.5
-    start = make(Likelihood()).init(keys[0]).agent.params
+    start = jax.jit(make(Likelihood()).init)(keys[0]).agent.params
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x[0], y, atol=1e-8), state.agent.params, start)
 
 
