@@ -2055,8 +2055,8 @@ FAULTS = [
     Fault(
         "The model before training is scored as the one after it",
         "runs/writing.py",
-        'assembly.load_model(settings.model))] if settings else []',
-        'assembly.load_model(model))] if settings else []',
+        "assembly.load_model(settings.model))] if settings else []",
+        "assembly.load_model(model))] if settings else []",
         ("runs/test_text.py::test_evaluation_before_and_after",),
     ),
     Fault(
@@ -2425,6 +2425,48 @@ FAULTS = [
         'given[-1] if given else "ppo"',
         '"ppo"',
         ("runs/test_optimise.py::test_help_has_the_options_of_the_agent",),
+    ),
+    Fault(
+        "Small gradients are shown to a learned optimiser by their sign",
+        "envs/training_control/learned.py",
+        "jnp.exp(p) * gradient",
+        "jnp.sign(gradient)",
+        ("unit/test_learned_optimizers.py::test_preprocessed_gradients_against_the_formula",),
+    ),
+    Fault(
+        "A learned optimiser is trained through the gradients that it is shown",
+        "envs/training_control/learned.py",
+        "jax.lax.stop_gradient(grads)",
+        "grads",
+        ("unit/test_learned_optimizers.py::test_the_gradient_of_an_unrolled_training_takes_gradients_as_constants",),
+    ),
+    Fault(
+        "A sampled update is no constant of the policy gradient",
+        "envs/training_control/learned.py",
+        "jax.lax.stop_gradient(flat + noise",
+        "(flat + noise",
+        ("unit/test_learned_optimizers.py::test_the_policy_gradient_of_updates_is_that_of_the_expected_fall",),
+    ),
+    Fault(
+        "The policy gradient of updates climbs the loss",
+        "envs/training_control/learned.py",
+        "jnp.log(values[:-1]) - jnp.log(values[-1])",
+        "jnp.log(values[-1]) - jnp.log(values[:-1])",
+        ("unit/test_learned_optimizers.py::test_the_policy_gradient_of_updates_is_that_of_the_expected_fall",),
+    ),
+    Fault(
+        "Hypergradient descent takes the gradient for the last update",
+        "envs/training_control/optimizers.py",
+        "optax.tree.vdot(grads, state.direction)",
+        "optax.tree.vdot(grads, grads)",
+        ("unit/test_learned_optimizers.py::test_hypergradient_descent_against_a_loop",),
+    ),
+    Fault(
+        "The training score is that of the validation part",
+        "envs/training_control/environment.py",
+        "self._objective.score(outputs[:cut], y[:cut])",
+        "self._objective.score(outputs[cut:], y[cut:])",
+        ("unit/test_training_control_env.py::test_a_training_against_numpy",),
     ),
     # --- wrong in silence --------------------------------------------------------------------------------------------
     Fault(

@@ -154,6 +154,7 @@ def test_a_training_against_numpy(key):
             "train_loss": np.exp(log_train), "validation_loss": np.exp(log_validation), "log_loss": log_validation,
             "log_loss_before": before[1], "test_loss": loss_of(trainer.params, test),
             "score": accuracy_of(trainer.params, validation), "test_score": accuracy_of(trainer.params, test),
+            "train_score": accuracy_of(trainer.params, train[:12]),
             "diverged": False, "cost": 1 / 7, "update": K * (step + 1), **settings._asdict(),
         }  # fmt: skip
         assert set(info) == set(reported)

@@ -136,9 +136,10 @@ class TrainingControl(Environment):
     diverged. Its parameters remain those before the step, its loss is the ceiling of `TrainingControlParams` and its
     scores are 0; observations and rewards are finite, and no other network is affected.
 
-    `info` has `log_loss` and `log_loss_before` (validation), `train_loss`, `validation_loss`, `score`, `test_loss`,
-    `test_score`, `diverged`, `cost` (the share of the budget that the step used), `update` (updates so far, with this
-    step's), and the settings by name. What is not kept of it is not computed.
+    `info` has `log_loss` and `log_loss_before` (validation), `train_loss`, `train_score`, `validation_loss`, `score`,
+    `test_loss`, `test_score`, `diverged`, `cost` (the share of the budget that the step used), `update` (updates so
+    far, with this step's), and the settings by name. Training loss and score are of as many examples as the validation
+    part has. What is not kept of it is not computed.
 
     Args:
       model: an inner model, `with_head(torso, num_outputs)`, or a network such as a flax module; see `Model`.
@@ -273,7 +274,7 @@ class TrainingControl(Environment):
         opt_state, settings = self._optimizer.init(inner), as_arrays(params.settings)
         shift = params.spread * jax.random.uniform(rate_key, minval=-1.0)
         settings = settings._replace(learning_rate=settings.learning_rate * jnp.exp(shift))
-        train, validation, _ = self._losses(inner, opt_state, data, parts)
+        train, validation, _, _ = self._losses(inner, opt_state, data, parts)
         # a loss that is not finite ends the episode at the first step
         log_train, log_validation = (jnp.where(jnp.isfinite(x), _log(x), 0.0) for x in (train, validation))
         zero, one = jnp.zeros_like(log_train), jnp.ones_like(log_train)
@@ -283,14 +284,15 @@ class TrainingControl(Environment):
         return validation, TrainingControlState(inner, opt_state, drawn, parts, *keys, time, settings, statistics)
 
     def _losses(self, inner, opt_state, data, parts):
-        """Mean losses of training and validation parts, and the validation score.
+        """Mean losses of training and validation parts, and their scores.
 
         Of the training part as many examples as the validation part has are used; both are one batch.
         """
         some = parts.train[: self._sizes[1]]
         losses, outputs, y = self._judge(inner, opt_state, data, jnp.concatenate([some, parts.validation]))
         cut = len(some)
-        return losses[:cut].mean(), losses[cut:].mean(), self._objective.score(outputs[cut:], y[cut:])
+        scores = self._objective.score(outputs[:cut], y[:cut]), self._objective.score(outputs[cut:], y[cut:])
+        return losses[:cut].mean(), losses[cut:].mean(), *scores
 
     def _judge(self, inner, opt_state, data, index):
         x, y = _examples(data, index)
@@ -313,7 +315,7 @@ class TrainingControl(Environment):
         moved = optax.tree.norm(jax.tree.map(jnp.subtract, trained, state.params))
         finite = jnp.isfinite(jnp.stack([train_losses.sum(), norms.sum(), moved, optax.tree.norm(trained)])).all()
         trained, opt_state = _where(settings.stop, (state.params, state.opt_state), (trained, opt_state))
-        train, validation, score = self._losses(trained, opt_state, data, state.parts)
+        train, validation, train_score, score = self._losses(trained, opt_state, data, state.parts)
         finite = (finite | settings.stop) & jnp.isfinite(train) & jnp.isfinite(validation)
         diverged = ~finite
         trained, opt_state = _where(diverged, (state.params, state.opt_state), (trained, opt_state))
@@ -349,6 +351,7 @@ class TrainingControl(Environment):
             "log_loss_before": before.log_validation,
             "log_loss": log_validation,
             "train_loss": jnp.exp(log_train),
+            "train_score": jnp.where(diverged, 0.0, train_score),
             "validation_loss": jnp.exp(log_validation),
             "score": jnp.where(diverged, 0.0, score),
             "test_loss": jnp.where(bad, jnp.exp(ceiling), jnp.minimum(test, jnp.exp(ceiling))),
