@@ -18,7 +18,7 @@ import numpy as np
 
 from purerl.envs.training_control import supernetwork as small
 
-CHUNK, KEY = 324, 26
+CHUNK = 324
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     parts = small.architectures().reshape(-1, CHUNK, small.LAYERS, 3)
-    keys = jax.random.split(jax.random.key(KEY), small.SEEDS)
+    keys = jax.random.split(jax.random.key(small.KEY), small.SEEDS)
     train = jax.jit(jax.vmap(jax.vmap(small.correct, (0, None)), (None, 0)))
     for i, part in enumerate(parts):
         path = folder / f"{i:02d}.npy"

@@ -177,8 +177,14 @@ def test_two_spirals(key):
     assert np.quantile(radius, 0.5) == pytest.approx(math.sqrt(0.505), abs=0.03)
 
 
-def test_the_table_is_that_of_the_training(key):
+def test_the_table_is_that_of_the_training():
     validation, test = supernetwork.table()
+    some = np.argsort(validation.mean(-1))[::1_166]  # from the worst to the best
+    train = jax.jit(jax.vmap(jax.vmap(supernetwork.correct, (0, None)), (None, 0)))
+    keys = jax.random.split(jax.random.key(supernetwork.KEY), supernetwork.SEEDS)
+    found = np.asarray(train(keys, supernetwork.architectures()[some])) / supernetwork.NUM_JUDGED
+    # another processor rounds otherwise, and training amplifies that
+    assert np.abs(found - np.stack([validation[some], test[some]], -1)).mean() < 0.01
     assert validation.shape == test.shape == (5_832, supernetwork.SEEDS) and supernetwork.TABLE.stat().st_size < 3e5
     space = architecture.small_networks()
     assert np.corrcoef(space.validation, space.test)[0, 1] > 0.9
@@ -325,8 +331,10 @@ def test_the_recorded_numbers(data_set, described):
     assert len(space.validation) == num and len(np.unique(space.index)) == num + 1
     if num == len(described[1]):
         assert len(np.unique(described[0])) == num + 1
-    found = [space.validation.max(), space.test[space.validation.argmax()], space.test.max(), space.validation.mean()]
-    np.testing.assert_allclose(found, [best, its_test, best_test, mean], atol=5.1e-5)
+    found = [space.validation.max(), space.test.max(), space.validation.mean()]
+    np.testing.assert_allclose(found, [best, best_test, mean], atol=5.1e-5)
+    equal = space.test[space.validation == space.validation.max()]  # on cora several are best
+    assert np.abs(equal - its_test).min() < 5.1e-5
     for n, wanted in zip((10, 50, 100, 500, 1000), draws, strict=True):
         assert architecture.expected_best_of_distinct(space.validation, n) == pytest.approx(wanted, abs=6e-5)
 
@@ -343,8 +351,8 @@ def test_evolution_against_its_definition(key):
     assert len(np.unique(score)) == len(score)
     # the sample has every member, so the parent is the best of those that are alive
     search = lambda key: architecture.regularized_evolution(key, index, score, 60, population, 256)
-    found = np.asarray(jax.jit(jax.vmap(search))(jax.random.split(key, 300)))
-    assert found.shape == (300, 60) and found.min() >= 0
+    found = np.asarray(jax.jit(jax.vmap(search))(jax.random.split(key, 150)))
+    assert found.shape == (150, 60) and found.min() >= 0
     changes, wanted, variance = np.zeros(4), np.zeros(4), np.zeros(4)
     for run in found:
         for t in range(population, 60):
