@@ -308,7 +308,7 @@ def write_report() -> None:
         "queries, mean over seeds [95 % interval]. Random search is the exact expectation of as many distinct networks "
         "drawn from the table. For the searches every query counts, also of a network that was queried before. "
         f"REINFORCE: batches of {BATCH}, a moving average as baseline, Adam with the learning rate "
-        f"{HP.learning_rate:g}, chosen on the space of small networks. Regularised evolution: a population of "
+        f"{HP.learning_rate:g}. Regularised evolution: a population of "
         f"{EVOLUTION['population']}, samples of {EVOLUTION['sample']}.",
         "",
         "| table | search | 100 | 500 | 1,000 | distinct of 1,000 | interval above random search at |",
