@@ -8,9 +8,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -33,10 +35,18 @@ MEMORIES = ("none", "gru", "lstm", "min-gru", "transformer")
 @cache
 def _module(path: Path, source: bytes) -> Any:
     """Import a file as a module; it is executed once per version of its source."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # dataclasses and annotations written as strings look their module up in sys.modules; the name must be that of no
+    # other module there, such as a package that the file shares its name with
+    name = f"{path.stem}_{hashlib.sha256(bytes(path) + source).hexdigest()[:16]}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 
 from purerl.core import Array
 
 
 def _fraction(step, num_steps):
-    return jnp.clip(step / num_steps, 0.0, 1.0)
+    step = jnp.asarray(step, jnp.result_type(step, num_steps, float))
+    over = jnp.asarray(step >= num_steps, step.dtype)  # added to both, so that 0 of 0 steps are all of them
+    return jax.lax.clamp(0.0, (step + over) / (num_steps + over), 1.0)
 
 
 def linear(step, start, end, num_steps) -> Array:
-    """start + (end - start) · step / num_steps, held at `end` from `num_steps` on.
+    """start + (end - start) · step / num_steps, held at `end` from `num_steps` on, which may be 0.
 
     >>> linear(50, 1.0, 0.0, 200).item()
     0.75

@@ -44,7 +44,7 @@ def _ends(values: np.ndarray, confidence: float) -> np.ndarray:
 def iqm(scores, axis: int | tuple[int, ...] | None = None) -> np.ndarray:
     """Interquartile mean: the mean of the scores without the lowest and the highest quarter.
 
-    Of n scores, ⌊n/4⌋ are discarded at either end, over runs and tasks together.
+    Of n scores, ⌊n/4⌋ are discarded at either end, over runs and tasks together. It is NaN if a score is NaN.
 
     Args:
       scores: float `[runs]` or `[runs, tasks]`.  axis: None: all axes.
@@ -64,7 +64,8 @@ def iqm(scores, axis: int | tuple[int, ...] | None = None) -> np.ndarray:
     if count == 0:
         raise ValueError("iqm: there are no scores")
     cut = count // 4
-    return np.sort(scores, axis=axis).take(range(cut, count - cut), axis=axis).mean(axis=axis)
+    kept = np.sort(scores, axis=axis).take(range(cut, count - cut), axis=axis).mean(axis=axis)
+    return np.where(np.isnan(scores).any(axis=axis), np.nan, kept)[()]  # a sort puts NaN among what is discarded
 
 
 def mean(scores, axis: int | tuple[int, ...] | None = None) -> np.ndarray:

@@ -20,7 +20,7 @@ FAST_TO_COMPILE = "--xla_backend_optimization_level=0"
 if version("jaxlib").startswith("0.9."):  # later versions have no such choice, and end at a flag that they do not know
     FAST_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
 NOT_SMOKE = (  # half of the time of the unit tests
-    *("test_tabular.py", "test_edges.py", "test_memory.py", "test_distributions.py", "test_rewards.py"),
+    *("test_tabular.py", "test_memory.py", "test_distributions.py", "test_rewards.py"),
     *("test_text_metrics.py", "test_text_objectives.py", "test_text_models.py", "test_text_generation.py"),
     *("test_text_environment.py", "test_text_rewards.py", "test_sequence_agents.py", "test_text_likelihood.py"),
 )
@@ -59,7 +59,7 @@ def pytest_configure(config):
 
     jax.config.update("jax_num_cpu_devices", 2)
     jax.config.update("jax_compilation_cache_dir", cache_folder())
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # two workers compile many of the same
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 

@@ -281,6 +281,20 @@ def picture(path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+MEANING = (
+    "What is reached, and what it means, of the seeds so far:",
+    "",
+    "- Sampled completions gain about 8 points of BLEU and 9 of ROUGE-L with RLOO and GRPO, greedy ones one or two. At "
+    "the same Self-BLEU that is 2 to 4 points of BLEU more than any temperature of the model before gives.",
+    "- The best of 8 samples, which is chosen with the references, is better still, and so is its perplexity.",
+    "- Texts do not degenerate: Self-BLEU, distinct-2 and length stay near those of the reference. Perplexity under "
+    "the judge rises by 1 to 2 in greedy texts; with the KL to the model before it hardly does, and BLEU is no less.",
+    "- Without a baseline, and with PPO at this learning rate, greedy texts are worse than before.",
+    "- The article that suggests this experiment prints BLEU 85.3 %, ROUGE 92.5 % and a perplexity of 4.8 without "
+    "naming its data: nothing can be compared with these.",
+)
+
+
 def write_report() -> None:
     """The section of TEXT.md."""
     first = json.loads((RESULTS / "before.json").read_text())
@@ -308,7 +322,7 @@ def write_report() -> None:
                 lines.append(
                     f"| {name}, {how} | {len(found)} | {cells([one['scores'][temperature] for one in found])} |"
                 )
-    lines += ["", "Samples, greedy, seed 0:", ""]
+    lines += ["", *MEANING, "", "Samples, greedy, seed 0:", ""]
     for i, (prompt, known) in enumerate(zip(first["prompts"], first["references"], strict=True)):
         lines += [f"- prompt: {prompt.strip()}", f"  - reference: {known[0]}"]
         lines += [f"  - before: {first['rows']['temperature 0'][0]['samples'][i]}"]

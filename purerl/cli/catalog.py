@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 
@@ -14,7 +12,8 @@ def _space(space: Any) -> str:
     if hasattr(space, "nvec"):
         return f"MultiDiscrete{space.nvec.tolist()}"
     if hasattr(space, "n"):
-        return f"Discrete({space.n})"
+        bits = tuple(getattr(space, "shape", None) or ())
+        return f"MultiBinary{list(bits)}" if bits else f"Discrete({space.n})"
     if hasattr(space, "low"):
         low, high = np.min(space.low), np.max(space.high)
         bounds = "" if max(abs(low), abs(high)) > 1e30 else f" in [{low:g}, {high:g}]"
@@ -31,6 +30,7 @@ def show() -> None:
 
     from purerl import agents
     from purerl.envs import adapters, make, registry
+    from purerl.runs.progress import console
 
     table = Table(title="agents", title_justify="left")
     table.add_column("name")
@@ -51,7 +51,6 @@ def show() -> None:
         spaces = _space(env.observation_space(env_params)), _space(env.action_space(env_params))
         environments.add_row(name, *spaces, f"{int(limit)}" if limit else "none")
     for name in adapters.PACKAGES:
-        environments.add_row(f"{name}/...", escape(f"of the package {name}: pip install 'purerl[{name}]'"), "", "")
-    console = Console()
-    console.print(table)
-    console.print(environments)
+        environments.add_row(f"{name}/...", f"of the package {name}: pip install 'purerl[{name}]'", "", "")
+    for part in (table, environments):
+        console().print(part)

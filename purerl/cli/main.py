@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -38,6 +39,9 @@ for _command in (train, resume, repeat, evaluate, plot, render, text, list_all):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit codes: 0 success, 1 failure, 2 invalid input, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):  # a console may lack Greek letters; then it shows a question mark
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = purerl_command.main(arguments, prog_name="purerl", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -12,7 +12,16 @@ from purerl.distributions.families import (
     squashed,
     tanh_normal,
 )
-from purerl.distributions.spaces import Hybrid, clip_to_space, for_space, hybrid, tree_of
+from purerl.distributions.spaces import (
+    Hybrid,
+    clip_to_space,
+    first_of,
+    for_space,
+    hybrid,
+    is_discrete,
+    map_space,
+    tree_of,
+)
 
 __all__ = [
     "Hybrid",
@@ -22,9 +31,12 @@ __all__ = [
     "clip_to_space",
     "deterministic",
     "find",
+    "first_of",
     "for_space",
     "hybrid",
+    "is_discrete",
     "joint",
+    "map_space",
     "mask_logits",
     "multi_categorical",
     "normal",

@@ -35,7 +35,7 @@ def tree_of(space: Any, closed: Callable[[Any], bool] = lambda space: False) -> 
     inside = getattr(space, "spaces", None)
     if closed(space) or any(hasattr(space, name) for name in ("n", "nvec", "low")):
         return space
-    if inside is not None:
+    if inside is not None and type(space).__name__ != "OneOf":  # gymnasium's: one part of several, not all of them
         if hasattr(inside, "keys"):
             return {name: tree_of(inside[name], closed) for name in inside}
         return tuple(tree_of(part, closed) for part in inside)
@@ -43,9 +43,14 @@ def tree_of(space: Any, closed: Callable[[Any], bool] = lambda space: False) -> 
     raise ValueError(f"no distribution for the space {space!r}; allowed are {allowed}")
 
 
-def _is_bits(space: Any) -> bool:
-    """Whether a space is MultiBinary, which has n, as a Discrete has, and a shape."""
-    return hasattr(space, "n") and tuple(getattr(space, "shape", None) or ()) != ()
+def is_discrete(space: Any) -> bool:
+    """Whether a space is Discrete. A MultiBinary too has n, and a shape besides."""
+    return hasattr(space, "n") and not hasattr(space, "nvec") and not tuple(getattr(space, "shape", None) or ())
+
+
+def first_of(space: Any) -> Any:
+    """The lowest value of a Discrete or MultiDiscrete, gymnasium's `start`; 0 for any other space."""
+    return getattr(space, "start", 0) if hasattr(space, "n") or hasattr(space, "nvec") else 0
 
 
 def for_space(space: Any, box=normal) -> Distribution:
@@ -54,6 +59,8 @@ def for_space(space: Any, box=normal) -> Distribution:
     `categorical` for a Discrete, `multi_categorical` for a MultiDiscrete, `bernoulli` for a MultiBinary (both of
     gymnasium or of `purerl.envs.spaces`), `box(low, high, shape)` for a Box, `joint` for a Dict or Tuple of them,
     nested as they are, and `parameterised` for a `purerl.envs.Parameterised`.
+
+    Choices are counted from 0; `clip_to_space` adds the `start` of a Discrete or MultiDiscrete, for the environment.
 
     Args:
       space: a space of gymnax or gymnasium.
@@ -67,24 +74,41 @@ def for_space(space: Any, box=normal) -> Distribution:
             return parameterised([for_space(branch, box) for branch in space.branches])
         if hasattr(space, "nvec"):
             return multi_categorical(space.nvec)
-        if _is_bits(space):
-            return bernoulli(tuple(space.shape))
-        return categorical(int(space.n)) if hasattr(space, "n") else box(space.low, space.high, tuple(space.shape))
+        if is_discrete(space):
+            return categorical(int(space.n))
+        return bernoulli(tuple(space.shape)) if hasattr(space, "n") else box(space.low, space.high, tuple(space.shape))
 
     tree = jax.tree.map(leaf, tree_of(space, lambda space: hasattr(space, "branches")))
     return tree if is_distribution(tree) else joint(tree)
 
 
-def clip_to_space(space: Any, action: Any) -> Any:
-    """Clip the Box parts `[..., *shape]` of an action to their bounds; other parts are not changed."""
-    if hasattr(space, "low"):
-        return jnp.clip(action, space.low, space.high)
-    inside = getattr(space, "spaces", None)
+def map_space(function: Callable[..., Any], space: Any, *trees: Any) -> Any:
+    """Apply `function(part, *values)` to the parts of a space that are neither Dict nor Tuple, and to their values."""
+    inside = None if hasattr(space, "low") else getattr(space, "spaces", None)
     if inside is None:
-        return action
+        return function(space, *trees)
     if hasattr(inside, "keys"):
-        return {name: clip_to_space(inside[name], action[name]) for name in inside}
-    return tuple(map(clip_to_space, inside, action))
+        return {name: map_space(function, inside[name], *(tree[name] for tree in trees)) for name in inside}
+    return tuple(map_space(function, part, *parts) for part, *parts in zip(inside, *trees, strict=True))
+
+
+def clip_to_space(space: Any, action: Any) -> Any:
+    """Convert an action, as policies have them, to one that the space contains.
+
+    Box parts `[..., *shape]` are clipped to their bounds, and rounded to the nearest if their dtype is that of ints or
+    bools; `start` is added to choices, which policies count from 0; all have the dtype that the space declares.
+    """
+
+    def convert(part, x):
+        declared = getattr(part, "dtype", None)
+        dtype = jnp.result_type(x) if declared is None else jax.dtypes.canonicalize_dtype(declared)
+        if not hasattr(part, "low"):
+            start = first_of(part)
+            return jnp.asarray(x, dtype) + np.asarray(start, dtype) if np.any(start) else jnp.asarray(x, dtype)
+        x = jnp.clip(x, part.low, part.high)
+        return (x if jnp.issubdtype(dtype, jnp.inexact) else jnp.round(x)).astype(dtype)
+
+    return map_space(convert, space, action)
 
 
 class Hybrid(NamedTuple):
@@ -108,7 +132,7 @@ class Hybrid(NamedTuple):
 def hybrid(space: Any, box: Callable[..., Distribution] = squashed) -> Hybrid:
     """Convert a nesting of Discrete and bounded Box spaces to a `Hybrid`.
 
-    Several Discretes become one choice among all of their combinations.
+    Several Discretes become one choice among all of their combinations. Choices are counted from 0; see `for_space`.
 
     Args:
       box: `(low [d], high [d], shape) -> Distribution` of all continuous numbers together: `squashed` or
@@ -125,10 +149,10 @@ def hybrid(space: Any, box: Callable[..., Distribution] = squashed) -> Hybrid:
     """
     named, structure = jax.tree_util.tree_flatten_with_path(tree_of(space))
     paths, leaves = [path for path, _ in named], [leaf for _, leaf in named]
-    if wrong := [leaf for leaf in leaves if hasattr(leaf, "nvec") or _is_bits(leaf)]:
+    if wrong := [leaf for leaf in leaves if not is_discrete(leaf) and not hasattr(leaf, "low")]:
         raise ValueError(f"hybrid: the space has {wrong[0]!r}; allowed are Discrete, Box, and Dict and Tuple of them")
-    counts = tuple(int(leaf.n) for leaf in leaves if hasattr(leaf, "n"))
-    boxes = [leaf for leaf in leaves if not hasattr(leaf, "n")]
+    counts = tuple(int(leaf.n) for leaf in leaves if is_discrete(leaf))
+    boxes = [leaf for leaf in leaves if not is_discrete(leaf)]
     shapes = [tuple(leaf.shape) for leaf in boxes]
     ends = np.cumsum([0, *map(math.prod, shapes)]).tolist()
     empty = [np.zeros(0, np.float32)]
@@ -142,12 +166,12 @@ def hybrid(space: Any, box: Callable[..., Distribution] = squashed) -> Hybrid:
     def join(k, x):
         choices = iter(jnp.unravel_index(k, counts) if counts else ())
         numbers = iter(x[..., a:b].reshape(*k.shape, *s) for a, b, s in zip(ends, ends[1:], shapes, strict=False))
-        return structure.unflatten([next(choices if hasattr(leaf, "n") else numbers) for leaf in leaves])
+        return structure.unflatten([next(choices if is_discrete(leaf) else numbers) for leaf in leaves])
 
     def split(action):
         parts = structure.flatten_up_to(action)
-        chosen = [a for leaf, a in zip(leaves, parts, strict=True) if hasattr(leaf, "n")]
-        numbers = [a for leaf, a in zip(leaves, parts, strict=True) if not hasattr(leaf, "n")]
+        chosen = [a for leaf, a in zip(leaves, parts, strict=True) if is_discrete(leaf)]
+        numbers = [a for leaf, a in zip(leaves, parts, strict=True) if not is_discrete(leaf)]
         lead = chosen[0].shape if chosen else numbers[0].shape[: numbers[0].ndim - len(shapes[0])]
         k = jnp.zeros(lead, jnp.int32)
         for count, a in zip(counts, chosen, strict=True):
@@ -156,7 +180,7 @@ def hybrid(space: Any, box: Callable[..., Distribution] = squashed) -> Hybrid:
         return k.astype(jnp.int32), jnp.concatenate(x, -1)
 
     def mask(p, legal):
-        masks = [find(legal, path) for path, leaf in zip(paths, leaves, strict=True) if hasattr(leaf, "n")]
+        masks = [find(legal, path) for path, leaf in zip(paths, leaves, strict=True) if is_discrete(leaf)]
         logits, rest = jnp.split(p, [choice.num_params], axis=-1)
         combined = jnp.ones((*p.shape[:-1], 1), bool)
         for count, m in zip(counts, masks, strict=True):

@@ -19,6 +19,7 @@ _OWN = {
     "Sigmoid": "purerl.envs.training_control.sigmoid",
     "Table": "purerl.envs.table",
     "TMaze": "purerl.envs.tmaze",
+    "TrainingControl": "purerl.envs.training_control.environment",
 }
 
 

@@ -9,13 +9,20 @@ import jax.numpy as jnp
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
+from purerl.arguments import check_counts, check_step_env
 from purerl.core import Array
+from purerl.distributions import first_of, is_discrete, map_space
 
 
 class Wrapper(Environment):
-    """Base class of wrappers: subclasses override some methods of the wrapped environment."""
+    """Base class of wrappers: subclasses override some methods of the wrapped environment.
+
+    Raises:
+      ValueError: for an environment with a `step` or `reset` of its own, since wrappers call `step_env`, `reset_env`.
+    """
 
     def __init__(self, env: Environment):
+        check_step_env(type(self).__name__, env)
         self.env = env
 
     @property
@@ -61,16 +68,18 @@ class Cast(Wrapper):
 
     def observation_space(self, params):
         space = self.env.observation_space(params)
+        if is_discrete(space):
+            return spaces.Box(0.0, 1.0, (int(space.n),), jnp.float32)
         if hasattr(space, "n"):
-            return spaces.Box(0.0, 1.0, (space.n,), jnp.float32)
+            return spaces.Box(0.0, 1.0, space.shape, jnp.float32)
         if self.name in _UNDERSTATED:
             return spaces.Box(-jnp.inf, jnp.inf, space.shape, jnp.float32)
         return spaces.Box(space.low, space.high, space.shape, jnp.float32) if hasattr(space, "low") else space
 
     def _cast(self, obs, params):
         space = self.env.observation_space(params)
-        if hasattr(space, "n"):
-            return jax.nn.one_hot(obs, space.n, dtype=jnp.float32)
+        if is_discrete(space):
+            return jax.nn.one_hot(obs - first_of(space), int(space.n), dtype=jnp.float32)
         return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), obs)
 
     def reset_env(self, key, params):
@@ -91,8 +100,7 @@ class TimeLimit(Wrapper):
     """Truncate episodes after `max_steps` steps, if the environment itself has not ended them before."""
 
     def __init__(self, env: Environment, max_steps: int):
-        if not isinstance(max_steps, int) or max_steps < 1:
-            raise ValueError(f"max_steps is {max_steps!r}; it must be a positive int")
+        check_counts(type(self).__name__, max_steps=max_steps)
         super().__init__(env)
         self.max_steps = max_steps
 
@@ -144,11 +152,12 @@ class Observe(Wrapper):
 
 class Sticky(NamedTuple):
     env: Any
-    last_action: Array
+    last_action: Any
+    started: Array  # bool: whether there is a last action
 
 
 class StickyActions(Wrapper):
-    """Execute the previous action again with a given probability.
+    """Execute the previous action again with a given probability; all parts of an action together.
 
     The first step of an episode executes the selected action.
     Reference: Machado et al., 2018, arXiv:1709.06009, section 5.
@@ -162,18 +171,20 @@ class StickyActions(Wrapper):
 
     def reset_env(self, key, params):
         obs, state = self.env.reset_env(key, params)
-        space = self.env.action_space(params)
-        last = jnp.full((), -1, jnp.int32) if hasattr(space, "n") else jnp.full(space.shape, jnp.nan, jnp.float32)
-        return obs, Sticky(state, last)
+
+        def none_yet(part):
+            declared = getattr(part, "dtype", jnp.float32 if hasattr(part, "low") else jnp.int32)
+            return jnp.zeros(tuple(getattr(part, "shape", None) or ()), jax.dtypes.canonicalize_dtype(declared))
+
+        return obs, Sticky(state, map_space(none_yet, self.env.action_space(params)), jnp.zeros((), bool))
 
     def step_env(self, key, state: Sticky, action, params):
         repeat_key, key = jax.random.split(key)
-        chosen = jnp.asarray(action, state.last_action.dtype)
-        first = jnp.any((state.last_action == -1) if chosen.dtype == jnp.int32 else jnp.isnan(state.last_action))
-        repeat = jax.random.bernoulli(repeat_key, self.probability) & ~first
-        carried_out: Array = jnp.where(repeat, state.last_action, chosen)
+        repeat = jax.random.bernoulli(repeat_key, self.probability) & state.started
+        choose = lambda part, last, new: jnp.where(repeat, last, jnp.asarray(new, last.dtype))
+        carried_out = map_space(choose, self.env.action_space(params), state.last_action, action)
         obs, inner, reward, terminated, info = self.env.step_env(key, state.env, carried_out, params)
-        return obs, Sticky(inner, carried_out), reward, terminated, info
+        return obs, Sticky(inner, carried_out, jnp.ones((), bool)), reward, terminated, info
 
     def is_truncated(self, state, params) -> Array:
         return self.env.is_truncated(state.env, params)
@@ -188,6 +199,10 @@ class from_five_values(TimeLimit):
     `max_steps` is the environment's time limit: an episode that is done at that step is truncated, and one that is done
     before it has terminated.
     """
+
+    def __init__(self, env: Environment, max_steps: int):
+        check_counts(type(self).__name__, max_steps=max_steps)
+        self.env, self.max_steps = env, max_steps  # a `step` of gymnax 0.x only adds the reset to its `step_env`
 
     def step_env(self, key, state, action, params):
         obs, inner, reward, done, info = self.env.step_env(key, state.env, action, params)

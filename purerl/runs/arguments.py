@@ -28,9 +28,12 @@ class Numbers(click.ParamType):
 
 
 class Count(click.ParamType):
-    """A positive whole number, such as 5e5."""
+    """A positive whole number, such as 5e5, that fits into an int32 unless it is a `total`, counted in Python."""
 
     name = "COUNT"
+
+    def __init__(self, total: bool = False):
+        self.total = total
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         try:
@@ -39,6 +42,8 @@ class Count(click.ParamType):
                 raise ValueError
         except (ValueError, OverflowError):
             self.fail(f"{value!r} is not a positive whole number", param, ctx)
+        if number >= 2**31 and not self.total:
+            self.fail(f"{value!r} is too large; it must be below 2147483648", param, ctx)
         return int(number)
 
 

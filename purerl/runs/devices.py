@@ -30,11 +30,17 @@ def set_up_jax(one_device: bool = False) -> None:
 
     one_device: set up a single device that uses all cores instead, for a single run of larger matrix products.
 
+    Numbers have 32 bits, whatever JAX_ENABLE_X64 says: the states of learners have fixed dtypes, and a run is to be
+    the same everywhere.
+
     The flags of `FLAGS` are added to XLA_FLAGS unless it names them. A program compiled for one kind of processor must
     not run on another that shares the disk, so each kind has its own cache.
     """
     if jax.__version__.startswith("0.10."):
         report.note(f"jax {jax.__version__} deadlocks on CPU in programs such as this one; install 0.9.2 or 0.11.2")
+    if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+        report.note("JAX_ENABLE_X64 is set and has no effect here: runs are in float32")
+        jax.config.update("jax_enable_x64", False)
     given, flags = os.environ.get("XLA_FLAGS", ""), FLAGS[1:] if one_device else FLAGS
     os.environ["XLA_FLAGS"] = " ".join([given, *(flag for flag in flags if flag.split("=")[0] not in given)]).strip()
     if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]

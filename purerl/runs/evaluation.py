@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
 from purerl import training
 from purerl.runs import loading, report
 from purerl.runs.progress import progress_bar
+
+AT_ONCE = 4096  # episodes; MinAtar's take 0.1 MB each
 
 
 def evaluation_key(seed: int) -> Any:
@@ -29,7 +30,8 @@ def evaluate(run: Path, episodes: int, seed: int, max_steps: int | None) -> None
 
     def play(hp, state, key, greedy):
         agent = loaded.agent(hp)
-        return training.evaluate(loaded.env, loaded.env_params, agent, state, key, episodes, max_steps, greedy)
+        where = loaded.env, loaded.env_params
+        return training.evaluate(*where, agent, state, key, episodes, max_steps, greedy, at_once=AT_ONCE)
 
     play = jax.jit(play, static_argnums=3)
     sound = [r for r in range(plan.num_runs) if r not in loaded.broken]
@@ -54,7 +56,7 @@ def evaluate(run: Path, episodes: int, seed: int, max_steps: int | None) -> None
             known = lengths[mode, here][~np.isnan(lengths[mode, here])]
             cells = report.scores(returns[mode, here]) if len(known) else ["every seed is broken", "", "", ""]
             out.add_row(*values, name, *cells, f"{known.mean():.1f}" if len(known) else "")
-    Console().print(out)
+    report.console().print(out)
     report.say("IQM and interval are over seeds, each represented by its mean")
     for r, iteration in loaded.broken.items():
         report.note(f"{plan.name_of(r)}: not finite from iteration {iteration} on; excluded")

@@ -66,7 +66,7 @@ def run_options(about: Declaration, own: Sequence[click.Option]) -> list[click.P
         click.Argument(["env"], metavar="ENV"),
         say(["--seeds"], type=Count(), default=8, help="number of seeds, each a run of its own, trained at once"),
         say(["--seed"], type=Seed(), default=0, help="of all random numbers"),
-        say(["--steps"], type=Count(), default="5e5", help="environment steps of each run"),
+        say(["--steps"], type=Count(total=True), default="5e5", help="environment steps of each run"),
         say(["--num-envs"], type=Count(), default=about.num_envs, help="environments of each run"),
         say(["--rollout-length"], type=Count(), default=about.rollout_length, help="steps between updates"),
         click.Option(["--network"], help="mlp, minatar-cnn, or FILE.py:name, a function that returns a torso  "
@@ -88,7 +88,8 @@ def run_options(about: Declaration, own: Sequence[click.Option]) -> list[click.P
             "deviation of the discounted return; reported returns are the environment's"),
         click.Option(["--observe"], type=Entries(), help="entries of a flat observation to keep, such as 0,2: "
                      "CartPole-v1 without velocities"),
-        click.Option(["--time-limit"], type=Count(), help="truncate episodes after so many steps"),
+        click.Option(["--time-limit"], type=Count(), help="truncate episodes after so many steps, also if the "
+                     "environment's own limit is lower"),
         click.Option(["--sticky-actions"], type=click.FloatRange(0, 1), help="probability that an action repeats"),
         click.Option(["--episodic/--no-episodic"], default=None, help="blocks of whole episodes, of at most "
                      "rollout_length steps  [default: as the agent needs]"),

@@ -19,6 +19,14 @@ from purerl.text import assembly
 NAMES = ("agent", "env", "network", "reward")  # options that may name a user's file
 
 
+def _longer(env_params: Any, limit: int) -> Any:
+    """Parameters whose own time limit, if they have one, does not end episodes before `limit`."""
+    own = getattr(env_params, "max_steps_in_episode", None)
+    if own is None or own >= limit:
+        return env_params
+    return dataclasses.replace(env_params, max_steps_in_episode=limit)
+
+
 def plan_of(config: dict[str, Any]) -> Plan:
     """Check every argument and assemble every part; nothing is compiled.
 
@@ -62,7 +70,8 @@ def plan_of(config: dict[str, Any]) -> Plan:
     if config["time_limit"] or config["sticky_actions"] is not None:
         from purerl.envs import StickyActions, TimeLimit
 
-        env = TimeLimit(env, config["time_limit"]) if config["time_limit"] else env
+        if config["time_limit"]:
+            env, env_params = TimeLimit(env, config["time_limit"]), _longer(env_params, config["time_limit"])
         env = StickyActions(env, config["sticky_actions"]) if config["sticky_actions"] is not None else env
     space = env.action_space(env_params)
     image = len(getattr(env.observation_space(env_params), "shape", ())) == 3

@@ -38,7 +38,8 @@ def parameters() -> tuple[list[click.Parameter], list[click.Option]]:
         say(["--heads"], type=Count(), default=4, help="of a new model; they divide --width"),
         say(["--width"], type=Count(), default=128, help="of a new model"),
         say(["--context"], type=Count(), default=128, help="tokens that the model sees at once"),
-        say(["--tokens", "steps"], type=Count(), default="2e6", help="tokens to train on, repetitions included"),
+        say(["--tokens", "steps"], type=Count(total=True), default="2e6", help="tokens to train on, "
+            "repetitions included"),
         say(["--batch"], type=Count(), default=16, help="sequences of each update"),
         say(["--validation"], type=click.FloatRange(0, 0.5, min_open=True), default=0.05,
             help="share of the data that is held out for the validation perplexity"),

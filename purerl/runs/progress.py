@@ -13,6 +13,11 @@ from rich.console import Console
 LINES = 10  # that a run prints if there is no terminal
 
 
+def console(stderr: bool = False) -> Console:
+    """A console that prints text as it is: brackets in a path are no markup, and words between colons no emoji."""
+    return Console(stderr=stderr, markup=False, emoji=False)
+
+
 def short(number: float) -> str:
     """A number in a few characters.
 
@@ -35,14 +40,14 @@ class Progress:
         self,
         num_updates: int,
         steps_per_update: int,
-        console: Console | None = None,
+        given: Console | None = None,
         first: int = 0,
         result: str = "return",
     ):
         self.result = result
         self.num_updates, self.steps_per_update, self.first = num_updates, steps_per_update, first
         self.compile_seconds = self.cache_seconds = 0.0  # the latter: time saved by the cache of compiled programs
-        self.console = console or Console(stderr=True)
+        self.console = given or console(stderr=True)
         self.begin = time.perf_counter()
         self.printed = first * LINES // num_updates
         self.bar = rich.progress.Progress(
@@ -103,7 +108,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Print one line above the bar."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def update(self, iteration: int, result: float) -> None:
         """Show the number of completed updates, and the return so far."""
@@ -125,5 +130,5 @@ def progress_bar() -> rich.progress.Progress:
         rich.progress.TextColumn("{task.description}"), rich.progress.BarColumn(bar_width=30),
         rich.progress.MofNCompleteColumn(), rich.progress.TimeRemainingColumn(compact=True),
     )  # fmt: skip
-    console = Console(stderr=True)
-    return rich.progress.Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+    own = console(stderr=True)
+    return rich.progress.Progress(*columns, console=own, disable=not own.is_terminal, transient=True)

@@ -118,7 +118,10 @@ def _channels(obs: np.ndarray, size: int = 400) -> np.ndarray:
 
 
 def _as_image(drawn: Any) -> np.ndarray:
-    """The image of an array, of a matplotlib figure or of `(figure, axis)`, uint8 `[height, width, 3]`."""
+    """The image of an array, of a matplotlib figure or of `(figure, axis)`, uint8 `[height, width, 3]`.
+
+    Arrays are of numbers in [0, 255], of floats in [0, 1], or of bools.
+    """
     figure = drawn[0] if isinstance(drawn, tuple) else drawn
     if hasattr(figure, "savefig"):
         import matplotlib.pyplot as plt
@@ -131,7 +134,13 @@ def _as_image(drawn: Any) -> np.ndarray:
     image = np.asarray(drawn)
     if image.ndim != 3 or image.shape[-1] != 3:
         raise ValueError(f"render returns an array of shape {image.shape}; it must be [height, width, 3]")
-    return image.astype(np.uint8)
+    least, most = float(image.min()), float(image.max())
+    if not 0 <= least <= most <= 255:
+        raise ValueError(
+            f"render returns an image from {least:g} to {most:g}; it must be in [0, 255], or of floats in [0, 1]"
+        )
+    unit = image.dtype.kind == "b" or (image.dtype.kind == "f" and most <= 1)
+    return np.round(image * 255.0 if unit else image).astype(np.uint8)
 
 
 def gif(

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from purerl import statistics
-from purerl.runs.progress import Progress
+from purerl.runs.progress import Progress, console
 
 MOST_POINTS = 250  # of a curve; more cannot be distinguished
 PICTURES = (".png", ".pdf", ".svg")
@@ -39,12 +38,12 @@ class Panel(NamedTuple):
 
 def note(text: str) -> None:
     """Print one line of information, on stderr."""
-    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+    console(stderr=True).print(text, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
     """Print one line of the result, on stdout."""
-    Console().print(text, highlight=False, soft_wrap=True)
+    console().print(text, highlight=False, soft_wrap=True)
 
 
 def unused(path: Path) -> Path:
@@ -98,7 +97,7 @@ def table(panel: Panel, metric: str = "episode return") -> None:
     for curve in panel.curves:
         cells = scores(curve.final, digits) if len(curve.final) else ["every seed is broken", "", "", ""]
         out.add_row(*([curve.label] if swept else []), *cells)
-    Console().print(out)
+    console().print(out)
     if metric == "episode return":
         say("return: mean of each seed's last 100 episodes or more")
 
@@ -125,7 +124,7 @@ def compared(differences: Sequence[tuple[str, Any, Any]]) -> None:
         out.add_column(name, overflow="fold")
     for name, before, now in differences:
         out.add_row(name, str(before), str(now))
-    Console().print(out)
+    console().print(out)
 
 
 def smoothed(episodes: np.ndarray, returns: np.ndarray) -> np.ndarray:
@@ -209,6 +208,7 @@ def picture(
     across = 2 if sweep else min(columns, len(panels))
     down = -(-len(panels) // across)
     width = (7, 11)[across - 1] if across < 3 else 5 * across
+    matplotlib.rcParams["text.parse_math"] = False  # a $ in the name of a file is no formula
     figure, axes = plt.subplots(down, across, figsize=(width, 4.2 * down), squeeze=False, layout="constrained")
     for axis, panel in zip(axes.flat, panels, strict=False):
         colors = _draw(axis, panel, ordered=sweep)

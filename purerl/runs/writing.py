@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from purerl.runs import files, report
@@ -211,7 +210,7 @@ def _show(rows: list[Row], prompts: list[str], references: Any, judge: Any, titl
             out.add_column(name, justify="right", no_wrap=True)
         for row, score in zip(rows, scores, strict=True):
             out.add_row(row.name, *[f"{score[name]:.{2 if name == 'perplexity' else 1}f}" for name in columns])
-        Console().print(out)
+        report.console().print(out)
     if not task:
         report.say("R: F of ROUGE; S-BLEU: Self-BLEU, high where texts are alike; dist: distinct n-grams; rep-3: "
                    "repeated trigrams; words: their number")  # fmt: skip

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purerl.arguments import check_step_env
 from purerl.core import Key, where_ended
+from purerl.distributions import clip_to_space, is_discrete
 from purerl.tabular.mdp import MDP, checked
 
 
@@ -86,14 +88,15 @@ def from_env(
     >>> from_env(env, env_params.replace(length=3), jax.random.key(0), ignore=("time",)).mdp.P.shape
     (9, 4, 1)
     """
+    check_step_env("from_env", env)
     space = env.action_space(env_params)
-    if not hasattr(space, "n"):
+    if not is_discrete(space):
         raise ValueError(f"from_env: the action space is {space!r}; it must be Discrete")
     num_actions, chunk = int(space.n), 64
     reset_key, step_key, play_key = jax.random.split(key, 3)
 
     def step(key, state, action):
-        obs, state, reward, terminated, _ = env.step_env(key, state, action, env_params)
+        obs, state, reward, terminated, _ = env.step_env(key, state, clip_to_space(space, action), env_params)
         return (obs, state), reward, jnp.asarray(terminated, bool)
 
     over_samples = jax.vmap(step, (0, None, None))

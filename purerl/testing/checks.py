@@ -198,8 +198,9 @@ def check_batch(make: Callable[[Any], Learner], hp: Any, keys: Any) -> None:
 
 
 def _legal_action(space: Any, key: Any, obs: Any) -> Any:
-    """A random action, legal if the observation of one environment has a mask."""
-    action, (_, mask) = space.sample(key), networks.split_mask(obs)
+    """A random action, as policies have them, legal if the observation of one environment has a mask."""
+    counted = lambda part, x: x - first if np.any(first := distributions.first_of(part)) else x
+    action, (_, mask) = distributions.map_space(counted, space, space.sample(key)), networks.split_mask(obs)
     if mask is None:
         return action
     named, structure = jax.tree_util.tree_flatten_with_path(distributions.tree_of(space))
@@ -244,12 +245,17 @@ def check_env(env: Any, env_params: Any, key: Any, num_steps: int = 50, num_envs
 
     keys = jax.random.split(reset_key, num_envs)
     begin = jax.eval_shape(reset, keys)
+    obs, state = begin
+    _check_dtypes(name, env, env_params, obs, state, keys[0])
     actions = jax.eval_shape(jax.vmap(action_space.sample), keys)
     jax.eval_shape(step, keys, keys, begin[1], actions)
     if hasattr(space, "shape") or hasattr(space, "spaces"):
         shapes = [x.shape[1:] for x in jax.tree.leaves(begin[0])]
         wanted = [tuple(part.shape) for part in jax.tree.leaves(distributions.tree_of(space))]
         assert shapes == wanted, f"{name}: observations have shapes {shapes}, the space has {wanted}"
+        for (path, x), part in zip(_leaves(begin[0]), jax.tree.leaves(distributions.tree_of(space)), strict=True):
+            declared = jax.dtypes.canonicalize_dtype(getattr(part, "dtype", x.dtype))
+            assert x.dtype == declared, f"{name}: observation {path} is {x.dtype}, the space has {declared}"
 
     play = jax.jit(play)
     (_, _, (steps, obs)), (_, _, (again, _)) = play(reset_key, play_key), play(reset_key, play_key)
@@ -268,6 +274,20 @@ def check_env(env: Any, env_params: Any, key: Any, num_steps: int = 50, num_envs
     for x, y in zip(jax.tree.leaves(steps.next_obs), jax.tree.leaves(obs), strict=True):
         x, y = np.asarray(x)[:-1][going_on], np.asarray(y)[1:][going_on]
         assert (x == y).all(), f"{name}: a step that did not end reports a successor that is not the next observation"
+
+
+def _check_dtypes(name: str, env: Any, env_params: Any, obs: Any, state: Any, key: Any) -> None:
+    """Rewards are float32 and ends bool as the environment has them, before the learner converts them."""
+    step = env.step if training.resets_itself(env) else env.step_env
+    space = env.action_space(env_params)
+
+    def first(key, obs, state):
+        return step(key, state, distributions.clip_to_space(space, _legal_action(space, key, obs)), env_params)
+
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (obs, state))
+    _, _, reward, terminated, *_ = jax.eval_shape(first, key, *one)
+    assert reward.dtype == jnp.float32, f"{name}: the reward of a step is {reward.dtype}; it must be float32"
+    assert terminated.dtype == bool, f"{name}: terminated of a step is {terminated.dtype}; it must be bool"
 
 
 def check_reward(reward: Reward, transitions: Transition, key: Any) -> None:

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
+from purerl.arguments import check_counts, check_present
 from purerl.core import Agent, Array, Key
 from purerl.training.environments import vectorized
 from purerl.training.rollouts import ActorState, start
@@ -29,6 +31,7 @@ def evaluate(
     num_episodes: int = 128,
     max_steps: int | None = None,
     greedy: bool = False,
+    at_once: int | None = None,
 ) -> Evaluation:
     """Evaluate an agent for one episode in each of `num_episodes` environments; a pure function.
 
@@ -36,14 +39,28 @@ def evaluate(
       agent_state: `state.agent` of a learner's state.
       max_steps: the maximum length of an episode; None: `env_params.max_steps_in_episode`.
       greedy: select the greedy action instead of sampling.
+      at_once: the number of episodes played together, which bounds the memory; more are played group after group.
+        None: all of them.
     Raises:
-      ValueError: if there is no maximum length, or a count is not positive.
+      ValueError: if there is no maximum length, or a count is not positive or too large for an int32.
     """
     max_steps = getattr(env_params, "max_steps_in_episode", None) if max_steps is None else max_steps
+    if not isinstance(max_steps, int | None) and jnp.ndim(max_steps):  # each environment has its own
+        max_steps = jnp.max(max_steps)
     if max_steps is None:
         raise ValueError("max_steps is None, and env_params has no max_steps_in_episode to take: give a cap")
-    if num_episodes < 1:
-        raise ValueError(f"num_episodes is {num_episodes}; it must be positive")
+    for name, count in (("num_episodes", num_episodes), ("max_steps", max_steps)):
+        known = not isinstance(count, Tracer)
+        if known and not 1 <= int(count) < 2**31:
+            raise ValueError(f"{name} is {count}; it must be positive and below 2147483648")
+    check_present("evaluate", agent_state=agent_state)
+    if at_once is not None and at_once < num_episodes:
+        check_counts("evaluate", at_once=at_once)
+        groups = -(-num_episodes // at_once)
+        same = (env, env_params, agent, agent_state)
+        play = lambda key: evaluate(*same, key, -(-num_episodes // groups), max_steps, greedy)
+        out = jax.lax.map(play, jax.random.split(key, groups))
+        return jax.tree.map(lambda x: x.reshape(-1)[:num_episodes], out)
     environment = vectorized(env, env_params)
     reset_key, step_key = jax.random.split(key)
 

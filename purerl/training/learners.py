@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from purerl import losses
+from purerl.arguments import check_counts
 from purerl.core import Agent, Array, Key, Learner, Reward, Transition
-from purerl.training.environments import canonical, group_keys, resets_itself, vectorized, with_reset_pool
+from purerl.training.environments import canonical, count_own, group_keys, resets_itself, vectorized, with_reset_pool
 from purerl.training.rollouts import ActorState, first_episodes, rollout, start
 
 
@@ -83,7 +84,9 @@ def learner(
     """A learner of an agent in N copies of an environment: one `step` is one block of transitions and one `update`.
 
     Args:
-      env, env_params: a gymnax 1.x environment, such as `purerl.make(id)` gives.
+      env, env_params: a gymnax 1.x environment, such as `purerl.make(id)` gives. A leaf of `env_params` that has one
+        axis more than in `env.default_params`, `[num_envs, ...]`, has a value for each environment (domain
+        randomisation): `env_params.replace(length=jax.random.uniform(key, (num_envs,), minval=0.3, maxval=0.7))`.
       num_envs, rollout_length: a block is `[rollout_length, num_envs]` steps.
       reward: the training reward, which replaces the environment's reward in updates. Reported returns remain those
         of the environment; the mean training reward of a step is the metric `reward`, in which environments whose
@@ -108,9 +111,7 @@ def learner(
     group_size = agent.group_size if group_size is None else group_size
     counts = {"num_envs": num_envs, "rollout_length": rollout_length, "group_size": group_size}
     counts |= {} if reset_pool is None else {"reset_pool": reset_pool}
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"{name} is {count!r}; it must be a positive int")
+    check_counts("learner", **counts)
     if num_envs % group_size:
         raise ValueError(f"group_size is {group_size}; it must divide num_envs, which is {num_envs}")
     if agent.group_size not in (1, group_size):
@@ -120,6 +121,11 @@ def learner(
     if reset_pool is not None and resets_itself(env):
         raise ValueError(f"reset_pool is {reset_pool}; {type(env).__name__} resets itself: leave it out")
     episodic = agent.episodic if episodic is None else episodic
+    own = count_own(env, env_params)
+    if own is not None and own != num_envs:
+        raise ValueError(f"env_params has values for {own} environments; num_envs is {num_envs}")
+    if own is not None and reset_pool is not None:
+        raise ValueError(f"reset_pool is {reset_pool}; states of a pool do not have each environment's own env_params")
     environment = vectorized(env, env_params)
 
     def block(key, agent_state, position):

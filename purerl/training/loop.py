@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purerl.arguments import check_present
 from purerl.core import Array, Key, Learner
 from purerl.training.learners import summarize
 
@@ -69,6 +70,7 @@ class Program(NamedTuple):
 def compile_run(make: Callable[[Any], Learner], hp: Any, key: Key | None = None, state: Any = None) -> Program:
     """Compile the program of `run` and compute its initial state, such as to time compilation separately."""
     hp = as_arrays(hp)
+    check_present("compile_run", state=state)
     state = _init(make, hp, key) if state is None else state
     compiled = _advance.lower(make, hp, state, jnp.int32(1)).compile()
     return Program(state, lambda make, hp, state, num_updates: compiled(hp, state, num_updates))
@@ -99,7 +101,8 @@ def run(
       `(iteration, state, metrics)`: the total number of updates, a state that is valid until the next iteration (copy
       it to store it), and the chunk's metrics (see `summarize`).
     Raises:
-      ValueError: for counts that are not positive, or both or neither of key and state.
+      ValueError: for counts that are not positive, or both or neither of key and state; from the iterator, for a
+        state that was donated to an earlier run, such as one that was interrupted.
     """
     if num_updates < 1 or every < 1:
         raise ValueError(f"num_updates and every must be positive, got {num_updates} and {every}")
@@ -114,6 +117,7 @@ def _run(make, hp, key, num_updates, every, state, program):
         state, step = program
     elif state is None:
         state = _init(make, hp, key)
+    check_present("run", state=state)
     first = int(np.max(np.asarray(state.iteration)))
     for begin in range(0, num_updates, every):
         size = min(every, num_updates - begin)

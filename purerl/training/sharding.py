@@ -63,9 +63,12 @@ def shard_environments(state: LearnerState, devices: Sequence[Any]) -> LearnerSt
     up to rounding.
 
     Raises:
-      ValueError: if the number of devices does not divide the number of environments.
+      ValueError: if the number of devices does not divide the number of environments, or the state has none, because
+        every block starts with a reset.
     """
     mesh = Mesh(np.array(devices), ("envs",))
+    if not jax.tree.leaves(state.position):
+        raise ValueError("state has no environments to shard: this learner is episodic, each block starts with a reset")
     num_envs = jax.tree.leaves(state.position)[0].shape[0]
     if num_envs % len(devices):
         raise ValueError(f"{len(devices)} devices; their number must divide num_envs, which is {num_envs}")

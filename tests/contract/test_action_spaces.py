@@ -63,10 +63,14 @@ def test_a_mask_passes_through_a_memory(key):
     policy = distributions.for_space(GRID[0].action_space())
     agent = purerl.ppo(networks.actor_critic(policy, linear, memory=networks.gru(8)), policy)
     network = networks.q_network(4, linear, memory=networks.gru(8), outputs=3)
-    obs = jax.vmap(GRID[0].see)(jnp.array([0, 4]))
-    state = agent.init(key, obs)
-    _, _, log_prob = agent.act(key, state, agent.memory(2), obs)
-    assert np.isfinite(log_prob).all()
+    cells = jnp.tile(jnp.array([0, 4]), 200)
+    obs, legal = jax.vmap(GRID[0].see)(cells), masked_grid.LEGAL[cells]
+    state = agent.init(key, jax.tree.map(lambda x: x[:2], obs))
+    action, _, log_prob = agent.act(key, state, agent.memory(400), obs)
+    assert np.isfinite(log_prob).all() and legal[np.arange(400), action].all()
+    for cell in range(2):  # every legal one is played, and none is certain
+        assert set(np.flatnonzero(legal[cell])) == set(action[cell::2].tolist())
+    obs = jax.tree.map(lambda x: x[:2], obs)
     q, _ = network.step(network.init(key, obs), network.memory(2), obs)
     np.testing.assert_array_equal(np.isfinite(q[..., 1]), masked_grid.LEGAL[[0, 4]])
     np.testing.assert_array_equal(np.isfinite(q[..., 0]), True)

@@ -1,6 +1,7 @@
 """SAC, TD3 and DDPG: contracts, targets against NumPy, units of noise and entropy, optima that are known."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from gymnax.environments import spaces
 
 import purerl
 from purerl import distributions, exploration, networks, replay, training
-from purerl.agents.parts import replay_updates
+from purerl.agents.parts import actor_critic, replay_updates
 from purerl.agents.parts.declarations import declaration_of
 
 linear = partial(networks.MLP, ())
@@ -84,6 +85,64 @@ def test_a_temperature_rises_where_the_entropy_is_below_its_target(key):
     *_, after, _, _ = one_step(purerl.sac, hp, HYBRID, key)
     choice, numbers = after.params["temperature"]
     assert choice < 0 < numbers
+
+
+def test_the_entropy_aimed_at_counts_legal_choices_and_is_in_the_actions_units(key):
+    """Two of four choices are legal, and alike; the number is in ±4: without that the targets are on the other side."""
+    space = spaces.Dict({"kind": spaces.Discrete(4), "x": spaces.Box(-4.0, 4.0, (1,))})
+    policy = distributions.hybrid(space)
+    outputs = jnp.array([0.0, 0.0, -jnp.inf, -jnp.inf, 0.0, -0.7])
+    actor = SimpleNamespace(
+        init=lambda key, obs: outputs, apply=lambda params, obs: jnp.broadcast_to(params, (len(obs), 6))
+    )
+    hp = purerl.SAC(
+        learning_starts=0, batch_size=64, capacity=64, train_every=64, choice_entropy=0.75, target_entropy=1.0
+    )
+    agent = purerl.sac(actor, Affine(4), policy, hp)
+    obs, zeros, no = jnp.zeros((16, 4, 2)), jnp.zeros((16, 4)), jnp.zeros((16, 4), bool)
+    action = policy.join(zeros.astype(jnp.int32), zeros[..., None])
+    block = purerl.Rollout(purerl.Transition(obs, action, zeros, obs, no, no, ~no), ())
+    after, metrics = jax.jit(lambda key: agent.update(key, agent.init(key, obs[0]), block))(key)
+    assert 0.75 * np.log(2) < np.log(2) < 0.75 * np.log(4)
+    assert 1.0 < metrics["entropy"] - np.log(2) < 1.0 + np.log(4)
+    choice, numbers = after.params["temperature"]
+    assert choice < 0 < numbers
+
+
+def test_critics_learn_from_a_step_as_often_as_its_weight_says():
+    policy = distributions.hybrid(spaces.Box(-1.0, 1.0, (1,)))
+    q, rng = actor_critic.ensemble(Affine(1), policy), np.random.default_rng(0)
+    obs, x, target, critics = (jnp.asarray(rng.normal(size=size)) for size in ((3, 2), (3, 1), 3, (2, 4, 1)))
+
+    @jax.jit
+    def slope(rows, weight):
+        s = actor_critic.Batch(obs[rows], jnp.zeros(3, int), x[rows], None, None, None, None, weight)
+        return jax.grad(actor_critic.critic_loss(q, s, target[rows]), has_aux=True)(critics)[0]
+
+    rows = jnp.arange(3)
+    np.testing.assert_allclose(slope(rows, 2.0 - rows), slope(jnp.array([0, 0, 1]), jnp.ones(3)), rtol=1e-5)
+
+
+def test_td3_climbs_the_first_critic(key):
+    """The second one is lower everywhere."""
+    hp = purerl.TD3(learning_starts=0, batch_size=8, capacity=64, train_every=64, policy_delay=1)
+    policy = distributions.hybrid(spaces.Box(-1.0, 1.0, (2,)), distributions.deterministic)
+    agent = purerl.td3(Affine(3), Affine(1), policy, hp)
+    obs, zeros, no = jnp.ones((16, 4, 3)), jnp.zeros((16, 4)), jnp.zeros((16, 4), bool)
+    block = purerl.Rollout(purerl.Transition(obs, jnp.zeros((16, 4, 2)), zeros, obs, no, no, ~no), ())
+
+    @jax.jit
+    def learn(key):
+        state = agent.init(key, obs[0])
+        first, second = state.params["critic"]
+        state = state._replace(params={**state.params, "critic": (first, second - 5.0)})
+        after, metrics = agent.update(key, state, block)
+        x = jnp.tanh(Affine(3).apply(state.params["actor"], obs[0])[:, 1:])
+        return metrics["policy_loss"], [Affine(1).apply(w, (obs[0], x)).mean() for w in after.params["critic"]]
+
+    loss, (first, second) = learn(key)
+    assert second < first - 5
+    np.testing.assert_allclose(loss, -first, rtol=1e-4)
 
 
 def test_td3_targets_are_those_of_the_equation(key):

@@ -181,7 +181,7 @@ def test_a_batch_of_seeds_equals_its_members(name, key):
     checks.check_batch(zoo.make(name), zoo.row(name).hp, jax.random.split(key, 2))
 
 
-@ONE_OF_A_FAMILY
+@pytest.mark.parametrize("name", ("a2c", "dqn", "ddpg"))  # slow: every operation is a program
 def test_an_update_without_jit_is_the_same_up_to_rounding(name, key):
     make, hp = zoo.make(name), training.loop.as_arrays(zoo.row(name).hp)
     state = training.loop._init(make, hp, key)

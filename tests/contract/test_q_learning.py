@@ -11,7 +11,7 @@ import zoo
 
 import purerl
 from purerl import bellman, exploration, networks, replay
-from purerl.agents.parts import q_learning
+from purerl.agents.parts import q_learning, replay_updates
 from purerl.envs import Observe
 from purerl.testing import probes
 
@@ -22,26 +22,33 @@ FEW = dict(learning_starts=0, train_every=8, batch_size=16, capacity=200, target
 # --- targets (pitfall C-22) -------------------------------------------------------------------------------------------
 
 
-def loss_of(name):
-    """(online, target) -> the loss of one batch, by catching what the agent hands to `q_learning.agent`."""
-    row, caught, assemble = zoo.row(name), [], q_learning.agent
+def loss_of(build):
+    """The network and the loss that an agent hands to `q_learning.agent`, and a batch for them."""
+    caught, assemble = [], q_learning.agent
     with pytest.MonkeyPatch.context() as patch:
         spy = lambda *args, **kwargs: caught.append(args) or assemble(*args, **kwargs)
         patch.setattr(q_learning, "agent", spy)
-        row.agent(row.hp)
-    network, loss = caught[0][0], caught[0][3]
+        build()
     obs = jax.random.normal(jax.random.key(1), (1, 6, 4))
     ones = jnp.ones((1, 6))
     batch = q_learning.Batch(
         obs, jnp.array([[0, 1, 0, 1, 1, 0]]), ones, 0.9 * ones, ones < 0, obs + 1, ones > 0, None, (), None
     )
+    return caught[0][0], caught[0][3], batch
+
+
+def loss_of_row(name):
+    """(online, target) -> the loss of one batch, and a function of seeds to parameters."""
+    row = zoo.row(name)
+    network, loss, batch = loss_of(lambda: row.agent(row.hp))
+    obs = batch.obs
     make = jax.jit(lambda seed: jax.tree.map(lambda x: x + 0.1, network.init(jax.random.key(seed), obs[0])))
     return (lambda online, target: loss(online, target, jax.random.key(2), batch).loss.mean()), make
 
 
 @pytest.mark.parametrize("name", ["dqn", "c51", "qrdqn", "iqn"])
 def test_targets_enter_the_loss_and_nothing_but_the_online_network_learns(name):
-    loss, make = loss_of(name)
+    loss, make = loss_of_row(name)
     online, target, other = map(make, range(3))
     value_and_slopes = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
     value, gradient = value_and_slopes(online, target)
@@ -52,7 +59,7 @@ def test_targets_enter_the_loss_and_nothing_but_the_online_network_learns(name):
 
 def test_the_loss_is_half_the_squared_error_by_hand():
     """Of double Q-learning: the online network chooses, the target network gives the value."""
-    loss, make = loss_of("dqn")
+    loss, make = loss_of_row("dqn")
     online, target = make(0), make(1)
     network = networks.q_network(2, zoo.SMALL)
     obs = jax.random.normal(jax.random.key(1), (6, 4))
@@ -60,6 +67,18 @@ def test_the_loss_is_half_the_squared_error_by_hand():
     y = 1 + 0.9 * network.apply(target, obs + 1)[jnp.arange(6), chosen]
     q = network.apply(online, obs)[jnp.arange(6), jnp.array([0, 1, 0, 1, 1, 0])]
     np.testing.assert_allclose(loss(online, target), 0.5 * ((y - q) ** 2).mean(), rtol=1e-6)
+
+
+def test_a_backup_is_given_both_networks_of_the_successor_and_the_target_network_of_the_state():
+    seen, network = [], networks.q_network(2, ONE)
+    backup = lambda reward, gamma, terminated, next: seen.append(next) or reward
+    _, loss, batch = loss_of(lambda: purerl.dqn(network, purerl.DQN(), backup))
+    obs = batch.obs[0]
+    online, target = (network.init(jax.random.key(seed), obs) for seed in range(2))
+    loss(online, target, jax.random.key(2), batch)
+    q = lambda params, obs: network.apply(params, obs)[None]
+    wanted = bellman.Next(q(target, obs + 1), q(online, obs + 1), q_now=q(target, obs), action_now=batch.action)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), seen[0], wanted)
 
 
 def test_pqn_learns_from_lambda_returns(key):
@@ -135,6 +154,44 @@ def test_warm_up_several_gradient_steps_and_polyak():
         got = float(jax.tree.leaves(state.target_params)[0].ravel()[0]) - begin
         np.testing.assert_allclose(got, target, atol=1e-5)
         np.testing.assert_allclose(state.explore, max(0.05, 1 - 0.95 * update * 6 / 40), atol=1e-6)
+
+
+def test_schedules_go_on_beyond_two_to_the_31_steps(key):
+    """After 3.2e9 of 8e9 steps, which are 10⁸ blocks of 32."""
+    hp = purerl.DQN(**FEW, priority=0.5, importance=0.4, importance_steps=8e9, explore_steps=8e9)
+    agent = purerl.dqn(networks.q_network(2, ONE), hp)
+    zeros, no = jnp.zeros((16, 2)), jnp.zeros((16, 2), bool)
+    obs = jnp.zeros((16, 2, 1))
+    block = purerl.Rollout(purerl.Transition(obs, zeros.astype(int), zeros, obs, no, no, ~no), ())
+
+    @jax.jit
+    def later(key):
+        state = agent.init(key, obs[0])._replace(updates=jnp.int32(10**8))
+        due = replay_updates.begin(key, hp, state, block, 1)[1]
+        return due.importance, agent.update(key, state, block)[0].explore
+
+    importance, explore = later(key)
+    np.testing.assert_allclose(importance, 0.4 + 0.6 * 0.4, rtol=1e-4)
+    np.testing.assert_allclose(explore, 1 - 0.95 * 0.4, rtol=1e-4)
+
+
+def test_a_gradient_step_that_waits_leaves_priorities_as_they_are(key):
+    hp = purerl.DQN(priority=0.5)
+    no = jnp.zeros((5, 2), bool)
+    block = purerl.Transition(no, no, 1.0 * no, no, no, no, ~no)
+    index = replay.Index(jnp.array([1, 3]), jnp.array([0, 1]), jnp.ones(2))
+
+    @jax.jit
+    def leaves(wanted, error):
+        kept = replay.add(replay.init(jax.tree.map(lambda x: x[0], block), 10, prioritized=True), block)
+        step = replay_updates.GradientStep(key, jnp.int32(0), jnp.int32(0), True, wanted)
+        after = replay_updates.prioritized(step, kept, hp, index, error)
+        return kept.priorities.tree[0], after.tree[0]
+
+    before, after = leaves(False, jnp.array([4.0, 0.0]))
+    np.testing.assert_array_equal(after, before)
+    before, after = leaves(True, jnp.array([4.0, 0.0]))
+    np.testing.assert_allclose(sorted(after[after != before]), [1e-3, 2.0], rtol=1e-4)  # (|error| + 1e-6)^0.5
 
 
 def test_what_is_due_never_hangs_on_a_batched_branch_with_the_replay(cartpole):
@@ -294,5 +351,5 @@ def test_bad_input(cartpole, key):
     )
     assert jax.vmap(swept)(jnp.array([1.0, 2.0])).tolist() == [1.0, 2.0]  # one end alone may be swept
     agent = purerl.c51(networks.q_network(2, ONE, outputs=21), purerl.C51(num_atoms=7))
-    with pytest.raises(ValueError, match=r"must end with \(A, 7\)|shapes|broadcast"):
+    with pytest.raises(ValueError, match=r"shapes=\[\(2, 2, 21\), \(7,\)\]"):
         jax.eval_shape(lambda key: purerl.train(purerl.learner(*cartpole, agent, 2, 5), key, 1), key)

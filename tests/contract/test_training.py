@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 from linear import Linear
 
 import purerl
@@ -289,12 +290,22 @@ def test_environments_of_one_agent_over_devices(cartpole, key):
     assert_close(one.agent.params, two.agent.params, "one device against two", tolerance=1e-5)
     with pytest.raises(ValueError, match="must divide num_envs"):
         training.shard_environments(tiny(*cartpole, num_envs=3)(hp).init(key), jax.devices())
+    with pytest.raises(ValueError, match="state has no environments to shard: this learner is episodic"):
+        training.shard_environments(start._replace(position=()), jax.devices())
 
 
 def test_run_donates_its_state(make, key):
     states = [state for _, state, _ in purerl.run(make, purerl.A2C(), key, 3)]
     leaf = lambda state: jax.tree.leaves(state.agent.params)[0]
     assert leaf(states[0]).is_deleted() and leaf(states[1]).is_deleted() and not leaf(states[2]).is_deleted()
+    # what an interrupted cell leaves behind
+    for again in (
+        lambda: next(purerl.run(make, purerl.A2C(), None, 1, state=states[0])),
+        lambda: training.compile_run(make, purerl.A2C(), state=states[0]),
+        lambda: purerl.evaluate(None, (), recorder(), states[0].agent, key, max_steps=1),
+    ):
+        with pytest.raises(ValueError, match=r"state was donated: .* jax.tree.map\(jnp.copy, state\)"):
+            again()
 
 
 def test_the_compiled_run_writes_into_its_donated_state(make, key):
@@ -342,6 +353,69 @@ def test_evaluation_plays_each_episode_once(key):
     out = jax.jit(lambda: purerl.evaluate(env, env.default_params, recorder(), (), key, num_episodes=2000))()
     np.testing.assert_array_equal(out.returns, out.lengths)
     assert out.finished.all() and abs(out.returns.mean() - 2.0) < 0.15  # a geometric length of mean 2
+
+
+def test_evaluation_in_groups_bounds_memory(key):
+    """Groups are independent, of equal size, and the surplus of the last one does not count."""
+    env, _ = probes.random_length(0.5)
+    play = jax.jit(
+        lambda at_once: purerl.evaluate(env, env.default_params, recorder(), (), key, 1001, at_once=at_once),
+        static_argnums=0,
+    )
+    out = play(100)
+    assert out.returns.shape == (1001,) and out.finished.all() and abs(out.returns.mean() - 2.0) < 0.2
+    assert len({tuple(row) for row in np.asarray(out.lengths[:910]).reshape(10, 91).tolist()}) == 10
+    assert_same_bits(play(None), play(1001), "one group of all")
+    size = lambda n: play.lower(n).compile().memory_analysis().temp_size_in_bytes
+    assert size(100) < size(None)
+
+
+class Paying(gymnax.environments.environment.Environment):
+    """Every step pays `pays`; an episode ends at its time limit."""
+
+    name, num_actions = "paying", 2
+
+    @struct.dataclass
+    class Params:
+        pays: float = 1.0
+        table: tuple = (1.0, 2.0)
+        max_steps_in_episode: int = 3
+
+    default_params = Params()
+
+    def reset_env(self, key, params):
+        return jnp.zeros(1) + params.pays, jnp.zeros((), jnp.int32)
+
+    def step_env(self, key, state, action, params):
+        return jnp.zeros(1) + params.pays, state + 1, jnp.float32(params.pays), jnp.zeros((), bool), {}
+
+    def is_truncated(self, state, params):
+        return state >= params.max_steps_in_episode
+
+    def action_space(self, params=None):
+        return gymnax.environments.spaces.Discrete(2)
+
+    def observation_space(self, params):
+        return gymnax.environments.spaces.Box(0.0, 9.0, (1,))
+
+
+def test_each_environment_has_its_own_parameters(key):
+    """Leaves with one axis more than the default's are of the environments; all others are shared."""
+    env, pays, limits = Paying(), jnp.array([1.0, 2.0, 3.0]), jnp.array([1, 2, 9])
+    own = env.default_params.replace(pays=pays, max_steps_in_episode=limits)
+    learner = purerl.learner(env, own, recorder(), 3, 4)
+    tr = jax.jit(lambda key: learner.step(learner.init(key)))(key)[0].agent
+    np.testing.assert_array_equal(tr.reward, [[1, 2, 3]] * 4)
+    np.testing.assert_array_equal(tr.obs[..., 0], [[1, 2, 3]] * 4)
+    np.testing.assert_array_equal(tr.truncated.T, [[1, 1, 1, 1], [0, 1, 0, 1], [0] * 4])
+    out = purerl.evaluate(env, own, recorder(), (), key, num_episodes=6)
+    np.testing.assert_array_equal(out.returns, [1, 4, 27] * 2)
+    with pytest.raises(ValueError, match="env_params has values for 3 environments; num_envs is 4"):
+        purerl.learner(env, own, recorder(), 4, 4)
+    with pytest.raises(ValueError, match=r"equal lengths, got .*'.pays': 3"):
+        purerl.learner(env, own.replace(max_steps_in_episode=limits[:2]), recorder(), 3, 4)
+    with pytest.raises(ValueError, match="reset_pool is 5; states of a pool"):
+        purerl.learner(env, own, recorder(), 3, 4, reset_pool=5)
 
 
 def test_evaluation_is_capped_and_greedy_is_deterministic(cartpole, key):

@@ -3,7 +3,9 @@
 import functools
 import importlib
 import importlib.util
+import io
 import os
+import sys
 from pathlib import Path
 
 import jax
@@ -13,7 +15,7 @@ from click.testing import CliRunner
 from commands import ANSWERS, OWN, command, copy_of_own, train
 
 import purerl
-from purerl import bellman, build, exploration, losses
+from purerl import bellman, build, envs, exploration, losses
 from purerl.agents.parts import sequences
 from purerl.agents.parts.declarations import Choice, declaration_of
 from purerl.cli import main as cli
@@ -55,6 +57,8 @@ BAD = [
         ["CartPole-v1", "--steps", "511"],
         "--steps is 511; one iteration is num_envs x rollout_length = 4 x 128 = 512",
     ),
+    (["CartPole-v1", "--time-limit", "1e10"], "'1e10' is too large; it must be below 2147483648"),
+    (["CartPole-v1", "--rollout-length", "2147483648"], "'2147483648' is too large"),
     (["CartPole-v1", "--steps", "1e400"], "'1e400' is not a positive whole number"),
     (["CartPole-v1", "--policy", "cauchy"], "'cauchy' is not one of 'normal', 'tanh-normal', 'beta'"),
     (["jumanj/Snake-v1"], "there is no package 'jumanj' of environments; allowed are brax, jumanji"),
@@ -107,7 +111,10 @@ BAD_VALUES = [
         ["dqn", "CartPole-v1", "--backup", "mean"],
         "'mean' is not one of 'max', 'double', 'munchausen', 'soft', 'rescaled'",
     ),
-    (["dqn", "CartPole-v1", "--capacity", "1000000000000"], "replay: capacity is 1000000000000, which needs"),
+    (
+        ["dqn", "CartPole-v1", "--capacity", "1000000000000"],
+        "replay: capacity is 1000000000000; it must be below 2147483648",
+    ),
     (
         ["dqn", "CartPole-v1", "--burn-in", "4"],
         "sequence_length or burn_in is given; they are for a network with memory",
@@ -207,6 +214,40 @@ def test_a_process_is_set_up_as_nobody_else_has_said(tmp_path, monkeypatch):
     assert jax.config.jax_compilation_cache_dir == before[names[0]]  # a cache that is there is kept
 
 
+def test_a_time_limit_may_exceed_the_environments_own(tmp_path, monkeypatch):
+    planned = []
+    monkeypatch.setattr(execute, "execute", lambda plan, *_: planned.append(plan))
+    for limit in (1000, 20):
+        assert train(tmp_path / f"{limit}", "--time-limit", limit, agent=f"{OWN}:untrained") == 0
+    assert [plan.env_params.max_steps_in_episode for plan in planned] == [1000, 500]
+    for plan, limit in zip(planned, (1000, 20), strict=True):
+        _, state = plan.env.reset_env(jax.random.key(0), plan.env_params)
+        at = lambda t, state=state: state._replace(env=state.env.replace(time=t), time=t)
+        ends = [bool(plan.env.is_truncated(at(t), plan.env_params)) for t in (limit - 1, limit)]
+        assert ends == [False, True]
+
+
+def test_the_command_line_trains_in_32_bits(monkeypatch, capsys):
+    """Dtypes of states are fixed, whatever the default of jax is."""
+    monkeypatch.setattr(devices, "FLAGS", ())
+    jax.config.update("jax_enable_x64", True)
+    try:
+        devices.set_up_jax()
+        assert not jax.config.read("jax_enable_x64")
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    assert "JAX_ENABLE_X64 is set and has no effect here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_help_on_a_console_without_greek_letters(encoding, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    assert command("train", "ppo", "--help") == 0
+    sys.stdout.flush()
+    assert b"--gamma" in written.getvalue()
+
+
 def test_the_cache_of_compiled_programs_can_be_left_out(tmp_path, monkeypatch):
     used = []
     monkeypatch.setattr(execute, "execute", lambda *_: used.append(jax.config.jax_enable_compilation_cache))
@@ -267,6 +308,31 @@ def test_every_field_of_a_config_is_a_documented_option(agent):
     page = CliRunner().invoke(cli.purerl_command, ["train", agent, "--help"], terminal_width=200).output
     for field in dataclasses.fields(config):
         assert f"--{field.name.replace('_', '-')}" in page and field.metadata["doc"].split(";")[0][:30] in page
+
+
+def planned(monkeypatch, *arguments):
+    """The plan that a command would train."""
+    plans = []
+    monkeypatch.setattr(execute, "train", lambda plan, *_, **__: plans.append(plan))
+    assert command("train", *arguments) == 0
+    return plans[0]
+
+
+def test_limits_and_sticky_actions_are_those_that_are_asked_for(monkeypatch):
+    env = planned(monkeypatch, "ppo", "CartPole-v1", "--sticky-actions", 0.5, "--time-limit", 7).env
+    assert isinstance(env, envs.StickyActions) and env.probability == 0.5
+    assert isinstance(env.env, envs.TimeLimit) and env.env.max_steps == 7
+
+
+def test_hyperparameters_are_those_that_are_given(monkeypatch):
+    plan = planned(monkeypatch, "dqn", "CartPole-v1", "--learning-rate", "0.5,0.25", "--gamma", 0.75, "--n-step", 3)
+    assert [float(hp.learning_rate) for hp in plan.grid] == [0.5, 0.25]
+    assert [(float(hp.gamma), hp.n_step) for hp in plan.grid] == 2 * [(0.75, 3)]
+
+
+@pytest.mark.parametrize("agent, name, steps", [("ppo", "anneal_steps", 1e6), ("dqn", "explore_steps", 5e5)])
+def test_horizons_are_a_share_of_the_run(agent, name, steps, monkeypatch):
+    assert getattr(planned(monkeypatch, agent, "CartPole-v1", "--steps", 1e6).hp(), name) == steps
 
 
 def test_checkpoints_are_half_a_minute_apart():

@@ -131,6 +131,24 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path):
     assert checkpoint.newest(tmp_path / "none", {}) is None
 
 
+def test_the_check_sum_covers_the_notes(tmp_path):
+    path = tmp_path / "1.safetensors"
+    checkpoint.save(path, {"x": np.zeros(2, np.float32)}, {"broken": '{"1": 4}'})
+    whole = path.read_bytes()
+    assert whole.count(b"4}") == 1
+    path.write_bytes(whole.replace(b"4}", b"5}"))
+    with pytest.raises(checkpoint.Damaged, match="its check sum is not that of its contents"):
+        checkpoint.read(path)
+
+
+def test_a_file_is_on_disk_before_its_name_and_the_name_afterwards(tmp_path, monkeypatch):
+    part, path, waited = tmp_path / "a.part", tmp_path / "a", []
+    part.write_text("x")
+    monkeypatch.setattr(checkpoint, "sync", lambda of: waited.append((of, path.exists())))
+    checkpoint.move_into_place(part, path)
+    assert waited == [(part, False), (tmp_path, True)] and path.read_text() == "x"
+
+
 @pytest.mark.parametrize(
     "like, said",
     [

@@ -1,6 +1,8 @@
 """Seeds that break, and seeds that have reached their return: both are left out, and change no other."""
 
 import re
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import numpy as np
 from commands import StopAfter, command, shas, train_own
 
 import purerl
-from purerl.runs import execute, files, plans, record
+from purerl.runs import execute, files, plans, record, stream
 
 
 def test_a_broken_run_is_reported_and_left_out_and_changes_no_other(tmp_path, monkeypatch, capsys):
@@ -75,6 +77,24 @@ def test_runs_that_reached_their_return_end_and_change_no_other(tmp_path, monkey
     assert state.iteration.tolist() == [*(ended[run] for run in range(4)), 20, 20]  # as they were when they ended
     assert train_own(soon, "--rate", "0.5,0.4,0.3", "--stop-when", 0.5, seeds=2) == 0
     assert files.read_metrics(soon / "metrics.csv", 6).iterations[-1] == max(purerl.runs.load(soon).ended.values()) < 20
+
+
+class State(NamedTuple):
+    nonfinite: np.ndarray
+
+
+def test_a_return_counts_after_a_hundred_episodes():
+    job = SimpleNamespace(num_runs=3, config={"stop_when": 0.5}, watch=None, name_of="seed {}".format)
+    rec = record.Record(job, files.Metrics(np.array([], int), np.array([], int), {}), {})
+    state = State(np.zeros(3, int))
+
+    def ended(iteration, episodes, returns):
+        metrics = {"episodes": np.array(episodes), "episode_return": np.array(returns)}
+        return list(rec.add(stream.Chunk(iteration, state, metrics)))
+
+    assert ended(1, [99, 99, 99], [1.0, 1.0, 0.4]) == []
+    said = ended(2, [1, 0, 1], [1.0, np.nan, 0.4])
+    assert said == ["seed 0: reached a return of 0.5 at iteration 2"] and rec.ended == {0: 2}
 
 
 def test_the_first_update_that_is_not_finite_is_remembered(cartpole):

@@ -4,12 +4,14 @@ import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import OWN, command, snapshot, train
 
 import purerl
-from purerl.runs import checkpoint, execute, plans, plotting, render, report
+from purerl import training
+from purerl.runs import checkpoint, evaluation, execute, plan, plans, plotting, render, report
 
 
 def test_evaluate_prints_a_row_a_configuration_and_mode(whole, monkeypatch, capsys):
@@ -17,10 +19,40 @@ def test_evaluate_prints_a_row_a_configuration_and_mode(whole, monkeypatch, caps
     before = snapshot(whole)
     assert command("evaluate", whole, "--episodes", 8) == 0
     out = capsys.readouterr().out
-    rows = [line for line in out.split("\n") if re.search("│ (greedy|stochastic)", line)]
+    rows = table_of(out)
     assert len(rows) == 2 * 3 and "IQM" in out and "95 % interval" in out
-    assert all(8 <= float(row.split("│")[3]) <= 500 for row in rows)
+    assert [row[1] for row in rows] == [rate for rate in ("0.001", "0.01", "0.0001") for _ in range(2)]
+    assert all(8 <= float(row[3]) <= 500 and row[3] == row[-2] for row in rows)  # a reward of 1 a step
     assert before == snapshot(whole)
+
+
+def table_of(out):
+    """The cells of the table that `purerl evaluate` prints, without its head."""
+    lines = [line for line in out.split("\n") if re.search("│ (greedy|stochastic)", line)]
+    return [[cell.strip() for cell in line.split("│")] for line in lines]
+
+
+def test_evaluate_shows_each_configuration_its_own_runs(whole, monkeypatch, capsys):
+    """With a number of the parameters in the place of the return."""
+    monkeypatch.setenv("COLUMNS", "140")
+    number = lambda state: 1000 * sum(jnp.abs(x).sum() for x in jax.tree.leaves(state.params))
+
+    def fake(env, env_params, agent, state, key, episodes, max_steps, greedy, **_):
+        returns = jnp.full(episodes, number(state) if greedy else -number(state))
+        return training.evaluation.Evaluation(returns, jnp.full(episodes, 7), jnp.full(episodes, True))
+
+    monkeypatch.setattr(training, "evaluate", fake)
+    assert command("evaluate", whole, "--episodes", 2) == 0
+    of_runs = np.asarray(jax.vmap(number)(purerl.runs.load(whole).state.agent)).reshape(3, 3).mean(1)
+    wanted = [sign * mean for mean in of_runs for sign in (1, -1)]
+    rows = table_of(capsys.readouterr().out)
+    np.testing.assert_allclose([float(row[3]) for row in rows], wanted, rtol=1e-5)
+    assert [row[-2] for row in rows] == ["7.0"] * 6 and np.diff(np.sort(of_runs)).min() > 10
+
+
+def test_no_run_is_trained_with_the_key_of_an_evaluation():
+    keys = [evaluation.evaluation_key(3), *plan.keys_of(3, 100)]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 101
 
 
 def test_plot_draws_a_metric_of_one_run_or_more(small, tmp_path, monkeypatch, capsys):
@@ -55,8 +87,9 @@ def test_greedy_episodes_take_the_best_action_and_stochastic_ones_sample(small, 
     """After 20 updates the bandit's best actions are known, and the others still likely."""
     monkeypatch.setenv("COLUMNS", "120")
     assert command("evaluate", small, "--episodes", 200) == 0
-    means = dict(re.findall(r"│ (greedy|stochastic) +│ +([\d.-]+)", capsys.readouterr().out))
-    assert float(means["greedy"]) == 1 and 0.3 < float(means["stochastic"]) < 0.95
+    greedy, stochastic = table_of(capsys.readouterr().out)
+    assert float(greedy[2]) == 1 and 0.3 < float(stochastic[2]) < 0.95
+    assert greedy[-2] == stochastic[-2] == "1.0"  # steps of an episode
 
 
 def test_list_names_agents_and_environments(capsys):

@@ -5,29 +5,16 @@ import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 from commands import StopAfter, command, same_bits, snapshot
+from text_runs import REWARD, TASK, pretrain, train
 
 import purerl
 from purerl.runs import execute, files
-from purerl.text import assembly, data, generation, huggingface, models, tokens
-
-SIZES = ["--tokenizer", "characters", "--layers", 1, "--heads", 1, "--width", 8, "--context", 8, "--batch", 4]
-TASK = ["--updates", 4, "--completions", 8, "--group-size", 4, "--max-prompt", 4, "--max-tokens", 3, "--chunks", 2]
-
-
-REWARD = ["--reward", "exact,distinct:0.5", "--learning-rate", "0.1"]  # so that the model becomes another one
-
-
-def pretrain(directory, *arguments, data="addition:1", count=320):
-    return command("text", "pretrain", data, *SIZES, "--tokens", count, "--chunks", 5, "--dir", directory, *arguments)
-
-
-def train(directory, model, *arguments, agent="grpo", data="addition:1"):
-    job = ["--model", model, *TASK, "--no-evaluate", "--dir", directory]
-    return command("text", "train", agent, data, *job, *arguments)
+from purerl.text import assembly, data, generation, huggingface, tokens
 
 
 @pytest.fixture(scope="session")
@@ -75,18 +62,6 @@ def validation_by_hand(model, params, tokenizer):
     return np.exp(-np.mean(logs))
 
 
-def test_pretraining_stopped_and_resumed_is_uninterrupted(pretrained, tmp_path, monkeypatch):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    shutil.copytree(pretrained, whole)
-    monkeypatch.setattr(execute, "Interrupts", StopAfter(2))
-    assert pretrain(cut, "--learning-rate", "1e-2,1e-3") == 130
-    monkeypatch.undo()
-    assert command("resume", cut) == 0
-    same_bits(whole, cut)
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        assert (whole / "model" / name).read_bytes() == (cut / "model" / name).read_bytes()
-
-
 def test_pretraining_ends_where_validation_does_not_improve(tmp_path, capsys):
     directory = tmp_path / "early"
     assert pretrain(directory, "--learning-rate", 0, "--patience", 2) == 0
@@ -104,8 +79,13 @@ def test_pretraining_goes_on_from_a_model(pretrained, tmp_path):
 def test_texts_are_learned_in_windows(tmp_path):
     text = tmp_path / "notes.txt"
     text.write_text("the cat sat on the mat\n" * 20)
-    assert pretrain(tmp_path / "run", data=text) == 0
-    assert (tmp_path / "run" / "code").is_dir() and assembly.load_model(tmp_path / "run")[2].encode("cat")
+    assert pretrain(tmp_path / "run", "--learning-rate", 3e-2, data=text, count=3200) == 0
+    assert (tmp_path / "run" / "code").is_dir()
+    tokenizer, words = assembly.load_model(tmp_path / "run")[2], text.read_text()
+    assert tokenizer.decode(tokenizer.encode(words)) == words
+    share = np.unique(list(words), return_counts=True)[1] / len(words)
+    found = files.read_metrics(tmp_path / "run" / "metrics.csv", 1).columns["validation_perplexity"][-1, 0]
+    assert 1 < found < 0.5 * np.exp(-(share * np.log(share)).sum())  # a letter tells of the next one
 
 
 def test_training_is_a_run_like_any_other(trained, pretrained, tmp_path, monkeypatch, capsys):
@@ -137,12 +117,22 @@ def test_the_trained_model_is_written_for_others(trained, pretrained):
 
 
 def test_a_reward_of_strings_of_ones_own(pretrained, tmp_path):
-    own = tmp_path / "reward.py"
-    own.write_text("def size(prompts, completions):\n    return [len(text) for text in completions]\n")
+    own, log = tmp_path / "reward.py", tmp_path / "log.jsonl"
+    own.write_text(
+        "import json\n\n\n"
+        "def size(prompts, completions):\n"
+        f"    with open({str(log)!r}, 'a') as file:\n"
+        "        file.write(json.dumps([prompts, completions]) + '\\n')\n"
+        "    return [len(text) for text in completions]\n"
+    )
     assert train(tmp_path / "run", pretrained, "--reward", f"{own}:size", "--kl-cost", 0.1, agent="rloo") == 0
     columns = files.read_metrics(tmp_path / "run" / "metrics.csv", 1).columns
     assert np.isfinite(columns["kl"]).all()
-    assert (columns["episode_return"] <= columns["episode_length"]).all() and columns["episode_return"].max() > 0
+    given = [json.loads(line) for line in log.read_text().splitlines()]
+    sizes = [len(text) for _, completions in given for text in completions]
+    assert len(sizes) == 4 * 8 and len(set(sizes)) > 1 and max(sizes) <= 3
+    assert all(re.fullmatch(r"\d\+\d=", text) for prompts, _ in given for text in prompts)
+    np.testing.assert_allclose(columns["episode_return"].mean(), np.mean(sizes), rtol=1e-6)
 
 
 def test_generation_greedy_by_beams_and_sampled(trained, tmp_path, capsys):
@@ -155,6 +145,52 @@ def test_generation_greedy_by_beams_and_sampled(trained, tmp_path, capsys):
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] and [line[:4] for line in said[0].splitlines()] == ["3+4=", "1+1=", "2+2="]
     assert len(said[3].splitlines()) == 6
+
+
+OPTIONS = [
+    ([], {0, 1, 2, 3}),
+    (["--top-k", 3], {1, 2, 3}),
+    (["--top-p", 0.6], {3}),
+    (["--min-p", 0.3], {2, 3}),
+    (["--temperature", 0.05], {3}),
+    (["--temperature", 9, "--top-k", 3], {1, 2, 3}),
+    (["--temperature", 0], {3}),
+]
+
+
+@pytest.mark.parametrize("options, drawn", OPTIONS, ids=[" ".join(map(str, o)) or "none" for o, _ in OPTIONS])
+def test_tokens_are_drawn_as_the_options_say(options, drawn, pretrained, monkeypatch):
+    """Of four whose probabilities are 0.03, 0.09, 0.24 and 0.64."""
+    choices = []
+
+    def spy(model, params, tokenizer, prompts, key, max_tokens, choose, **_):
+        choices.append(choose)
+        return generation.Texts(["" for _ in prompts], [True for _ in prompts])
+
+    monkeypatch.setattr(generation, "write", spy)
+    assert command("text", "generate", pretrained, "1", *options) == 0
+    logits = jnp.broadcast_to(jnp.arange(4.0), (1000, 4))
+    assert set(choices[0](jax.random.key(0), logits).tolist()) == drawn
+
+
+def test_a_model_that_is_not_named_is_that_of_the_data(pretrained, tmp_path, monkeypatch, capsys):
+    """One whose pretraining was stopped is finished first; that of other data is not taken."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(pretrained, tmp_path / "runs" / "pretrain-addition-1")
+    trained, resumed = [], []
+    monkeypatch.setattr(execute, "train", lambda plan, *_, **__: trained.append(plan))
+    monkeypatch.setattr(execute, "resume", lambda directory, *_, **__: resumed.append(directory.name))
+    sums = ["text", "train", "grpo", "addition:1", *TASK, "--no-evaluate"]
+    assert command(*sums) == 0 and resumed == []
+    assert "that of runs/pretrain-addition-1 is taken" in capsys.readouterr().err
+    (tmp_path / "runs" / "pretrain-addition-1" / "curve.png").unlink()
+    assert command(*sums) == 0 and resumed == ["pretrain-addition-1"]
+    model = tmp_path / "runs" / "pretrain-addition-1"
+    assert [plan.config["text"]["model"] for plan in trained] == 2 * [str(model / "model")]
+    shutil.copytree(pretrained, tmp_path / "runs" / "pretrain-addition-2")
+    assert command("text", "train", "grpo", "addition:2", *TASK, "--no-evaluate") == 2
+    said = "runs/pretrain-addition-2 is of addition:1, not of addition:2: give --model"
+    assert said in capsys.readouterr().err and len(trained) == 2 and len(resumed) == 1
 
 
 def test_evaluation_before_and_after(trained, pretrained, tmp_path, capsys):
@@ -170,16 +206,6 @@ def test_evaluation_before_and_after(trained, pretrained, tmp_path, capsys):
         assert command("text", "generate", model, lines[0]["prompt"], "--max-tokens", 3, "--temperature", 0) == 0
         assert capsys.readouterr().out.strip() == lines[0]["prompt"] + lines[0][f"{name}, greedy"]
     assert any(line["before, temperature 0.5"] != line["after, temperature 0.5"] for line in lines)
-
-
-def test_pairs_have_the_copy_of_the_prompt_as_a_row(tmp_path, capsys):
-    pairs = tmp_path / "pairs.csv"
-    pairs.write_text("prompt,reference\n" + "".join(f"{a}+{b},{a + b}\n" for a in range(5) for b in range(4)))
-    tiny, tokenizer = tmp_path / "tiny", tokens.byte_tokenizer()
-    model = models.gpt2(models.GPT2(tokenizer.size, 8, 8, 1, 1))
-    huggingface.save(tiny, model.shape, model.init(jax.random.key(0)), tokenizer)
-    assert command("text", "evaluate", tiny, pairs, "--max-tokens", 3, "--judge", tiny) == 0
-    assert re.search(r"copy of the prompt +│ +0.0", capsys.readouterr().out)
 
 
 def damaged(source, directory, **changes):

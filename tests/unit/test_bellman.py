@@ -394,6 +394,18 @@ def test_scales_have_their_slope_at_0_and_keep_infinities(name, at_0):
     assert value[-3:-1].tolist() == [np.inf, -np.inf] and np.isnan(value[-1])
 
 
+def test_a_transformed_backup_sees_every_q_untransformed(data):
+    """Also those that only some backups need: with all of them transformed, its target is the transformed one."""
+    reward, terminated, n = data
+    names = ("q", "online", "q_now")
+    every = lambda reward, gamma, terminated, next: (
+        reward + gamma * sum(k * getattr(next, name).sum(-1) for k, name in enumerate(names, 1))
+    )
+    inner = n._replace(**{name: bellman.symlog(getattr(n, name)) for name in names})
+    got = bellman.transformed_backup(every, bellman.symlog, bellman.symexp)(reward, 0.9, terminated, inner)
+    np.testing.assert_allclose(got, bellman.symlog(every(reward, 0.9, terminated, n)), rtol=1e-4)
+
+
 def test_a_transformed_backup_leaves_out_what_a_mask_rules_out():
     q = jnp.array([1.0, -jnp.inf])
     for forward, inverse in ((bellman.signed_hyperbolic, bellman.signed_parabolic), (bellman.symlog, bellman.symexp)):

@@ -177,12 +177,58 @@ def test_arguments_are_checked_and_named():
     for check, said in (
         (lambda: arguments.check_counts("f", n=0), "f: n is 0; it must be a positive int"),
         (lambda: arguments.check_counts("f", n=True), "f: n is True"),
+        (lambda: arguments.check_counts("f", n=2**31), "f: n is 2147483648; it must be below 2147483648"),
         (lambda: arguments.check_range("f", 0, 1, x=1.1), r"f: x is 1.1; it must lie in \[0, 1\]"),
         (lambda: arguments.check_functions("f", g=1), "f: g is 1; it must be a function"),
         (lambda: arguments.check_shapes("f", a=np.ones(2), b=np.ones(3)), r"f: shapes must be equal, got a \(2,\), b"),
     ):
         with pytest.raises(ValueError, match=said):
             check()
+
+
+POSTPONED = """
+from __future__ import annotations
+import dataclasses, typing
+import jax
+from flax import struct
+import purerl
+
+@struct.dataclass
+class State:
+    time: jax.Array
+
+@dataclasses.dataclass
+class Plain:
+    state: State
+    kind: typing.ClassVar[int] = 0
+
+@purerl.config
+class Own:
+    rate: float = purerl.option(0.5, "step size")
+    layers: int = 2
+"""
+
+
+def test_a_file_is_imported_as_by_import(tmp_path):
+    """Annotations written as strings are looked up in the file's own module, whatever the file is called."""
+    import json
+    import sys
+    import typing
+
+    file, modules = tmp_path / "json.py", set(sys.modules)
+    file.write_text(POSTPONED)
+    own, plain = build.from_file(f"{file}:Own"), build.from_file(f"{file}:Plain")
+    assert jax.tree.leaves(own(rate=1)) == [1.0]
+    assert typing.get_type_hints(plain)["state"] is build.from_file(f"{file}:State")
+    assert sys.modules["json"] is json
+    file.write_text(POSTPONED.replace("0.5", "0.25"))
+    assert build.from_file(f"{file}:Own")().rate == 0.25 and own().rate == 0.5
+    for source in ("import purerl\nraise KeyError('me')", "def"):
+        modules = set(sys.modules)
+        file.write_text(source)
+        with pytest.raises(ValueError, match="could not be imported"):
+            build.from_file(f"{file}:Own")
+        assert set(sys.modules) == modules
 
 
 def test_where_an_episode_ended():

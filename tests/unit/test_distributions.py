@@ -1,6 +1,7 @@
 import math
 from functools import cache
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,8 @@ import scipy.special
 import scipy.stats
 from gymnax.environments import spaces
 
-from purerl import distributions
+import purerl
+from purerl import build, distributions
 from purerl.distributions import (
     bernoulli,
     beta,
@@ -353,6 +355,38 @@ def test_every_space_has_a_policy(key):
     assert clipped["more"][0].tolist() == [-1.0, 3.0] and clipped["more"][2] == 1.0 and clipped["kind"] == 1
     with pytest.raises(ValueError, match=r"branches is \(\); there must be at least one"):
         Parameterised(())
+
+
+def test_spaces_of_gymnasium_are_what_they_say(key):
+    """MultiBinary is bits and not one choice; choices begin at `start`; OneOf is not a Tuple."""
+    one, bits = gymnasium.spaces.Discrete(3, start=5), gymnasium.spaces.MultiBinary(3)
+    several = gymnasium.spaces.MultiDiscrete([2, 3], start=[1, -7])
+    for space, lowest in ((one, 5), (bits, [0, 0, 0]), (several, [1, -7])):
+        pi = for_space(space)
+        action = distributions.clip_to_space(space, pi.mode(jnp.zeros(pi.num_params)))
+        assert action.dtype == jax.dtypes.canonicalize_dtype(space.dtype) and action.tolist() == lowest
+        assert space.contains(np.asarray(action, space.dtype))
+    assert for_space(bits).num_params == 3 and hybrid(one).choice.num_params == 3
+    for space in (bits, several, gymnasium.spaces.Dict({"a": bits, "b": one})):
+        with pytest.raises(ValueError, match=r"hybrid: the space has Multi"):
+            hybrid(space)
+        with pytest.raises(ValueError, match=r"dqn is for discrete actions"):
+            build.agent(purerl.dqn, space)
+    assert (3, 64) in shapes_of(build.agent(purerl.dqn, one))
+    with pytest.raises(ValueError, match=r"no distribution for the space OneOf"):
+        for_space(gymnasium.spaces.OneOf([one, one]))
+
+
+def shapes_of(agent):
+    """The shapes of a Q-learning agent's parameters."""
+    state = jax.eval_shape(lambda key: agent(purerl.DQN()).init(key, jnp.zeros((1, 2))), jax.random.key(0))
+    return [x.shape for x in jax.tree.leaves(state.params)]
+
+
+def test_the_environment_gets_the_declared_dtype():
+    whole = spaces.Dict({"a": spaces.Box(0, 10, (3,), jnp.uint8), "b": spaces.Box(-1.0, 1.0, (), jnp.float16)})
+    action = distributions.clip_to_space(whole, {"a": jnp.array([-3.0, 2.6, 99.0]), "b": jnp.array(0.25)})
+    assert action["a"].dtype == jnp.uint8 and action["a"].tolist() == [0, 3, 10] and action["b"].dtype == jnp.float16
 
 
 def test_a_hybrid_takes_actions_apart_and_together():

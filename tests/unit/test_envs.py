@@ -1,3 +1,4 @@
+import gymnasium
 import gymnax
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,10 @@ from gymnax.environments.environment import Environment
 from gymnax.wrappers.purerl import FlattenObservationWrapper, LogWrapper
 
 import purerl
-from purerl import training
+from purerl import tabular, training
 from purerl.envs import MaskedGrid, Observe, StickyActions, TimeLimit, TMaze, from_five_values, masked_grid
 from purerl.envs.masked_grid import MaskedGridState
+from purerl.envs.wrappers import Cast
 from purerl.testing import check_env, probes
 
 
@@ -57,7 +59,7 @@ def test_time_limit(key):
     check_env(TimeLimit(env, 3), env.default_params, key)
     np.testing.assert_array_equal(play(TimeLimit(env, 3), key, 7).truncated[:, 0], [0, 0, 1, 0, 0, 1, 0])
     np.testing.assert_array_equal(play(TimeLimit(env, 99), key, 6).truncated[:, 0], [0, 0, 0, 0, 1, 0])
-    for bad in (0, 2.5):
+    for bad in (0, 2.5, 10**10):
         with pytest.raises(ValueError, match=r"max_steps is"):
             TimeLimit(env, bad)
 
@@ -86,6 +88,101 @@ def test_sticky_actions(key):
     assert abs(np.mean(done[1:] != (np.arange(1, 200) % 2)[:, None]) - repeats_expected(0.3)) < 0.02 and repeats > 0
     with pytest.raises(ValueError, match=r"probability is 1.5"):
         StickyActions(env, 1.5)
+
+
+class Counting(Environment):
+    """One step pays the sum of its action's parts, as the environment gets them; their dtypes are in info."""
+
+    name, num_actions, default_params = "counting", 1, None
+
+    def __init__(self, space):
+        self.space = space
+
+    def reset_env(self, key, params):
+        return jnp.zeros(1), jnp.zeros((), jnp.int32)
+
+    def step_env(self, key, state, action, params):
+        self.given = jax.tree.map(lambda x: x.dtype, action)
+        paid = sum(jnp.sum(x, dtype=jnp.float32) for x in jax.tree.leaves(action))
+        return jnp.zeros(1), state + 1, paid, jnp.zeros((), bool), {}
+
+    def is_truncated(self, state, params):
+        return state >= 50
+
+    def action_space(self, params=None):
+        return self.space
+
+    def observation_space(self, params):
+        return spaces.Box(0.0, 1.0, (1,))
+
+
+def paid_for(env, action, num_steps=1):
+    environment = training.vectorized(env, None)
+    _, state = environment.reset(jax.random.split(jax.random.key(0), 1))
+    action, rewards = jax.tree.map(lambda x: x[None], action), []
+    for keys in jax.random.split(jax.random.key(1), (num_steps, 2, 1)):
+        out = environment.step(keys[0], keys[1], state, action, environment.reset)
+        rewards, state = [*rewards, out.reward.item()], out.state
+    return rewards
+
+
+def test_actions_reach_the_environment_as_its_space_has_them(key):
+    env = Counting(gymnasium.spaces.Discrete(3, start=5))
+    assert [paid_for(env, jnp.array(i))[0] for i in range(3)] == [5, 6, 7]
+    env = Counting(spaces.Box(0, 10, (2,), jnp.int32))
+    assert paid_for(env, jnp.array([0.6, 99.0])) == [11.0] and env.given == jnp.int32
+    check_env(env, None, key)
+
+
+def test_a_step_of_ones_own_is_not_skipped():
+    """Wrappers and enumeration call step_env, past a step or reset that an environment overrides."""
+    inner = MaskedGrid()
+
+    class Tenfold(MaskedGrid):
+        def step(self, key, state, action, params=None):
+            obs, state, reward, *rest = super().step(key, state, action, params)
+            return obs, state, 10 * reward, *rest
+
+    class Elsewhere(MaskedGrid):
+        def reset(self, key, params=None):
+            return super().reset(key, params)
+
+    wrappers = {"TimeLimit": lambda env: TimeLimit(env, 5), "StickyActions": StickyActions, "Cast": Cast}
+    wrappers["Observe"] = lambda env: Observe(env, (0,))
+    for name, wrap in wrappers.items():
+        for env, said in ((Tenfold(), "Tenfold has its own step"), (Elsewhere(), "Elsewhere has its own reset")):
+            with pytest.raises(ValueError, match=rf"{name}: {said}, .*: override (step|reset)_env"):
+                wrap(env)
+        with pytest.raises(ValueError, match=f"{name}: LogWrapper has its own step"):
+            wrap(LogWrapper(inner))
+    with pytest.raises(ValueError, match=r"from_env: Tenfold has its own step"):
+        tabular.from_env(Tenfold(), inner.default_params, jax.random.key(0))
+    TimeLimit(StickyActions(inner), 5)
+
+
+def test_a_step_that_resets_must_report_the_successor(key):
+    class Silent(MaskedGrid):
+        def step(self, key, state, action, params=None):
+            *rest, info = super().step(key, state, action, params)
+            return *rest, {"mine": info.get("final_observation", 0)}
+
+    with pytest.raises(ValueError, match=r"its info has mine: it lacks info\['final_observation'\]"):
+        check_env(Silent(), Silent().default_params, key)
+
+
+def test_sticky_actions_of_any_space(key):
+    """All parts of an action repeat together, and each keeps its dtype."""
+    space = spaces.Dict({"z": spaces.Discrete(9), "a": spaces.Tuple([spaces.Box(-9, 9, (2,), jnp.int32)])})
+    env = Counting(space)
+    check_env(StickyActions(env), None, key)
+    check_env(StickyActions(purerl.make("Platform-v0")[0]), purerl.make("Platform-v0")[1], key, num_steps=5)
+    sticky = StickyActions(env, 1.0)
+    _, state = sticky.reset_env(key, None)
+    for z in (3, 4, 5):  # only the first is carried out
+        action = {"z": jnp.array(z), "a": (jnp.array([z, -1]),)}
+        _, state, reward, _, _ = sticky.step_env(key, state, action, None)
+        assert reward == 5.0
+    assert env.given == {"z": jnp.int32, "a": (jnp.int32,)}
 
 
 def repeats_expected(p):
@@ -210,15 +307,25 @@ def test_a_reward_that_is_no_scalar_is_refused(key):
         check_env(env, env.default_params, key)
 
 
-def test_actions_are_clipped_for_the_environment(key):
-    env, env_params = purerl.make("Pendulum-v1")
-    environment = training.vectorized(env, env_params)
+class Continuous(probes.Probe):
+    """Pays the number that it is given, whatever that is."""
+
+    def __init__(self):
+        super().__init__("continuous", [[1.0]], lambda key: 0, lambda key, row, action: (0, action[0], False), 2, 9)
+
+    def action_space(self, params=None):
+        return spaces.Box(-2.0, 2.0, (1,))
+
+
+@pytest.mark.parametrize("wrap", [lambda env: env, LogWrapper], ids=["bare", "wrapped"])
+def test_actions_are_clipped_for_the_environment(wrap, key):
+    env = wrap(Continuous())
+    environment = training.vectorized(env, env.default_params)
 
     @jax.jit
-    def reached(key, action):
-        keys = jax.random.split(key, 2)
+    def paid(action):
+        keys = jax.random.split(key, 3)
         _, state = environment.reset(keys)
-        return environment.step(keys, keys, state, jnp.full((2, 1), action), environment.reset).next_obs
+        return environment.step(keys, keys, state, action, environment.reset).reward
 
-    np.testing.assert_array_equal(reached(key, 50.0), reached(key, 2.0))
-    assert (np.asarray(reached(key, 1.0)) != np.asarray(reached(key, 2.0))).any()
+    np.testing.assert_array_equal(paid(jnp.array([[50.0], [-7.0], [1.5]])), [2.0, -2.0, 1.5])

@@ -239,3 +239,15 @@ def test_dirichlet_noise_has_its_moments(key):
     for wrong in ({"alpha": 0.0}, {"fraction": 1.5}, {"legal": np.ones(3, bool)}):
         with pytest.raises(ValueError, match="dirichlet_noise"):
             ex.dirichlet_noise(key, jnp.array(probs), **wrong)
+
+
+def test_schedules_of_no_steps_are_at_their_end():
+    """And those of some steps are as without that case."""
+    for of in (schedules.linear, schedules.cosine, schedules.exponential):
+        assert of(0, 1.0, 0.25, 0) == of(7, 1.0, 0.25, 0.0) == jnp.float32(0.25)
+        several = jax.vmap(of, (None, None, None, 0))(0, 1.0, 0.25, jnp.array([0.0, 4.0]))
+        assert several.tolist() == [0.25, 1.0]
+    steps = np.arange(-3, 20)
+    np.testing.assert_allclose(schedules.linear(steps, 0.0, 1.0, 7), np.clip(steps / 7, 0.0, 1.0), rtol=2e-7)
+    slope = jax.grad(lambda n: schedules.linear(3.0, 0.0, 1.0, n))
+    np.testing.assert_allclose([slope(6.0), slope(2.0), slope(0.0)], [-3 / 36, 0, 0], atol=1e-7)

@@ -62,7 +62,7 @@ def test_observations_may_be_a_tree():
 
 
 def test_a_block_is_learned_from_as_it_was_acted_in(key):
-    """`act` and all of `update` see observations by the same moments; those of the block are merged afterwards."""
+    """All that acts and learns sees observations by the same moments; those of the block are merged afterwards."""
     inner = Agent(
         init=lambda key, obs: (),
         memory=lambda n: (),
@@ -70,6 +70,7 @@ def test_a_block_is_learned_from_as_it_was_acted_in(key):
         act=lambda key, state, memory, obs: (obs[:, 0], memory, obs),
         greedy=lambda state, memory, obs: (obs, memory),
         update=lambda key, state, rollout: (rollout.transitions, {}),
+        collect=lambda key, state, memory, obs: (obs[:, 0], memory, obs),
     )
     agent = normalize.observations(inner, clip=3.0)
     obs, next_obs = np.float32(2 + 5 * np.random.default_rng(0).normal(size=(2, 3, 4, 2, 1)))  # [two, blocks, T, N, 1]
@@ -77,16 +78,16 @@ def test_a_block_is_learned_from_as_it_was_acted_in(key):
 
     @jax.jit
     def learn(state, obs, next_obs):
-        acted = jax.vmap(lambda x: agent.act(key, state, (), x)[2])(obs)
+        acted, collected = (jax.vmap(lambda x, f=f: f(key, state, (), x)[2])(obs) for f in (agent.act, agent.collect))
         greedy = jax.vmap(lambda x: agent.greedy(state, (), x)[0])(obs)
         tr = Transition(obs, (), jnp.zeros((4, 2)), next_obs, no, no, ~no, acted)
-        return agent.update(key, state, Rollout(tr, ()))[0], acted, greedy
+        return agent.update(key, state, Rollout(tr, ()))[0], acted, collected, greedy
 
     for b in range(3):
-        state, acted, greedy = learn(state, obs[b], next_obs[b])
+        state, *seen = learn(state, obs[b], next_obs[b])
         mean, std = (np.mean(obs[:b]), np.std(obs[:b])) if b else (0.0, 1.0)
         standard = lambda x, mean=mean, std=std: np.clip((np.asarray(x) - mean) / std, -3, 3)
-        for got, wanted in ((acted, obs), (greedy, obs), (state.agent.obs, obs), (state.agent.next_obs, next_obs)):
+        for got, wanted in (*((x, obs) for x in (*seen, state.agent.obs)), (state.agent.next_obs, next_obs)):
             np.testing.assert_allclose(got, standard(wanted[b]), rtol=1e-4, atol=1e-4)
 
 

@@ -19,6 +19,22 @@ def test_iqm_is_the_mean_of_the_middle_half(shape):
         np.testing.assert_allclose(statistics.iqm(scores[None], axis=(1, 2)), [statistics.iqm(scores)])
 
 
+def test_a_score_that_is_nan_is_not_discarded():
+    """Sorting puts it last, among the quarter that is left out."""
+    scores = np.array([[1.0, 5.0], [2.0, 6.0], [3.0, 7.0], [np.nan, 8.0]])
+    for of in (statistics.iqm, statistics.mean, statistics.median, statistics.optimality_gap):
+        assert np.isnan(of(scores[:, 0])) and np.isnan(of(scores)), of.__name__
+    np.testing.assert_array_equal(statistics.iqm(scores, axis=0), [np.nan, 6.5])
+    for refused in (
+        statistics.interval,
+        partial(statistics.performance_profile, thresholds=[0.0]),
+        partial(statistics.probability_of_improvement, [1.0]),
+        partial(statistics.improvement_interval, [1.0]),
+    ):
+        with pytest.raises(ValueError, match=r"NaN|must be finite"):
+            refused(scores[:, 0])
+
+
 def test_interval_covers_and_agrees_with_scipy():
     rng = np.random.default_rng(0)
     scores = rng.normal(5, 2, 30)

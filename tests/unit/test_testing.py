@@ -116,6 +116,18 @@ class Odd(probes.Probe):
             r"observations have shapes \[\(1,\)\], the space has \[\(2,\)\]",
         ),
         (
+            dict(observation_space=lambda params: spaces.Box(0, 1, (1,), jnp.int32)),
+            "odd: observation it is float32, the space has int32",
+        ),
+        (
+            dict(step_env=lambda key, s, a, p: (jnp.ones(1), s, jnp.int32(1), jnp.zeros((), bool), {})),
+            "odd: the reward of a step is int32; it must be float32",
+        ),
+        (
+            dict(step_env=lambda key, s, a, p: (jnp.ones(1), s, jnp.float32(1), jnp.zeros((), jnp.int32), {})),
+            "odd: terminated of a step is int32; it must be bool",
+        ),
+        (
             dict(is_truncated=lambda state, params: jnp.zeros(2, bool)),
             r"odd: the truncated of a step has shape \(2,\); it must be a scalar",
         ),

@@ -2,6 +2,7 @@
 
 import itertools
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -269,6 +270,23 @@ def test_narrow_beams_against_lists(width, params, features):
                 assert abs(out.score[n, k] - score) < 1e-4
 
 
+def test_a_beam_goes_on_while_a_longer_text_may_win():
+    """A text of ones, which at first is less probable than the two that end, and does not end."""
+    end = np.array([0.45, 0.6, *[0.01] * (T - 2)])
+    model = MODEL._replace(
+        shape=MODEL.shape._replace(vocab_size=2),
+        cache=lambda count, size: jnp.zeros(count, jnp.int32),
+        step=lambda params, cache, last: (cache, cache + 1),
+        logits=lambda params, step: jnp.log(jnp.stack([end, 1 - end], -1))[step],
+    )
+    out = beam_search(model, (), np.ones((1, 1), np.int32), np.ones(1, np.int32), T, END, 2, length_penalty=3.0)
+    logs = [np.log(1 - end[:k]).sum() + (np.log(end[k]) if k < T else 0.0) for k in range(T + 1)]
+    scores = [log / ((5 + min(k + 1, T)) / 6) ** 3 for k, log in enumerate(logs)]
+    assert np.argmax(scores) == T and scores[0] > logs[T] and scores[1] > logs[T]
+    assert out.tokens[0, 0].tolist() == [1] * T and not out.ended[0, 0]
+    np.testing.assert_allclose(out.score[0, 0], scores[T], rtol=1e-4)
+
+
 def test_a_beam_of_one_is_greedy(params):
     wanted = generated(params, jax.random.key(0), PROMPTS, LENGTH, max_tokens=STEPS, choose=greedy)
     for penalty in (0.0, 3.0):
@@ -308,6 +326,17 @@ def test_strings_are_completed_in_batches():
     ):
         with pytest.raises(ValueError, match=said):
             call()
+
+
+def test_every_batch_of_texts_is_sampled_anew():
+    tokenizer = SimpleNamespace(size=V, end=END, encode=lambda text: [1], decode=str)
+    alike = MODEL._replace(
+        cache=lambda count, size: jnp.zeros(count, jnp.int32),
+        step=lambda params, cache, last: (cache, cache),
+        logits=lambda params, features: jnp.zeros((*features.shape, V)),
+    )
+    texts, _ = generation.write(alike, (), tokenizer, ["a"] * 4, jax.random.key(0), max_tokens=T, batch=2)
+    assert len(set(texts)) == 4
 
 
 # --- bad inputs -------------------------------------------------------------------------------------------------------

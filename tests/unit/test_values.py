@@ -38,15 +38,13 @@ def test_no_gradient_runs_into_the_burn_in():
 def test_the_steps_after_the_burn_in_are_what_is_learned_from(key):
     """Two blocks of four steps, whose observations are their times: of 0, 1, 2 | 3, 4, 5, 6 | 7 the middle is."""
     hp = q_learning.QLearning(
-        learning_starts=0, train_every=8, batch_size=4, capacity=16, sequence_length=4, burn_in=3, n_step=2, gamma=0.5
-    )
+        learning_starts=0, train_every=8, batch_size=4, capacity=16, sequence_length=4, burn_in=3, n_step=2, gamma=0.5,
+        priority=1.0,
+    )  # fmt: skip
 
     def loss(params, target_params, key, s):
-        trained = s.obs[:4, :, 0]
-        # the three numbers that are reported: what is trained on, what comes before, and its two rewards
-        return q_learning.Errors(
-            trained + 0 * s.burn_in[1][0], jnp.broadcast_to(s.burn_in[0][..., 0].mean(0), (4, 4)), s.reward
-        )
+        # the three numbers that are reported: what comes before, what is trained on, and its two rewards
+        return q_learning.Errors(jnp.broadcast_to(s.burn_in[0][..., 0].mean(0), (4, 4)), s.obs[:4, :, 0], s.reward)
 
     parts = lambda q: q, loss, exploration.epsilon_greedy, q_learning.unperturbed, gradients.adam
     agent = q_learning.agent(NETWORK, hp, *parts)
@@ -57,5 +55,7 @@ def test_the_steps_after_the_burn_in_are_what_is_learned_from(key):
         block = Rollout(jax.tree.map(lambda x, rows=rows: x[rows], tr), NETWORK.memory(1))
         state, metrics = update(key, state, block)
     assert state.events == 1
-    np.testing.assert_allclose([metrics["loss"], metrics["td_error"]], [4.5, 1.0])
+    np.testing.assert_allclose([metrics["loss"], metrics["td_error"]], [1.0, 4.5])
     np.testing.assert_allclose(metrics["q"], 4.5 + 0.5 * 5.5)
+    # of a sequence: 0.9 of the largest error and 0.1 of their mean
+    np.testing.assert_allclose(state.replay.priorities.tree[0].max(), 0.9 * 6 + 0.1 * 4.5, rtol=1e-5)

@@ -47,9 +47,9 @@ POLICY_GRADIENT = Family(
 
 def _num_actions(make, space, options):
     del options
-    if not hasattr(space, "n"):
+    if not distributions.is_discrete(space):
         raise ValueError(f"{name_of(make)} is for discrete actions; the environment has {space!r}")
-    return space.n
+    return int(space.n)
 
 
 def _q_network(make, num_actions, body, options, hp):

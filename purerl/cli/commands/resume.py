@@ -15,7 +15,7 @@ from purerl.runs.arguments import Count
 @executed()
 @click.command()
 @RUN
-@click.option("--steps", type=Count(), help="total environment steps of each run  [default: as planned]")
+@click.option("--steps", type=Count(total=True), help="total environment steps of each run  [default: as planned]")
 @click.option("--anneal-steps", type=float, help="new horizon of the learning rate  [default: unchanged]")
 def resume(run: Path, **given: Any) -> None:
     """Continue a run that was stopped, or train it longer."""

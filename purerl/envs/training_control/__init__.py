@@ -1,1 +1,1 @@
-"""Environments whose steps are stretches of another optimisation, with its hyperparameters as actions."""
+"""Environments in which a step is a stretch of another optimisation, whose hyperparameters the agent sets."""

@@ -1,0 +1,129 @@
+"""Inner training steps a second of `TrainingControl`, for 1 to many networks at once, and of a loop in PyTorch.
+
+    python benchmarks/training_control.py [--networks 1,16,256] [--torch PYTHON] [--seconds 5]
+
+The inner training: a 64-32-10 tanh network on 1,797 images of 8 x 8 pixels (random ones, so that no package is needed),
+minibatches of 32, Adam, 400 training, 200 validation and 200 test images, K = 10 updates in a step of the environment.
+A step includes the losses of training and validation parts, gradient norms and observations. `--torch` is a Python with
+PyTorch: the same network, minibatches and optimiser there, one network after another, on a CPU, with nothing but the
+updates; the time of 256 networks is 256 times that of one. Here the networks are split over all cores that the process
+may use, if their number divides; PyTorch is measured with one thread and with as many.
+`--inner` is the part that needs PyTorch, run by that Python.
+
+Prints a line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+
+NUM, INPUTS, WIDTH, CLASSES, BATCH, UPDATES = 1797, 64, 32, 10, 32, 10
+
+
+def of_torch(seconds: float) -> dict[str, float]:
+    """Updates a second of a plain loop in PyTorch, with its own Adam."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    threads = len(os.sched_getaffinity(0))
+    best = {}
+    for count in sorted({1, threads}):
+        torch.set_num_threads(count)
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand(NUM, INPUTS, generator=generator)
+        y = torch.randint(0, CLASSES, (NUM,), generator=generator)
+        model = torch.nn.Sequential(
+            torch.nn.Linear(INPUTS, WIDTH), torch.nn.Tanh(), torch.nn.Linear(WIDTH, CLASSES)
+        )  # fmt: skip
+        optimizer, loss_of = torch.optim.Adam(model.parameters(), 1e-3), torch.nn.CrossEntropyLoss()
+        order = torch.randperm(400, generator=generator)
+        updates, start = 0, 0.0
+        while updates < 200 or time.perf_counter() - start < seconds:
+            if updates == 200:  # the first are warm-up
+                start = time.perf_counter()
+            at = BATCH * (updates % (400 // BATCH))
+            rows = order[at : at + BATCH]
+            optimizer.zero_grad()
+            loss_of(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+            updates += 1
+        best[f"torch, {count} threads"] = (updates - 200) / (time.perf_counter() - start)
+    return best
+
+
+def of_purerl(counts: list[int], seconds: float) -> dict[str, float]:
+    """Updates a second of all networks together, their memory, and compilations after the first step."""
+    from purerl.runs.devices import set_up_jax
+
+    set_up_jax()
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    from purerl import networks
+    from purerl.envs.training_control.data import Data
+    from purerl.envs.training_control.environment import TrainingControl, TrainingControlParams
+    from purerl.envs.training_control.models import with_head
+    from purerl.envs.training_control.optimizers import ADAM, Settings
+
+    generator = np.random.default_rng(0)
+    data = Data(generator.random((NUM, INPUTS), np.float32), generator.integers(0, CLASSES, NUM).astype(np.int32))
+    model = with_head(networks.MLP((WIDTH,)), CLASSES)
+    env = TrainingControl(model, data, 400, 200, 200, updates_per_step=UPDATES, batch_size=BATCH, budget=1000)
+    params = TrainingControlParams(Settings(1e-3, optimizer=ADAM), max_steps_in_episode=1000)
+    kept = ("log_loss", "diverged")
+
+    @jax.jit
+    def step(state, actions):
+        obs, state, reward, terminated, info = jax.vmap(lambda s, a: env.step_env(None, s, a, params))(state, actions)
+        return state, obs, reward, terminated, {name: info[name] for name in kept}
+
+    found = {}
+    for count in counts:
+        devices = jax.devices()[: math.gcd(count, len(jax.devices()))]
+        split = NamedSharding(Mesh(np.array(devices), ("networks",)), PartitionSpec("networks"))
+        keys = jax.device_put(jax.random.split(jax.random.key(0), count), split)
+        _, state = jax.jit(jax.vmap(lambda key: env.reset_env(key, params)))(keys)
+        size = sum(x.nbytes for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
+        found[f"purerl, {count}, bytes a network"] = size / count
+        actions = [jax.device_put(np.full(count, i, np.int32), split) for i in range(3)]
+        state, *_ = step(state, actions[1])
+        before = step._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
+        start, steps = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds:
+            state, *rest = step(state, actions[(2, 0)[steps % 2]])
+            jax.block_until_ready(rest)
+            steps += 1
+        found[f"purerl, {count}"] = steps * UPDATES * count / (time.perf_counter() - start)
+        found[f"purerl, {count}, compilations"] = step._cache_size() - before  # pyright: ignore[reportAttributeAccessIssue]
+    return found
+
+
+def main() -> None:
+    """Run both, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", default="1,16,256", help="numbers of networks at once")
+    parser.add_argument("--torch", help="a Python that has PyTorch")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.inner:
+        print(json.dumps(of_torch(arguments.seconds)))
+        return
+    found = of_purerl([int(x) for x in arguments.networks.split(",")], arguments.seconds)
+    if arguments.torch:
+        command = [arguments.torch, __file__, "--inner", "--seconds", str(arguments.seconds)]
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        found |= json.loads(out)
+    json.dump({name: round(x, 1) for name, x in found.items()}, sys.stdout, indent=1)
+    print()
+
+
+if __name__ == "__main__":
+    main()
