@@ -167,16 +167,6 @@ def test_the_masked_network_is_the_small_one(key):
         assert supernetwork.num_parameters(chosen) == count
 
 
-def test_two_spirals(key):
-    x, y = jax.tree.map(np.asarray, jax.jit(lambda key: supernetwork.two_spirals(key, 4_000))(key))
-    radius = np.linalg.norm(x, axis=-1)
-    angle = np.arctan2(x[:, 1], x[:, 0])
-    off = np.angle(np.exp(1j * (angle - 3 * np.pi * radius - np.pi * y)))
-    far = radius > 0.5
-    assert np.quantile(np.abs(off[far]), 0.99) < 1.5 and np.abs(off[far]).mean() < 0.5 and 0.45 < y.mean() < 0.55
-    assert np.quantile(radius, 0.5) == pytest.approx(math.sqrt(0.505), abs=0.03)
-
-
 def test_the_table_is_that_of_the_training():
     validation, test = supernetwork.table()
     some = np.argsort(validation.mean(-1))[::1_166]  # from the worst to the best

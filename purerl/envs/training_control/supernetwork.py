@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import numpy as np
 import optax
 
 from purerl.core import Array, Key
+from purerl.envs.training_control.data import two_spirals
 
 LAYERS = 3
 WIDTHS = (2, 4, 12)
@@ -25,7 +25,6 @@ TABLE = Path(__file__).with_name("small_networks.npz")
 SEEDS, NUM_STEPS, BATCH_SIZE, LEARNING_RATE = 2, 100, 32, 0.03
 NUM_TRAIN, NUM_JUDGED = 256, 500
 KEY = 26  # the keys of the seeds are split from that of this number
-TURNS, NOISE = 1.5, 0.05
 
 
 class Parameters(NamedTuple):
@@ -82,19 +81,6 @@ def apply(params: Parameters, architecture: Array, x: Array) -> Array:
     return h @ params.out_kernel + params.out_bias
 
 
-def two_spirals(key: Key, num: int) -> tuple[Array, Array]:
-    """Points of two interleaved spirals with noise, float32 `[n, 2]`, and the spiral of each, int32 `[n]`.
-
-    x = t (cos φ, sin φ) + 0.05 ε,   φ = 3π t + π y,   t ~ √U(0.01, 1),   ε ~ N(0, 1)
-    """
-    radius_key, class_key, noise_key = jax.random.split(key, 3)
-    radius = jnp.sqrt(jax.random.uniform(radius_key, (num,), minval=0.01))
-    y = jax.random.bernoulli(class_key, 0.5, (num,)).astype(jnp.int32)
-    angle = 2 * math.pi * TURNS * radius + math.pi * y
-    x = radius[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
-    return x + NOISE * jax.random.normal(noise_key, x.shape), y
-
-
 def train(
     key: Key, architecture: Array, x: Array, y: Array, num_classes: int, num_steps: int, batch_size: int, rate: Any
 ) -> Parameters:
@@ -125,7 +111,7 @@ def correct(key: Key, architecture: Array) -> Array:
     The key is that of a seed: it has the same data, first weights and minibatches for every architecture.
     """
     data_key, train_key = jax.random.split(key)
-    x, y = two_spirals(data_key, NUM_TRAIN + 2 * NUM_JUDGED)
+    x, y = two_spirals(NUM_TRAIN + 2 * NUM_JUDGED)(data_key)
     fit = train(train_key, architecture, x[:NUM_TRAIN], y[:NUM_TRAIN], 2, NUM_STEPS, BATCH_SIZE, LEARNING_RATE)
     right = apply(fit, architecture, x[NUM_TRAIN:]).argmax(-1) == y[NUM_TRAIN:]
     return right.reshape(2, NUM_JUDGED).sum(-1, dtype=jnp.int32)
