@@ -38,7 +38,8 @@ class SearchSpace(NamedTuple):
 def small_networks() -> SearchSpace:
     """5,832 small networks: width, activation and skip connection of each of three layers, trained on two spirals.
 
-    A score is the mean accuracy of two seeds on 500 points each. Every sequence is another network.
+    A score is the mean accuracy of two seeds on 500 points each: at most 0.937, of networks without an activation at
+    most 0.638. The accuracies of the two seeds have a correlation of 0.58. Every sequence is another network.
 
     >>> space = small_networks()
     >>> space.index.shape, list(space.decisions)[:3]
