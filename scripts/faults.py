@@ -2613,7 +2613,7 @@ FAULTS = [
     Fault(
         "Steps whose successors were lost are drawn by priority",
         "replay/ring.py",
-        "        mass = _past_lost(replay, first, part)",
+        "        mass = _past_lost(replay, tree, first, part)",
         "        mass = part * tree[-1].sum()",
         ("unit/test_replay.py::test_lost_successors_are_not_drawn",),
     ),

@@ -26,9 +26,9 @@ def fields_of(env_params: Any) -> dict[str, Any]:
 
 def replaced(env_params: Any, changes: Mapping[str, Any]) -> Any:
     """The parameters with some of `fields_of` changed."""
-    if dataclasses.is_dataclass(env_params) and not isinstance(env_params, type):
-        return dataclasses.replace(env_params, **changes)
-    return env_params._replace(**changes) if hasattr(env_params, "_replace") else {**env_params, **changes}
+    if hasattr(env_params, "_replace"):
+        return env_params._replace(**changes)
+    return {**env_params, **changes} if isinstance(env_params, Mapping) else dataclasses.replace(env_params, **changes)
 
 
 def _kind(x: Any) -> str:
@@ -62,10 +62,11 @@ def checked(env_params: Any, given: Sequence[tuple[str, tuple[float | int | bool
             raise ValueError(f"--env-param: {name} is {known[name]!r:.60} in the environment, and no number")
         if len(values) > 1:
             raise ValueError(f"--env-param: {name} is structure, and has one value for all runs; got {len(values)}")
-        if type(values[0]) is not wanted:
+        value = next(iter(values))
+        if type(value) is not wanted:
             kinds = {bool: "true or false", int: "a whole number"}
-            raise ValueError(f"--env-param: {name} is {values[0]}; it must be {kinds[wanted]}")
-        structure[name] = values[0]
+            raise ValueError(f"--env-param: {name} is {value}; it must be {kinds[wanted]}")
+        structure[name] = value
     return (replaced(env_params, structure) if structure else env_params), floats
 
 
