@@ -153,7 +153,8 @@ def controller(space: SearchSpace, which: str, transform=savage, batch: int = BA
         return training.train(learner, key, updates, updates)[0].reward.found
 
     program = jax.jit(jax.vmap(one, (0, None, None)))
-    return lambda keys, score, hp=own.hp(length): program(keys, score, training.loop.as_arrays(hp))
+    default = own.hp(length)
+    return lambda keys, score, hp=default: program(keys, score, training.loop.as_arrays(hp))
 
 
 def evolution(space: SearchSpace) -> Callable[..., Array]:
