@@ -177,6 +177,7 @@ def functions_as_one_program(module):
     return {**vars(module), "jnp": jnp, "jax": jax} | {key: as_one_program(x) for key, x in own.items()}
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings_run(name, monkeypatch):
     module = importlib.import_module(name)

@@ -844,7 +844,7 @@ def test_a_masked_grid_is_enumerated_by_its_legal_moves(float32, key):
     np.testing.assert_array_equal(found.mdp.legal[:-1], found.obs["action_mask"])
 
 
-@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("first", [False, pytest.param(True, marks=pytest.mark.wide)])
 def test_programs_of_both_precisions_may_share_an_mdp(first, key):
     """NumPy's arrays closed over, given to environments, and given as arguments, in float32 and in float64."""
     mdps = worlds.random_walk(3), MDP(*dense(worlds.random_walk(3)), worlds.random_walk(3).terminal)

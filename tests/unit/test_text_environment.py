@@ -121,7 +121,7 @@ CHOOSE = sample(TEMPERATURE)
 
 def test_environment_and_generation_are_one_and_agree_with_the_parallel_pass():
     """The same keys give the same texts: a step of the agent is a step of generation."""
-    params = jax.tree.map(lambda x: x if x.ndim == 1 else 10 * x, MODEL.init(jax.random.key(1)))
+    params = jax.tree.map(lambda x: x if x.ndim == 1 else 10 * x, jax.jit(MODEL.init)(jax.random.key(1)))
     network, distribution = policy_network(MODEL, SLOTS, params, TEMPERATURE), policy(V)
     draw, key = jax.random.key(5), jax.random.key(2)
 
@@ -176,7 +176,7 @@ def test_the_greedy_agent_is_evaluated_in_it(key):
 
     nothing = lambda *_: None
     agent = Agent(nothing, network.memory, network.reset, nothing, greedy, nothing)
-    params = network.init(key, None)
+    params = jax.jit(network.init)(key, None)
     run = lambda key: evaluation.evaluate(ENV, ENV.default_params, agent, params, key, 6, greedy=True)
     got = jax.jit(run)(key)
     assert got.finished.all() and (got.lengths >= 1).all() and (got.lengths <= T).all()

@@ -24,7 +24,7 @@ PAIRS = Pairs(["ab", "c", "ba", "bb"], [["cabc", "ab"], [], ["bcab"], ["aaca", "
 TASK = task(TOKENIZER, PAIRS, 3, 6)
 END, V, T, N = TOKENIZER.end, TOKENIZER.size, 6, 10
 MODEL = gpt2(GPT2(V, 3 + T, 8, 1, 2))
-PARAMS = jax.tree.map(lambda x: x if x.ndim == 1 else 10 * x, MODEL.init(jax.random.key(0)))
+PARAMS = jax.tree.map(lambda x: x if x.ndim == 1 else 10 * x, jax.jit(MODEL.init)(jax.random.key(0)))
 
 
 def block_of(texts, index, pad=END, steps=T, end=END):
