@@ -40,7 +40,7 @@ def short_repr(self: Any) -> str:
     ...     params: Any
     ...     __repr__ = short_repr
     >>> State(jnp.int32(3), {"kernel": jnp.zeros((100, 4)), "bias": jnp.zeros(4)})
-    State(updates=3, params=<2 arrays, 1.6 kB>)
+    State(updates=3, params=<2 arrays, 1.62 kB>)
     """
 
     def part(x: Any) -> str:

@@ -263,7 +263,8 @@ def _past_lost(replay: Replay, tree: tuple[Array, ...], first: Array, part: Arra
     begin, end = place(stored), place(first)  # of those lost; the ring may wrap between them
     before, up_to = mass_before(tree, jnp.stack([begin, end]))
     total, wraps = tree[-1].sum(), end < begin
-    lost: Any = jnp.where(first > stored, up_to - before + jnp.where(wraps, total, 0.0), 0.0)
+    whole: Any = jnp.where(wraps, total, 0.0)
+    lost: Any = jnp.where(first > stored, up_to - before + whole, 0.0)
     mass = part * (total - lost)
     skipped: Any = jnp.where(mass >= before, lost, 0.0)
     start: Any = jnp.where(first > stored, up_to, 0.0)
