@@ -70,6 +70,7 @@ def test_a_partial_constructor_has_the_declaration_of_its_function():
     "family, hp, about, said",
     [
         ("policy", purerl.PPO(), {}, "family is 'policy'; it must be a Family"),
+        (purerl.POLICY_GRADIENT, 3, {}, "hp is 3; it must be an instance of a purerl.config class"),
         (purerl.POLICY_GRADIENT, purerl.PPO, {}, r"hp is <class .*PPO'>; it must be an instance of a purerl.config"),
         (purerl.POLICY_GRADIENT, purerl.PPO(), {"envs": 4}, "envs is unknown; allowed are num_envs, rollout_length"),
         (purerl.POLICY_GRADIENT, purerl.PPO(), {"switches": {"dueling": True}}, "the family has no switch 'dueling'"),
