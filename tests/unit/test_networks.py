@@ -172,7 +172,7 @@ def test_parts_of_agents_take_plain_networks(key):
     with pytest.raises(ValueError, match="critic is the class MLP"):
         purerl.sac(MLP(), MLP, distributions.hybrid(spaces.Box(-1.0, 1.0, (2,)), distributions.squashed))
     with pytest.raises(ValueError, match="actor or critic has a memory; actor-critics with a replay take feed-forward"):
-        purerl.sac(plain, networks.actor_critic(policy, MLP, networks.gru(3)), distributions.hybrid(BOX))
+        purerl.sac(plain, networks.actor_critic(policy, MLP, memory=networks.gru(3)), distributions.hybrid(BOX))
 
 
 BOX = spaces.Box(-1.0, 1.0, (2,))
