@@ -24,7 +24,7 @@ def agent_command(name: str) -> click.Command:
     """The command that trains one agent."""
     prepare()
     from purerl.build import agent_function
-    from purerl.runs import execute, initial, options, plans
+    from purerl.runs import initial, options, plans, sweeps
 
     with one_line():
         run, own = options.parameters(name)
@@ -32,13 +32,15 @@ def agent_command(name: str) -> click.Command:
     execution = execution_options("runs/AGENT-ENV")
 
     def invoke(**given: Any) -> None:
-        take = lambda parameters: {p.name: given[p.name] for p in parameters}
+        take = lambda parameters: {p.name: given[p.name] for p in parameters if p.expose_value}
         with one_line():
-            plan = plans.plan_of({"agent": name, **take(run), "hyperparameters": take(own)})
+            points = sweeps.points_of({"agent": name, **take(run), "hyperparameters": take(own)})
             if given["init_from"] is None:
-                execute.train(plan, **take(execution))
-            else:
-                initial.train(plan, **take(execution), **take(START))
+                sweeps.train(points, **take(execution))
+                return
+            if len(points) > 1:
+                raise ValueError("--init-from is for one program: give one value of each option that has several here")
+            initial.train(plans.plan_of(points[0].config), **take(execution), **take(START))
 
     return click.Command(
         name,
@@ -77,7 +79,8 @@ def train() -> None:
 
     \b
     purerl train ppo CartPole-v1 --seeds 8 --steps 5e5
-    purerl train ppo CartPole-v1 --learning-rate 1e-4,3e-4,1e-3
+    purerl train ppo CartPole-v1 --learning-rate 1e-4,3e-4,1e-3      # floats: one program
+    purerl train ppo CartPole-v1 --num-epochs 4,8 --hidden 64,64/256 # structure: one program for each value
 
     `purerl train AGENT --help` lists the agent's hyperparameters.
     """
