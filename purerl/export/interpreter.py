@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.extend.core import Literal
 
 from purerl.core import Array
@@ -42,7 +43,7 @@ def _used(jaxpr: Any) -> list[bool]:
 def _is_known(eqn: Any, values: Sequence[Any]) -> bool:
     """Whether the results of an equation are constants."""
     sizes = [n for x in eqn.outvars for n in getattr(x.aval, "shape", (None,))]
-    here = all(not isinstance(x, (jax.core.Tracer, _Key)) for x in values)
+    here = all(not isinstance(x, (Tracer, _Key)) for x in values)
     return here and all(isinstance(n, int) for n in sizes) and (bool(values) or eqn.primitive.name == "iota")
 
 
@@ -157,7 +158,7 @@ def margins(function: Callable) -> Callable:
 
         def add(margin):
             if margin.ndim and margin.shape[0] == rows:
-                found.append(jnp.where(jnp.isnan(margin), jnp.inf, margin).reshape(rows, -1).min(-1))
+                found.append(jnp.nan_to_num(margin, nan=jnp.inf, posinf=jnp.inf).reshape(rows, -1).min(-1))
 
         def argmax(eqn, x):
             axis = eqn.params["axes"][0]

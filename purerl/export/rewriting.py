@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from purerl.core import Array
 from purerl.export.interpreter import inlined
@@ -33,7 +34,7 @@ def _bitcast(eqn: Any, x: Array) -> list[Array]:
 def _gather(eqn: Any, x: Array, index: Array) -> list[Array]:
     """A slice, where a gather reads one known place of one axis, and all of the others."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    known = not isinstance(index, jax.core.Tracer) and np.shape(index) == (1,)
+    known = not isinstance(index, Tracer) and np.shape(index) == (1,)
     one = known and len(numbers.start_index_map) == 1 and not numbers.operand_batching_dims
     if not one or {*numbers.collapsed_slice_dims} - {*numbers.start_index_map}:
         return [eqn.primitive.bind(x, index, **eqn.params)]

@@ -7,6 +7,7 @@ address unless another is given. It is no production cluster.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -121,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         policy = loading.load(given.folder, given.file)
         try:
-            import waitress
+            waitress: Any = importlib.import_module("waitress")
         except ImportError:
             raise ValueError("serving needs the package waitress: pip install 'purerl[serve]'") from None
         most = {"max_request_body_size": MOST_BYTES, "max_request_header_size": 2**14}
