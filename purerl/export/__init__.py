@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from purerl.export.loading import Policy
     from purerl.export.saving import Format
 
+__all__ = ["load", "save"]
+
 
 def save(
     directory: str | Path,

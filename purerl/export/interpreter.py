@@ -93,8 +93,8 @@ def inlined(closed: Any, rules: Mapping[str, Rule] = {}, fold: bool = False) -> 
       rules: other meanings of primitives, by their names.
       fold: compute what is constant at once, not in the function.
 
-    >>> inlined(jax.make_jaxpr(jax.jit(lambda x: x + 1))(1.0))(2.0)
-    (Array(3., dtype=float32),)
+    >>> inlined(jax.make_jaxpr(jax.jit(lambda x: x + 1))(1.0))(2.0)[0].item()
+    3.0
     """
     return lambda *args: tuple(_evaluate(closed.jaxpr, closed.consts, args, rules, fold))
 
