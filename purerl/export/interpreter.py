@@ -150,7 +150,7 @@ def margins(function: Callable) -> Callable:
 
     >>> choose = lambda q, p: (q.argmax(-1), p > 0)
     >>> margins(choose)(jnp.array([[1.0, 3.0, 2.0], [0.0, 9.0, 1.0]]), jnp.array([0.5, -9.0])).tolist()
-    [0.3333..., 8.0]
+    [0.333..., 0.888...]
     """
 
     def call(*args: Any) -> Array:
