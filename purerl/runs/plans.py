@@ -12,7 +12,7 @@ import numpy as np
 
 from purerl import build, normalize, rewards, training
 from purerl.agents.parts.declarations import declaration_of, options_of
-from purerl.runs import env_parameters, files, loggers, options, pretraining, text_training
+from purerl.runs import env_parameters, files, loggers, optimisation, options, pretraining, text_training
 from purerl.runs.devices import check_memory
 from purerl.runs.plan import Plan, grid_of, keys_of, updates_per_chunk
 from purerl.text import assembly
@@ -70,7 +70,11 @@ def plan_of(config: dict[str, Any]) -> Plan:
     loggers.check(config)
     settings = assembly.Settings(**config["text"]) if config.get("text") else None
     text = assembly.assemble(settings) if settings else None
-    env, env_params = (text.env, text.env.default_params) if text else build.environment(config["env"])
+    inner = optimisation.restored(config["inner"]) if config.get("inner") else None
+    if inner:
+        env, env_params = optimisation.assemble(inner)
+    else:
+        env, env_params = (text.env, text.env.default_params) if text else build.environment(config["env"])
     if config["observe"]:
         from purerl.envs import Observe
 
@@ -153,8 +157,13 @@ def plan_of(config: dict[str, Any]) -> Plan:
         every=every,
         steps_per_update=step_size,
         files=sorted({word.rpartition(":")[0] for word in words if build.is_own(word)})
-        + ([*assembly.files_of(settings.model), *assembly.files_of(settings.data)] if settings else []),
+        + ([*assembly.files_of(settings.model), *assembly.files_of(settings.data)] if settings else [])
+        + (optimisation.files_of(inner) if inner else []),
     )
+    if inner:
+        what = f"{short(config['agent'])} on the training of {' on '.join(map(short, (inner.model, inner.data)))}"
+        unit = f"steps, each of {inner.updates // inner.changes} updates of the model"
+        return plan._replace(name=config["env"].replace("/", "-"), title=what, unit=unit)
     if not (text and settings):
         return plan
     return plan._replace(
@@ -174,8 +183,9 @@ def plan_of_directory(directory: Path, same_files: bool = True) -> Plan:
     if stored.get("kind") == files.SWEEP:
         names = ", ".join(str(directory / name) for name in stored.get("members", ()))
         raise ValueError(f"{directory} is a sweep of several programs; name one of them: {names}")
-    for name in NAMES:
-        path = Path(str(stored.get(name)).rpartition(":")[0])
+    inner = optimisation.own_names(optimisation.restored(stored["inner"])._asdict()) if stored.get("inner") else []
+    for name in (*(stored.get(name) for name in NAMES), *inner):
+        path = Path(str(name).rpartition(":")[0])
         if path.suffix == ".py" and path.resolve().is_relative_to(directory.resolve()):
             raise ValueError(f"{directory} names code of its own, {path}; it is not run")
     made = files.read_manifest(directory)["made_with"]["files"] if same_files else {}

@@ -1,6 +1,7 @@
 """Training as an environment, against a slow NumPy training; its data, actions, schedules and bad input."""
 
 import gzip
+import json
 from functools import partial
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from purerl import networks, rewards
 from purerl.core import Agent, Transition
 from purerl.envs.training_control import actions, data, models, observations, optimizers, schedules, terms
 from purerl.envs.training_control.data import Data
-from purerl.envs.training_control.environment import TrainingControl, shuffled, with_replacement
+from purerl.envs.training_control.environment import TrainingControl, last_for_test, shuffled, with_replacement
 from purerl.envs.training_control.optimizers import ADAM, MOMENTUM, RMSPROP, SGD, Settings
 from purerl.testing import check_env, check_reward
 
@@ -153,6 +154,7 @@ def test_a_training_against_numpy(key):
             "train_loss": np.exp(log_train), "validation_loss": np.exp(log_validation), "log_loss": log_validation,
             "log_loss_before": before[1], "test_loss": loss_of(trainer.params, test),
             "score": accuracy_of(trainer.params, validation), "test_score": accuracy_of(trainer.params, test),
+            "train_score": accuracy_of(trainer.params, train[:12]),
             "diverged": False, "cost": 1 / 7, "update": K * (step + 1), **settings._asdict(),
         }  # fmt: skip
         assert set(info) == set(reported)
@@ -222,6 +224,14 @@ def test_parts_are_disjoint_and_drawn_for_each_episode(key):
 
 
 # --- ends -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_examples_are_the_test_part_of_every_episode(key):
+    parts = [jax.tree.map(np.asarray, last_for_test(key, N, PARTS)) for key in jax.random.split(key)]
+    for now in parts:
+        assert [len(x) for x in now] == [*PARTS] and now.test.tolist() == list(range(N - 16, N))
+        assert sorted(np.concatenate(now[:2])) == sorted({*np.concatenate(now[:2])} & {*range(N - 16)})
+    assert set(parts[0].train) != set(parts[1].train)
 
 
 def test_a_network_that_diverges_ends_its_own_episode_alone(key):
@@ -471,6 +481,37 @@ def test_a_recorded_schedule_trains_the_same_network_in_plain_optax(key):
     np.testing.assert_allclose(table["test_loss"][3], loss_of(params, np.asarray(state.parts.test)), rtol=1e-4)
 
 
+def test_recorded_settings_are_replayed_one_a_step(key):
+    """As by a schedule, and with more than a rate."""
+    rates = np.array([0.5, 0.1, 0.3, 0.2], np.float32)
+    control, i = schedules.replay({"learning_rate": rates, "momentum": jnp.linspace(0, 0.9, 4)})
+    settings = Settings(weight_decay=0.3)
+    for k in range(4):
+        i, settings = control(i, None, settings, 0.0)
+        assert settings.learning_rate == rates[k] and settings.momentum == jnp.linspace(0, 0.9, 4)[k]
+    assert settings.weight_decay == 0.3
+
+
+def test_schedules_are_loaded_from_files(tmp_path):
+    columns = {"update": [0, 10], "learning_rate": [0.25, 0.5], "momentum": [0.0, 0.75]}
+    (tmp_path / "a.json").write_text(json.dumps({"schedule": columns}))
+    (tmp_path / "a.csv").write_text("update,learning_rate,momentum\n0,0.25,0.0\n10,0.5,0.75\n")
+    for path in (tmp_path / "a.json", str(tmp_path / "a.csv")):
+        at = lambda count, *name: schedules.load(path, *name)(count)
+        assert [at(0), at(9), at(10), at(99), at(0, "momentum"), at(11, "momentum")] == [0.25, 0.25, 0.5, 0.5, 0, 0.75]
+    for name, text in (
+        ("b.csv", "update\n0\n"),
+        ("b.json", "[]"),
+        ("c.csv", "update,learning_rate\n0,x\n"),
+        ("d.csv", ""),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=f"{name} is not a schedule: "):
+            schedules.load(tmp_path / name)
+    with pytest.raises(ValueError, match=r"nothing.csv is not a schedule: No such file"):
+        schedules.load(tmp_path / "nothing.csv")
+
+
 def test_an_agent_controls_by_its_greedy_action_within_the_space(key):
     agent = Agent(None, lambda n: jnp.zeros(n), None, None, lambda state, memory, obs: (state + obs, memory + 1), None)
     env = SimpleNamespace(actions=actions.change({"learning_rate": 2.0}))
@@ -616,6 +657,14 @@ BIG = models.with_head(models.Model(lambda key, x: {}, lambda params, x: x * 1e3
         (
             lambda: TrainingControl(networks.MLP((4,)), Data(X, X), *PARTS, batch_size=8, objective=models.regression),
             r"outputs of shape \(8, 4\) for 8 examples; it must be \(8, 5\), the shape of y",
+        ),
+        (
+            lambda: MAKE(objective=models.classification._replace(loss=lambda outputs, y, smoothing: outputs.mean())),
+            r"the loss of 8 examples has shape \(\); it must have \(8,\)",
+        ),
+        (
+            lambda: MAKE(objective=models.classification._replace(score=lambda outputs, y: y)),
+            r"the score of 8 examples has shape \(8,\); it must have \(\)",
         ),
         (lambda: TrainingControl(BIG, Data(X, Y), *PARTS, batch_size=8), "the inner loss is nan at the start"),
         (lambda: MAKE(actions=actions.change({"dropout": 0.1})), "change dropout, which the model does not have"),
