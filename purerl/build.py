@@ -33,6 +33,7 @@ __all__ = [
     "agent",
     "agent_function",
     "body",
+    "called",
     "environment",
     "from_file",
     "is_own",

