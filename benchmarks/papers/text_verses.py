@@ -291,7 +291,7 @@ MEANING = (
     "- Texts do not degenerate: Self-BLEU, distinct-2 and length stay near those of the reference. Perplexity under "
     "the judge rises by 1 to 2 in greedy texts, with PPO by 4; with the KL to the model before it hardly does, and "
     "BLEU is no less.",
-    "- REINFORCE with a moving average or a self-critical baseline gains 4 to 6 points of BLEU in sampled texts and none "
+    "- REINFORCE with a moving average or a self-critical baseline gains 4 to 6 points of BLEU in sampled texts, none "
     "in greedy ones. Without a baseline, and with PPO at this learning rate, greedy texts are worse than before.",
     "- The article that suggests this experiment prints BLEU 85.3 %, ROUGE 92.5 % and a perplexity of 4.8 without "
     "naming its data: nothing can be compared with these.",
