@@ -153,7 +153,8 @@ def controller(space: SearchSpace, which: str, transform=savage, batch: int = BA
         return training.train(learner, key, updates, updates)[0].reward.found
 
     program = jax.jit(jax.vmap(one, (0, None, None)))
-    return lambda keys, score, hp=own.hp(length): program(keys, score, training.loop.as_arrays(hp))
+    default = own.hp(length)
+    return lambda keys, score, hp=default: program(keys, score, training.loop.as_arrays(hp))
 
 
 def evolution(space: SearchSpace) -> Callable[..., Array]:
@@ -425,14 +426,18 @@ def write_report() -> None:
         done = [x for x in map(partial(records, method=method), DATA_SETS) if x]
         if done:
             wins.append(f"{sum(all(above(x)) for x in done)} of {len(done)} ({name})")
+    weights = ", ".join(
+        f"{x.learning_rate:g} and {x.entropy_cost:g} ({NAMES[name]})" for name, x in CONTROLLERS.items()
+    )
     lines = [
         "## Architecture search",
         "",
         "`python benchmarks/papers/architecture_search.py`. Best validation score so far after 100, 500 and 1,000 "
         "queries, mean over seeds [95 % interval]. Random search is the exact expectation of as many distinct networks "
         "drawn from the table. For the searches every query counts, also of a network that was queried before. "
-        f"REINFORCE: a gradient step after every {BATCH} queries, a moving average as baseline, Adam, an entropy "
-        "bonus. The reward is the rank of the score among the queries so far, F, as -log(1 - F) - 1. "
+        f"REINFORCE: a step of Adam after every {BATCH} queries, a moving average as baseline, and an entropy bonus; "
+        f"learning rates and weights of a sequence's entropy: {weights}. The reward is a function of the score's "
+        "rank: -log(1 - F) - 1, where F is the share of the queries so far with a lower score. "
         f"Regularised evolution: a population of {EVOLUTION['population']}, samples of {EVOLUTION['sample']}.",
         "",
         "| table | search | 100 | 500 | 1,000 | distinct of 1,000 | interval above random search at |",
