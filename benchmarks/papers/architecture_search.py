@@ -369,8 +369,8 @@ def tuning_rows() -> list[str]:
     """Every setting that was compared, and which were chosen."""
     if not TUNING.exists():
         return [
-            f"The settings were chosen on {TUNED_ON} with other seeds, in trials of which no results are kept; `--tune` "
-            "compares some again."
+            f"The settings were chosen on {TUNED_ON} with other seeds, in trials of which no results are kept; "
+            "`--tune` compares some again."
         ]
     found = json.loads(TUNING.read_text())
     chosen = {name: (x.learning_rate, x.entropy_cost) for name, x in CONTROLLERS.items()}
@@ -456,9 +456,9 @@ def write_report() -> None:
         "",
         *regret_rows(),
         "",
-        "The entropy bonus is the mean over decisions. A first run on this space, with the weight of the mean as on cora, "
-        "1.5, had 0.9073 [0.9058, 0.9088] after 1,000 queries (independent decisions), below random search; weighted by "
-        "the entropy of the sequence, 0.3 as on cora, it is above.",
+        "The entropy bonus is the mean over decisions. A first run on this space, with the weight of the mean as on "
+        "cora, 1.5, had 0.9073 [0.9058, 0.9088] after 1,000 queries (independent decisions), below random search; "
+        "weighted by the entropy of the sequence, 0.3 as on cora, it is above.",
         "",
         *tuning_rows(),
         "",
