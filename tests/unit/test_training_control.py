@@ -294,6 +294,7 @@ def of_definition(t):
 
 def test_luby(key):
     assert luby.luby(1000).tolist() == [of_definition(t) for t in range(1, 1001)]
+    assert luby.luby(1).tolist() == [1]
     env, params = purerl.make("Luby-v0")
     right = luby.luby_actions(64)
     assert env.num_actions == 6 and [2**a for a in right.tolist()] == luby.luby(64).tolist()
@@ -395,6 +396,7 @@ def test_bad_input():
         noisy_quadratic.best_schedule(3, 1.5)
     with pytest.raises(ValueError, match=r"size is 1; it must be at least 2"):
         LeadingOnes(1)
+    assert (LeadingOnes(5, (1, 2, 5)).num_actions, Sigmoid((3, 4)).num_actions) == (3, 12)
     for portfolio in ((), (0,), (51,), (1.5,)):
         with pytest.raises(ValueError, match=r"portfolio is \(.*\); it must be ints in 1 .. 50, the size"):
             LeadingOnes(50, portfolio)

@@ -98,7 +98,7 @@ def train(
     def step(carry, rows):
         params, state = carry
         updates, state = optimizer.update(jax.grad(loss)(params, x[rows], y[rows]), state)
-        return (optax.apply_updates(params, updates), state), None
+        return (jax.tree.map(jnp.add, params, updates), state), None
 
     params = init(init_key, architecture, x.shape[-1], num_classes)
     rows = jax.random.randint(batch_key, (num_steps, batch_size), 0, len(x))
