@@ -131,7 +131,7 @@ def rivals() -> dict[str, Rival]:
     averaged = lambda params, state: contrib.schedule_free_eval_params(state, params)
     one = lambda c: schedules.constant(c[0])
     return {
-        "constant": Rival("constant", fine[:, None], one),
+        "constant": Rival("constant (a)", fine[:, None], one),
         "step": Rival("step, to 0.1 or 0.3 at thirds", grid(rates, (0.1, 0.3)), lambda c: schedules.step(c[0], c[1])),
         "exponential": Rival("exponential, to 0.1 or 0.01", grid(rates, (0.1, 0.01)),
                              lambda c: schedules.exponential(c[0], c[0] * c[1])),
@@ -397,7 +397,7 @@ def picture(arms: dict[str, str], order: list[str]) -> None:
         rates.axhline(of_rates[0]["rates"][int(mean.argmin())], color=f"C{i}", linewidth=0.7, linestyle=":")
     rates.set(yscale="log", xlabel="fraction of the budget", title="rates of the agent (dotted: best constant)")
     rates.legend(fontsize=7)
-    constants.set(xscale="log", xlabel="constant rate", title="log test loss of constants (dotted: the tuned one, (a))")
+    constants.set(xscale="log", xlabel="constant rate", title="log test loss of constants (dotted: (a))")
     constants.axvline(load(RESULTS / "tuning" / "constant.json")["chosen"][0], color="grey", linestyle=":")
     figure.savefig(PICTURE, dpi=110)
     plt.close(figure)
