@@ -79,7 +79,7 @@ def planted(fault: Fault, text: str) -> str:
 
 # one call each; adapters of packages that need not be installed; an exception
 ONE_CALL = tuple(f"cli/commands/{name}.py" for name in ("evaluate", "list", "plot", "render", "resume"))
-EXEMPT = (*ONE_CALL, "envs/adapters/", "runs/stopped.py")
+EXEMPT = (*ONE_CALL, "envs/adapters/", "runs/stopped.py", "cli/templates/")
 
 
 def without_fault() -> list[str]:
@@ -141,7 +141,18 @@ def pytest(
     folder: Path, tests: Iterable[str], timeout: float | None = None, without: Iterable[str] = ()
 ) -> tuple[int, str, float]:
     """Exit code, output and seconds of tests in a copy, up to the first failure."""
-    words = ["-x", "-q", "-rfE", "--tb=short", "-o", "addopts=--strict-markers", "-p", "no:cacheprovider"]
+    words = [
+        "-x",
+        "-q",
+        "-rfE",
+        "--tb=short",
+        "-o",
+        "addopts=--strict-markers",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not wide",
+    ]
     words += [f"--ignore=tests/{SELF}", *(f"--deselect=tests/{test}" for test in without)]
     words += [f"tests/{test}" for test in tests]
     begin = time.perf_counter()
