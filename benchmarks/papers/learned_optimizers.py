@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from controlled_trainings import keys_of, load, rounded, save
 from text_report import control_section
 from training_control_exact import summary
-from trainings import keys_of, load, rounded, save
 
 from purerl import networks
 from purerl.envs.training_control import learned

@@ -20,9 +20,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from controlled_trainings import LAST, controlled, keys_of, load, outcome, ppo, rounded, save, search, train
 from text_report import control_section
 from training_control_exact import summary
-from trainings import LAST, controlled, keys_of, load, outcome, ppo, rounded, save, search, train
 
 import purerl
 from purerl import build, networks

@@ -25,9 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from controlled_trainings import LAST, controlled, keys_of, load, outcome, ppo, rounded, save, search, train
 from text_report import control_section
 from training_control_exact import summary
-from trainings import LAST, controlled, keys_of, load, outcome, ppo, rounded, save, search, train
 
 import purerl
 from purerl import build, networks, statistics
