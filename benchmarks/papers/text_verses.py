@@ -289,8 +289,8 @@ MEANING = (
     "- The best of 8 samples at a temperature of 0.7, which is chosen with the references, is better still, at a "
     "similar perplexity.",
     "- Texts do not degenerate: Self-BLEU, distinct-2 and length stay near those of the reference. Perplexity under "
-    "the judge rises by 1 to 2 in greedy texts, with PPO by 4; with the KL to the model before it hardly does, and BLEU "
-    "is no less.",
+    "the judge rises by 1 to 2 in greedy texts, with PPO by 4; with the KL to the model before it hardly does, and "
+    "BLEU is no less.",
     "- Without a baseline, and with PPO at this learning rate, greedy texts are worse than before.",
     "- The article that suggests this experiment prints BLEU 85.3 %, ROUGE 92.5 % and a perplexity of 4.8 without "
     "naming its data: nothing can be compared with these.",

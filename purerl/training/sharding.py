@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -20,7 +21,8 @@ def batch(make: Callable[[Any], Learner], devices: Sequence[Any] | None = None) 
     """Batch runs: return a `make` whose learner takes keys `[S]` and whose `hp` may have leaves `[S]`.
 
     All seeds and values of float hyperparameters share one program: vector leaves of `hp` have one entry per key,
-    scalars are shared. With `devices`, the S runs are split over them, without communication.
+    scalars are shared. With `devices`, the S runs are split over them, without communication. The same `make` and
+    devices give the same function, so that `run(batch(make), ...)` compiles once wherever it stands.
 
     Raises:
       ValueError: at trace time, if the number of devices does not divide S.
@@ -30,7 +32,15 @@ def batch(make: Callable[[Any], Learner], devices: Sequence[Any] | None = None) 
     >>> batch(make)(jnp.array([0.0, 1.0])).init(jax.random.split(jax.random.key(0), 2)).shape
     (2,)
     """
+    devices = None if devices is None else tuple(devices)
+    try:
+        return _batch(make, devices)
+    except TypeError:  # a make that has no hash
+        return _batch.__wrapped__(make, devices)
 
+
+@functools.lru_cache(maxsize=128)
+def _batch(make: Callable[[Any], Learner], devices: tuple[Any, ...] | None) -> Callable[[Any], Learner]:
     def axes(hp):
         return jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, hp)
 

@@ -1,6 +1,7 @@
 """The loop, on environments small enough to count by hand."""
 
 import gc
+from typing import NamedTuple
 
 import gymnax.wrappers.purerl
 import jax
@@ -13,7 +14,7 @@ from linear import Linear
 import purerl
 from purerl import training
 from purerl.core import Agent, Reward
-from purerl.testing import check_reward, probes
+from purerl.testing import check_reward, checks, probes
 from purerl.testing.checks import assert_close, assert_same_bits
 
 
@@ -208,6 +209,7 @@ def test_asked_info_is_kept(key, cartpole):
         (dict(num_envs=0), "num_envs is 0"), (dict(num_envs=2.0), "num_envs is 2.0"),
         (dict(rollout_length=-1), "rollout_length is -1"), (dict(group_size=3), "group_size is 3; it must divide"),
         (dict(reset_pool=0), "reset_pool is 0"),
+        (dict(returns="both"), "returns is 'both'; it must be 'environment' or 'training'"),
         (dict(agent=recorder(True), episodic=False), "needs whole episodes"),
     ],
 )  # fmt: skip
@@ -223,8 +225,9 @@ def test_bad_counts_of_a_run(key):
     for num_updates, every in ((0, 1), (4, 0), (4, 3)):
         with pytest.raises(ValueError, match="every is"):
             purerl.train(learner, key, num_updates, every)
-    with pytest.raises(ValueError, match="must be positive"):
-        purerl.run(lambda hp: learner, (), key, 0)
+    for num_updates, every in ((0, 1), (1, 0)):
+        with pytest.raises(ValueError, match=f"must be positive, got {num_updates} and {every}"):
+            purerl.run(lambda hp: learner, (), key, num_updates, every)
     with pytest.raises(ValueError, match="either a key"):
         purerl.run(lambda hp: learner, (), None, 1)
 
@@ -425,8 +428,11 @@ def test_evaluation_is_capped_and_greedy_is_deterministic(cartpole, key):
     assert not out.finished.any()
     with pytest.raises(ValueError, match="max_steps is None"):
         purerl.evaluate(env, (), recorder(), (), key)
-    with pytest.raises(ValueError, match="num_episodes is 0"):
-        purerl.evaluate(env, env.default_params, recorder(), (), key, num_episodes=0)
+    for num_episodes in (0, 2**31):
+        with pytest.raises(
+            ValueError, match=f"num_episodes is {num_episodes}; it must be positive and below 2147483648"
+        ):
+            purerl.evaluate(env, env.default_params, recorder(), (), key, num_episodes=num_episodes)
 
 
 def test_evaluating_leaves_training_alone(make, cartpole, key):
@@ -438,3 +444,22 @@ def test_evaluating_leaves_training_alone(make, cartpole, key):
         first, second = play(state.agent, key), play(state.agent, key)
         np.testing.assert_array_equal(first.returns, second.returns)
     assert_same_bits(plain, state, "training with evaluations in between")
+
+
+def test_a_batch_made_in_a_loop_is_compiled_once(key):
+    """Its identity follows that of what it is made of."""
+    zero = jnp.zeros((), jnp.int32)
+    sums = lambda hp: training.Sums(zero + 1, zero, hp, hp, {})
+    make = lambda hp: purerl.Learner(lambda key: Counter(zero), lambda state: (Counter(state.iteration + 1), sums(hp)))
+    keys, counts = jax.random.split(key, 2), []
+    with checks._Compilations() as compiled:
+        for _ in range(3):
+            for _ in purerl.run(purerl.batch(make), jnp.ones(2), keys, 2):
+                pass
+            counts.append(compiled.count)
+    assert counts[0] > 0 and counts[1:] == counts[:1] * 2
+    assert purerl.batch(make, jax.devices()) is purerl.batch(make, tuple(jax.devices())) is not purerl.batch(make)
+
+
+class Counter(NamedTuple):
+    iteration: jax.Array

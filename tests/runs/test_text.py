@@ -14,7 +14,7 @@ from commands import StopAfter, command, same_bits, snapshot
 from text_runs import REWARD, SIZES, TASK, pretrain, train
 
 import purerl
-from purerl.runs import devices, execute, files, pretraining, text_training, writing
+from purerl.runs import comparison, devices, execute, files, pretraining, sweeps, text_training, writing
 from purerl.runs import evaluation as evaluation_of_runs
 from purerl.text import assembly, evaluation, generation, huggingface, models, tokens
 from purerl.text.environment import ended_by_token
@@ -140,7 +140,8 @@ def test_a_run_goes_on_with_the_devices_and_flags_of_its_beginning(trained, pret
     """Of XLA: with others, the bits of a resumed run would not be those of one that was not stopped."""
     seen = []
     monkeypatch.setattr(devices, "set_up_jax", lambda one_device=False: seen.append(one_device))
-    for module, name in ((execute, "resume"), (execute, "repeat"), (evaluation_of_runs, "evaluate")):
+    places = (sweeps, "resume"), (sweeps, "repeat"), (comparison, "finish"), (evaluation_of_runs, "evaluate")
+    for module, name in places:
         monkeypatch.setattr(module, name, lambda *_, **__: True)
     (tmp_path / "config.json").write_text('{"agent": "ppo", "text": null}')
     assert train(tmp_path / "run", pretrained, "--learning-rate", "x") == 2 and seen == [True]

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purerl.core import Agent
+from purerl.core import Agent, Transition
 from purerl.testing import check_env
 from purerl.text.data import Pairs, Task, task
-from purerl.text.environment import TextGeneration, equals_a_reference, exact_match
+from purerl.text.environment import TextGeneration, ended_by_token, equals_a_reference, exact_match
 from purerl.text.generation import completion_log_probs, generate, sample
 from purerl.text.models import GPT2, gpt2, policy, policy_network
 from purerl.text.tokens import character_tokenizer
@@ -180,6 +180,14 @@ def test_the_greedy_agent_is_evaluated_in_it(key):
     run = lambda key: evaluation.evaluate(ENV, ENV.default_params, agent, params, key, 6, greedy=True)
     got = jax.jit(run)(key)
     assert got.finished.all() and (got.lengths >= 1).all() and (got.lengths <= T).all()
+
+
+def test_completions_that_ended_by_the_end_token():
+    """Of four: at once, later, at the limit, and one whose end belongs to a step after it."""
+    ended = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], bool)
+    valid = np.array([[1, 1, 1, 1], [0, 1, 1, 1], [0, 0, 1, 0]], bool)
+    of = Transition(*[np.zeros((3, 4))] * 4, *[~valid] * 2, valid, info={"ended": jnp.asarray(ended)})
+    assert ended_by_token(of).tolist() == [True, True, False, False]
 
 
 def test_bad_inputs():

@@ -353,6 +353,8 @@ def test_bad_inputs(params):
         (lambda: run(steps=0), "max_tokens is 0; it must be a positive int"),
         (lambda: run(ids[0]), r"prompts is int32 \(3,\); it must be of ints \[N, P\]"),
         (lambda: run(ids * 1.0), "prompts is float"),
+        (lambda: run(ids[0]), r"prompts is int32 \(3,\); it must be of ints \[N, P\]"),
+        (lambda: run(length=np.ones((2, 1), np.int32)), r"length is int32 \(2, 1\); it must be of ints \[N\]"),
         (lambda: run(length=np.array([0, 3])), r"length is \[0 3\]; it must lie in \[1, 3\]"),
         (lambda: run(length=np.array([1])), r"prompts \(2, 3\) and length \(1,\) must have the same N"),
         (lambda: run(choose=3), "choose is 3; it must be a function"),

@@ -156,8 +156,27 @@ def test_parts_of_a_source_have_no_prompt_in_common(tmp_path):
     path.write_text("prompt,reference\n" + "".join(f"{i},{i}\n" for i in range(20)))
     assert len(assembly.read(str(path), "test").prompts) == 2 and assembly.separator(str(path)) == "\n"
     assert assembly.separator("sorting:3") == assembly.separator("pydoc") == ""
-    with pytest.raises(ValueError, match="part is 'all'"):
-        assembly.read("pydoc", "all")
+    for call, said in (
+        (lambda: assembly.read("pydoc", "all"), "part is 'all'"),
+        (lambda: assembly.read("addition:x"), r"addition:x: it must be addition:N with a whole number from 1 to 3"),
+        (lambda: assembly.tokenizer_of("bpe:x", []), "tokenizer is 'bpe:x'; it must be bpe:SIZE, such as bpe:1000"),
+        (
+            lambda: assembly.tokenizer_of("words", []),
+            "tokenizer is 'words'; it must be bytes, characters, bpe:SIZE, or",
+        ),
+        (
+            lambda: assembly.model_folder(tmp_path),
+            "has no model: there is no model.safetensors in it, nor in its folder",
+        ),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call()
+    assert assembly.is_pairs("bible-kjv-web-test") and not assembly.is_pairs("bible-kjv-test")
+    assert assembly.files_of(tmp_path) == [str(path)] == assembly.files_of(path) and assembly.files_of("pydoc") == []
+    for name in ("config.json", "manifest.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=r"has no model yet: the run is not finished; `purerl resume "):
+        assembly.model_folder(tmp_path)
 
 
 def test_examples_of_pairs_learn_references_and_their_end():

@@ -21,6 +21,7 @@ def resume(run: Path, **given: Any) -> None:
     """Continue a run that was stopped, or train it longer."""
     with one_line():
         prepare_for(run)
-        from purerl.runs import execute
+        from purerl.runs import comparison, sweeps
 
-        execute.resume(run, **given)
+        sweeps.resume(run, **given)
+        comparison.finish(run, given["devices"])
