@@ -1990,6 +1990,13 @@ FAULTS = [
         ("unit/test_sequence_agents.py::test_the_reference_stays_and_the_coefficient_moves",),
     ),
     Fault(
+        "A text run is resumed on other devices, with other flags of XLA",
+        "cli/flags.py",
+        "prepare(one_device=text)",
+        "prepare(one_device=False)",
+        ("runs/test_text.py::test_a_run_goes_on_with_the_devices_and_flags_of_its_beginning",),
+    ),
+    Fault(
         "Every row of a table is of the first seed",
         "runs/writing.py",
         'loaded.one(run).state.agent.params["model"]',
