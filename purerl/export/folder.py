@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,18 +35,20 @@ def write(directory: Path, files: Mapping[str, bytes], about: Mapping[str, Any])
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ValueError(f"{directory} exists and is not empty; give another folder, or remove it first")
-    part = directory.with_name(directory.name + ".part")
+    directory = directory.absolute()
     listed = {name: {"sha256": sha256(data), "bytes": len(data)} for name, data in files.items()}
     about = {"format": FORMAT, **about, "files": {**listed, **about.get("files", {})}}
+    texts = {ABOUT: json.dumps(about, indent=1, allow_nan=False) + "\n", README: readme(about)}
     try:
-        part.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            (part / name).write_bytes(data)
-        (part / ABOUT).write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        (part / README).write_text(readme(about), encoding="utf-8")
-        if directory.exists():
-            directory.rmdir()
-        part.rename(directory)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=directory.name + ".", dir=directory.parent) as part:
+            new = Path(part) / directory.name
+            new.mkdir()
+            for name, data in [*files.items(), *((name, text.encode()) for name, text in texts.items())]:
+                (new / name).write_bytes(data)
+            if directory.exists():
+                directory.rmdir()
+            new.rename(directory)
     except OSError as error:
         raise OSError(f"{directory} cannot be written: {error.strerror or error}") from error
 

@@ -16,8 +16,9 @@ def _leaf(tree: Any, path: Sequence[str | int], name: str) -> Any:
     """The leaf of nested dicts, tuples and objects at a path."""
     for step in path:
         try:
-            tree = getattr(tree, step) if isinstance(step, str) and hasattr(tree, step) else tree[step]
-        except (KeyError, IndexError, TypeError):
+            named = isinstance(step, str) and not isinstance(tree, Mapping)
+            tree = getattr(tree, step) if named else tree[step]
+        except (AttributeError, KeyError, IndexError, TypeError):
             raise ValueError(f"{name} is missing: the observation has no {step!r}") from None
     return tree
 
@@ -54,11 +55,11 @@ class Policy:
     `memory` an episode starts; `reset`, bool `[B]`, is True in the rows where one does. If actions are sampled
     `policy(obs, noise=policy.noise(generator, batch))`.
 
-    `about`: the contents of policy.json.
+    `about`: the contents of policy.json. `program(*arrays)`: the program itself, without checks.
     """
 
     def __init__(self, about: dict[str, Any], program: Callable[..., tuple[np.ndarray, ...]]):
-        self.about, self._program = about, program
+        self.about, self.program = about, program
         self._groups: dict[str, list[dict[str, Any]]] = {}
         for port in about["inputs"]:
             self._groups.setdefault(port["name"].partition(".")[0], []).append(port)
@@ -84,7 +85,7 @@ class Policy:
                 said = f", and batch is {batch}, as of {names[0]}" if arrays else ""
                 raise ValueError(f"{port['name']} is {given}; it must be {_shape(port)}{said}")
             arrays.append(x)
-        outputs = self._program(*arrays)
+        outputs = self.program(*arrays)
         return {port["name"]: x for port, x in zip(self.about["outputs"], outputs, strict=True)}
 
     def memory(self, batch: int) -> tuple[np.ndarray, ...]:

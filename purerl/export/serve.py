@@ -32,7 +32,7 @@ class Refused(Exception):
 def arrays_of(given: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The inputs of a program from lists of numbers by their names, of the dtypes that it takes.
 
-    A number of an int or bool input must be one; floats are rounded to the dtype.
+    A number of an int or bool input must be one; floats are rounded to the dtype, in which they must be finite.
 
     Raises:
       ValueError: if a value is no such list; the message names it.
@@ -51,11 +51,28 @@ def arrays_of(given: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, n
                 converted = x.astype(dtype)
             if dtype.kind in "iu" and (converted.astype(object) != x.astype(object)).any():
                 raise ValueError
+            if dtype.kind == "f" and not np.isfinite(converted).all():
+                raise ValueError
         except (ValueError, TypeError, OverflowError):
             wanted = f"{dtype.name} [{', '.join(map(str, ports[name]['shape']))}]"
-            raise ValueError(f"{name} must be nested lists of numbers, {wanted}") from None
+            raise ValueError(f"{name} must be nested lists of finite numbers, {wanted}") from None
         arrays[name] = converted
     return arrays
+
+
+def padded(policy: loading.Policy) -> loading.Policy:
+    """The policy on batches filled up to a power of two by their last row, so that few programs are compiled."""
+    of_rows = lambda ports: [port["shape"][:1] == ["batch"] for port in ports]
+    given, returned = of_rows(policy.about["inputs"]), of_rows(policy.about["outputs"])
+
+    def program(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        rows = len(arrays[given.index(True)])
+        more = (1 << (rows - 1).bit_length()) - rows
+        fill = lambda x: np.concatenate([x, np.repeat(x[-1:], more, axis=0)]) if more else x
+        outputs = policy.program(*(fill(x) if batch else x for x, batch in zip(arrays, given, strict=True)))
+        return tuple(x[:rows] if batch else x for x, batch in zip(outputs, returned, strict=True))
+
+    return loading.Policy(policy.about, program)
 
 
 def application(policy: loading.Policy, most_bytes: int = MOST_BYTES) -> Callable[..., Iterable[bytes]]:
@@ -104,7 +121,8 @@ def application(policy: loading.Policy, most_bytes: int = MOST_BYTES) -> Callabl
         except Refused as refused:
             status, found = refused.status, {"error": str(refused)}
         body = json.dumps(found).encode()
-        start(status, [*_JSON, ("Content-Length", str(len(body)))])
+        allow = [("Allow", allowed[0])] if allowed else []
+        start(status, [*_JSON, *allow, ("Content-Length", str(len(body)))])
         return [body]
 
     return answer
@@ -115,11 +133,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m purerl.export.serve", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", help="an exported policy")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on  [default: %(default)s]")
-    parser.add_argument("--port", type=int, default=8000, help="[default: %(default)s]")
+    parser.add_argument("--port", type=int, default=8000, help="0: any that is free  [default: %(default)s]")
     parser.add_argument("--threads", type=int, default=4, help="requests answered at once  [default: %(default)s]")
     parser.add_argument("--file", help="policy.stablehlo or policy.onnx  [default: the first that can be run]")
     given = parser.parse_args(arguments)
     try:
+        if not 0 <= given.port < 2**16:
+            raise ValueError(f"--port is {given.port}; it must be from 0 to {2**16 - 1}")
+        if given.threads < 1:
+            raise ValueError(f"--threads is {given.threads}; it must be at least 1")
         policy = loading.load(given.folder, given.file)
         try:
             waitress: Any = importlib.import_module("waitress")
@@ -127,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError("serving needs the package waitress: pip install 'purerl[serve]'") from None
         most = {"max_request_body_size": MOST_BYTES, "max_request_header_size": 2**14}
         settings = {"host": given.host, "port": given.port, "threads": given.threads, "channel_timeout": 30}
-        server = waitress.create_server(application(policy), **settings, **most)
+        server = waitress.create_server(application(padded(policy)), **settings, **most)
     except (ValueError, OSError) as error:
         sys.exit(_refuse(error))
     print(f"{given.folder} answers at http://{given.host}:{server.effective_port}/act; Ctrl-C ends it", flush=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from purerl import build, statistics, training
 from purerl.export import language, programs, saving
-from purerl.runs import learned, loading, pretraining, report
+from purerl.runs import env_parameters, learned, loading, pretraining, report
 from purerl.runs.evaluation import AT_ONCE, evaluation_key
 from purerl.runs.progress import progress_bar
 from purerl.runs.record import ENOUGH
@@ -59,17 +59,20 @@ def _about(loaded: loading.Loaded, run: int) -> dict[str, Any]:
     plan, config = loaded.plan, loaded.plan.config
     short = lambda name: Path(name).name if build.is_own(name) else name
     plain = lambda x: float(x) if isinstance(x, (jax.Array, np.ndarray, np.floating)) else x
-    hp = {field.name: plain(getattr(loaded.one(run).hp, field.name)) for field in dataclasses.fields(loaded.hp)}
+    one = loaded.one(run)
+    hp = {field.name: plain(getattr(one.hp, field.name)) for field in dataclasses.fields(one.hp)}
+    own = {name: x for name, x in hp.items() if not name.startswith(env_parameters.PREFIX)}
     hashes = {
         row["run"]: row["sha256"] for row in loaded.manifest["parameters"] if row["iteration"] == loaded.iteration
     }
     return {
         "agent": short(config["agent"]) if "agent" in config else "a language model",
-        "environment": short(config["env"]) if "env" in config else config["data"],
+        "environment": short(config["env"]) if "env" in config else Path(config["data"]).name,
+        "env_params": env_parameters.recorded(one.env_params, {}),
         "wrappers": {name: config[name] for name in OF_ENVIRONMENT if config.get(name) is not None},
         "run": {
             "number": run, "name": plan.name_of(run), "iteration": loaded.iteration,
-            "steps": loaded.iteration * plan.steps_per_update, "hyperparameters": hp, "sha256": hashes.get(run),
+            "steps": loaded.iteration * plan.steps_per_update, "hyperparameters": own, "sha256": hashes.get(run),
         },
     }  # fmt: skip
 
@@ -80,6 +83,7 @@ def _policy(
 ) -> dict[str, Any]:  # fmt: skip
     one = loaded.one(run)
     agent, state = one.agent(jax.tree.map(jnp.float32, one.hp)), one.state.agent
+    choose(agent, state, one.env.action_space(one.env_params))  # raises before episodes are played
     returns_key, parity_key = jax.random.split(jax.random.fold_in(evaluation_key(seed), run))
     greedy = choose is not programs.sampled
     play = partial(training.evaluate, one.env, one.env_params, agent, max_steps=max_steps, greedy=greedy)
@@ -153,4 +157,5 @@ def _say(folder: Path, about: dict[str, Any]) -> None:
     if score:
         report.say(f"{name}: return {score['mean']:.1f} [{score['low']:.1f}, {score['high']:.1f}] in "
                    f"{score['episodes']} episodes")  # fmt: skip
-    report.note(f"readable until {about['readable_until']}; `purerl.export.load({str(folder)!r})` gives policy(obs)")
+    until = f"readable until {about['readable_until']}; " if saving.STABLEHLO.file in about["files"] else ""
+    report.note(f"{until}`purerl.export.load({str(folder)!r})` gives policy(obs)")

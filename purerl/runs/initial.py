@@ -71,8 +71,11 @@ def compare(plan: Plan, directory: Path) -> None:
         return
     loaded, first = loading.load(directory), checkpoint.read(directory / learned.FILE)[0]
     before = loaded._replace(hp=plan.hp(), state=learned.state_of(plan, first))
-    env = plan.env, plan.env_params
-    play = lambda hp, state, key: training.evaluate(*env, plan.agent(hp), state, key, EPISODES, greedy=True).returns
+
+    def play(hp, state, key):
+        where = plan.env, plan.env_params_of(hp)
+        return training.evaluate(*where, plan.agent(hp), state, key, EPISODES, greedy=True).returns
+
     play, key = jax.jit(play), evaluation_key(0)
     sound = [run for run in range(plan.num_runs) if run not in loaded.broken]
     returns = np.full((2, len(sound)), np.nan)

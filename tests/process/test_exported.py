@@ -14,31 +14,13 @@ import pytest
 import zoo
 
 import purerl
-from purerl import normalize
 from purerl.export import folder, loading, programs, saving, serve
 
 SAMPLED = ("ppo tanh-normal", "a2c gru", "dqn", "sac", "td3", "ddpg")  # one for each way of drawing an action
 
 
-def policy_of(name):
-    """A row of the zoo with its agent, and a state whose normaliser, if it has one, has seen observations."""
-    row = zoo.row(name)
-    agent = row.agent(row.hp)
-
-    @jax.jit
-    def init(key):
-        obs, _ = jax.vmap(lambda key: row.env.reset(key, row.env_params))(jax.random.split(key, 3))
-        return agent.init(key, obs), obs
-
-    state, obs = init(jax.random.key(0))
-    if isinstance(state, normalize.NormalizedState):
-        seen = jax.tree.map(lambda x: 1 + 2 * jax.random.normal(jax.random.key(1), (50, *x.shape[1:])), obs)
-        state = state._replace(moments=normalize.merge(state.moments, seen, jnp.ones(50, bool)))
-    return row, agent, state
-
-
 def exported(directory, name, choose, **settings):
-    row, agent, state = policy_of(name)
+    row, agent, state = zoo.begun(name)
     where = row.env, row.env_params, agent, state, jax.random.key(2)
     return purerl.export.save(directory, *where, choose, **settings)
 
@@ -90,7 +72,7 @@ def test_a_program_runs_without_flax_and_without_the_package(tmp_path):
     print(json.dumps(np.asarray(action).tolist()))
     """
     found = alone(directory, ("flax", "purerl", "gymnax", "optax"), code)
-    _, agent, state = policy_of("ppo tanh-normal")
+    _, agent, state = zoo.begun("ppo tanh-normal")
     np.testing.assert_allclose(found, agent.greedy(state, (), jnp.ones((2, 3)))[0], rtol=1e-5)
     readme = (directory / folder.README).read_text()
     (lines,) = (part.split("```")[0] for part in readme.split("```python\n")[1:])

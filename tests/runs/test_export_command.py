@@ -1,12 +1,13 @@
 """purerl export: the policy of a run as a folder."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import command, newest, train_own
+from commands import OWN, command, newest, train, train_own
 
 import purerl
 from purerl.runs import checkpoint, export, learned, loading
@@ -72,23 +73,34 @@ def test_a_directory_without_a_run_is_named(tmp_path, capsys):
 # --- training that starts from a policy -------------------------------------------------------------------------------
 
 
-def test_training_starts_from_a_policy_and_is_repeatable(small, tmp_path, capsys):
-    """A rate of 0 leaves the parameters as they are, and a repetition has the same bits."""
-    job = {"seeds": 2, "steps": 96, "chunks": 3}
-    given = "--init-from", small, "--save-every", 0
-    loaded = loading.load(small)
-    first = {name: x[export.best(loaded)] for name, x in learned.learned(newest(small), True).items()}
-    assert train_own(tmp_path / "still", *given, "--rate", 0, **job) == 0
-    said = capsys.readouterr()
-    assert "optimiser fresh" in said.err and "before" in said.out and "after - before" in said.out
-    still = newest(tmp_path / "still")
-    np.testing.assert_array_equal(still[".agent.params"], np.stack([first[".agent.params"]] * 2))
-    assert np.any(still[".agent.opt_state"][0] != first[".agent.opt_state"])
-    assert train_own(tmp_path / "whole", *given, "--init-optimizer", "kept", **job) == 0
-    begun = checkpoint.read(tmp_path / "whole" / learned.FILE)[0]
+JOB = {"seeds": 2, "steps": 96, "chunks": 3, "agent": f"{OWN}:mine", "env": f"{OWN}:paid"}
+
+
+def of_best(run, optimizer):
+    """What the best seed of a run has learned."""
+    number = export.best(loading.load(run))
+    return {name: x[number] for name, x in learned.learned(newest(run), optimizer).items()}
+
+
+def test_training_starts_from_a_policy(small, tmp_path, capsys):
+    """A rate of 0 leaves the parameters as they are."""
+    changed = "--init-from", small, "--save-every", 0, "--rate", 0, "--env-param", "pay=0"
+    assert train(tmp_path / "new", *changed, **JOB) == 0
+    said, first, found = capsys.readouterr(), of_best(small, True), newest(tmp_path / "new")
+    assert "optimiser fresh" in said.err and "after - before" in said.out
+    assert re.search(r"before\W+0\.0\W+", said.out), said.out  # in the changed environment
+    np.testing.assert_array_equal(found[".agent.params"], np.stack([first[".agent.params"]] * 2))
+    assert np.any(found[".agent.opt_state"][0] != first[".agent.opt_state"])
+
+
+@pytest.mark.wide
+def test_training_that_starts_from_a_policy_and_its_optimiser_is_repeatable(small, tmp_path):
+    given = "--init-from", small, "--save-every", 0, "--init-optimizer", "kept"
+    assert train(tmp_path / "new", *given, **JOB) == 0
+    first, begun = of_best(small, True), checkpoint.read(tmp_path / "new" / learned.FILE)[0]
     np.testing.assert_array_equal(begun[".agent.opt_state"], first[".agent.opt_state"])
-    assert (newest(tmp_path / "whole")[".agent.params"] != first[".agent.params"]).any()
-    assert command("repeat", tmp_path / "whole") == 0
+    assert (newest(tmp_path / "new")[".agent.params"] != first[".agent.params"]).any()
+    assert command("repeat", tmp_path / "new") == 0
 
 
 def test_a_policy_of_another_shape_is_refused(small, whole, tmp_path, capsys):

@@ -21,12 +21,7 @@ from purerl.export import folder, interpreter, language, loading, onnx, parity, 
 from purerl.text import models
 
 BOX = gymnax_spaces.Box(-9.0, 9.0, (1,))
-NAME = "ppo masked"  # a trained normaliser of observations, a mask, and observations that are a dict
-
-
-def agent_and_state(name):
-    row = zoo.row(name)
-    return row, row.agent(row.hp), jax.tree.map(jnp.asarray, zoo.finished(name).state.agent)
+NAME = "ppo masked"  # a normaliser of observations, a mask, and observations that are a dict
 
 
 def standardizing():
@@ -43,7 +38,7 @@ def standardizing():
 def exported(tmp_path_factory):
     """A policy in its folder, written once; tests that change it copy it."""
     directory = tmp_path_factory.mktemp("export") / "policy"
-    row, agent, state = agent_and_state(NAME)
+    row, agent, state = zoo.begun(NAME)
     about = {"agent": "ppo", "environment": "MaskedGrid-v0"}
     key = jax.random.key(3)
     purerl.export.save(
@@ -67,7 +62,7 @@ def copied(exported, tmp_path):
 
 
 def test_actions_are_the_agents_with_its_trained_normaliser(exported):
-    row, agent, state = agent_and_state(NAME)
+    row, agent, state = zoo.begun(NAME)
     assert state.moments.count > 0 and np.ptp(state.moments.m2["cell"]) > 0
     cells = jnp.arange(16)
     obs = jax.vmap(row.env.see)(cells)
@@ -172,6 +167,17 @@ def test_a_full_folder_is_not_overwritten(exported):
         folder.write(exported, {}, {})
 
 
+def test_a_folder_appears_complete_or_not_at_all(tmp_path):
+    about = {"versions": {"purerl": "1"}, "made": "today", "inputs": [], "outputs": []}
+    with pytest.raises(OSError, match="new cannot be written"):
+        folder.write(tmp_path / "new", {"a": b"1", "b/c": b"2"}, about)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "new").mkdir()  # an empty one is taken
+    folder.write(tmp_path / "new", {"a": b"1"}, about)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["README.md", "a", "policy.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
 # --- the comparison -------------------------------------------------------------------------------------------------
 
 
@@ -234,7 +240,7 @@ def test_a_program_whose_normaliser_is_lost_is_refused():
 
 
 def test_noise_as_an_input_gives_the_actions_of_the_key(key):
-    row, agent, state = agent_and_state("ppo masked")
+    row, agent, state = zoo.begun("ppo masked")
     obs = jax.vmap(row.env.see)(jnp.arange(16))
     choose = programs.sampled(agent, state, row.env.action_space())
     bits = interpreter.draws(choose)(key, (), obs)
@@ -284,6 +290,13 @@ def test_a_policy_with_memory_or_noise_is_called_by_its_parts():
         policy(obs, (), None, noise)
 
 
+def test_observations_may_have_any_names():
+    port = {"name": "obs.items", "path": ["items"], "shape": ["batch"], "dtype": "float32"}
+    policy = loading.Policy({"inputs": [port], "outputs": [{**port, "name": "action", "path": []}]}, lambda x: (x,))
+    obs = np.ones(2, np.float32)
+    assert policy({"items": obs}).tolist() == [1, 1] == policy(types.SimpleNamespace(items=obs)).tolist()
+
+
 def test_q_values_are_of_agents_that_choose_by_them():
     agent, state = standardizing()
     _, outputs, _ = programs.greedy_and_values(agent, state, BOX)(None, (), jnp.array([[3.0], [5.0]]))
@@ -292,18 +305,36 @@ def test_q_values_are_of_agents_that_choose_by_them():
         programs.greedy_and_values(agent._replace(values=None), state, BOX)
 
 
-def test_a_language_model_gives_the_logits_of_its_next_token(tmp_path):
+def a_language_model():
     model = models.gpt2(models.GPT2(vocab_size=5, context=4, width=4, num_layers=1, num_heads=2))
-    params = jax.tree.map(lambda x: 20 * x, model.init(jax.random.key(0)))
+    return model, jax.tree.map(lambda x: 20 * x, model.init(jax.random.key(0)))
+
+
+def test_a_language_model_gives_the_logits_of_its_next_token():
+    model, params = a_language_model()
+    choose, start = language.next_token(model, params), lambda n: model.cache(n, 3)
+    program = programs.program(choose, start, language.reset, jax.ShapeDtypeStruct((1,), jnp.int32))
+    step, texts = jax.jit(program.function), np.array([[2, 4, 1], [0, 3, 3]], np.int32)
+    memory = [np.full(x.shape, 9, x.dtype) for x in jax.tree.leaves(jax.eval_shape(lambda: start(2)))]  # of other texts
+    found = []
+    for t in range(3):
+        logits, *memory = step(texts[:, t], *memory, np.full(2, t == 0))
+        found.append(logits)
+    expected = model.logits(params, model.features(params, jnp.asarray(texts)))
+    np.testing.assert_allclose(np.stack(found, 1), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.wide
+def test_a_language_model_is_exported(tmp_path):
+    model, params = a_language_model()
     files = {"tokenizer.json": b"{}"}
     about = language.save(tmp_path / "model", model, params, jax.random.key(1), 2, 3, files=files, steps=4)
     assert about["most_tokens"] == 3 and about["files"]["tokenizer.json"]["bytes"] == 2
     policy = purerl.export.load(tmp_path / "model")
     texts = np.array([[2, 4, 1], [0, 3, 3]], np.int32)
-    expected = model.logits(params, model.features(params, jnp.asarray(texts)))
-    memory = tuple(np.full(x.shape, 9, x.dtype) for x in policy.memory(2))  # of another text
+    expected, memory = model.logits(params, model.features(params, jnp.asarray(texts))), None
     for t in range(3):
-        logits, memory = policy(texts[:, t], memory, np.full(2, t == 0))
+        logits, memory = policy(texts[:, t], memory)
         np.testing.assert_allclose(logits, expected[:, t], rtol=1e-5, atol=1e-5)
     episodes = language.write_texts(model, language.next_token(model, params), 3, 2, jax.random.key(1), 4)
     assert episodes.begun[:, 0].tolist() == [True, False, False, True] and (episodes.obs[0] == 2).all()

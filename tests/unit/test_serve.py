@@ -38,13 +38,15 @@ def test_actions_are_answered():
 
 
 REFUSED = [
-    ({**GOOD, "obs": [[1, 2], [3]]}, 400, "obs must be nested lists of numbers, float32 [batch, 2]"),
+    ({**GOOD, "obs": [[1, 2], [3]]}, 400, "obs must be nested lists of finite numbers, float32 [batch, 2]"),
     ({**GOOD, "obs": "text"}, 400, "obs must be nested lists"),
     ({**GOOD, "obs": [[1, 2, 3]]}, 400, "obs is float32 [1, 3]; it must be float32 [batch, 2]"),
-    ({**GOOD, "kind": [1.5, 2]}, 400, "kind must be nested lists of numbers, int32 [batch]"),
+    ({**GOOD, "kind": [1.5, 2]}, 400, "kind must be nested lists of finite numbers, int32 [batch]"),
     ({**GOOD, "kind": [2**31, 2]}, 400, "kind must be"),
     ({**GOOD, "kind": [10**30, 2]}, 400, "kind must be"),
-    ({**GOOD, "reset": [1, 0]}, 400, "reset must be nested lists of numbers, bool [batch]"),
+    ({**GOOD, "reset": [1, 0]}, 400, "reset must be nested lists of finite numbers, bool [batch]"),
+    ({**GOOD, "obs": [[1, float("nan")], [3, 4]]}, 400, "obs must be nested lists of finite numbers"),
+    ({**GOOD, "obs": [[1, 1e39], [3, 4]]}, 400, "obs must be nested lists of finite numbers"),
     ({"obs": [[1, 2]], "reset": [True]}, 400, "kind is missing; it must be int32 [batch]"),
     ({**GOOD, "more": 1}, 400, "there is no input 'more'; the inputs are obs, kind, reset"),
     ([1], 400, "the body must be an object"),
@@ -72,6 +74,22 @@ def test_bad_input_of_the_server_is_one_line(tmp_path, capsys):
         serve.main([str(tmp_path)])
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"purerl: error: {tmp_path} is not an exported policy: it has no policy.json\n"
+    for words, message in (("--port 70000", "--port is 70000; it must be from 0 to"), ("--threads 0", "at least 1")):
+        with pytest.raises(SystemExit):
+            serve.main([str(tmp_path), *words.split()])
+        assert message in capsys.readouterr().err
+
+
+def test_batches_are_filled_up_to_a_power_of_two():
+    sizes = []
+    port = lambda name, *shape: {"name": name, "path": [], "shape": [*shape], "dtype": "float32"}
+    about = {"inputs": [port("noise", 2), port("obs", "batch")], "outputs": [port("action", "batch"), port("sum", 2)]}
+    policy = loading.Policy(about, lambda noise, obs: sizes.append(len(obs)) or (obs + noise[0], noise))
+    for rows in (1, 2, 3, 5, 8):
+        obs = np.arange(rows, dtype=np.float32)
+        found = serve.padded(policy).run({"noise": np.ones(2, np.float32), "obs": obs})
+        assert found["action"].tolist() == (obs + 1).tolist() and found["sum"].tolist() == [1, 1]
+    assert sizes == [1, 2, 4, 8, 8]
 
 
 def test_numbers_have_the_dtype_of_the_program():
