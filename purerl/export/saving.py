@@ -18,6 +18,7 @@ from purerl.core import Agent, Key
 from purerl.export import folder, onnx, parity, programs, spaces, stablehlo
 from purerl.export.programs import Choose, Program
 
+Beside = Callable[[Mapping[str, Any], Mapping[str, bytes]], Mapping[str, bytes]]
 STEPS = 100  # of each of `sum(parity.BATCHES)` environments
 
 
@@ -52,10 +53,13 @@ def write(
     to: Sequence[Format],
     about: Mapping[str, Any],
     files: Mapping[str, bytes] = {},
+    beside: Beside = lambda about, programs: {},
 ) -> dict[str, Any]:
     """Write the folder of a program that agrees with the agent's `episodes`; return the contents of policy.json.
 
-    files: further files of the folder, by their names.
+    Args:
+      files: further files of the folder, by their names.
+      beside: further files that are made of the contents of policy.json and of the programs by their names.
     Raises:
       ValueError: as `purerl.export.save`.
     """
@@ -78,7 +82,7 @@ def write(
         "outputs": _ports(program.outputs),
         "parity": measured,
     }  # fmt: skip
-    folder.write(directory, written, about)
+    folder.write(directory, {**written, **beside(about, written)}, about)
     return folder.read(directory)
 
 
@@ -95,8 +99,9 @@ def save(
     about: Mapping[str, Any] = {},
     steps: int = STEPS,
     files: Mapping[str, bytes] = {},
+    beside: Beside = lambda about, programs: {},
 ) -> dict[str, Any]:
-    """See `purerl.export.save`; files: further files of the folder, by their names."""
+    """See `purerl.export.save`, and `write` for `files` and `beside`."""
     space = env.action_space(env_params)
     chosen = choose(agent, state, space)
     obs, _ = jax.eval_shape(jax.vmap(lambda key: env.reset(key, env_params)), jax.random.split(key, 1))
@@ -110,4 +115,4 @@ def save(
         "action": spaces.describe(space),
         "return": None if returns is None else score(returns),
     }
-    return write(Path(directory), program, episodes, to, known, files)
+    return write(Path(directory), program, episodes, to, known, files, beside)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purerl import build, statistics, training
-from purerl.export import language, programs, saving
+from purerl.export import language, page, programs, saving
 from purerl.runs import env_parameters, learned, loading, pretraining, report
 from purerl.runs.evaluation import AT_ONCE, evaluation_key
 from purerl.runs.progress import progress_bar
@@ -79,20 +79,23 @@ def _about(loaded: loading.Loaded, run: int) -> dict[str, Any]:
 
 def _policy(
     loaded: loading.Loaded, run: int, out: Path, to: Sequence[saving.Format], choose: Callable, seed: int,
-    episodes: int, max_steps: int | None,
+    episodes: int, max_steps: int | None, beside: saving.Beside | None,
 ) -> dict[str, Any]:  # fmt: skip
     one = loaded.one(run)
     agent, state = one.agent(jax.tree.map(jnp.float32, one.hp)), one.state.agent
+    about = _about(loaded, run)
     choose(agent, state, one.env.action_space(one.env_params))  # raises before episodes are played
+    if beside:
+        page.check(about)
     returns_key, parity_key = jax.random.split(jax.random.fold_in(evaluation_key(seed), run))
     greedy = choose is not programs.sampled
     play = partial(training.evaluate, one.env, one.env_params, agent, max_steps=max_steps, greedy=greedy)
     out_of = jax.jit(lambda state, key: play(state, key, num_episodes=episodes, at_once=AT_ONCE))(state, returns_key)
-    about = _about(loaded, run)
     about["unfinished_episodes"] = int((~out_of.finished).sum())
     files = {learned.AGENT: learned.packed(one.state)}
     where, returns = (one.env, one.env_params), np.asarray(out_of.returns)
-    return saving.save(out, *where, agent, state, parity_key, choose, to, returns, about, files=files)
+    more = {"files": files, **({"beside": beside} if beside else {})}
+    return saving.save(out, *where, agent, state, parity_key, choose, to, returns, about, **more)
 
 
 def _language_model(loaded: loading.Loaded, run: Path, out: Path, to: Sequence[saving.Format], seed: int) -> dict:
@@ -103,9 +106,20 @@ def _language_model(loaded: loading.Loaded, run: Path, out: Path, to: Sequence[s
     return language.save(out, model, params, key, tokenizer.end, to=to, about=about, files=tokenizer_files)
 
 
+def _page(to: str, wanted: bool, runtime: Path | None) -> saving.Beside | None:
+    """The files of the page that `--page` asks for; None without one."""
+    if not wanted:
+        if runtime is not None:
+            raise ValueError("--runtime is for --page, and there is none")
+        return None
+    if saving.ONNX not in FORMATS[to]:
+        raise ValueError(f"--to is {to}; a page plays an ONNX model: give --to onnx or both")
+    return page.beside(page.runtime(runtime) if runtime else {})
+
+
 def export(
     run: Path, to: str, seed: str, out: Path | None, choose: Callable, episodes: int, max_steps: int | None,
-    episode_seed: int,
+    episode_seed: int, with_page: bool = False, runtime: Path | None = None,
 ) -> list[Path]:  # fmt: skip
     """Export policies of a run's newest checkpoint; return their folders.
 
@@ -115,14 +129,16 @@ def export(
       out: the folder, or the folder of folders of all runs; None: RUN/policy, numbered if there is one.
       choose: see `purerl.export.save`.
       episodes, max_steps, episode_seed: of the returns that policy.json notes, and of the comparison.
+      with_page, runtime: write `export.page`, and beside it the files of ONNX Runtime Web that are in this folder.
     Raises:
       ValueError: if the run has no checkpoint, or as `purerl.export.save`.
     """
+    beside = _page(to, with_page, runtime)
     loaded = loading.load(run)
     text = "text" in loaded.plan.config or loaded.plan.config.get("kind") == pretraining.KIND
-    if text and (seed != "best" or choose is not programs.greedy):
+    if text and (seed != "best" or choose is not programs.greedy or beside):
         raise ValueError("a language model is exported as the logits of its next token, and a run holds one: leave out "
-                         "--seed, --sampled and --q-values")  # fmt: skip
+                         "--seed, --sampled, --q-values and --page")  # fmt: skip
     numbers = [best(loaded)] if text else _runs(loaded, seed)
     out = out or report.unused(run / "policy")
     folders = [out] if seed != "all" else [out / str(number) for number in numbers]
@@ -136,7 +152,7 @@ def export(
             if text:
                 written.append(_language_model(loaded, run, folder, FORMATS[to], episode_seed))
             else:
-                rest = FORMATS[to], choose, episode_seed, episodes, max_steps
+                rest = FORMATS[to], choose, episode_seed, episodes, max_steps, beside
                 written.append(_policy(loaded, number, folder, *rest))
             bar.advance(task)
     for folder, about in zip(folders, written, strict=True):

@@ -90,7 +90,7 @@ def test_training_starts_from_a_policy(small, tmp_path, capsys):
     assert "optimiser fresh" in said.err and "after - before" in said.out
     assert re.search(r"before\W+0\.0\W+", said.out), said.out  # in the changed environment
     np.testing.assert_array_equal(found[".agent.params"], np.stack([first[".agent.params"]] * 2))
-    assert np.any(found[".agent.opt_state"][0] != first[".agent.opt_state"])
+    assert np.any(first[".agent.opt_state"]) and not np.any(found[".agent.opt_state"])  # without rewards it stays 0
 
 
 @pytest.mark.wide

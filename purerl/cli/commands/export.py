@@ -27,7 +27,11 @@ from purerl.runs.arguments import Count, Seed
 @click.option("--episodes", type=Count(), default=100, show_default=True, help="of the return that is noted")
 @click.option("--max-steps", type=Count(), help="truncate episodes at this step  [default: the environment's limit]")
 @click.option("--episode-seed", type=Seed(), default=0, show_default=True, help="seed of the episodes")
-def export(run: Path, sampled: bool, q_values: bool, **given: Any) -> None:
+@click.option("--page/--no-page", default=False, help="also write page.html, where the ONNX model plays classic "
+              "control in a browser  [default: no page]")  # fmt: skip
+@click.option("--runtime", type=click.Path(path_type=Path), metavar="DIR", help="of the npm package onnxruntime-web: "
+              "copy its files beside the page, which then needs no network")  # fmt: skip
+def export(run: Path, sampled: bool, q_values: bool, page: bool, **given: Any) -> None:
     """Export a run's policy as StableHLO or ONNX, after its actions were compared with the agent's."""
     with one_line():
         prepare(one_device=True)
@@ -37,4 +41,4 @@ def export(run: Path, sampled: bool, q_values: bool, **given: Any) -> None:
         if sampled and q_values:
             raise ValueError("--sampled and --q-values exclude each other: Q-values are given beside the greedy action")
         choose = programs.sampled if sampled else programs.greedy_and_values if q_values else programs.greedy
-        export.export(run, choose=choose, **given)
+        export.export(run, choose=choose, with_page=page, **given)
