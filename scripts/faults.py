@@ -2857,6 +2857,13 @@ FAULTS = [
         ("unit/test_serve.py::test_requests_are_refused_with_a_sentence",),
     ),
     Fault(
+        "A page plays the plain environment in place of a wrapped one",
+        "export/page/__init__.py",
+        "    if wrappers:",
+        "    if False:",
+        ("unit/test_page.py::test_pages_of_what_cannot_be_played_are_refused",),
+    ),
+    Fault(
         "A cache is written at the slot before",
         "export/rewriting.py",
         "jax.lax.expand_dims(place, range(1, x.ndim)) == slots",

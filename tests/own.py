@@ -100,15 +100,15 @@ class Pay(probes.ProbeParams):
 
 
 class Paid(probes.Probe):
-    """An environment whose rewards are multiplied by a parameter."""
+    """An environment whose reward is always a parameter."""
 
     @property
     def default_params(self):
         return Pay(self._max_steps)
 
     def step_env(self, key, state, action, params):
-        obs, state, reward, terminated, info = super().step_env(key, state, action, params)
-        return obs, state, params.pay * reward, terminated, info
+        obs, state, _, terminated, info = super().step_env(key, state, action, params)
+        return obs, state, jnp.float32(params.pay), terminated, info
 
 
 def paid():

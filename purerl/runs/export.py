@@ -165,8 +165,8 @@ def _say(folder: Path, about: dict[str, Any]) -> None:
     for file, measured in about["parity"].items():
         size = about["files"][file]["bytes"]
         report.say(
-            f"{folder / file}: {size / 1024:.0f} KiB; of {measured['observations']} observations no action differs by "
-            f"more than {measured['largest_difference']:.1e}"
+            f"{folder / file}: {size / 1024:.0f} KiB; the outputs for {measured['observations']} observations are the "
+            f"agent's, up to {measured['largest_difference']:.1e}"
             + (f", and {measured['differing_ties']} of ties" if measured["differing_ties"] else "")
         )
     score, name = about["return"], about["run"]["name"]

@@ -1,12 +1,19 @@
-"""Every agent's policy, exported and compared; programs in processes with nothing but their runtime; the server."""
+"""Every agent's policy, exported and compared; programs in processes with nothing but their runtime; server, page."""
 
 import http.client
+import http.server
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 import textwrap
 import threading
+from functools import partial
+from pathlib import Path
 
+import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +21,8 @@ import pytest
 import zoo
 
 import purerl
-from purerl.export import folder, loading, programs, saving, serve
+from purerl.export import folder, loading, page, programs, saving, serve
+from purerl.runs import env_parameters
 
 SAMPLED = ("ppo tanh-normal", "a2c gru", "dqn", "sac", "td3", "ddpg")  # one for each way of drawing an action
 
@@ -108,3 +116,43 @@ def test_the_server_answers_on_the_loopback(tmp_path):
         assert ask("POST", "/act", "x" * 1500)[0] == 413 and ask("POST", "/act", "x" * 9000)[0] == 413
     finally:
         server.close()
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------------
+
+CHROMIUM = ("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            "--virtual-time-budget=60000", "--dump-dom")  # fmt: skip
+
+
+@pytest.mark.skipif(
+    not shutil.which("chromium") or "ONNXRUNTIME_WEB" not in os.environ,
+    reason="needs chromium, and the npm package onnxruntime-web in the folder $ONNXRUNTIME_WEB",
+)
+def test_the_page_plays_as_python_does(tmp_path):
+    """A recurrent policy, in a real browser."""
+    pytest.importorskip("jax2onnx")
+    row, agent, state = zoo.begun("a2c gru")
+    about = {"agent": "a2c", "env_params": env_parameters.recorded(row.env_params, {})}
+    files = page.beside(page.runtime(Path(os.environ["ONNXRUNTIME_WEB"])))
+    where = row.env, row.env_params, agent, state, jax.random.key(2)
+    saving.save(tmp_path / "policy", *where, to=(saving.ONNX,), about=about, steps=12, beside=files)
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / "policy")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/page.html#state=0.01,0.02,0.03,0.04&steps=200"
+        words = [*CHROMIUM, f"--user-data-dir={tmp_path / 'user'}", address]
+        shown = subprocess.run(words, capture_output=True, text=True, timeout=300).stdout
+        server.shutdown()
+    rows = json.loads(re.search(r'<pre id="trajectory">(.*?)</pre>', shown)[1])
+    env, env_params = gymnax.make("CartPole-v1")
+    policy, memory, step = purerl.export.load(tmp_path / "policy", folder.ONNX), None, jax.jit(env.step_env)
+    numbers = dict(zip(("x", "x_dot", "theta", "theta_dot"), jnp.array([0.01, 0.02, 0.03, 0.04]), strict=True))
+    now = env.reset_env(jax.random.key(0), env_params)[1].replace(**numbers)
+    for shown_state, shown_action, reward in rows:
+        obs = np.asarray(env.get_obs(now))
+        np.testing.assert_allclose(shown_state, obs, rtol=1e-4, atol=1e-5)
+        action, memory = policy(obs, memory)
+        assert shown_action == [action] and reward == 1
+        _, now, *_ = step(jax.random.key(0), now, jnp.asarray(action), env_params)
+    assert len(rows) > 5 and env.is_terminated(now, env_params)

@@ -19,7 +19,10 @@ def test_a_runs_policy_is_exported(whole, tmp_path, capsys):
     out = tmp_path / "policy"
     assert command("export", whole, "--out", out, *FEW) == 0
     said = capsys.readouterr().out
-    assert f"{out}/policy.stablehlo" in "".join(said.split("\n")) and "of 1000 observations no action differs" in said
+    assert (
+        f"{out}/policy.stablehlo" in "".join(said.split("\n"))
+        and "the outputs for 1000 observations are the agent's, up to 0.0e+00" in said
+    )
     loaded = loading.load(whole)
     number = export.best(loaded)
     about = json.loads((out / "policy.json").read_text())
@@ -54,6 +57,8 @@ BAD = [
     (["--seed", "last"], "--seed is 'last'; it must be best, all, or the number of a run, from 0"),
     (["--seed", "9"], "run is 9; there are 9, from 0"),
     (["--sampled", "--q-values"], "--sampled and --q-values exclude each other"),
+    (["--page"], "--to is stablehlo; a page plays an ONNX model: give --to onnx or both"),
+    (["--runtime", "x"], "--runtime is for --page, and there is none"),
     (["--q-values", *FEW], "Q-values are of agents that choose by them"),
 ]
 
@@ -83,14 +88,14 @@ def of_best(run, optimizer):
 
 
 def test_training_starts_from_a_policy(small, tmp_path, capsys):
-    """A rate of 0 leaves the parameters as they are."""
-    changed = "--init-from", small, "--save-every", 0, "--rate", 0, "--env-param", "pay=0"
+    """A rate of 0 leaves the parameters as they are, and equal rewards an optimiser that is fresh."""
+    changed = "--init-from", small, "--save-every", 0, "--rate", 0, "--env-param", "pay=7"
     assert train(tmp_path / "new", *changed, **JOB) == 0
     said, first, found = capsys.readouterr(), of_best(small, True), newest(tmp_path / "new")
     assert "optimiser fresh" in said.err and "after - before" in said.out
-    assert re.search(r"before\W+0\.0\W+", said.out), said.out  # in the changed environment
+    assert re.search(r"before\W+7\.0\W+", said.out), said.out  # in the changed environment
     np.testing.assert_array_equal(found[".agent.params"], np.stack([first[".agent.params"]] * 2))
-    assert np.any(first[".agent.opt_state"]) and not np.any(found[".agent.opt_state"])  # without rewards it stays 0
+    assert np.any(first[".agent.opt_state"]) and not np.any(found[".agent.opt_state"])
 
 
 @pytest.mark.wide
