@@ -1950,7 +1950,7 @@ FAULTS = [
     Fault(
         "The model of the first run is exported",
         "runs/text_training.py",
-        "best = int(np.where(np.isnan(returns), -np.inf, returns).argmax())",
+        "best = int(np.where(sound, returns, -np.inf).argmax())",
         "best = 0",
         ("runs/test_text.py::test_what_a_training_is_assembled_of",),
     ),
