@@ -2055,7 +2055,7 @@ FAULTS = [
     Fault(
         "A run of text stores the model before training",
         "runs/text_training.py",
-        'params = jax.tree.map(lambda x: x[best], state.agent.params["model"])\n            huggingface',
+        'params = jax.tree.map(lambda x: x[best], learner.agent.params["model"])\n            huggingface',
         "params = parts.params\n            huggingface",
         ("runs/test_text.py::test_the_trained_model_is_written_for_others",),
     ),
