@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from purerl import statistics
@@ -84,6 +85,12 @@ class Record:
             for name, x in kept.items():
                 leaves[name][run] = x
         return leaves
+
+    def settled(self, state: Any) -> Any:
+        """The state of the R runs or more, with the stored final state of ended runs."""
+        if not self.kept:
+            return state
+        return checkpoint.from_host(self.leaves(state), jax.tree.map(lambda x: x[: self.plan.num_runs], state))
 
 
 def not_numbers(leaves: dict[str, np.ndarray], num_runs: int) -> np.ndarray:
