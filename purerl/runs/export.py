@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -54,25 +55,32 @@ def _runs(loaded: loading.Loaded, seed: str) -> list[int]:
     return [int(seed)]
 
 
-def _about(loaded: loading.Loaded, run: int) -> dict[str, Any]:
-    """What policy.json says about a run."""
-    plan, config = loaded.plan, loaded.plan.config
+def _about(loaded: loading.Loaded) -> dict[str, Any]:
+    """What policy.json says about any run."""
+    config = loaded.plan.config
     short = lambda name: Path(name).name if build.is_own(name) else name
+    return {
+        "agent": short(config["agent"]) if "agent" in config else "a language model",
+        "environment": short(config["env"]) if "env" in config else Path(config["data"]).name,
+    }
+
+
+def _about_policy(loaded: loading.Loaded, run: int) -> dict[str, Any]:
+    """What policy.json says about one run of an agent."""
+    plan, config, one = loaded.plan, loaded.plan.config, loaded.one(run)
     plain = lambda x: float(x) if isinstance(x, (jax.Array, np.ndarray, np.floating)) else x
-    one = loaded.one(run)
-    hp = {field.name: plain(getattr(one.hp, field.name)) for field in dataclasses.fields(one.hp)}
-    own = {name: x for name, x in hp.items() if not name.startswith(env_parameters.PREFIX)}
+    names = [field.name for field in dataclasses.fields(one.hp)]
+    hp = {name: plain(getattr(one.hp, name)) for name in names if not name.startswith(env_parameters.PREFIX)}
     hashes = {
         row["run"]: row["sha256"] for row in loaded.manifest["parameters"] if row["iteration"] == loaded.iteration
     }
     return {
-        "agent": short(config["agent"]) if "agent" in config else "a language model",
-        "environment": short(config["env"]) if "env" in config else Path(config["data"]).name,
+        **_about(loaded),
         "env_params": env_parameters.recorded(one.env_params, {}),
         "wrappers": {name: config[name] for name in OF_ENVIRONMENT if config.get(name) is not None},
         "run": {
             "number": run, "name": plan.name_of(run), "iteration": loaded.iteration,
-            "steps": loaded.iteration * plan.steps_per_update, "hyperparameters": own, "sha256": hashes.get(run),
+            "steps": loaded.iteration * plan.steps_per_update, "hyperparameters": hp, "sha256": hashes.get(run),
         },
     }  # fmt: skip
 
@@ -83,7 +91,7 @@ def _policy(
 ) -> dict[str, Any]:  # fmt: skip
     one = loaded.one(run)
     agent, state = one.agent(jax.tree.map(jnp.float32, one.hp)), one.state.agent
-    about = _about(loaded, run)
+    about = _about_policy(loaded, run)
     choose(agent, state, one.env.action_space(one.env_params))  # raises before episodes are played
     if beside:
         page.check(about)
@@ -102,7 +110,8 @@ def _language_model(loaded: loading.Loaded, run: Path, out: Path, to: Sequence[s
     folder = assembly.model_folder(run)
     model, params, tokenizer = assembly.load_model(folder)
     tokenizer_files = {path.name: path.read_bytes() for path in folder.glob("tokenizer*.json")}
-    about, key = _about(loaded, best(loaded)), evaluation_key(seed)
+    weights = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
+    about, key = {**_about(loaded), "model": weights}, evaluation_key(seed)
     return language.save(out, model, params, key, tokenizer.end, to=to, about=about, files=tokenizer_files)
 
 
@@ -139,7 +148,7 @@ def export(
     if text and (seed != "best" or choose is not programs.greedy or beside):
         raise ValueError("a language model is exported as the logits of its next token, and a run holds one: leave out "
                          "--seed, --sampled, --q-values and --page")  # fmt: skip
-    numbers = [best(loaded)] if text else _runs(loaded, seed)
+    numbers = [0] if text else _runs(loaded, seed)
     out = out or report.unused(run / "policy")
     folders = [out] if seed != "all" else [out / str(number) for number in numbers]
     for folder in folders:
@@ -169,9 +178,8 @@ def _say(folder: Path, about: dict[str, Any]) -> None:
             f"agent's, up to {measured['largest_difference']:.1e}"
             + (f", and {measured['differing_ties']} of ties" if measured["differing_ties"] else "")
         )
-    score, name = about["return"], about["run"]["name"]
-    if score:
-        report.say(f"{name}: return {score['mean']:.1f} [{score['low']:.1f}, {score['high']:.1f}] in "
+    if score := about["return"]:
+        report.say(f"{about['run']['name']}: return {score['mean']:.1f} [{score['low']:.1f}, {score['high']:.1f}] in "
                    f"{score['episodes']} episodes")  # fmt: skip
     until = f"readable until {about['readable_until']}; " if saving.STABLEHLO.file in about["files"] else ""
     report.note(f"{until}`purerl.export.load({str(folder)!r})` gives policy(obs)")
