@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,12 @@ def _longer(env_params: Any, limit: int) -> Any:
     if own is None or own >= limit:
         return env_params
     return dataclasses.replace(env_params, max_steps_in_episode=limit)
+
+
+def _own_files(names: Sequence[str]) -> list[str]:
+    """The user's files among names, and the files beside them that they import."""
+    own = {name.rpartition(":")[0] for name in names if build.is_own(name)}
+    return sorted(own | {str(path) for name in own for path in build.neighbours(name)})
 
 
 def plan_of(config: dict[str, Any]) -> Plan:
@@ -113,7 +120,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
     words = [options.absolute(config[name]) for name in named]
     config |= zip(named, words, strict=True)
     short = lambda name: Path(name).name if build.is_own(name) else name
-    stem = lambda name: Path(name.rpartition(".py:")[0] or name).name
+    stem = lambda name: short(name).replace(".py:", ".")
     plan = Plan(
         config=config,
         title=f"{short(config['agent'])} on {short(config['env'])}",
@@ -129,7 +136,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
         num_updates=num_updates,
         every=every,
         steps_per_update=step_size,
-        files=sorted({word.rpartition(":")[0] for word in words if build.is_own(word)})
+        files=_own_files(words)
         + ([*assembly.files_of(settings.model), *assembly.files_of(settings.data)] if settings else []),
     )
     if not (text and settings):
