@@ -49,4 +49,9 @@ def prepare(one_device: bool = False) -> None:
 
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
+CODE = click.option(
+    "--code",
+    metavar="run|PATH",
+    help="execute the copies of your files inside RUN, or the file or folder there  [default: the original files]",
+)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)

@@ -21,9 +21,9 @@ def evaluation_key(seed: int) -> Any:
     return jax.random.fold_in(jax.random.key(seed), 2**31)
 
 
-def evaluate(run: Path, episodes: int, seed: int, max_steps: int | None) -> None:
+def evaluate(run: Path, episodes: int, seed: int, max_steps: int | None, code: str | None = None) -> None:
     """Evaluate every run of a directory on episodes, greedy and stochastic, and print a table."""
-    loaded = loading.load(run)
+    loaded = loading.load(run, code)
     if loaded.env is None:
         raise ValueError(f"{run} is a run of `purerl text pretrain`: `purerl text evaluate {run}` scores its texts")
     key, plan, seeds = evaluation_key(seed), loaded.plan, len(loaded.plan.keys)

@@ -15,9 +15,10 @@ from purerl import training
 from purerl.runs import checkpoint, files, loggers, report
 from purerl.runs.devices import usable_devices
 from purerl.runs.plan import Plan, Watch
-from purerl.runs.plans import plan_of, plan_of_directory
+from purerl.runs.plans import plan_of_directory, plan_with
 from purerl.runs.progress import Progress
 from purerl.runs.record import Record, not_numbers, panel_of
+from purerl.runs.sources import COPIES, copies_of
 from purerl.runs.stopped import Stopped
 from purerl.runs.stream import Chunk, Interrupts, results_so_far, stream, stride
 
@@ -169,7 +170,8 @@ def train(plan: Plan, directory: Path | None, devices: int | None, save_every: f
 def _begin(plan: Plan, directory: Path, devices: list[Any], save_every: float) -> None:
     """Create a new directory, and train in it from the start."""
     made = files.made_with(devices, plan.num_runs, plan.files)
-    files.create(directory, plan.config, {"made_with": made, "resumed": [], "parameters": []})
+    copies = [(plan.files[name], copy) for name, copy in copies_of(plan.files).items()]
+    files.create(directory, plan.config, {"made_with": made, "resumed": [], "parameters": []}, copies)
     with files.locked(directory):
         _announce(plan, devices)
         execute(plan, directory, devices, save_every)
@@ -182,14 +184,17 @@ def resume(
     devices: int | None,
     save_every: float,
     compilation_cache: bool,
+    code: str | None = None,
 ) -> None:
     """Resume a run: to its planned number of steps, or to more.
 
+    Args:
+      code: the user's files to execute instead of the original ones; see `sources.sources`.
     Raises:
       ValueError: if the directory holds no run, or the arguments do not fit it.
     """
     _cache(compilation_cache)
-    plan, manifest = plan_of_directory(directory), files.read_manifest(directory)
+    plan, manifest = plan_of_directory(directory, code=code), files.read_manifest(directory)
     with files.locked(directory):
         found = checkpoint.newest(directory / files.CHECKPOINTS, like(plan))
         saved, first = None, 0
@@ -204,8 +209,9 @@ def resume(
             plan = _longer(plan, first, steps, anneal_steps)
         used = usable_devices(devices, plan.num_runs)
         differs = files.differences(manifest["made_with"], files.made_with(used, plan.num_runs, plan.files))
-        if differs and first:
-            change = {"iteration": first, "differs": {name: [old, new] for name, old, new in differs}}
+        elsewhere = {"code": str(Path(code).resolve())} if code not in (None, COPIES) else {}
+        if (differs and first) or elsewhere:
+            change = {"iteration": first, "differs": {name: [old, new] for name, old, new in differs}, **elsewhere}
             files.write_json(directory / files.MANIFEST, {**manifest, "resumed": [*manifest["resumed"], change]})
         if steps is not None or anneal_steps is not None:
             files.write_json(directory / files.CONFIG, {"format": files.FORMAT, **plan.config})
@@ -231,17 +237,26 @@ def _longer(plan: Plan, first: int, steps: int | None, anneal_steps: float | Non
         over = "; from there on the learning rate is 0" if steps > ends.max() else ""
         text = ", ".join(f"{end:,.0f}" for end in ends)
         report.note(f"anneal_steps stays at {text}{over} (--anneal-steps changes it)")
-    return plan_of(config)
+    return plan_with(config, plan.files)
 
 
-def repeat(directory: Path, to: Path | None, devices: int | None, save_every: float, compilation_cache: bool) -> bool:
+def repeat(
+    directory: Path,
+    to: Path | None,
+    devices: int | None,
+    save_every: float,
+    compilation_cache: bool,
+    code: str | None = None,
+) -> bool:
     """Run a directory's config again on as many devices; return whether the parameters of every run have the same hash.
 
+    Args:
+      code: the user's files to execute instead of the original ones; see `sources.sources`.
     Raises:
       ValueError: if the run has no hashes yet.
     """
     _cache(compilation_cache)
-    plan, before = plan_of_directory(directory, same_files=False), files.read_manifest(directory)
+    plan, before = plan_of_directory(directory, same_files=False, code=code), files.read_manifest(directory)
     wanted = before["parameters"]
     if not wanted:
         raise ValueError(f"{directory} has no hashes to compare with yet: `purerl resume {directory}` first")

@@ -50,10 +50,10 @@ class Loaded(NamedTuple):
         return self._replace(hp=pick(self.hp), state=pick(self.state))
 
 
-def load(directory: str | Path) -> Loaded:
-    """See `purerl.runs.load`."""
+def load(directory: str | Path, code: str | Path | None = None, option: str = "--code ") -> Loaded:
+    """See `purerl.runs.load`; `option`: the beginning of the words that give `code`."""
     directory = Path(directory)
-    plan = plan_of_directory(directory)
+    plan = plan_of_directory(directory, code=code, option=option)
     found = checkpoint.newest(directory / files.CHECKPOINTS, like(plan))
     if not found:
         raise ValueError(f"{directory} has no checkpoint yet")

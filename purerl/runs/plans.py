@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ from purerl.agents.parts.declarations import declaration_of, options_of
 from purerl.runs import files, loggers, options, pretraining, text_training
 from purerl.runs.devices import check_memory
 from purerl.runs.plan import Plan, grid_of, keys_of, updates_per_chunk
+from purerl.runs.sources import NAMES, renamed, sources
 from purerl.text import assembly
-
-NAMES = ("agent", "env", "network", "reward")  # options that may name a user's file
 
 
 def _longer(env_params: Any, limit: int) -> Any:
@@ -121,6 +120,9 @@ def plan_of(config: dict[str, Any]) -> Plan:
     config |= zip(named, words, strict=True)
     short = lambda name: Path(name).name if build.is_own(name) else name
     stem = lambda name: short(name).replace(".py:", ".")
+    used = _own_files(words)
+    if settings:
+        used += [*assembly.files_of(settings.model), *assembly.files_of(settings.data)]
     plan = Plan(
         config=config,
         title=f"{short(config['agent'])} on {short(config['env'])}",
@@ -136,8 +138,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
         num_updates=num_updates,
         every=every,
         steps_per_update=step_size,
-        files=_own_files(words)
-        + ([*assembly.files_of(settings.model), *assembly.files_of(settings.data)] if settings else []),
+        files={path: path for path in used},
     )
     if not (text and settings):
         return plan
@@ -147,22 +148,31 @@ def plan_of(config: dict[str, Any]) -> Plan:
     )
 
 
-def plan_of_directory(directory: Path, same_files: bool = True) -> Plan:
+def plan_with(config: dict[str, Any], used: Mapping[str, str]) -> Plan:
+    """The plan of a config with other files than those that it names; see `sources.sources`."""
+    back = {file: path for path, file in used.items()}
+    plan = plan_of(renamed(config, used))
+    return plan._replace(
+        config=renamed(plan.config, back), files={back.get(file, file): file for file in plan.files.values()}
+    )
+
+
+def plan_of_directory(
+    directory: Path, same_files: bool = True, code: str | Path | None = None, option: str = "--code "
+) -> Plan:
     """The plan of a run on disk.
 
+    Args:
+      code, option: see `sources.sources`.
     Raises:
       ValueError: if the directory holds no run or one of another version; if a user's file that it names has changed
         since, unless `same_files` is False; or if that file lies in the directory itself, since its origin is unknown.
     """
     stored = files.read_config(directory)
-    for name in NAMES:
-        path = Path(str(stored.get(name)).rpartition(":")[0])
-        if path.suffix == ".py" and path.resolve().is_relative_to(directory.resolve()):
-            raise ValueError(f"{directory} names code of its own, {path}; it is not run")
-    made = files.read_manifest(directory)["made_with"]["files"] if same_files else {}
-    for path, digest in made.items():
-        if not Path(path).is_file() or files.digest_of(path) != digest:
-            raise ValueError(f"{path} has changed or is missing; the copy in {directory}/{files.CODE}/ is the original")
+    used = sources(directory, stored, files.read_manifest(directory)["made_with"]["files"], code, same_files, option)
+    given = renamed(stored, used)
     if stored.get("kind") == pretraining.KIND:
-        return pretraining.plan_of(options.restored(stored, *pretraining.parameters(), "pretraining"))
-    return plan_of(options.restore(stored))
+        config = {**options.restored(given, *pretraining.parameters(), "pretraining"), "kind": pretraining.KIND}
+    else:
+        config = options.restore(given)
+    return plan_with(renamed(config, {file: path for path, file in used.items()}), used)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from purerl.runs import checkpoint, files, report
-from purerl.runs.plans import plan_of_directory
-from purerl.runs.record import Record, panel_of
+from purerl.runs.record import noted, outline_of, panel_of
 
 
 def plot(paths: tuple[Path, ...], metric: str, out: Path | None) -> None:
@@ -16,13 +15,13 @@ def plot(paths: tuple[Path, ...], metric: str, out: Path | None) -> None:
     names = [path.resolve().name for path in paths]
     names = names if len(set(names)) == len(names) else [str(path) for path in paths]
     for path, name in zip(paths, names, strict=True):
-        plan = plan_of_directory(path, same_files=False)
+        plan = outline_of(path)
         metrics = files.read_metrics(path / files.METRICS, plan.num_runs)
         if metric not in metrics.columns:
             allowed = ", ".join(n for n in metrics.columns if n != "seed" and n not in plan.swept)
             raise ValueError(f"--metric is {metric}; {path} has {allowed or 'no metrics yet'}")
         notes = [checkpoint.read(p)[1] for p in checkpoint.paths(path / files.CHECKPOINTS)[:1]]
-        broken = Record(plan, metrics, notes[0] if notes else {}).broken
+        broken = noted(notes[0] if notes else {}, "broken", plan.num_runs)
         panel = panel_of(plan, metrics, broken, metric)
         if len(paths) == 1:
             panels[path.name] = panel

@@ -170,9 +170,11 @@ def gif(
     said(count)
 
 
-def render(run: Path, number: int, stochastic: bool, seed: int, max_steps: int, out: Path | None) -> None:
+def render(
+    run: Path, number: int, stochastic: bool, seed: int, max_steps: int, out: Path | None, code: str | None = None
+) -> None:
     """Draw one episode of one run."""
-    loaded = loading.load(run)
+    loaded = loading.load(run, code)
     out = report.new_file(out or report.unused(run / "episode.gif"), "--out", (".gif",))
     one = loaded.one(number)
     draw, frames_per_second = painter(loaded.env, loaded.env_params)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from purerl.cli.errors import one_line
-from purerl.cli.flags import RUN, prepare
+from purerl.cli.flags import CODE, RUN, prepare
 from purerl.runs.arguments import Count, Seed
 
 
@@ -17,6 +17,7 @@ from purerl.runs.arguments import Count, Seed
 @click.option("--episodes", type=Count(), default=100, show_default=True, help="of each run, greedy and stochastic")
 @click.option("--seed", type=Seed(), default=0, show_default=True, help="seed of the episodes")
 @click.option("--max-steps", type=Count(), help="truncate episodes at this step  [default: the environment's limit]")
+@CODE
 def evaluate(run: Path, **given: Any) -> None:
     """Evaluate a run on episodes, greedy and stochastic."""
     with one_line():

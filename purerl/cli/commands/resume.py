@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from purerl.cli.errors import one_line
-from purerl.cli.flags import RUN, executed, prepare
+from purerl.cli.flags import CODE, RUN, executed, prepare
 from purerl.runs.arguments import Count
 
 
@@ -17,6 +17,7 @@ from purerl.runs.arguments import Count
 @RUN
 @click.option("--steps", type=Count(total=True), help="total environment steps of each run  [default: as planned]")
 @click.option("--anneal-steps", type=float, help="new horizon of the learning rate  [default: unchanged]")
+@CODE
 def resume(run: Path, **given: Any) -> None:
     """Continue a run that was stopped, or train it longer."""
     with one_line():
