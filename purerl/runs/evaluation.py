@@ -21,9 +21,11 @@ def evaluation_key(seed: int) -> Any:
     return jax.random.fold_in(jax.random.key(seed), 2**31)
 
 
-def evaluate(run: Path, episodes: int, seed: int, max_steps: int | None, code: str | None = None) -> None:
+def evaluate(
+    run: Path, episodes: int, seed: int, max_steps: int | None, code: str | None = None, checkpoint: str | None = None
+) -> None:
     """Evaluate every run of a directory on episodes, greedy and stochastic, and print a table."""
-    loaded = loading.load(run, code)
+    loaded = loading.load(run, code, checkpoint)
     if loaded.env is None:
         raise ValueError(f"{run} is a run of `purerl text pretrain`: `purerl text evaluate {run}` scores its texts")
     key, plan, seeds = evaluation_key(seed), loaded.plan, len(loaded.plan.keys)
@@ -46,7 +48,9 @@ def evaluate(run: Path, episodes: int, seed: int, max_steps: int | None, code: s
                 returns[mode, r], lengths[mode, r] = float(out.returns.mean()), float(out.lengths.mean())
                 unfinished += int((~out.finished).sum())
                 bar.advance(task)
-    title = f"{plan.title}: {episodes} episodes of each run, after {loaded.iteration:,} iterations"
+    first, last = int(loaded.state.iteration.min()), loaded.iteration
+    count = f"{last:,}" if first == last else f"{first:,} to {last:,}"
+    title = f"{plan.title}: {episodes} episodes of each run, after {count} iterations"
     out = report.grid(title, *plan.swept, "actions")
     out.add_column("length", justify="right", no_wrap=True)
     for index in range(len(plan.grid)):

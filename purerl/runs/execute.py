@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from purerl import training
-from purerl.runs import checkpoint, files, loggers, report
+from purerl.runs import checkpoint, files, loggers, milestones, report
 from purerl.runs.devices import usable_devices
 from purerl.runs.plan import Plan, Watch
 from purerl.runs.plans import plan_of_directory, plan_with
@@ -39,13 +39,17 @@ def _chunks(plan: Plan, devices: list[Any], progress: Progress, first: int, stat
         first, state = stop, jax.tree.map(lambda x: x[: plan.num_runs], chunk.state) if chunk else state
 
 
-def _save(plan: Plan, directory: Path, record: Record, iteration: int, state: Any, progress: Progress) -> dict:
+def _save(
+    plan: Plan, directory: Path, record: Record, iteration: int, state: Any, progress: Progress, keep: bool = False
+) -> dict:
     leaves = record.leaves(state)
     for text in record.call_broken(np.where(not_numbers(leaves, plan.num_runs), iteration, 0)):
         progress.note(text)
     if (directory / files.METRICS).exists():
         checkpoint.sync(directory / files.METRICS)
     checkpoint.add(directory / files.CHECKPOINTS, iteration, leaves, record.notes())
+    if keep:
+        milestones.keep(directory / files.CHECKPOINTS, iteration)
     return leaves
 
 
@@ -68,7 +72,7 @@ def execute(plan: Plan, directory: Path, devices: list[Any], save_every: float, 
     leaves = record.leaves(state) if state is not None and (first >= plan.num_updates or not alive) else {}
     shown_every = stride(plan.num_updates, plan.every)
     about, names = plan.about(), [plan.name_of(run) for run in range(plan.num_runs)]
-    stands, interrupted, last_save = first, False, time.perf_counter()
+    stands, reached, interrupted, last_save = first, first, False, time.perf_counter()
     name = {} if plan.metric == "episode_return" else {"result": plan.metric.replace("_", " ")}
     progress = Progress(plan.num_updates, plan.num_runs * plan.steps_per_update, first=first, **name)
     watch = plan.watch or Watch()
@@ -96,8 +100,15 @@ def execute(plan: Plan, directory: Path, devices: list[Any], save_every: float, 
                 interrupted = interrupts.asked and not over
                 for text in watch.after(directory, record.rows, chunk.state, over or interrupted):
                     progress.note(text)
-                if over or interrupted or time.perf_counter() - last_save >= save_every:
-                    leaves = _save(plan, directory, record, chunk.iteration, chunk.state, progress)
+                if milestones.METRIC in chunk.metrics:
+                    now = lambda state=chunk.state: record.leaves(state)
+                    best = chunk.metrics[milestones.METRIC], sound & live, now, record.notes()
+                    milestones.keep_best(directory / files.CHECKPOINTS, *best)
+                size = plan.steps_per_update
+                keep = milestones.is_due(plan.config.get("keep_every"), reached * size, chunk.iteration * size)
+                reached = chunk.iteration
+                if over or interrupted or keep or time.perf_counter() - last_save >= save_every:
+                    leaves = _save(plan, directory, record, chunk.iteration, chunk.state, progress, keep)
                     stands, last_save = chunk.iteration, time.perf_counter()
                 if over or interrupted:
                     break
@@ -137,7 +148,13 @@ def _finish(plan: Plan, directory: Path, record: Record, leaves: dict, progress:
         goal = plan.config.get("stop_when")
         why = "stopped early" if goal is None else f"ended at a return of {goal:g}"
         report.note(f"{len(record.ended)} of {plan.num_runs} runs {why}")
-    report.picture(directory / files.CURVE, [panel], metric, unit=plan.unit)
+    panels = [panel]
+    if milestones.METRIC in metrics.columns:
+        greedy = panel_of(plan, metrics, record.broken, milestones.METRIC)
+        panels.append(greedy._replace(title=f"{plan.title}, greedy"))
+        best = [x for x in milestones.best_scores(directory / files.CHECKPOINTS) if np.isfinite(x)]
+        report.note(f"best greedy return of each run: {', '.join(f'{x:.1f}' for x in best)} (--checkpoint best)")
+    report.picture(directory / files.CURVE, panels, metric, unit=plan.unit)
     report.note(f"run: {directory}  (learning curve: {directory / files.CURVE})")
 
 

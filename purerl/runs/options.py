@@ -16,7 +16,13 @@ from purerl.agents.parts.declarations import Choice, Declaration, Option, Switch
 from purerl.runs.arguments import Count, Entries, Names, Numbers, Seed, Widths
 
 EXECUTION = ("directory", "devices", "save_every", "compilation_cache")  # options of a command, not of a config
-LATER = {"info": None, "group_size": None, "episodic": None}  # options missing from older runs, and their values there
+LATER = {
+    "info": None,
+    "group_size": None,
+    "episodic": None,
+    "evaluate_every": None,
+    "keep_every": None,
+}  # options missing from older runs, and their values there
 
 
 def hyperparameter_options(config: type) -> list[click.Option]:
@@ -99,6 +105,11 @@ def run_options(about: Declaration, own: Sequence[click.Option]) -> list[click.P
                      "reach this mean return"),
         click.Option(["--chunks"], type=Count(), help="points of the learning curve; a run is saved and "
                      "stopped only at these  [default: 100, up to 1000 for long runs]"),
+        click.Option(["--evaluate-every"], type=Count(total=True), metavar="STEPS", help="after so many environment "
+                     "steps, play 100 greedy episodes: column evaluation_return, and the checkpoint `best` of each "
+                     "run"),
+        click.Option(["--keep-every"], type=Count(total=True), metavar="STEPS", help="keep a checkpoint after so many "
+                     "environment steps, besides the newest two"),
         say(["--tensorboard/--no-tensorboard"], default=False, help="write TensorBoard files into the directory"),
         click.Option(["--wandb"], metavar="PROJECT", help="log to a project of Weights & Biases"),
         click.Option(["--mlflow"], metavar="EXPERIMENT", help="log to an experiment of MLflow"),

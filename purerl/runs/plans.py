@@ -12,9 +12,9 @@ import jax
 
 from purerl import build, normalize, rewards, training
 from purerl.agents.parts.declarations import declaration_of, options_of
-from purerl.runs import files, loggers, options, pretraining, text_training
+from purerl.runs import files, loggers, milestones, options, pretraining, text_training
 from purerl.runs.devices import check_memory
-from purerl.runs.plan import Plan, grid_of, keys_of, updates_per_chunk
+from purerl.runs.plan import Plan, Watch, grid_of, keys_of, updates_per_chunk
 from purerl.runs.sources import NAMES, renamed, sources
 from purerl.text import assembly
 
@@ -140,6 +140,9 @@ def plan_of(config: dict[str, Any]) -> Plan:
         steps_per_update=step_size,
         files={path: path for path in used},
     )
+    if config["evaluate_every"]:
+        sizes = num_updates, every, plan.num_runs
+        plan = plan._replace(watch=Watch(measure=milestones.evaluator(env, env_params, agent, plan.hp, config, *sizes)))
     if not (text and settings):
         return plan
     return plan._replace(

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from purerl.cli.errors import one_line
-from purerl.cli.flags import CODE, RUN, prepare
+from purerl.cli.flags import CHECKPOINT, CODE, RUN, prepare
 from purerl.runs.arguments import Count, Seed
 
 
@@ -18,6 +18,7 @@ from purerl.runs.arguments import Count, Seed
 @click.option("--seed", type=Seed(), default=0, show_default=True, help="seed of the episodes")
 @click.option("--max-steps", type=Count(), help="truncate episodes at this step  [default: the environment's limit]")
 @CODE
+@CHECKPOINT
 def evaluate(run: Path, **given: Any) -> None:
     """Evaluate a run on episodes, greedy and stochastic."""
     with one_line():
