@@ -34,7 +34,8 @@ def _chunks(plan: Plan, devices: list[Any], progress: Progress, first: int, stat
     for stop in [at for at in changes if first < at <= plan.num_updates]:
         keys = plan.run_keys() if state is None else None
         count, chunk, hp = stop - first, None, plan.hp(first)
-        for chunk in stream(plan.make, hp, plan.num_runs, devices, count, plan.every, progress, keys, state):
+        job, isolate = (plan.make, hp, plan.num_runs, devices), bool(plan.config.get("isolate_seeds"))
+        for chunk in stream(*job, count, plan.every, progress, keys, state, isolate):
             yield chunk
         first, state = stop, jax.tree.map(lambda x: x[: plan.num_runs], chunk.state) if chunk else state
 
