@@ -18,6 +18,7 @@ from purerl.runs.plan import Plan, Watch
 from purerl.runs.plans import plan_of_directory, plan_with
 from purerl.runs.progress import Progress
 from purerl.runs.record import Record, not_numbers, panel_of
+from purerl.runs.resized import resize, resized
 from purerl.runs.sources import COPIES, copies_of
 from purerl.runs.stopped import Stopped
 from purerl.runs.stream import Chunk, Interrupts, results_so_far, stream, stride
@@ -203,10 +204,12 @@ def resume(
     save_every: float,
     compilation_cache: bool,
     code: str | None = None,
+    num_envs: int | None = None,
 ) -> None:
     """Resume a run: to its planned number of steps, or to more.
 
     Args:
+      num_envs: another number of environments from here on; the steps of an iteration stay the same.
       code: the user's files to execute instead of the original ones; see `sources.sources`.
     Raises:
       ValueError: if the directory holds no run, or the arguments do not fit it.
@@ -214,6 +217,11 @@ def resume(
     _cache(compilation_cache)
     plan, manifest = plan_of_directory(directory, code=code), files.read_manifest(directory)
     with files.locked(directory):
+        if num_envs is not None:
+            before, plan = plan, resized(plan, num_envs)
+            resize(plan, directory, before)
+            manifest, blocks = files.read_manifest(directory), [plan.config[n] for n in ("num_envs", "rollout_length")]
+            report.note(f"new episodes begin in {blocks[0]} environments; blocks of {blocks[1]} steps")
         found = checkpoint.newest(directory / files.CHECKPOINTS, like(plan))
         saved, first = None, 0
         if found:

@@ -17,6 +17,7 @@ from purerl.runs.arguments import Count
 @RUN
 @click.option("--steps", type=Count(total=True), help="total environment steps of each run  [default: as planned]")
 @click.option("--anneal-steps", type=float, help="new horizon of the learning rate  [default: unchanged]")
+@click.option("--num-envs", type=Count(), help="another number of environments; an iteration keeps its number of steps")
 @CODE
 def resume(run: Path, **given: Any) -> None:
     """Continue a run that was stopped, or train it longer."""
