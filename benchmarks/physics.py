@@ -29,6 +29,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from peers import need
 from versus import ask
 
 RESULTS = Path(__file__).parent / "results" / "physics"
@@ -258,6 +259,7 @@ def main() -> None:
         num_updates = int(SIZES[given.algorithm]["num_updates"] * given.share) // PARTS * PARTS
         if num_updates < PARTS:
             parser.error(f"--share is {given.share}; there must be at least {PARTS} updates")
+        need("'purerl[brax]'", "brax")
         contest(given.algorithm, robots, given.seeds, num_updates)
     print("\n".join(table()))
 

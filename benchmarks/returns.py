@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import recorded
+from peers import note
 
 from purerl.runs.devices import set_up_jax
 
@@ -64,7 +65,6 @@ def contestants() -> dict[str, dict[str, Callable]]:
     try:
         import rlax
     except ImportError:
-        print("rlax is not installed: pip install 'purerl[peers]'")
         return tasks
 
     over = lambda f: jax.vmap(f, 1, 1)
@@ -112,6 +112,7 @@ def main() -> None:
     place, rounds = recorded.place(given), given.rounds
     kind = jax.devices()[0].platform
     theirs = recorded.read(place.recorded / f"{kind}.json", {}) if place.own != place.recorded else {}
+    note("'purerl[peers]'", "rlax")
     generator = np.random.default_rng(0)
     normal = lambda *shape: jnp.asarray(generator.normal(size=shape), jnp.float32)
     arguments = (0.5 * normal(T, N), normal(T, N), normal(T + 1, N), jnp.asarray(generator.random((T, N)) < 0.02))

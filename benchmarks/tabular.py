@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peers import note
 
 RESULTS = Path(__file__).parent / "results" / "tabular"
 GAMMA, TOLERANCE = 0.95, 1e-4
@@ -76,7 +77,6 @@ def toolbox(dense, reward, sweeps) -> np.ndarray | None:
     try:
         from mdptoolbox.mdp import ValueIteration
     except ImportError:
-        print("pymdptoolbox is not installed: pip install 'purerl[peers]'")
         return None
     values = []
     for p, r, n in zip(dense, reward, sweeps, strict=True):
@@ -223,6 +223,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of alternation [3]")
     parser.add_argument("--states", type=int, default=1_000_000, help="states of `large` [1000000]")
     given = parser.parse_args()
+    if given.what == "garnets":
+        note("'purerl[peers]'", "mdptoolbox")
     {"garnets": garnets, "large": large, "solve-large": lambda given: solve_large(given.states)}[given.what](given)
 
 

@@ -27,6 +27,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import jax
 import jax.numpy as jnp
 import numpy as np
+from peers import need
 
 import purerl
 from purerl import rewards
@@ -232,6 +233,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sizes", nargs="+", choices=[*SIZES], default=[*SIZES])
     given = parser.parse_args()
+    need("'purerl[text,hf]' trl", "torch", "transformers", *(["trl"] if given.what == "step" else []))
     set_up_jax(one_device=True)
     if given.what == "generate":
         generate(given.sizes, given.rounds)

@@ -31,10 +31,12 @@ from pathlib import Path
 from typing import Any
 
 import recorded
+from peers import need
 
 from purerl.runs.devices import FLAGS, set_up_jax
 
 RESULTS = Path(__file__).parent / "results" / "versus"
+MODULES = {"rejax": "rejax", "sb3": "stable_baselines3", "sbx": "sbx"}
 POINTS = 20  # of a learning curve
 OURS = " ".join(FLAGS)
 
@@ -672,6 +674,8 @@ def main() -> None:
     for peer in peers:
         if peer not in CONTESTANTS:
             parser.error(f"--peers: there is no {peer!r}; allowed are {', '.join(CONTESTANTS)}")
+    used = [peer.partition("-")[0] for peer in peers if applies(peer, JOBS[given.job], given.seeds)]
+    need("'purerl[peers]'", *dict.fromkeys(MODULES[peer] for peer in used if peer in MODULES))
     result = contest(given.job, given.seeds, peers, given.rounds)
     print("\n".join(show(result)))
     place, name = recorded.place(given), f"{given.job}-{given.seeds}.json"

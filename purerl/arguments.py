@@ -9,6 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+__all__ = [
+    "check_counts",
+    "check_functions",
+    "check_present",
+    "check_range",
+    "check_shapes",
+    "check_step_env",
+    "resets_itself",
+]
+
 
 def check_counts(function: str, **counts: Any) -> None:
     """Raise a ValueError that names the first count that is not a positive int, or too large for an int32."""

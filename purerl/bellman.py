@@ -24,6 +24,41 @@ from jax.core import Tracer
 from purerl.arguments import check_shapes
 from purerl.core import Array
 
+__all__ = [
+    "Backup",
+    "Next",
+    "categorical_backup",
+    "categorical_projection",
+    "categorical_successors",
+    "centers",
+    "clipped_double_backup",
+    "clipped_mass",
+    "double_backup",
+    "expectation",
+    "expected_backup",
+    "expected_quantile_backup",
+    "hl_gauss",
+    "max_backup",
+    "mellowmax",
+    "mellowmax_backup",
+    "munchausen_backup",
+    "over_temperature",
+    "persistent_backup",
+    "quantile_backup",
+    "sarsa_backup",
+    "signed_hyperbolic",
+    "signed_parabolic",
+    "soft_backup",
+    "soft_value",
+    "softmax_backup",
+    "softmax_policy",
+    "state_value",
+    "symexp",
+    "symlog",
+    "transformed_backup",
+    "two_hot",
+]
+
 Backup = Callable[[Any, Any, Any, Any], Array]
 
 

@@ -25,8 +25,27 @@ import flax.linen as nn
 from purerl import envs, networks
 from purerl.agents.parts.declarations import Body, declaration_of, parts_of
 from purerl.core import Reward
+from purerl.networks.cnn import SMALLEST_FOR_NATURE
 from purerl.rewards import term
 
+__all__ = [
+    "ACTIVATIONS",
+    "MEMORIES",
+    "TORSOS",
+    "agent",
+    "agent_function",
+    "body",
+    "environment",
+    "from_file",
+    "is_own",
+    "memory",
+    "neighbours",
+    "reward",
+    "torso",
+    "torso_for",
+]
+
+TORSOS = ("mlp", "minatar-cnn", "nature-cnn")
 ACTIVATIONS = ("tanh", "relu", "silu", "gelu", "elu")
 MEMORIES = ("none", "gru", "lstm", "min-gru", "transformer")
 PACKAGE = Path(__file__).resolve().parent
@@ -197,20 +216,35 @@ def agent_function(name: str) -> Callable:
     return make
 
 
+def torso_for(space: Any) -> str:
+    """The name of the torso for an observation space: nature-cnn for images from 36 x 36 on, minatar-cnn for smaller
+    ones, `[height, width, channels]`, otherwise mlp.
+
+    >>> from gymnax.environments import spaces
+    >>> torso_for(spaces.Box(0, 255, (84, 84, 4))), torso_for(spaces.Discrete(3))
+    ('nature-cnn', 'mlp')
+    """
+    shape = tuple(getattr(space, "shape", None) or ())
+    if len(shape) != 3:
+        return "mlp"
+    return "nature-cnn" if min(shape[:2]) >= SMALLEST_FOR_NATURE else "minatar-cnn"
+
+
 def torso(
     name: str, hidden: tuple[int, ...] = (64, 64), activation: str = "tanh", layer_norm: bool = False
 ) -> Callable:
-    """A constructor `() -> flax Module` of the layers with the given name: "mlp", "minatar-cnn", or FILE.py:name.
+    """A constructor `() -> flax Module` of the layers with the given name: one of `TORSOS`, or FILE.py:name.
 
     Raises:
       ValueError: for an unknown name, or a function that does not return a Module.
     """
     if name == "mlp":
         return partial(networks.MLP, hidden=hidden, activation=getattr(nn, activation), layer_norm=layer_norm)
-    if name == "minatar-cnn":
-        return partial(networks.MinAtarCNN, layer_norm=layer_norm)
+    images = {"minatar-cnn": networks.MinAtarCNN, "nature-cnn": networks.NatureCNN}
+    if name in images:
+        return partial(images[name], layer_norm=layer_norm)
     if not is_own(name):
-        raise ValueError(f"--network is {name!r}; allowed are mlp, minatar-cnn, or your own FILE.py:name")
+        raise ValueError(f"--network is {name!r}; allowed are {', '.join(TORSOS)}, or your own FILE.py:name")
     make = from_file(name)
     module = _called(name, f"--network is {name}; it must be a function without arguments")
     if not isinstance(module, nn.Module):

@@ -22,6 +22,26 @@ from purerl.bellman import over_temperature, softmax_policy
 from purerl.core import Array, Key, where_ended
 from purerl.distributions import categorical
 
+__all__ = [
+    "Noise",
+    "adapt_sigma",
+    "boltzmann",
+    "dirichlet_noise",
+    "epsilon_greedy",
+    "epsilon_greedy_probs",
+    "gaussian_noise",
+    "greedy",
+    "greedy_probs",
+    "min_p",
+    "ornstein_uhlenbeck",
+    "perturbed",
+    "sample",
+    "top_k",
+    "top_p",
+    "ucb1",
+    "with_temperature",
+]
+
 
 def _draw(key: Key, probs: Array) -> Array:
     """Sample an action, int32 `[...]`, from probabilities `[..., A]`."""

@@ -10,7 +10,19 @@ import jax.numpy as jnp
 import optax
 
 from purerl import schedules
-from purerl.core import Array, Key
+from purerl.core import Array, Key, short_repr
+
+__all__ = [
+    "Trained",
+    "adam",
+    "annealed",
+    "clip_by_global_norm",
+    "epochs",
+    "permutation",
+    "radam",
+    "rmsprop",
+    "sgd",
+]
 
 
 class Trained(NamedTuple):
@@ -19,6 +31,8 @@ class Trained(NamedTuple):
     params: Any
     opt_state: Any
     updates: Array  # int32 []: calls of the agent's `update` so far
+
+    __repr__ = short_repr
 
 
 def clip_by_global_norm(max_norm) -> optax.GradientTransformation:

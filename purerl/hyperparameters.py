@@ -12,6 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+__all__ = [
+    "allowed",
+    "config",
+    "option",
+]
+
 
 def option(
     default: Any,

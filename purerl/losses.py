@@ -12,6 +12,36 @@ from purerl.arguments import check_shapes
 from purerl.bellman import soft_value
 from purerl.core import Array
 
+__all__ = [
+    "adapt_kl_coefficient",
+    "better_half",
+    "categorical_cross_entropy",
+    "change",
+    "clipped_value",
+    "deterministic_policy_gradient",
+    "dpo_drift",
+    "expectile",
+    "exponential_weights",
+    "huber",
+    "kl_estimates",
+    "kl_multiplier",
+    "kl_penalty",
+    "masked_mean",
+    "mpo_temperature",
+    "mpo_weights",
+    "policy_gradient",
+    "ppo_clip",
+    "quantile_huber",
+    "ratio",
+    "scorable_mean",
+    "simple_policy",
+    "soft_temperature",
+    "squared",
+    "standardize",
+    "vmpo_policy",
+    "vmpo_temperature",
+]
+
 
 def masked_mean(x: Array, valid: Array) -> Array:
     """Mean of `x [...]` where `valid [...]` is True; 0 if no element is valid. Masked elements may be NaN.

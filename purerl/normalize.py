@@ -10,6 +10,26 @@ import jax.numpy as jnp
 from purerl.arguments import check_range
 from purerl.core import Agent, Array, Reward, Rollout, Transition
 
+__all__ = [
+    "Moments",
+    "NormalizedState",
+    "PopArt",
+    "RewardScale",
+    "deviation",
+    "discounted_so_far",
+    "merge",
+    "moments",
+    "observations",
+    "popart",
+    "popart_deviation",
+    "popart_normalize",
+    "popart_rescale",
+    "popart_update",
+    "popart_value",
+    "rewards",
+    "standardize",
+]
+
 
 class Moments(NamedTuple):
     """Running count, mean and sum of squared deviations; the last two have the structure of x."""

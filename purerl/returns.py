@@ -18,6 +18,21 @@ import jax.numpy as jnp
 from purerl.arguments import check_shapes
 from purerl.core import Array
 
+__all__ = [
+    "VTrace",
+    "corrections",
+    "discounted_sums",
+    "eligibility_traces",
+    "gae",
+    "lambda_returns",
+    "monte_carlo",
+    "n_step",
+    "q_lambda",
+    "retrace",
+    "tree_backup",
+    "vtrace",
+]
+
 
 def _times(weight: Array, x: Array) -> Array:
     """weight · x; the product is 0 where the weight is 0, even if x is NaN or infinite."""

@@ -9,6 +9,13 @@ import jax.numpy as jnp
 
 from purerl.core import Array
 
+__all__ = [
+    "cosine",
+    "exponential",
+    "linear",
+    "times_due",
+]
+
 
 def _fraction(step, num_steps):
     step = jnp.asarray(step, jnp.result_type(step, num_steps, float))

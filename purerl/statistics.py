@@ -10,6 +10,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+__all__ = [
+    "Profile",
+    "improvement_interval",
+    "interval",
+    "iqm",
+    "last_returns",
+    "mean",
+    "median",
+    "optimality_gap",
+    "performance_profile",
+    "probability_of_improvement",
+]
+
 
 def _table(function: str, name: str, scores) -> np.ndarray:
     """Scores as float64 `[runs, tasks]`; raises a ValueError if any is NaN."""

@@ -426,8 +426,8 @@ FAULTS = [
     Fault(
         "The patches of an image are transposed",
         "networks/cnn.py",
-        "for i in range(3) for j in range(3)",
-        "for j in range(3) for i in range(3)",
+        "for i in range(size) for j in range(size)",
+        "for j in range(size) for i in range(size)",
         ("unit/test_networks.py::test_cnn_is_a_convolution",),
     ),
     Fault(
@@ -1124,8 +1124,8 @@ FAULTS = [
     Fault(
         "Greedy and stochastic episodes are exchanged",
         "runs/evaluation.py",
-        "for mode, greedy in enumerate((True, False)):",
-        "for mode, greedy in enumerate((False, True)):",
+        "run_key, mode == 0)",
+        "run_key, mode == 1)",
         ("runs/test_look.py::test_greedy_episodes_take_the_best_action_and_stochastic_ones_sample",),
     ),
     Fault(
@@ -1313,8 +1313,8 @@ FAULTS = [
     Fault(
         "The table of an evaluation takes the rows of other runs",
         "runs/evaluation.py",
-        "slice(index * seeds, (index + 1) * seeds)",
-        "slice(index, index + seeds)",
+        "slice(index * len(plan.keys), (index + 1) * len(plan.keys))",
+        "slice(index, index + len(plan.keys))",
         ("runs/test_look.py::test_evaluate_shows_each_configuration_its_own_runs",),
     ),
     Fault(
@@ -1383,8 +1383,8 @@ FAULTS = [
     Fault(
         "A new run's directory is not the one that is asked for",
         "cli/commands/train.py",
-        "execute.train(plan, **take(execution))",
-        'execute.train(plan, **take(execution) | {"directory": None})',
+        "sweeps.train(points, **take(execution))",
+        'sweeps.train(points, **take(execution) | {"directory": None})',
         ("runs/test_cli.py::test_a_run_is_never_written_over_another",),
     ),
     Fault(
@@ -1518,7 +1518,7 @@ FAULTS = [
     ),
     Fault(
         "The list shows the bounds of no space",
-        "cli/catalog.py",
+        "runs/catalogue.py",
         'f" in [{low:g}, {high:g}]"',
         '""',
         ("runs/test_look.py::test_list_names_agents_and_environments",),
@@ -2350,5 +2350,97 @@ FAULTS = [
         "stderr=stderr, markup=False",
         "stderr=stderr, markup=True",
         ("unit/test_report.py::test_text_is_printed_as_it_is",),
+    ),
+    # --- own code --------------------------------------------------------------------------------------------------
+    Fault(
+        "Images of uint8 are not scaled",
+        "networks/inputs.py",
+        "obs.dtype == jnp.uint8 and obs.ndim == 4",
+        "obs.dtype == jnp.uint8 and obs.ndim == 5",
+        ("unit/test_networks.py::test_images_of_uint8_are_brightness",),
+    ),
+    Fault(
+        "Patches of a convolution step by one",
+        "networks/cnn.py",
+        "x[:, i : i + stride * (down - 1) + 1 : stride, j : j + stride",
+        "x[:, i : i + down, j : j + stride",
+        ("unit/test_networks.py::test_the_cnn_of_large_images_is_three_convolutions_of_brightness",),
+    ),
+    Fault(
+        "Steps whose successors were lost are drawn by priority",
+        "replay/ring.py",
+        "        mass = _past_lost(replay, first, part)",
+        "        mass = part * tree[-1].sum()",
+        ("unit/test_replay.py::test_lost_successors_are_not_drawn",),
+    ),
+    Fault(
+        "Every buffer has room for one successor of 32 steps",
+        "replay/ring.py",
+        "> ALL_FINALS:",
+        "> 0:",
+        ("unit/test_replay.py::test_short_episodes_do_not_cost_capacity",),
+    ),
+    Fault(
+        "The place in a user's file is that of the last error alone",
+        "cli/errors.py",
+        "found = found.__cause__ or found.__context__",
+        "found = None",
+        ("runs/test_cli.py::test_an_error_in_a_users_file_names_its_line_and_debug_shows_all",),
+    ),
+    Fault(
+        "The cache of compiled programs stays where a program was compiled before",
+        "runs/devices.py",
+        "False)\n    reset_cache()",
+        "False)\n    reset_cache",
+        ("runs/test_cli.py::test_the_cache_of_compiled_programs_can_be_left_out",),
+    ),
+    Fault(
+        "Every run has the first value of a parameter of the environment",
+        "runs/env_parameters.py",
+        "    return replaced(env_params, own) if own else env_params",
+        "    return env_params",
+        ("runs/test_cli.py::test_parameters_of_the_environment_are_those_that_are_given",),
+    ),
+    Fault(
+        "A sweep over structure is one by one, and not over combinations",
+        "runs/sweeps.py",
+        "itertools.product(*swept.values())",
+        "zip(*swept.values())",
+        ("runs/test_sweeps.py::test_combinations_and_what_is_refused",),
+    ),
+    Fault(
+        "A batch is another function each time",
+        "training/sharding.py",
+        "        return _batch(make, devices)",
+        "        return _batch.__wrapped__(make, devices)",
+        ("contract/test_training.py::test_a_batch_made_in_a_loop_is_compiled_once",),
+    ),
+    Fault(
+        "The user's cache folder is not where it was said to be",
+        "runs/cache.py",
+        'os.environ.get("XDG_CACHE_HOME") or ',
+        "",
+        ("runs/test_cli.py::test_a_process_is_set_up_as_nobody_else_has_said",),
+    ),
+    Fault(
+        "The list has no agents",
+        "cli/catalog.py",
+        "in agents.names().items():",
+        "in ():",
+        ("runs/test_look.py::test_list_names_agents_and_environments",),
+    ),
+    Fault(
+        "An example is written over a file",
+        "cli/commands/new.py",
+        "if file.exists():",
+        "if file.is_dir():",
+        ("runs/test_cli.py::test_new_writes_an_example_that_trains",),
+    ),
+    Fault(
+        "The catalogue is made anew each time",
+        "runs/catalogue.py",
+        "        part.replace(path)",
+        "        part.unlink()",
+        ("runs/test_cli.py::test_words_of_the_command_line",),
     ),
 ]

@@ -79,7 +79,7 @@ def planted(fault: Fault, text: str) -> str:
 
 # one call each; adapters of packages that need not be installed; an exception
 ONE_CALL = tuple(f"cli/commands/{name}.py" for name in ("evaluate", "list", "plot", "render", "resume"))
-EXEMPT = (*ONE_CALL, "envs/adapters/", "runs/stopped.py")
+EXEMPT = (*ONE_CALL, "envs/adapters/", "runs/stopped.py", "cli/templates/")
 
 
 def without_fault() -> list[str]:

@@ -9,6 +9,7 @@ from unittest import mock
 
 import jax
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 import purerl
 from purerl.cli import main as cli
@@ -44,7 +45,9 @@ def command(*arguments):
         with mock.patch.object(devices, "FLAGS", ()), pytest.raises(SystemExit) as stop:
             cli.main([str(word) for word in arguments])
     finally:
-        jax.config.update("jax_enable_compilation_cache", cache)
+        if jax.config.jax_enable_compilation_cache != cache:
+            jax.config.update("jax_enable_compilation_cache", cache)
+            reset_cache()
     return stop.value.code
 
 

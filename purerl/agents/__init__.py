@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import pkgutil
 from pathlib import Path
+from typing import Any
+
+__all__ = ["check_name", "names", "of_sequences"]
 
 
 def names() -> dict[str, str]:
@@ -25,3 +29,13 @@ def of_sequences() -> dict[str, str]:
     """The agents of `names` that learn from policies over whole episodes, as language models do."""
     chosen = ("grpo", "rloo", "sequence_reinforce", "sequence_ppo")
     return {name: names()[name] for name in chosen}
+
+
+def __getattr__(name: str) -> Any:  # agents are loaded when they are first used
+    if name == "parts" or name in names():
+        return importlib.import_module(f"purerl.agents.{name}")
+    raise AttributeError(f"module 'purerl.agents' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "parts", *names()]

@@ -11,6 +11,16 @@ import click
 from purerl.runs.arguments import Count
 
 
+def _compilation_cache(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
+    """Turn the cache off before anything is compiled, since jax decides about it at its first program."""
+    del option
+    if not wanted and not ctx.resilient_parsing:
+        quiet()
+        from purerl.runs.devices import turn_off_compilation_cache
+
+        turn_off_compilation_cache()
+
+
 def execution_options(directory: str = "") -> list[click.Option]:
     """The options of execution, which are not part of a run's config; `directory`: the default for a new run."""
     where = click.Option(
@@ -25,6 +35,7 @@ def execution_options(directory: str = "") -> list[click.Option]:
         click.Option(["--save-every"], type=click.FloatRange(0), default=30.0, show_default=True, metavar="SECONDS",
                      help="least time between checkpoints"),
         click.Option(["--compilation-cache/--no-compilation-cache"], default=True, show_default=True,
+                     is_eager=True, expose_value=False, callback=_compilation_cache,
                      help="store compiled programs in the user's cache folder"),
     ]  # fmt: skip
 
@@ -39,10 +50,14 @@ def executed(directory: str = "") -> Callable:
     return add
 
 
+def quiet() -> None:
+    """Keep XLA's messages about programs from its cache from standing between the lines of a table."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
 def prepare(one_device: bool = False) -> None:
     """Set up jax for a command that uses it; see `set_up_jax`."""
-    # XLA's messages about programs from its cache do not belong between the lines of a table
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet()
     from purerl.runs.devices import set_up_jax
 
     set_up_jax(one_device)

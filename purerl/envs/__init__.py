@@ -22,6 +22,10 @@ _OWN = {
 }
 
 
+_WRAPPERS = ("Cast", "Observe", "StickyActions", "TimeLimit", "Wrapper", "from_five_values")
+__all__ = sorted(["make", *_WRAPPERS, *_OWN])  # pyright: ignore[reportUnsupportedDunderAll]
+
+
 def make(env_id: str, **kwargs: Any) -> tuple[Any, Any]:
     """Create an environment and its default parameters: `(env, env_params)`.
 
@@ -43,7 +47,7 @@ def make(env_id: str, **kwargs: Any) -> tuple[Any, Any]:
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Cast", "Observe", "StickyActions", "TimeLimit", "Wrapper", "from_five_values"):
+    if name in _WRAPPERS:
         from purerl.envs import wrappers
 
         return getattr(wrappers, name)

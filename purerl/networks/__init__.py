@@ -1,6 +1,6 @@
 """Networks: torsos, which encode observations, memories, and heads for policies and values."""
 
-from purerl.networks.cnn import MinAtarCNN
+from purerl.networks.cnn import MinAtarCNN, NatureCNN
 from purerl.networks.heads import Actor, ActorCritic, Critic, actor, actor_critic, critic, recurrent_torso, split_mask
 from purerl.networks.mlp import MLP, OneHot
 from purerl.networks.q_heads import Noisy, QHead, implicit_q_network, noisy, q_network
@@ -14,6 +14,7 @@ __all__ = [
     "Core",
     "Critic",
     "MinAtarCNN",
+    "NatureCNN",
     "Noisy",
     "OneHot",
     "QHead",

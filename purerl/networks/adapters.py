@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 
 from purerl.core import MemoryNetwork, Network
 
 
+def check_network(name: str, network: Any) -> None:
+    """Raise a ValueError unless an argument is a feed-forward `Network`."""
+    if isinstance(network, type):
+        raise ValueError(f"{name} is the class {network.__name__}; give an instance, such as {network.__name__}()")
+    if not (callable(getattr(network, "init", None)) and callable(getattr(network, "apply", None))):
+        raise ValueError(
+            f"{name} is {network!r:.80}; it must be a flax Module, an object with init(key, obs) and "
+            "apply(params, obs), or a MemoryNetwork"
+        )
+
+
 def with_memory(network: Network | MemoryNetwork) -> MemoryNetwork:
     """Convert a feed-forward network to a `MemoryNetwork` with memory (); networks with memory are unchanged.
+
+    Raises:
+      ValueError: for an object without `init` and `apply`, or a class in place of its instance.
 
     >>> import purerl
     >>> network = with_memory(purerl.networks.MLP((8,)))
@@ -19,6 +35,7 @@ def with_memory(network: Network | MemoryNetwork) -> MemoryNetwork:
     """
     if isinstance(network, MemoryNetwork):
         return network
+    check_network("network", network)
 
     def over_steps(params, obs):
         steps, num_envs = jax.tree.leaves(obs)[0].shape[:2]

@@ -9,10 +9,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from purerl.networks.inputs import as_floats
+
 
 class MLP(nn.Module):
     """Dense layers, orthogonal with gain √2. Inputs are flattened: leaves `[B, ...]` to `[B, hidden[-1]]`.
 
+    Images of uint8 are divided by 255 (`inputs.as_floats`).
     layer_norm: normalise every layer before its activation. Ba et al., 2016, arXiv:1607.06450.
     """
 
@@ -22,7 +25,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, obs):
-        flat = [x.reshape(x.shape[0], -1).astype(jnp.float32) for x in jax.tree.leaves(obs)]
+        flat = [as_floats(x).reshape(x.shape[0], -1) for x in jax.tree.leaves(obs)]
         x = flat[0] if len(flat) == 1 else jnp.concatenate(flat, axis=-1)
         for width in self.hidden:
             x = nn.Dense(width, kernel_init=nn.initializers.orthogonal(math.sqrt(2)))(x)

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from purerl.arguments import check_counts
-from purerl.core import Array, Key, Transition
-from purerl.replay.sum_tree import find_leaves, make_tree, set_leaves
+from purerl.core import Array, Key, Transition, short_repr
+from purerl.replay.sum_tree import find_leaves, make_tree, mass_before, set_leaves
 
 FINALS = 32  # one slot for separate successors per this many steps: truncated episodes are rarely shorter
+ALL_FINALS = 2**22  # bytes up to which there is one for every step instead
 
 
 class Priorities(NamedTuple):
@@ -39,6 +40,8 @@ class Replay(NamedTuple):
     num_rows: Array  # int32 []: written so far
     num_finals: Array  # int32 []: written so far
     oldest: Array  # int32 []: the first row whose successors, and those of all later rows, are stored
+
+    __repr__ = short_repr
 
 
 class Index(NamedTuple):
@@ -93,6 +96,10 @@ def init(
 ) -> Replay:
     """Create an empty replay buffer.
 
+    Successors of truncated steps are stored apart from the ring. There is room for one of each step if they take at
+    most 4 MiB; otherwise for one of 32 steps, and where more steps are truncated the buffer holds fewer than
+    `capacity`, from the last successor on that it has: `num_ready`.
+
     Args:
       step: an example of one step, leaves `[N, ...]`; only shapes and dtypes are read.
       capacity: the number of stored steps, of all environments together.
@@ -123,9 +130,11 @@ def _init(step, capacity, prioritized, memory, stride, length):
         )
     # one row more: the newest row is an observation without a step
     rows = stride * (capacity // (num_envs * stride) + 1)
-    finals = max(capacity // FINALS, (length + 1) * num_envs)
-    zeros = lambda count, tree: jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), tree)
     one = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), tree)
+    finals = rows * num_envs
+    if finals * bytes_of(one(step.obs)) > ALL_FINALS:
+        finals = max(capacity // FINALS, (length + 1) * num_envs)
+    zeros = lambda count, tree: jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), tree)
     flags = lambda: jnp.zeros((rows, num_envs), bool)
     return Replay(
         zeros(rows, step.obs),
@@ -149,10 +158,16 @@ def sizes(replay: Replay) -> tuple[int, int, int]:
     return rows, num_envs, rows // starts[0].shape[0] if starts else 1
 
 
+def _stored(replay: Replay) -> Array:
+    """The first start that is not overwritten, in strides; its successors may be lost."""
+    rows, _, stride = sizes(replay)
+    return -(-jnp.maximum(0, replay.num_rows - rows + 1) // stride)
+
+
 def _starts(replay: Replay, length: int) -> tuple[Array, Array]:
     """The first start of a complete sequence, in strides, and the number of such starts."""
-    rows, _, stride = sizes(replay)
-    first = -(-jnp.maximum(replay.oldest, replay.num_rows - rows + 1) // stride)
+    stride = sizes(replay)[2]
+    first = jnp.maximum(-(-replay.oldest // stride), _stored(replay))
     return first, jnp.maximum((replay.num_rows - length) // stride - first + 1, 0)
 
 
@@ -240,6 +255,19 @@ def below(key: Key, num: int, end: Array) -> Array:
     return (high(u) * high(end) + high(middle) + high(low(u) * high(end) + low(middle))).astype(jnp.int32)
 
 
+def _past_lost(replay: Replay, first: Array, part: Array) -> Array:
+    """The cumulative priorities at `part [B]` of the sum of all starts but those before `first`, which were lost."""
+    rows, num_envs, stride = sizes(replay)
+    tree, stored = replay.priorities.tree, _stored(replay)
+    place = lambda start: jax.lax.rem(start, rows // stride) * num_envs
+    begin, end = place(stored), place(first)  # of those lost; the ring may wrap between them
+    before, up_to = mass_before(tree, jnp.stack([begin, end]))
+    total, wraps = tree[-1].sum(), end < begin
+    lost = jnp.where(first > stored, up_to - before + jnp.where(wraps, total, 0.0), 0.0)
+    mass = part * (total - lost)
+    return mass + jnp.where(wraps, jnp.where(first > stored, up_to, 0.0), jnp.where(mass >= before, lost, 0.0))
+
+
 def sample(key: Key, replay: Replay, batch_size: int, length: int = 1, importance=0.4) -> Index:
     """Sample steps, or sequence starts, with replacement from all complete ones.
 
@@ -250,7 +278,7 @@ def sample(key: Key, replay: Replay, batch_size: int, length: int = 1, importanc
     Args:
       batch_size: B.  length: see `init`.  importance: β in [0, 1]; 1 corrects all of the bias.
     Returns:
-      An `Index`. Weights are 0 where nothing is complete yet, and for the rare start whose successor was lost.
+      An `Index`. Weights are 0 where nothing is complete yet.
     Reference: Schaul et al., 2016, arXiv:1511.05952, section 3.4 and appendix B.2.1.
     """
     check_counts("replay", batch_size=batch_size, length=length)
@@ -261,11 +289,12 @@ def sample(key: Key, replay: Replay, batch_size: int, length: int = 1, importanc
         weight = jnp.broadcast_to((count > 0).astype(jnp.float32), (batch_size,))
         return Index((first + drawn // num_envs) * stride, drawn % num_envs, weight)
     tree = replay.priorities.tree
-    total = tree[-1].sum()
     part = (jnp.arange(batch_size) + jax.random.uniform(key, (batch_size,))) / batch_size
-    leaf = find_leaves(tree, part * total)
+    mass, starts = part * tree[-1].sum(), rows // stride
+    if replay.final_row.shape[0] < rows * num_envs:
+        mass = _past_lost(replay, first, part)
+    leaf = find_leaves(tree, mass)
     at, env = leaf // num_envs, leaf % num_envs
-    starts = rows // stride
     start = first + (at - first) % starts  # the one row at this place that may still be there
     priority = tree[0].at[leaf].get(mode="promise_in_bounds")
     sound = (start < first + count) & (priority > 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 
 from purerl.core import Array
@@ -46,3 +47,19 @@ def find_leaves(tree: tuple[Array, ...], mass: Array) -> Array:
         left = jnp.take_along_axis(jnp.stack(sums[:-1], -1), child[..., None], -1)[..., 0]
         mass, node = mass - left, node * FAN + child
     return node
+
+
+def mass_before(tree: tuple[Array, ...], index: Array) -> Array:
+    """The sum of the leaves before each of `index [B]`, float32 `[B]`.
+
+    >>> tree = set_leaves(make_tree(9), jnp.array([0, 5, 8]), jnp.array([1.0, 2.0, 4.0]))
+    >>> mass_before(tree, jnp.array([0, 5, 6, 8])).tolist()
+    [0.0, 1.0, 3.0, 3.0]
+    """
+    total = jnp.zeros(index.shape)
+    for level in tree:
+        siblings = level.reshape(-1, FAN).at[jax.lax.div(index, FAN)].get(mode="promise_in_bounds")
+        before = jnp.arange(FAN) < jax.lax.rem(index, FAN)[..., None]
+        total = total + jnp.where(before, siblings, 0.0).sum(-1)
+        index = jax.lax.div(index, FAN)
+    return total

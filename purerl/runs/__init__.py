@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from purerl.runs.loading import Loaded
 
+__all__ = ["load", "load_state", "save_state", "use_compilation_cache"]
+
 
 def load(directory: str | Path, code: str | Path | None = None, checkpoint: str | int | None = None) -> Loaded:
     """The agent, hyperparameters and state of a run's checkpoint, to continue, evaluate or inspect.
@@ -64,3 +66,19 @@ def load_state(path: str | Path, like: Any) -> Any:
     from purerl.runs import checkpoint
 
     return checkpoint.load(Path(path), like)[0]
+
+
+def use_compilation_cache(directory: str | Path | None = None) -> Path:
+    """Store compiled programs on disk from here on, as the command line does, and read them back in later processes.
+
+    Programs that take less than 0.2 s to compile are not stored.
+
+    Args:
+      directory: where; None: where jax is told to (JAX_COMPILATION_CACHE_DIR), otherwise in the user's cache folder,
+        one folder for each kind of processor.
+    Returns:
+      The directory.
+    """
+    from purerl.runs.devices import use_compilation_cache
+
+    return use_compilation_cache(directory)

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from purerl import replay
 from purerl.runs import files, report
+from purerl.runs.cache import cache_folder
 
 # The matrix products here are small: two threads for one product are slower than one. A loop whose iteration touches
 # fewer bytes than the threshold, such as acting in a few environments, is compiled as one function; see
@@ -23,6 +25,24 @@ FLAGS = (
 def _cores() -> int:
     """The number of processor cores that this process may use; on macOS, of all cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_compilation_cache(directory: str | Path | None = None) -> Path:
+    """See `purerl.runs.use_compilation_cache`."""
+    there = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if directory is None and there:
+        return Path(there)
+    own = cache_folder() / "jax" / files.processor() if directory is None else Path(directory)
+    jax.config.update("jax_compilation_cache_dir", str(own))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    reset_cache()  # jax decides at its first program whether there is a cache
+    return own
+
+
+def turn_off_compilation_cache() -> None:
+    """Neither read nor write stored programs from here on."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    reset_cache()  # jax decides at its first program whether there is a cache
 
 
 def set_up_jax(one_device: bool = False) -> None:
@@ -43,10 +63,7 @@ def set_up_jax(one_device: bool = False) -> None:
         jax.config.update("jax_enable_x64", False)
     given, flags = os.environ.get("XLA_FLAGS", ""), FLAGS[1:] if one_device else FLAGS
     os.environ["XLA_FLAGS"] = " ".join([given, *(flag for flag in flags if flag.split("=")[0] not in given)]).strip()
-    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "purerl" / "jax" / files.processor()
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    use_compilation_cache()
     try:
         if jax.config.jax_num_cpu_devices < 1:  # pyright: ignore[reportAttributeAccessIssue]
             jax.config.update("jax_num_cpu_devices", 1 if one_device else _cores())

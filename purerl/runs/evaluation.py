@@ -1,19 +1,23 @@
-"""Evaluation of every run of a directory, greedy and stochastic, as a table."""
+"""Evaluation of trained runs on episodes."""
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from purerl import training
-from purerl.runs import loading, report
+from purerl.runs import files, loading, report, sweeps
 from purerl.runs.progress import progress_bar
 
 AT_ONCE = 4096  # episodes; MinAtar's take 0.1 MB each
+MODES = ("greedy", "stochastic")
 
 
 def evaluation_key(seed: int) -> Any:
@@ -21,48 +25,117 @@ def evaluation_key(seed: int) -> Any:
     return jax.random.fold_in(jax.random.key(seed), 2**31)
 
 
-def evaluate(
-    run: Path, episodes: int, seed: int, max_steps: int | None, code: str | None = None, checkpoint: str | None = None
-) -> None:
-    """Evaluate every run of a directory on episodes, greedy and stochastic, and print a table."""
-    loaded = loading.load(run, code, checkpoint)
-    if loaded.env is None:
-        raise ValueError(f"{run} is a run of `purerl text pretrain`: `purerl text evaluate {run}` scores its texts")
-    key, plan, seeds = evaluation_key(seed), loaded.plan, len(loaded.plan.keys)
+class Evaluated(NamedTuple):
+    """Means over the episodes of R runs, for each of `MODES`; NaN for broken runs."""
 
-    def play(hp, state, key, greedy):
-        agent = loaded.agent(hp)
-        where = loaded.env, loaded.env_params
+    returns: np.ndarray  # [2, R]
+    lengths: np.ndarray  # [2, R]
+    unfinished: np.ndarray  # int [2, R]: episodes that had not ended at the limit
+
+
+def play(loaded: loading.Loaded, episodes: int, seed: int, max_steps: int | None) -> Evaluated:
+    """Play episodes of every run that is not broken, and show progress."""
+    key, plan = evaluation_key(seed), loaded.plan
+
+    def one_mode(hp, state, key, greedy):
+        agent, where = loaded.agent(hp), (loaded.env, plan.env_params_of(hp))
         return training.evaluate(*where, agent, state, key, episodes, max_steps, greedy, at_once=AT_ONCE)
 
-    play = jax.jit(play, static_argnums=3)
+    one_mode = jax.jit(one_mode, static_argnums=3)
     sound = [r for r in range(plan.num_runs) if r not in loaded.broken]
-    returns, lengths, unfinished = np.full((2, plan.num_runs), np.nan), np.full((2, plan.num_runs), np.nan), 0
+    returns, lengths = np.full((2, plan.num_runs), np.nan), np.full((2, plan.num_runs), np.nan)
+    unfinished = np.zeros((2, plan.num_runs), int)
     with progress_bar() as bar:
         task = bar.add_task(f"{episodes} episodes each", total=2 * len(sound))
-        for mode, greedy in enumerate((True, False)):
+        for mode in (0, 1):
             for r in sound:
                 one = loaded.one(r)
                 hp = jax.tree.map(jnp.float32, one.hp)
-                out = play(hp, one.state.agent, jax.random.fold_in(jax.random.fold_in(key, r), mode), greedy)
+                run_key = jax.random.fold_in(jax.random.fold_in(key, r), mode)
+                out = one_mode(hp, one.state.agent, run_key, mode == 0)
                 returns[mode, r], lengths[mode, r] = float(out.returns.mean()), float(out.lengths.mean())
-                unfinished += int((~out.finished).sum())
+                unfinished[mode, r] = int((~out.finished).sum())
                 bar.advance(task)
-    first, last = int(loaded.state.iteration.min()), loaded.iteration
-    count = f"{last:,}" if first == last else f"{first:,} to {last:,}"
-    title = f"{plan.title}: {episodes} episodes of each run, after {count} iterations"
-    out = report.grid(title, *plan.swept, "actions")
-    out.add_column("length", justify="right", no_wrap=True)
-    for index in range(len(plan.grid)):
-        for mode, name in enumerate(("greedy", "stochastic")):
-            here = slice(index * seeds, (index + 1) * seeds)
-            values = plan.labels[index].split(", ") if plan.swept else []
-            known = lengths[mode, here][~np.isnan(lengths[mode, here])]
-            cells = report.scores(returns[mode, here]) if len(known) else ["every seed is broken", "", "", ""]
-            out.add_row(*values, name, *cells, f"{known.mean():.1f}" if len(known) else "")
+    return Evaluated(returns, lengths, unfinished)
+
+
+def evaluate(
+    run: Path,
+    episodes: int,
+    seed: int,
+    max_steps: int | None,
+    csv: Path | None = None,
+    json: Path | None = None,
+    code: str | None = None,
+    checkpoint: str | None = None,
+) -> None:
+    """Evaluate every run of a directory on episodes, greedy and stochastic; print a table, and write what was found.
+
+    Raises:
+      ValueError: if the directory holds no run of an agent, or a file to write exists.
+    """
+    for path, name in ((csv, "csv"), (json, "json")):
+        if path is not None:
+            report.new_file(path, f"--{name}", (f".{name}",))
+    rows: list[dict[str, Any]] = []
+    out, notes, unfinished = None, [], 0
+    for values, directory in sweeps.members(run):
+        loaded = loading.load(directory, code, checkpoint)
+        if loaded.env is None:
+            raise ValueError(f"{run} is a run of `purerl text pretrain`: `purerl text evaluate {run}` scores its texts")
+        plan, found = loaded.plan, play(loaded, episodes, seed, max_steps)
+        names = [*values, *plan.swept]
+        if out is None:
+            first, last = int(loaded.state.iteration.min()), loaded.iteration
+            count = f"{last:,}" if first == last else f"{first:,} to {last:,}"
+            title = f"{plan.title}: return of {episodes} episodes of each run, after {count} iterations"
+            wide = not names or report.console().width >= 100
+            out = report.grid(title, *([", ".join(names)] if names else []), "actions", metric="", ends=wide)
+            out.add_column("length", justify="right", no_wrap=True)
+        for index, label in enumerate(plan.labels):
+            here = slice(index * len(plan.keys), (index + 1) * len(plan.keys))
+            label = ", ".join([*map(str, values.values()), *([label] if plan.swept else [])])
+            for mode, name in enumerate(MODES):
+                lengths = found.lengths[mode, here][~np.isnan(found.lengths[mode, here])]
+                cells = report.scores(found.returns[mode, here])[: 4 if wide else 3]
+                cells = cells if len(lengths) else ["every seed is broken", *[""] * (len(cells) - 1)]
+                out.add_row(*([label] if names else []), name, *cells, f"{lengths.mean():.1f}" if len(lengths) else "")
+        rows += _rows(values, loaded, found, episodes)
+        unfinished += int(found.unfinished.sum())
+        for r, iteration in loaded.broken.items():
+            where = "".join(f"{name} {value}, " for name, value in values.items())
+            notes.append(f"{where}{plan.name_of(r)}: not finite from iteration {iteration} on; excluded")
     report.console().print(out)
     report.say("IQM and interval are over seeds, each represented by its mean")
-    for r, iteration in loaded.broken.items():
-        report.note(f"{plan.name_of(r)}: not finite from iteration {iteration} on; excluded")
+    for text in notes:
+        report.note(text)
     if unfinished:
         report.note(f"{unfinished} episodes had not ended at the limit; their return is the sum up to it")
+    if csv is not None:
+        files.write(csv, as_csv(rows))
+    if json is not None:
+        about = {"run": str(run), "episodes": episodes, "seed": seed, "max_steps": max_steps}
+        files.write_json(json, {**about, "rows": rows})
+    for path in filter(None, (csv, json)):
+        report.note(f"written: {path}")
+
+
+def _rows(values: dict[str, Any], loaded: loading.Loaded, found: Evaluated, episodes: int) -> list[dict[str, Any]]:
+    """One row for each run and mode."""
+    about, finite = loaded.plan.about(), lambda x: None if np.isnan(x) else float(x)
+    return [
+        {**values, "run": r, **{name: column[r] for name, column in about.items()},
+         "iteration": int(loaded.state.iteration[r]),
+         "actions": name, "episodes": episodes, "mean_return": finite(found.returns[mode, r]),
+         "mean_length": finite(found.lengths[mode, r]), "unfinished": int(found.unfinished[mode, r])}
+        for r in range(loaded.plan.num_runs) for mode, name in enumerate(MODES)
+    ]  # fmt: skip
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as CSV, with the names of all columns; empty where there is no value."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -17,7 +17,7 @@ from purerl.runs.devices import usable_devices
 from purerl.runs.plan import Plan, Watch
 from purerl.runs.plans import plan_of_directory, plan_with
 from purerl.runs.progress import Progress
-from purerl.runs.record import Record, not_numbers, panel_of
+from purerl.runs.record import Record, held, not_numbers, panel_of
 from purerl.runs.resized import resize, resized
 from purerl.runs.sources import COPIES, copies_of
 from purerl.runs.stopped import Stopped
@@ -55,19 +55,22 @@ def _save(
     return leaves
 
 
-def execute(plan: Plan, directory: Path, devices: list[Any], save_every: float, saved: Any = None) -> Record:
+def execute(
+    plan: Plan, directory: Path, devices: list[Any], save_every: float, saved: Any = None, table: bool = True
+) -> Record:
     """Train the rest of a plan in its directory, until its end or until it is interrupted.
 
     Args:
       saved: `(iteration, state, notes)` of a checkpoint; None starts from the beginning.
+      table: print the table of the results.
     Raises:
       Stopped: if it was interrupted; the state up to there is on disk.
       OSError: if the disk is full; the last checkpoint is intact.
     """
     first, state, notes = saved or (0, None, {})
-    table = directory / files.METRICS
-    files.cut_metrics(table, first)
-    record = Record(plan, files.read_metrics(table, plan.num_runs), notes)
+    csv_file = directory / files.METRICS
+    files.cut_metrics(csv_file, first)
+    record = Record(plan, files.read_metrics(csv_file, plan.num_runs), notes)
     if state is not None:
         record.keep(record.ended, state)
     alive = record.mask(record.ended, record.broken).any()
@@ -91,7 +94,7 @@ def execute(plan: Plan, directory: Path, devices: list[Any], save_every: float, 
                 live, steps = record.mask(record.ended), chunk.iteration * plan.steps_per_update
                 for text in record.add(chunk):
                     progress.note(text)
-                files.append_metrics(table, chunk.iteration, steps, about, chunk.metrics, live)
+                files.append_metrics(csv_file, chunk.iteration, steps, about, chunk.metrics, live)
                 row = lambda run, metrics=chunk.metrics: {name: float(x[run]) for name, x in metrics.items()}
                 log(steps, {names[run]: row(run) for run in np.flatnonzero(live)})
                 sound = record.mask(record.ended, record.broken)
@@ -122,13 +125,13 @@ def execute(plan: Plan, directory: Path, devices: list[Any], save_every: float, 
         raise OSError(f"{error}; iteration {stands} is on disk: purerl resume {directory}") from error
     if not record.mask(record.ended, record.broken).any():
         report.note("every run has ended or is broken: no run is left to train")
-    _finish(plan, directory, record, leaves, progress)
+    _finish(plan, directory, record, leaves, progress, table)
     if interrupted:
         raise Stopped(f"stopped and saved at iteration {stands} of {plan.num_updates}: purerl resume {directory}")
     return record
 
 
-def _finish(plan: Plan, directory: Path, record: Record, leaves: dict, progress: Progress) -> None:
+def _finish(plan: Plan, directory: Path, record: Record, leaves: dict, progress: Progress, shown: bool) -> None:
     """Write the hashes and the learning curve, and print the table."""
     manifest = files.read_manifest(directory)
     iterations, hashes = leaves[".iteration"], files.hashes(leaves, plan.num_runs)
@@ -140,11 +143,18 @@ def _finish(plan: Plan, directory: Path, record: Record, leaves: dict, progress:
     files.write_json(directory / files.MANIFEST, manifest)
     metrics = files.read_metrics(directory / files.METRICS, plan.num_runs)
     panel, metric = panel_of(plan, metrics, record.broken, plan.metric), plan.metric.replace("_", " ")
-    report.table(panel, metric)
+    if shown:
+        report.table(panel, metric)
     report.cost((record.iterations[-1] - progress.first) * plan.num_runs * plan.steps_per_update, progress)
     for run, iteration in record.broken.items():
         report.note(
             f"{plan.name_of(run)}: not finite from iteration {iteration} on; excluded from the table and the curve"
+        )
+    there, full = held(leaves) or (0, 0)
+    if there < full:
+        report.note(
+            f"the replay buffer holds {there:,} steps and has room for {full:,}: so many episodes are truncated that "
+            "it lost the successors of older ones; a larger --capacity holds more"
         )
     if record.ended:
         goal = plan.config.get("stop_when")
@@ -164,33 +174,33 @@ def _announce(plan: Plan, devices: list[Any], first: int = 0) -> None:
     sweep = f"{len(plan.grid)} configurations x " if len(plan.grid) > 1 else ""
     count, platform = len(devices), devices[0].platform
     report.note(
-        f"{plan.title}: {sweep}{len(plan.keys)} seeds, {plan.num_updates:,} iterations of "
+        f"{plan.title}: {sweep}{report.counted(len(plan.keys), 'seed')}, {plan.num_updates:,} iterations of "
         f"{plan.steps_per_update:,} steps "
         f"= {plan.num_updates * plan.steps_per_update:,} steps each"
         + (f", resuming from iteration {first:,}" if first else "")
-        + f", on {count} {platform} device{'s' if count > 1 else ''}"
+        + f", on {report.counted(count, f'{platform} device')}"
     )
 
 
-def _cache(wanted: bool) -> None:
-    if not wanted:
-        jax.config.update("jax_enable_compilation_cache", False)
-
-
-def train(plan: Plan, directory: Path | None, devices: int | None, save_every: float, compilation_cache: bool) -> Path:
+def train(plan: Plan, directory: Path | None, devices: int | None, save_every: float) -> Path:
     """Run a plan in a new directory, and return it."""
-    _cache(compilation_cache)
     used = usable_devices(devices, plan.num_runs)
     directory = directory or report.unused(Path("runs") / plan.name)
     _begin(plan, directory, used, save_every)
     return directory
 
 
+def create(plan: Plan, directory: Path, devices: list[Any]) -> None:
+    """Create the directory of a new run."""
+    made = files.made_with(devices, plan.num_runs, plan.files)
+    manifest = {"made_with": made, "env_params": plan.env_record(), "resumed": [], "parameters": []}
+    copies = [(plan.files[name], copy) for name, copy in copies_of(plan.files).items()]
+    files.create(directory, plan.config, manifest, copies)
+
+
 def _begin(plan: Plan, directory: Path, devices: list[Any], save_every: float) -> None:
     """Create a new directory, and train in it from the start."""
-    made = files.made_with(devices, plan.num_runs, plan.files)
-    copies = [(plan.files[name], copy) for name, copy in copies_of(plan.files).items()]
-    files.create(directory, plan.config, {"made_with": made, "resumed": [], "parameters": []}, copies)
+    create(plan, directory, devices)
     with files.locked(directory):
         _announce(plan, devices)
         execute(plan, directory, devices, save_every)
@@ -202,19 +212,19 @@ def resume(
     anneal_steps: float | None,
     devices: int | None,
     save_every: float,
-    compilation_cache: bool,
+    table: bool = True,
     code: str | None = None,
     num_envs: int | None = None,
 ) -> None:
     """Resume a run: to its planned number of steps, or to more.
 
     Args:
+      table: print the table of the results.
       num_envs: another number of environments from here on; the steps of an iteration stay the same.
       code: the user's files to execute instead of the original ones; see `sources.sources`.
     Raises:
       ValueError: if the directory holds no run, or the arguments do not fit it.
     """
-    _cache(compilation_cache)
     plan, manifest = plan_of_directory(directory, code=code), files.read_manifest(directory)
     with files.locked(directory):
         if num_envs is not None:
@@ -242,7 +252,7 @@ def resume(
         if steps is not None or anneal_steps is not None:
             files.write_json(directory / files.CONFIG, {"format": files.FORMAT, **plan.config})
         _announce(plan, used, first)
-        execute(plan, directory, used, save_every, saved)
+        execute(plan, directory, used, save_every, saved, table)
 
 
 def _longer(plan: Plan, first: int, steps: int | None, anneal_steps: float | None) -> Plan:
@@ -266,14 +276,7 @@ def _longer(plan: Plan, first: int, steps: int | None, anneal_steps: float | Non
     return plan_with(config, plan.files)
 
 
-def repeat(
-    directory: Path,
-    to: Path | None,
-    devices: int | None,
-    save_every: float,
-    compilation_cache: bool,
-    code: str | None = None,
-) -> bool:
+def repeat(directory: Path, to: Path | None, devices: int | None, save_every: float, code: str | None = None) -> bool:
     """Run a directory's config again on as many devices; return whether the parameters of every run have the same hash.
 
     Args:
@@ -281,7 +284,6 @@ def repeat(
     Raises:
       ValueError: if the run has no hashes yet.
     """
-    _cache(compilation_cache)
     plan, before = plan_of_directory(directory, same_files=False, code=code), files.read_manifest(directory)
     wanted = before["parameters"]
     if not wanted:
@@ -296,7 +298,9 @@ def repeat(
     now = files.read_manifest(to)
     other = [old["run"] for old, new in zip(wanted, now["parameters"], strict=True) if old["sha256"] != new["sha256"]]
     if not other:
-        report.say(f"identical: the parameters of all {plan.num_runs} runs have the SHA-256 that {directory} has")
+        report.say(
+            f"identical: the parameters of {report.counted(plan.num_runs, 'run')} have the SHA-256 that {directory} has"
+        )
         return True
     report.say(f"different: {len(other)} of {plan.num_runs} runs, {', '.join(plan.name_of(run) for run in other[:8])}"
                + (", ..." if len(other) > 8 else ""))  # fmt: skip

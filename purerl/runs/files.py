@@ -24,6 +24,7 @@ import purerl
 from purerl.runs import checkpoint
 
 FORMAT = 1
+SWEEP = "sweep"  # the kind of a directory whose folders are runs
 CONFIG, MANIFEST, METRICS, CHECKPOINTS, CURVE, CODE = (
     "config.json", "manifest.json", "metrics.csv", "checkpoints", "curve.png", "code",
 )  # fmt: skip
@@ -95,6 +96,13 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
+def check_new(directory: Path) -> None:
+    """Raise a ValueError if a directory exists and is not empty."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        what = "holds another run" if (directory / CONFIG).exists() else "exists and is not empty"
+        raise ValueError(f"{directory} {what}; give another --dir, or remove it first")
+
+
 def create(directory: Path, config: dict, manifest: dict, copies: Iterable[tuple[str, Path]]) -> None:
     """Create the directory of a new run; `copies`: files to copy into it, and their paths in it.
 
@@ -102,9 +110,7 @@ def create(directory: Path, config: dict, manifest: dict, copies: Iterable[tuple
       ValueError: if it exists and is not empty.
       OSError: if it cannot be made or written to.
     """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        what = "holds another run" if (directory / CONFIG).exists() else "exists and is not empty"
-        raise ValueError(f"{directory} {what}; give another --dir, or remove it first")
+    check_new(directory)
     try:
         (directory / CHECKPOINTS).mkdir(parents=True)
         for path, inside in copies:
@@ -114,6 +120,21 @@ def create(directory: Path, config: dict, manifest: dict, copies: Iterable[tuple
         raise OSError(f"{directory} cannot be made: {error.strerror or error}") from error
     write_json(directory / MANIFEST, manifest)
     write_json(directory / CONFIG, {"format": FORMAT, **config})
+
+
+def create_sweep(directory: Path, members: Mapping[str, Mapping[str, str]]) -> None:
+    """Create the directory of a new sweep over structure: folders of runs, and the values by which they differ.
+
+    Raises:
+      ValueError: if it exists and is not empty.
+      OSError: if it cannot be made or written to.
+    """
+    check_new(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{directory} cannot be made: {error.strerror or error}") from error
+    write_json(directory / CONFIG, {"format": FORMAT, "kind": SWEEP, "members": members})
 
 
 @contextlib.contextmanager

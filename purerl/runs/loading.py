@@ -47,7 +47,8 @@ class Loaded(NamedTuple):
         if not 0 <= run < count:
             raise ValueError(f"run is {run}; there are {count}, from 0")
         pick = lambda tree: jax.tree.map(lambda x: x[run] if jnp.ndim(x) else x, tree)
-        return self._replace(hp=pick(self.hp), state=pick(self.state))
+        hp = pick(self.hp)
+        return self._replace(hp=hp, state=pick(self.state), env_params=self.plan.env_params_of(jax.tree.map(float, hp)))
 
 
 def load(

@@ -57,7 +57,9 @@ def evaluator(
         keys = jax.random.split(jax.random.fold_in(key, iteration), jax.tree.leaves(states)[0].shape[0])
 
         def one(hp, state, key):
-            return training.evaluate(env, env_params, agent(hp), state, key, EPISODES, limit, greedy=True).returns.mean()
+            return training.evaluate(
+                env, env_params, agent(hp), state, key, EPISODES, limit, greedy=True
+            ).returns.mean()
 
         if config["isolate_seeds"]:
             at = lambda r: jax.tree.map(lambda x: x[r] if jnp.ndim(x) else x, hp)

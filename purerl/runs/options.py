@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +13,13 @@ import click
 
 from purerl import agents, build
 from purerl.agents.parts.declarations import Choice, Declaration, Option, Switch, declaration_of, options_of
-from purerl.runs.arguments import Count, Entries, Names, Numbers, Seed, Widths
+from purerl.runs import catalogue
+from purerl.runs.arguments import Assignment, Count, Entries, Names, Numbers, Seed, Sweep, Swept, Widths
 
 EXECUTION = ("directory", "devices", "save_every", "compilation_cache")  # options of a command, not of a config
 LATER = {
     "info": None,
+    "env_param": (),
     "group_size": None,
     "episodic": None,
     "evaluate_every": None,
@@ -37,9 +39,9 @@ def hyperparameter_options(config: type) -> list[click.Option]:
         if hint is bool:
             return click.Option([f"{flag}/--no-{flag[2:]}"], **extra)
         if typing.get_origin(hint) is Literal:
-            return click.Option([flag], type=click.Choice(typing.get_args(hint)), **extra)
+            return click.Option([flag], type=Swept(click.Choice(typing.get_args(hint))), **extra)
         if hint is int:
-            return click.Option([flag], type=int, **extra)
+            return click.Option([flag], type=Swept(click.INT), **extra)
         extra["help"] = said.replace("; None ", "; none ")
         share = field.metadata.get("share")
         if share is not None:  # the value is computed by `plans.plan_of`
@@ -57,12 +59,14 @@ def _option(name: str, option: Option) -> click.Option:
     flag = "--" + name.replace("_", "-")
     if isinstance(option, Choice):
         names = tuple(option.values)
-        return click.Option([flag], type=click.Choice(names), default=names[0], show_default=True, help=option.help)
+        return click.Option(
+            [flag], type=Swept(click.Choice(names)), default=names[0], show_default=True, help=option.help
+        )
     if isinstance(option, Switch):
         both = f"{flag}/--{option.off or 'no-' + flag[2:]}"
         return click.Option([both], default=option.default, show_default=True, help=option.help)
     positive = click.FloatRange(0, min_open=True)
-    return click.Option([flag], type=positive, default=option.default, show_default=True, help=option.help)
+    return click.Option([flag], type=Swept(positive), default=option.default, show_default=True, help=option.help)
 
 
 def run_options(about: Declaration, own: Sequence[click.Option]) -> list[click.Parameter]:
@@ -70,23 +74,27 @@ def run_options(about: Declaration, own: Sequence[click.Option]) -> list[click.P
     say = partial(click.Option, show_default=True)
     widths = ",".join(map(str, about.hidden))
     return [
-        click.Argument(["env"], metavar="ENV"),
+        click.Argument(["env"], metavar="ENV", shell_complete=catalogue.complete),
         say(["--seeds"], type=Count(), default=8, help="number of seeds, each a run of its own, trained at once; "
             "rounding, and so the results of a seed, depend on how many share a device (see --isolate-seeds)"),
         say(["--seed"], type=Seed(), default=0, help="of all random numbers"),
         say(["--steps"], type=Count(total=True), default="5e5", help="environment steps of each run"),
-        say(["--num-envs"], type=Count(), default=about.num_envs, help="environments of each run"),
-        say(["--rollout-length"], type=Count(), default=about.rollout_length, help="steps between updates"),
-        click.Option(["--network"], help="mlp, minatar-cnn, or FILE.py:name, a function that returns a torso  "
-                     "[default: minatar-cnn for images, otherwise mlp]"),
-        say(["--hidden"], type=Widths(), default=widths, help="widths of the mlp"),
-        say(["--activation"], type=click.Choice(build.ACTIVATIONS), default=about.activation, help="of the mlp"),
+        say(["--num-envs"], type=Swept(Count()), default=about.num_envs, help="environments of each run"),
+        say(["--rollout-length"], type=Swept(Count()), default=about.rollout_length, help="steps between updates"),
+        click.Option(["--env-param"], type=Assignment(), multiple=True, help="a parameter of the environment, such as "
+                     "length=0.3,0.7; several values of a float are a sweep; may be repeated"),
+        click.Option(["--network"], type=Swept(click.STRING), help="mlp, minatar-cnn, nature-cnn, or FILE.py:name, "
+                     "a function that returns a torso  [default: nature-cnn for images from 36 x 36 on, minatar-cnn "
+                     "for smaller ones, otherwise mlp]"),
+        say(["--hidden"], type=Swept(Widths(), "/"), default=widths, help="widths of the mlp; several separated by /"),
+        say(["--activation"], type=Swept(click.Choice(build.ACTIVATIONS)), default=about.activation, help="of the mlp"),
         say(["--layer-norm/--no-layer-norm"], default=about.layer_norm, help="normalise each layer "
             "of the torso"),
         *own,
-        say(["--memory"], type=click.Choice(build.MEMORIES), default="none", help="the memory between torso and heads"),
-        say(["--memory-size"], type=Count(), default=64, help="features of the memory"),
-        say(["--context"], type=Count(), default=64, help="steps of the episode that a transformer attends to"),
+        say(["--memory"], type=Swept(click.Choice(build.MEMORIES)), default="none", help="the memory between torso and "
+            "heads"),
+        say(["--memory-size"], type=Swept(Count()), default=64, help="features of the memory"),
+        say(["--context"], type=Swept(Count()), default=64, help="steps of the episode that a transformer attends to"),
         click.Option(["--reward"], metavar="FILE.py:name", help="the training reward: a purerl Reward, a function (hp) "
                      "that returns one, or a function (transitions) that returns a reward for every step; reported "
                      "returns are the environment's"),
@@ -96,7 +104,7 @@ def run_options(about: Declaration, own: Sequence[click.Option]) -> list[click.P
             "deviation of the discounted return; reported returns are the environment's"),
         click.Option(["--observe"], type=Entries(), help="entries of a flat observation to keep, such as 0,2: "
                      "CartPole-v1 without velocities"),
-        click.Option(["--time-limit"], type=Count(), help="truncate episodes after so many steps, also if the "
+        click.Option(["--time-limit"], type=Swept(Count()), help="truncate episodes after so many steps, also if the "
                      "environment's own limit is lower"),
         click.Option(["--sticky-actions"], type=click.FloatRange(0, 1), help="probability that an action repeats"),
         click.Option(["--episodic/--no-episodic"], default=None, help="blocks of whole episodes, of at most "
@@ -150,6 +158,13 @@ def parameters(agent: str) -> tuple[list[click.Parameter], list[click.Option]]:
     return of_run, hyperparameter_options(config)
 
 
+def check_single(values: Mapping[str, Any]) -> None:
+    """Raise a ValueError if an option has several values that are structure."""
+    for name, value in values.items():
+        if isinstance(value, Sweep):
+            raise ValueError(f"--{name.replace('_', '-')} has {len(value.values)} values; give one")
+
+
 def restored(
     stored: dict[str, Any], of_run: Sequence[click.Parameter], own: Sequence[click.Parameter], what: str
 ) -> dict[str, Any]:
@@ -165,9 +180,11 @@ def restored(
             names = sorted({p.name or "" for p in parameters} ^ set(given if isinstance(given, dict) else ()))
             raise ValueError(f"{names[0]} is missing or unknown; the run is of another version of purerl, or of {what}")
         try:
-            return {p.name or "": p.type_cast_value(context, given[p.name]) for p in parameters}
+            values = {p.name or "": p.type_cast_value(context, given[p.name]) for p in parameters}
         except click.ClickException as error:
             raise ValueError(error.format_message()) from error
+        check_single(values)
+        return values
 
     own_values = convert(own, stored.pop("hyperparameters", None))
     horizons, every = stored.pop("horizons", None), stored.pop("updates_per_chunk", None)

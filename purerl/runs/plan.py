@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purerl.runs import env_parameters
 from purerl.runs.stream import FEWEST_CHUNKS
 
 
@@ -64,6 +65,19 @@ class Plan(NamedTuple):
         which = np.arange(self.num_runs) // self.keys.shape[0]
         pick = lambda *x: jnp.asarray(x, jnp.float32)[which] if len(grid) > 1 else x[0]
         return jax.tree.map(pick, *grid)
+
+    def env_params_of(self, hp: Any) -> Any:
+        """The environment's parameters of one run, from its hyperparameters."""
+        return env_parameters.of_hp(self.env_params, hp)
+
+    def env_record(self) -> dict[str, Any]:
+        """The environment's parameters that are numbers; a list where runs have different ones."""
+        prefix = env_parameters.PREFIX
+        names = [name for name in vars(self.grid[0]) if name.startswith(prefix)]
+        swept = {
+            name.removeprefix(prefix): list(dict.fromkeys(getattr(hp, name) for hp in self.grid)) for name in names
+        }
+        return env_parameters.recorded(self.env_params, swept)
 
     def run_keys(self) -> jax.Array:
         """The key of every run, `[R]`: the seeds, once for each configuration."""

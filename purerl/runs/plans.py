@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from purerl import build, normalize, rewards, training
 from purerl.agents.parts.declarations import declaration_of, options_of
-from purerl.runs import files, loggers, milestones, options, pretraining, text_training
+from purerl.runs import env_parameters, files, loggers, milestones, options, pretraining, text_training
 from purerl.runs.devices import check_memory
 from purerl.runs.plan import Plan, Watch, grid_of, keys_of, updates_per_chunk
 from purerl.runs.sources import NAMES, renamed, sources
@@ -31,6 +32,14 @@ def _own_files(names: Sequence[str]) -> list[str]:
     """The user's files among names, and the files beside them that they import."""
     own = {name.rpartition(":")[0] for name in names if build.is_own(name)}
     return sorted(own | {str(path) for name in own for path in build.neighbours(name)})
+
+
+def _bounds(space: Any) -> Any:
+    """What a space says of itself; gymnax's have no readable `repr`."""
+    inside = getattr(space, "spaces", None)
+    if inside is not None:
+        return [_bounds(x) for x in (inside.values() if hasattr(inside, "values") else inside)]
+    return {name: np.asarray(x).tolist() for name, x in vars(space).items() if name in ("n", "shape", "low", "high")}
 
 
 def plan_of(config: dict[str, Any]) -> Plan:
@@ -55,7 +64,6 @@ def plan_of(config: dict[str, Any]) -> Plan:
         values["sequence_length"] = rollout_length  # replayed sequences start where blocks start
     if values.get("dynamic_sampling"):
         values["max_length"] = rollout_length  # of the sequences in its buffer
-    grid, swept, labels = grid_of(config_class, values)
     if steps < num_envs * rollout_length:
         raise ValueError(
             f"--steps is {steps}; one iteration is num_envs x rollout_length = {num_envs} x {rollout_length} = "
@@ -79,9 +87,17 @@ def plan_of(config: dict[str, Any]) -> Plan:
         if config["time_limit"]:
             env, env_params = TimeLimit(env, config["time_limit"]), _longer(env_params, config["time_limit"])
         env = StickyActions(env, config["sticky_actions"]) if config["sticky_actions"] is not None else env
+    env_params, floats = env_parameters.checked(env_params, config["env_param"])
+    of_environment = {env_parameters.PREFIX + name: numbers for name, numbers in floats.items()}
+    if clash := sorted(of_environment.keys() & values.keys()):
+        raise ValueError(f"--env-param: {config_class.__name__} has a hyperparameter {clash[0]}; rename it")
+    grid, swept, labels = grid_of(env_parameters.extended(config_class, tuple(floats)), {**values, **of_environment})
+    worlds = [env_parameters.of_hp(env_params, hp) for hp in grid] if floats else [env_params]
+    env_params, spaces = worlds[0], {repr(_bounds(env.action_space(world))) for world in worlds}
+    if len(spaces) > 1:
+        raise ValueError(f"--env-param: {', '.join(floats)} changes the space of actions; give one value at a time")
     space = env.action_space(env_params)
-    image = len(getattr(env.observation_space(env_params), "shape", ())) == 3
-    config["network"] = config["network"] or ("minatar-cnn" if image else "mlp")
+    config["network"] = config["network"] or build.torso_for(env.observation_space(env_params))
     layers = {name: config[name] for name in ("hidden", "activation", "layer_norm")}
     memory = build.memory(config["memory"], config["memory_size"], config["context"])
     body = build.body(config["network"], **layers, memory=memory)
@@ -105,11 +121,18 @@ def plan_of(config: dict[str, Any]) -> Plan:
         training_reward = rewards.chain(*parts) if len(parts) > 1 else (parts or [None])[0]
         blocks = {"episodic": config["episodic"], "group_size": config.get("group_size"), "info": info}
         blocks |= {"reward": training_reward, "returns": returns}
-        return training.learner(env, env_params, agent(hp), num_envs, rollout_length, **blocks)
+        own_params = env_parameters.of_hp(env_params, hp)
+        return training.learner(env, own_params, agent(hp), num_envs, rollout_length, **blocks)
 
     keys = keys_of(config["seed"], seeds)
     state = jax.eval_shape(lambda key: make(grid[0]).init(key), keys[0])  # the shapes are the same for all runs
     jax.eval_shape(lambda state: make(grid[0]).step(state), state)
+    if floats:
+        try:
+            jax.eval_shape(lambda hp, key: make(hp).step(make(hp).init(key)), grid[0], keys[0])
+        except jax.errors.ConcretizationTypeError as error:
+            raise ValueError(f"--env-param: the environment uses {', '.join(floats)} as structure, such as in an `if`: "
+                             "return it with its parameters from FILE.py:name instead") from error  # fmt: skip
     check_memory(state, seeds * len(grid))
     step_size = num_envs * rollout_length
     num_updates = steps // step_size
@@ -172,6 +195,9 @@ def plan_of_directory(
         since, unless `same_files` is False; or if that file lies in the directory itself, since its origin is unknown.
     """
     stored = files.read_config(directory)
+    if stored.get("kind") == files.SWEEP:
+        names = ", ".join(str(directory / name) for name in stored.get("members", ()))
+        raise ValueError(f"{directory} is a sweep of several programs; name one of them: {names}")
     used = sources(directory, stored, files.read_manifest(directory)["made_with"]["files"], code, same_files, option)
     given = renamed(stored, used)
     if stored.get("kind") == pretraining.KIND:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from purerl.runs import checkpoint, files, report
-from purerl.runs.record import noted, outline_of, panel_of
+from purerl.runs import report, sweeps
 
 
 def plot(paths: tuple[Path, ...], metric: str, out: Path | None) -> None:
@@ -15,20 +14,13 @@ def plot(paths: tuple[Path, ...], metric: str, out: Path | None) -> None:
     names = [path.resolve().name for path in paths]
     names = names if len(set(names)) == len(names) else [str(path) for path in paths]
     for path, name in zip(paths, names, strict=True):
-        plan = outline_of(path)
-        metrics = files.read_metrics(path / files.METRICS, plan.num_runs)
-        if metric not in metrics.columns:
-            allowed = ", ".join(n for n in metrics.columns if n != "seed" and n not in plan.swept)
-            raise ValueError(f"--metric is {metric}; {path} has {allowed or 'no metrics yet'}")
-        notes = [checkpoint.read(p)[1] for p in checkpoint.paths(path / files.CHECKPOINTS)[:1]]
-        broken = noted(notes[0] if notes else {}, "broken", plan.num_runs)
-        panel = panel_of(plan, metrics, broken, metric)
+        panel = sweeps.panel(path, metric)
         if len(paths) == 1:
             panels[path.name] = panel
             continue
-        where = plan.title.rpartition(" on ")[2]
+        where = panel.title.rpartition(" on ")[2]
         before = panels.get(where, report.Panel(where, "", []))
-        what = ", ".join(plan.swept)
+        what = panel.legend
         label = lambda curve, name=name, what=what: f"{name}, {what} {curve.label}" if what else name
         panels[where] = before._replace(curves=[*before.curves, *(c._replace(label=label(c)) for c in panel.curves)])
     report.picture(out, list(panels.values()), metric.replace("_", " "))

@@ -98,6 +98,18 @@ def not_numbers(leaves: dict[str, np.ndarray], num_runs: int) -> np.ndarray:
     return found
 
 
+def held(leaves: dict[str, np.ndarray]) -> tuple[int, int] | None:
+    """The fewest steps that a run's replay buffer holds, and that it has room for and has seen; None without one."""
+    for name in leaves:
+        begin = name.removesuffix(".oldest")
+        if begin != name and f"{begin}.num_finals" in leaves:
+            oldest, written = (leaves[f"{begin}.{part}"].astype(int) for part in ("oldest", "num_rows"))
+            rows, num_envs = leaves[f"{begin}.reward"].shape[1:]
+            there = written - np.maximum(oldest, np.maximum(written - rows + 1, 0))
+            return int(there.min()) * num_envs, int(np.minimum(written, rows - 1).min()) * num_envs
+    return None
+
+
 def _last(values: np.ndarray) -> np.ndarray:
     """The last value of each column of `[K, S]` that is not NaN, `[S]`; NaN if there is none."""
     known = [column[~np.isnan(column)] for column in values.T]

@@ -184,7 +184,7 @@ def render(
     loaded = loading.load(run, code, checkpoint)
     out = report.new_file(out or report.unused(run / "episode.gif"), "--out", (".gif",))
     one = loaded.one(number)
-    draw, frames_per_second = painter(loaded.env, loaded.env_params)
+    draw, frames_per_second = painter(one.env, one.env_params)
     states, rewards, count = episode(one, evaluation_key(seed), max_steps, greedy=not stochastic)
     with progress_bar() as bar:
         task = bar.add_task("drawing", total=count)

@@ -46,6 +46,15 @@ def say(text: str) -> None:
     console().print(text, highlight=False, soft_wrap=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun.
+
+    >>> counted(1, "seed"), counted(2000, "seed")
+    ('1 seed', '2,000 seeds')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def unused(path: Path) -> Path:
     """The path itself, or the first of path-2, path-3, … that does not exist."""
     stem, ending = (path.stem, path.suffix) if path.suffix in (*PICTURES, ".gif") else (path.name, "")
@@ -79,12 +88,12 @@ def scores(final: np.ndarray, digits: int = 1) -> list[str]:
     return [*middle, f"{show(known.min())} .. {show(known.max())}"]
 
 
-def grid(title: str, *left: str, metric: str = "return") -> Table:
-    """An empty table of scores, with the columns `left` before the scores."""
+def grid(title: str, *left: str, metric: str = "return", ends: bool = True) -> Table:
+    """An empty table of scores, with the columns `left` before the scores; `ends`: with the range."""
     out = Table(title=title, title_justify="left")
     for name in left:
         out.add_column(name)
-    for name in (f"mean {metric}", "IQM", "95 % interval", "min .. max"):
+    for name in (f"mean {metric}".strip(), "IQM", "95 % interval", *(["min .. max"] if ends else [])):
         out.add_column(name, justify="right", no_wrap=True)
     return out
 
@@ -213,8 +222,8 @@ def picture(
     for axis, panel in zip(axes.flat, panels, strict=False):
         colors = _draw(axis, panel, ordered=sweep)
         seeds = {len(curve.final) + curve.left_out for curve in panel.curves}
-        counted = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
-        axis.set_title(f"{panel.title}: IQM of {counted} seeds, 95 % interval", fontsize=10, loc="left")
+        number = counted(min(seeds), "seed") if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)} seeds"
+        axis.set_title(f"{panel.title}: IQM of {number}, 95 % interval", fontsize=10, loc="left")
         axis.set(xlabel=unit, ylabel=ylabel)
         if sweep:
             _bars(axes[0, 1], panel, colors)

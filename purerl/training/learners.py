@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from purerl import losses
 from purerl.arguments import check_counts
-from purerl.core import Agent, Array, Key, Learner, Reward, Transition
+from purerl.core import Agent, Array, Key, Learner, Reward, Transition, short_repr
 from purerl.training.environments import canonical, count_own, group_keys, resets_itself, vectorized, with_reset_pool
 from purerl.training.rollouts import ActorState, first_episodes, rollout, start
 
@@ -66,6 +66,8 @@ class LearnerState(NamedTuple):
     reward: Any
     position: ActorState | tuple  # () if every block starts with a reset
     nonfinite: Array  # int32 []: the first update whose metrics were not all finite; 0 if there is none
+
+    __repr__ = short_repr
 
 
 def learner(

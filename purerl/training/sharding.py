@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -43,7 +44,8 @@ def batch(
     """Batch runs: return a `make` whose learner takes keys `[S]` and whose `hp` may have leaves `[S]`.
 
     All seeds and values of float hyperparameters share one program: vector leaves of `hp` have one entry per key,
-    scalars are shared. With `devices`, the S runs are split over them, without communication.
+    scalars are shared. With `devices`, the S runs are split over them, without communication. The same `make` and
+    devices give the same function, so that `run(batch(make), ...)` compiles once wherever it stands.
 
     A run's results depend, by rounding, on how many runs share a device. With `isolate` they do not: in each chunk the
     runs of a device are trained one after another, and each equals, bit for bit on a CPU, the run of its key alone.
@@ -56,7 +58,17 @@ def batch(
     >>> batch(make)(jnp.array([0.0, 1.0])).init(jax.random.split(jax.random.key(0), 2)).shape
     (2,)
     """
+    devices = None if devices is None else tuple(devices)
+    try:
+        return _batch(make, devices, isolate)
+    except TypeError:  # a make that has no hash
+        return _batch.__wrapped__(make, devices, isolate)
 
+
+@functools.lru_cache(maxsize=128)
+def _batch(
+    make: Callable[[Any], Learner], devices: tuple[Any, ...] | None, isolate: bool
+) -> Callable[[Any], Learner]:
     def axes(hp):
         return jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, hp)
 

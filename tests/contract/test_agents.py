@@ -81,6 +81,13 @@ def test_seeds_chunks_resumed_runs_and_other_floats_are_one_program(name, key):
     checks.check_runs(zoo.make(name), zoo.row(name).hp, key, other, zoo.NUM_UPDATES, zoo.finished(name).state)
 
 
+def test_a_state_is_one_line_in_a_notebook():
+    for name in zoo.FAMILIES:
+        state = zoo.finished(name).state
+        assert "iteration=4" in repr(state) and max(len(repr(state)), len(repr(state.agent))) < 300
+    assert "replay=<" in repr(state.agent) and "obs=<" in repr(state.agent.replay)
+
+
 def parameters(state):
     """Parameters and their targets: what learning changed, and not the counters or the exploration beside it."""
     leaves = jax.tree_util.tree_leaves_with_path(state.agent)

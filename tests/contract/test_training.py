@@ -1,6 +1,7 @@
 """The loop, on environments small enough to count by hand."""
 
 import gc
+from typing import NamedTuple
 
 import gymnax.wrappers.purerl
 import jax
@@ -13,7 +14,7 @@ from linear import Linear
 import purerl
 from purerl import training
 from purerl.core import Agent, Reward
-from purerl.testing import check_reward, probes
+from purerl.testing import check_reward, checks, probes
 from purerl.testing.checks import assert_close, assert_same_bits
 
 
@@ -438,3 +439,22 @@ def test_evaluating_leaves_training_alone(make, cartpole, key):
         first, second = play(state.agent, key), play(state.agent, key)
         np.testing.assert_array_equal(first.returns, second.returns)
     assert_same_bits(plain, state, "training with evaluations in between")
+
+
+def test_a_batch_made_in_a_loop_is_compiled_once(key):
+    """Its identity follows that of what it is made of."""
+    zero = jnp.zeros((), jnp.int32)
+    sums = lambda hp: training.Sums(zero + 1, zero, hp, hp, {})
+    make = lambda hp: purerl.Learner(lambda key: Counter(zero), lambda state: (Counter(state.iteration + 1), sums(hp)))
+    keys, counts = jax.random.split(key, 2), []
+    with checks._Compilations() as compiled:
+        for _ in range(3):
+            for _ in purerl.run(purerl.batch(make), jnp.ones(2), keys, 2):
+                pass
+            counts.append(compiled.count)
+    assert counts[0] > 0 and counts[1:] == counts[:1] * 2
+    assert purerl.batch(make, jax.devices()) is purerl.batch(make, tuple(jax.devices())) is not purerl.batch(make)
+
+
+class Counter(NamedTuple):
+    iteration: jax.Array

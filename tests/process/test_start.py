@@ -1,10 +1,11 @@
 """Starting is quick: no module is imported before it is needed."""
 
+import shutil
 import subprocess
 import sys
 
 import pytest
-from commands import ANSWERS, finished
+from commands import ANSWERS, OWN, finished, words
 
 import purerl
 
@@ -34,3 +35,17 @@ def test_imports_are_light():
     base = f"import jax, flax.linen, optax, sys; print([m for m in {HEAVY} if m in sys.modules])"
     loaded, given = (subprocess.run([sys.executable, "-c", c], capture_output=True, text=True) for c in (code, base))
     assert set(eval(loaded.stdout)) <= set(eval(given.stdout)), loaded.stdout + loaded.stderr
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_cache_of_compiled_programs_is_left_alone_where_nobody_wants_it(wanted, tmp_path):
+    """Even where programs were compiled before the option is known, as a user's file may do."""
+    own = shutil.copy(OWN, tmp_path)
+    with open(own, "a") as file:
+        file.write("jnp.arange(3.0).sum()\n")
+    flags = [] if wanted else ["--no-compilation-cache"]
+    job = words(f"{own}:mine", tmp_path / "run", *flags, env=f"{own}:bandit")
+    changes = {"XDG_CACHE_HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": ""}
+    code, _, error = finished(*job, **changes, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="")
+    assert code == 0, error
+    assert any(tmp_path.glob("purerl/jax/*/*")) == wanted

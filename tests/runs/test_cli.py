@@ -5,9 +5,11 @@ import importlib
 import importlib.util
 import io
 import os
+import re
 import sys
 from pathlib import Path
 
+import click
 import jax
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ from purerl import bellman, build, envs, exploration, losses
 from purerl.agents.parts import sequences
 from purerl.agents.parts.declarations import Choice, declaration_of
 from purerl.cli import main as cli
-from purerl.runs import devices, execute, files, report
+from purerl.runs import catalogue, devices, execute, files, report, sweeps
+from purerl.runs.arguments import Count
 from purerl.runs.progress import Progress
 from purerl.text import objectives
 
@@ -38,6 +41,13 @@ def test_answers(arguments, code, said, capsys):
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------
+
+
+def readable(error):
+    """One line, and one more that names a line of the user's file."""
+    lines = error.rstrip("\n").split("\n")
+    place = re.compile(r"  \w+\.py:\d+, in \S+: ")
+    return error.startswith("purerl: error: ") and (len(lines) == 1 or (len(lines) == 2 and place.match(lines[1])))
 
 
 BAD = [
@@ -64,7 +74,7 @@ BAD = [
     (["jumanj/Snake-v1"], "there is no package 'jumanj' of environments; allowed are brax, jumanji"),
     (
         ["CartPole-v1", "--network", "big"],
-        "--network is 'big'; allowed are mlp, minatar-cnn, or your own FILE.py:name",
+        "--network is 'big'; allowed are mlp, minatar-cnn, nature-cnn, or your own FILE.py:name",
     ),
     (
         ["CartPole-v1", "--memory", "elephant"],
@@ -80,6 +90,13 @@ BAD = [
     ),
     (["CartPole-v1", "--observe", "0,4"], "keep is (0, 4); it must be entries of 0 .. 3"),
     (["CartPole-v1", "--observe", "-1"], "-1 is not in the range x>=0"),
+    (["CartPole-v1", "--env-param", "lenght=1"], "--env-param: there is no parameter 'lenght'; allowed are max_ste"),
+    (["CartPole-v1", "--env-param", "length"], "'length' is not NAME=VALUE"),
+    (["CartPole-v1", "--env-param", "length=long"], "'long' is not a number, true or false"),
+    (["CartPole-v1", "--env-param", "length=1", "--env-param", "length=2"], "--env-param: length is given twice"),
+    (["CartPole-v1", "--env-param", "max_steps_in_episode=9,8"], "max_steps_in_episode is structure, and has one val"),
+    (["CartPole-v1", "--env-param", "max_steps_in_episode=9.5"], "is 9.5; it must be a whole number"),
+    (["Pendulum-v1", "--env-param", "max_torque=1,2"], "--env-param: max_torque changes the space of actions"),
     (["CartPole-v1", "--network", "minatar-cnn"], "MinAtarCNN: obs has shape (4, 4)"),
     (["CartPole-v1", "--value-clip", "none,0.2"], "--value-clip: none is structure"),
     (["CartPole-v1", "--devices", "99"], "--devices is 99; there are"),
@@ -97,7 +114,7 @@ BAD = [
     (["own.py:not_an_agent"], "own.py:not_an_agent must be a function without arguments that returns a gymnax Env"),
     (["CartPole-v1", "--network", "own.py:bandit"], "--network is own.py:bandit; it must be a function without"),
     (["missing.py:f"], "missing.py:f: there is no file missing.py"),
-    (["own.py:broken_env"], "AttributeError: module 'jax.numpy' has no attribute 'nothing_of_this_name' (own.py:"),
+    (["own.py:broken_env"], "has no attribute 'nothing_of_this_name'\n  own.py:"),
     (["own.py:nothing"], "own.py has no 'nothing'; it has"),
     ([], "Missing argument 'ENV'"),
 ]
@@ -141,7 +158,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, said, own, monkeypatch
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a))
     assert command("train", "ppo", *arguments) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and error.startswith("purerl: error: ") and said in error, error
+    assert readable(error) and said in error, error
     assert sorted(p.name for p in own.parent.iterdir()) == ["own.py", "taken"]
 
 
@@ -162,9 +179,12 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, said, own, monkeypatch
         ),
         (
             "ppo --reward own.py:of_transitions_with_a_mistake",
-            "AttributeError: 'Transition' object has no attribute 'rewards' (own.py:",
+            "AttributeError: 'Transition' object has no attribute 'rewards'\n  own.py:",
         ),
-        ("ppo --reward own.py:of_info", ", in of_info; --info names the entries of info to keep)"),
+        (
+            "ppo --reward own.py:of_info",
+            ', in of_info: return tr.info["cost"]; --info names the entries of info to keep',
+        ),
         ("ppo --reward own.py:of_hparams", "a function of hyperparameters must call its parameter hp"),
         ("own.py:clashing", "clashing: steps is an option of every run and of the agent; rename it in Clashing"),
         ("ppo --reward own.py:entropy", "reward reports entropy, which the learner reports itself"),
@@ -173,7 +193,23 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, said, own, monkeypatch
 def test_own_agents_that_do_not_fit(agent, said, own, capsys):
     assert command("train", *agent.split(), "CartPole-v1") == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and said in error
+    assert readable(error) and said in error
+
+
+def test_an_error_in_a_users_file_names_its_line_and_debug_shows_all(tmp_path, monkeypatch, capsys):
+    """A second line has the place, also where the file was only imported; the traceback stays out unless asked for."""
+    monkeypatch.setenv("JAX_TRACEBACK_FILTERING", "")
+    inside = "def bandit():\n    raise ValueError('no arms')\n"
+    for name, code, line in (("in.py", inside, "in.py:2, in bandit: raise"), ("at.py", "int('x')", "at.py:1, in <mod")):
+        (tmp_path / name).write_text(code)
+        words = ["train", "ppo", f"{tmp_path / name}:bandit"]
+        assert command(*words) == 2
+        error = capsys.readouterr().err
+        assert readable(error) and error.split("\n")[1].strip().startswith(line), error
+        assert command(*words, "--debug") == command("--debug", *words) == 2
+        traced = capsys.readouterr().err
+        assert traced.count("Traceback (most recent call last)") >= 2 and traced.endswith(error)
+    assert cli._without_debug(["a", "--", "--debug"]) == (["a", "--", "--debug"], False)
 
 
 # --- what runs ------------------------------------------------------------------------------------------------------
@@ -249,11 +285,30 @@ def test_help_on_a_console_without_greek_letters(encoding, monkeypatch):
 
 
 def test_the_cache_of_compiled_programs_can_be_left_out(tmp_path, monkeypatch):
-    used = []
+    """Before anything is compiled: jax decides at its first program."""
+    used, decided = [], []
+    monkeypatch.setattr(devices, "reset_cache", lambda: decided.append(jax.config.jax_enable_compilation_cache))
+    monkeypatch.setattr(build, "environment", lambda name: (used.append(decided[:]), envs.make("CartPole-v1"))[1])
     monkeypatch.setattr(execute, "execute", lambda *_: used.append(jax.config.jax_enable_compilation_cache))
     for name, flags in (("a", []), ("b", ["--no-compilation-cache"])):
-        assert train(tmp_path / name, *flags, agent=f"{OWN}:mine", env=f"{OWN}:bandit") == 0
-    assert used == [True, False] and jax.config.jax_enable_compilation_cache
+        assert train(tmp_path / name, *flags, agent=f"{OWN}:untrained") == 0
+    assert used == [[], True, [False], False] and jax.config.jax_enable_compilation_cache
+
+
+def test_a_notebook_has_the_cache_by_one_call(tmp_path):
+    names = ["jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"]
+    before = {name: getattr(jax.config, name) for name in names}
+    try:
+        assert purerl.runs.use_compilation_cache() == Path(before[names[0]])  # where jax was told to
+        assert purerl.runs.use_compilation_cache(tmp_path) == tmp_path
+        jax.jit(lambda x: x + 0.125).lower(1.0).compile()  # compiled at once, and not stored
+        jax.config.update(names[1], 0.0)
+        jax.jit(lambda x: x + 0.25).lower(1.0).compile()
+        assert [path.suffix for path in tmp_path.glob("*-cache")] or list(tmp_path.iterdir())
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        devices.reset_cache()
 
 
 WORDS = [
@@ -324,6 +379,19 @@ def test_limits_and_sticky_actions_are_those_that_are_asked_for(monkeypatch):
     assert isinstance(env.env, envs.TimeLimit) and env.env.max_steps == 7
 
 
+def test_parameters_of_the_environment_are_those_that_are_given(tmp_path):
+    """Floats are swept, ints are structure; they are in the table of runs, in the manifest, and in a loaded run."""
+    given = ["--env-param", "force_mag=0.1,100", "--env-param", "max_steps_in_episode=6"]
+    assert train(tmp_path / "run", *given, agent=f"{OWN}:untrained", seeds=2) == 0
+    run = purerl.runs.load(tmp_path / "run")
+    assert run.plan.swept == ["env_force_mag"] and run.manifest["env_params"]["force_mag"] == [0.1, 100.0]
+    assert run.manifest["env_params"]["max_steps_in_episode"] == 6 == run.env_params.max_steps_in_episode
+    assert [run.one(r).env_params.force_mag for r in range(4)] == pytest.approx([0.1, 0.1, 100, 100])
+    weak, strong = run.metrics.columns["episode_length"].reshape(5, 2, 2).mean((0, 2))
+    assert strong < 5.5 and weak == 6  # a push of 100 N and the pole falls
+    assert "0,0,0.1," in (tmp_path / "run" / "metrics.csv").read_text().split("\n")[1]
+
+
 def test_hyperparameters_are_those_that_are_given(monkeypatch):
     plan = planned(monkeypatch, "dqn", "CartPole-v1", "--learning-rate", "0.5,0.25", "--gamma", 0.75, "--n-step", 3)
     assert [float(hp.learning_rate) for hp in plan.grid] == [0.5, 0.25]
@@ -375,3 +443,44 @@ def test_progress_on_a_terminal_and_off_it():
         text = console.export_text()
         assert "compiling" in text if not terminal else True
         assert "10/10" in text and "steps/s" in text and "return 7.0" in text
+
+
+def test_new_writes_an_example_that_trains(tmp_path, monkeypatch, capsys):
+    """Every command that it shows is planned, whole; nothing is written over."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweeps, "resume", lambda *_, **__: None)
+    for kind in ("agent", "env", "reward"):
+        assert command("new", kind, f"{kind}.py") == 0
+        said = capsys.readouterr().err
+        shown = [line.strip() for line in Path(f"{kind}.py").read_text().split("\n") if line.startswith("    purerl ")]
+        assert len(shown) == 2 and f"written: {kind}.py; next: {shown[0]}" in said
+        for line in shown:
+            assert planned(monkeypatch, *line.split()[2:]).num_runs in (8, 16)
+        before = Path(f"{kind}.py").read_text()
+        assert command("new", kind, f"{kind}.py") == 2 and "exists; give another name" in capsys.readouterr().err
+        assert before == Path(f"{kind}.py").read_text()
+    for name, said in (("own.txt", "its ending must be .py"), ("no/own.py", "there is no directory no")):
+        assert command("new", "env", name) == 2 and said in capsys.readouterr().err
+
+
+def test_words_of_the_command_line(monkeypatch, tmp_path, capsys):
+    """Counts with units, an option by its initials, environments that a shell completes, and a module."""
+    counts = {"100k": 100_000, "1M": 10**6, "1.5M": 1_500_000, "5e5": 500_000}
+    for word, count in counts.items():
+        assert Count(total=True).convert(word, None, None) == count
+    for word in ("1m", "k", "1.0001k", "1kk"):
+        with pytest.raises(click.BadParameter, match="is not a positive whole number"):
+            Count().convert(word, None, None)
+    assert command("train", "ppo", "CartPole-v1", "--lr", "1") == 2
+    assert "No such option '--lr'. Did you mean --learning-rate?" in capsys.readouterr().err
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = [catalogue.Entry("CartPole-v1", "a", "b", "c"), catalogue.Entry("brax/...", "", "", "")]
+    monkeypatch.setattr(catalogue, "_made", lambda: made)
+    assert catalogue.environments() == made
+    monkeypatch.setattr(catalogue, "_made", lambda: pytest.fail("it is in the cache"))
+    assert catalogue.environments() == made
+    assert [item.value for item in catalogue.complete(None, None, "Cart")] == ["CartPole-v1"]
+    assert [(x.value, x.type) for x in catalogue.complete(None, None, "own")] == [("own", "file")]
+    (tmp_path / "purerl" / f"environments-{catalogue._state()}.json").write_text("[[1]]")
+    monkeypatch.setattr(catalogue, "_made", lambda: made[:1])
+    assert catalogue.environments() == made[:1]  # what cannot be read is made again

@@ -9,7 +9,7 @@ import pytest
 from commands import command
 
 from purerl.cli import main as cli
-from purerl.runs import execute
+from purerl.runs import execute, sweeps
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,9 +21,13 @@ TRAIN = [line for line in COMMANDS if "/purerl train " in line and "--help" not 
 
 
 @pytest.mark.parametrize("line", TRAIN)
-def test_commands_of_the_readme_are_valid(line, monkeypatch):
+def test_commands_of_the_readme_are_valid(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    basket = next(text for kind, text in BLOCKS if kind == "python" and "class Basket" in text)
+    (tmp_path / "basket.py").write_text(basket)
     planned = []
     monkeypatch.setattr(execute, "train", lambda job, **_: planned.append(job))
+    monkeypatch.setattr(sweeps, "resume", lambda directory, **_: planned.append(directory))
     assert command(*shlex.split(line)[1:]) == 0 and len(planned) == 1
 
 

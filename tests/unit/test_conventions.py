@@ -9,6 +9,7 @@ import inspect
 import pkgutil
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import flax.linen as nn
@@ -68,7 +69,7 @@ LAYERS = (
     ("agents",),
     ("build",),
     ("runs",),
-    ("cli",),
+    ("cli", "__main__"),
 )
 # and never these, though they lie above
 FORBIDDEN = {"agents": ("envs", "training", "tabular", "testing"), "training": ("envs",), "envs": ("training",)}
@@ -118,6 +119,20 @@ def test_every_public_name_is_there_and_typed():
     assert typed == set(purerl.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         purerl.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("name", [name for name in purerl._MODULES if name != "cli"])
+def test_modules_list_what_is_public(name):
+    module = importlib.import_module(f"purerl.{name}")
+    own = {key for key, x in vars(module).items() if getattr(x, "__module__", "") == module.__name__ and key[0] != "_"}
+    assert own <= set(module.__all__)
+    for key in module.__all__:
+        assert hasattr(module, key)
+
+
+def test_submodules_need_no_import_of_their_own():
+    code = "import purerl; purerl.agents.ppo.ppo, purerl.agents.parts, purerl.testing.probes, purerl.testing.check_env"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -6,8 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from drawn import drawn
+from gymnax.environments import spaces
 
-from purerl import distributions, networks
+import purerl
+from purerl import distributions, exploration, networks
+from purerl.agents.parts import policy_gradient, q_learning, sequences
+from purerl.gradients import adam
 from purerl.networks import MLP, MinAtarCNN, actor_critic
 
 
@@ -62,6 +66,36 @@ def test_cnn_is_a_convolution():
     np.testing.assert_allclose(*both(drawn(network.init, obs)), rtol=1e-4, atol=1e-5)
 
 
+def test_the_cnn_of_large_images_is_three_convolutions_of_brightness():
+    obs = np.random.default_rng(1).integers(0, 256, (2, 36, 45, 2)).astype(np.uint8)
+    network = networks.NatureCNN(width=3)
+
+    @jax.jit
+    def both(params):
+        x, layout = obs / np.float32(255), ("NHWC", "HWIO", "NHWC")
+        for i, (channels, size, stride) in enumerate(((32, 8, 4), (64, 4, 2), (64, 3, 1))):
+            layer = params["params"][f"Dense_{i}"]
+            kernel = layer["kernel"].reshape(size, size, -1, channels)
+            x = jax.lax.conv_general_dilated(x, kernel, (stride, stride), "VALID", dimension_numbers=layout)
+            x = nn.relu(x + layer["bias"])
+        last = params["params"]["Dense_3"]
+        return network.apply(params, obs), nn.relu(x.reshape(2, -1) @ last["kernel"] + last["bias"])
+
+    np.testing.assert_allclose(*both(drawn(network.init, obs)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("torso", [MLP((3,)), MinAtarCNN(2, 3)], ids=lambda x: type(x).__name__)
+def test_images_of_uint8_are_brightness(torso):
+    """Divided by 255, and nothing else is: not other dtypes, nor numbers of kinds in vectors."""
+    image = np.random.default_rng(1).integers(0, 256, (2, 4, 4, 1))
+    params = drawn(torso.init, image.astype(np.uint8))
+    of = jax.jit(lambda params: [torso.apply(params, x) for x in (image.astype(np.uint8), image / 255, image)])
+    pixels, floats, whole = map(np.asarray, of(params))
+    np.testing.assert_allclose(pixels, floats, rtol=1e-6)
+    assert not np.allclose(whole, floats)
+    assert networks.inputs.as_floats(np.full((2, 3), 7, np.uint8)).tolist() == [[7.0] * 3] * 2
+
+
 def test_layers_are_normalised_before_their_activation():
     obs = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
     network = MLP((6, 3), nn.relu, layer_norm=True)
@@ -78,6 +112,8 @@ def test_layers_are_normalised_before_their_activation():
 def test_cnn_refuses_vectors(key):
     with pytest.raises(ValueError, match=r"MinAtarCNN: obs has shape \(2, 4\)"):
         jax.eval_shape(MinAtarCNN().init, key, jnp.ones((2, 4)))
+    with pytest.raises(ValueError, match=r"NatureCNN: obs has shape \(2, 35, 84, 3\); .* at least 36 high and wide"):
+        jax.eval_shape(networks.NatureCNN().init, key, jnp.ones((2, 35, 84, 3)))
 
 
 def test_numbers_become_vectors(key):
@@ -106,3 +142,27 @@ def test_numbers_become_vectors(key):
             torso.apply({}, bad)
     with pytest.raises(ValueError, match="num is 0; it must be a positive int"):
         networks.OneHot(0).apply({}, obs)
+
+
+def test_parts_of_agents_take_plain_networks(key):
+    """Where a network with memory is meant, one without is converted; a class or another object is refused."""
+    policy, obs = distributions.categorical(3), jnp.ones((2, 4))
+    nothing = lambda *_: None
+    plain = actor_critic(policy, partial(MLP, hidden=(3,)))
+    agents = {
+        "policy gradient": lambda network: policy_gradient.policy_gradient_agent(network, policy, adam(1.0), nothing),
+        "q": lambda network: q_learning.agent(
+            network, purerl.DQN(), lambda q: q, nothing, exploration.epsilon_greedy, q_learning.unperturbed, adam
+        ),
+        "sequences": lambda network: sequences.sequence_agent(network, policy, purerl.RLOO(), adam(1.0), nothing),
+    }
+    for name, make in agents.items():
+        agent = make(networks.q_network(3, partial(MLP, hidden=(3,))) if name == "q" else plain)
+        acting = lambda key, agent=agent: agent.act(key, agent.init(key, obs), agent.memory(2), obs)[0]
+        assert jax.eval_shape(acting, key).shape == (2,)
+        with pytest.raises(ValueError, match=r"network is the class MLP; give an instance, such as MLP\(\)"):
+            make(MLP)
+        with pytest.raises(ValueError, match=r"network is \{\}; it must be a flax Module"):
+            make({})
+    with pytest.raises(ValueError, match="critic is the class MLP"):
+        purerl.sac(MLP(), MLP, distributions.hybrid(spaces.Box(-1.0, 1.0, (2,)), distributions.squashed))

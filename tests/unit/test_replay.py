@@ -9,7 +9,7 @@ import pytest
 
 from purerl import replay, returns, schedules
 from purerl.core import Transition
-from purerl.replay import sum_tree
+from purerl.replay import ring, sum_tree
 
 
 def world(num_steps, num_envs, ends=(0.1, 0.1), seed=0, dtype=np.float32):
@@ -123,25 +123,44 @@ def test_sampling_reaches_every_step_alike(key):
     assert (np.asarray(index.weight) == 1).all()
 
 
-def test_lost_successors_are_not_drawn(key):
-    """Cut at every step, there is no room for all successors: only steps whose own is still there are drawn."""
-    data = world(300, 2, ends=(0.0, 1.0))
+@pytest.mark.parametrize("share", [0.1, 1.0])
+def test_lost_successors_are_not_drawn(share, key, monkeypatch):
+    """Without room for all successors only steps whose own is still there are drawn, and of these every one."""
+    monkeypatch.setattr(ring, "ALL_FINALS", 0)
+    data = world(300, 2, ends=(0.0, share))
 
-    def of_kind(key, blocks, prioritized):
-        memory = filled(data, 200, blocks, prioritized=prioritized)
-        index = replay.sample(key, memory, 4000)
-        again = replay.sample(key, replay.update(memory, index, jnp.ones(4000)), 4000)
-        return replay.num_ready(memory), index, replay.read(memory, index, 0.9).next_obs, again.weight
+    @jax.jit
+    def both(key, blocks):
+        def one(memories, now):
+            key, block = now
+            memories, out = dict(memories), {}
+            for kind, memory in memories.items():
+                memories[kind] = memory = replay.add(memory, block)
+                index = replay.sample(key, memory, 512)
+                out[kind] = replay.num_ready(memory), index, replay.read(memory, index, 0.9).next_obs
+            return memories, out
 
-    both = jax.jit(lambda *args: [of_kind(*args, prioritized) for prioritized in (False, True)])
+        memories = {kind: replay.init(example(data), 200, kind) for kind in (False, True)}
+        return jax.lax.scan(one, memories, (jax.random.split(key, 50), blocks))[1]
+
     out = jax.tree.map(np.asarray, both(key, blocks_of(data, 5, 50)))
-    for ready, index, next_obs, _ in out:
-        assert 0 < ready < 200
-        sound = index.weight > 0
-        assert sound.sum() > 10
-        right = next_obs == data.next_obs[index.row % 300, index.env]
-        assert right.all(-1)[sound].all()
-    assert (out[1][3] > 0).all()  # by priority, what was drawn in vain once is not drawn again
+    assert (out[False][0] == out[True][0]).all() and (out[True][0] > 0).all() and (out[True][0] < 180).all()
+    for ready, index, next_obs in out.values():
+        assert (index.weight > 0).all()
+        assert (next_obs == data.next_obs[index.row, index.env]).all()
+        assert (index.row >= 5 * np.arange(1, 51)[:, None] - ready[:, None] // 2).all()
+    for ready, row, env in zip(out[True][0], out[True][1].row, out[True][1].env, strict=True):
+        assert len({*zip(row, env, strict=True)}) == ready  # equal priorities, in more parts than there are steps
+
+
+@pytest.mark.parametrize("prioritized", [False, True])
+def test_short_episodes_do_not_cost_capacity(prioritized):
+    """Cut at every step: the successors of as many steps are stored as fit into little memory."""
+    data = world(300, 2, ends=(0.0, 1.0))
+    program = lambda blocks: replay.num_ready(filled(data, 200, blocks, prioritized=prioritized))
+    assert jax.jit(program)(blocks_of(data, 5, 50)) == 200
+    large = jax.eval_shape(lambda: replay.init(example(data), 10**6))
+    assert large.final_row.shape[0] == 10**6 // 32
 
 
 def test_dtypes_stay_and_observations_are_stored_once():
@@ -209,6 +228,8 @@ def test_the_sum_tree_is_exact(size, key):
     assert (leaves[found] > 0).all()
     expected = np.searchsorted(np.cumsum(leaves), mass, side="right")
     assert (found == np.minimum(expected, leaves.nonzero()[0][-1]))[1:-1].mean() > 0.98
+    before = jax.jit(sum_tree.mass_before)(tree, np.arange(size))
+    np.testing.assert_allclose(before, np.cumsum(leaves) - leaves, rtol=1e-5, atol=1e-5)
 
 
 def test_steps_are_drawn_by_priority_and_weighted(key):

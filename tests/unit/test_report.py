@@ -3,12 +3,17 @@
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
 
-from purerl.runs import progress, render, report
+import purerl
+from purerl import replay
+from purerl.runs import checkpoint, progress, record, render, report
 
 
 def test_a_curve_weighs_the_last_rows_by_their_episodes():
@@ -26,6 +31,20 @@ def test_a_curve_weighs_the_last_rows_by_their_episodes():
                 before = np.average(returns[rows, run], weights=episodes[rows, run])
             np.testing.assert_allclose(got[k, run], before)
     assert np.isnan(got[:2, 1]).all() and np.isfinite(got[5:]).all()
+
+
+def test_what_a_replay_buffer_lost_is_counted():
+    class State(NamedTuple):
+        agent: Any
+
+    flags = jax.ShapeDtypeStruct((3,), bool)
+    step = purerl.Transition(*[flags] * 7)
+    shapes = jax.eval_shape(lambda: replay.init(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), step), 60))
+    empty = jax.tree.map(lambda x: np.zeros((2, *x.shape), x.dtype), shapes)
+    of = lambda **counts: record.held(checkpoint.to_host(State({"replay": empty._replace(**counts)})))
+    assert of(num_rows=np.array([7, 7])) == (21, 21)
+    assert of(num_rows=np.array([100, 100]), oldest=np.array([80, 95])) == (15, 60)  # the fewest of two runs
+    assert record.held(checkpoint.to_host(State({"params": np.zeros((2, 1))}))) is None
 
 
 def test_a_row_has_the_mean_and_the_mean_of_the_middle_half():

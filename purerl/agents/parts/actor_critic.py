@@ -24,6 +24,7 @@ from purerl.core import Agent, Array, Key, MemoryNetwork, Network, Transition
 from purerl.distributions import Hybrid
 from purerl.gradients import Trained, sgd
 from purerl.hyperparameters import config, option
+from purerl.networks.adapters import check_network
 
 
 @config
@@ -123,6 +124,8 @@ def actor_critic_agent(
     """
     if isinstance(actor, MemoryNetwork) or isinstance(critic, MemoryNetwork):
         raise ValueError("actor or critic has a memory; actor-critics with a replay take feed-forward networks")
+    check_network("actor", actor)
+    check_network("critic", critic)
     low, high = policy.centre - policy.half, policy.centre + policy.half
 
     def init(key, obs):

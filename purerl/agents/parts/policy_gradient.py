@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from purerl.core import Agent, Array, Distribution, MemoryNetwork, Rollout
+from purerl.core import Agent, Array, Distribution, MemoryNetwork, Network, Rollout
 from purerl.gradients import Trained
 from purerl.hyperparameters import config, option
+from purerl.networks.adapters import with_memory
 from purerl.returns import gae
 
 
@@ -35,7 +36,7 @@ class PolicyGradient:
 
 
 def policy_gradient_agent(
-    network: MemoryNetwork,
+    network: Network | MemoryNetwork,
     policy: Distribution,
     optimizer: optax.GradientTransformation,
     update: Callable,
@@ -49,6 +50,7 @@ def policy_gradient_agent(
       update: `(key, state: Trained, rollout) -> (state, metrics)`.
       episodic: see `Agent`; a network that needs whole episodes makes an agent that does.
     """
+    network = with_memory(network)
 
     def init(key, obs):
         params = network.init(key, obs)
@@ -80,9 +82,9 @@ class Sample(NamedTuple):
     memory: Any  # before the first step, leaves [1, B, ...]: a constant
 
 
-def unrolled(network: MemoryNetwork, params: Any, s: Sample) -> Any:
+def unrolled(network: Network | MemoryNetwork, params: Any, s: Sample) -> Any:
     """The network's outputs over sequences, `[T, B, ...]`."""
-    return network.unroll(params, jax.tree.map(lambda x: x[0], s.memory), s.obs, s.ended)[0]
+    return with_memory(network).unroll(params, jax.tree.map(lambda x: x[0], s.memory), s.obs, s.ended)[0]
 
 
 def sequences(s: Sample) -> Sample:
@@ -92,8 +94,9 @@ def sequences(s: Sample) -> Sample:
     return jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), s)
 
 
-def critic(network: MemoryNetwork, params: Any) -> Callable[[Rollout], tuple[Array, Array]]:
+def critic(network: Network | MemoryNetwork, params: Any) -> Callable[[Rollout], tuple[Array, Array]]:
     """V of a block's observations and of their true successors, each `[T, N]`."""
+    network = with_memory(network)
 
     def values(rollout):
         tr = rollout.transitions

@@ -11,9 +11,10 @@ import optax
 
 from purerl import replay, schedules
 from purerl.agents.parts.replay_updates import OffPolicy, OffPolicyState, begin, polyak, prioritized, sample
-from purerl.core import Agent, Array, Key, MemoryNetwork, Transition
+from purerl.core import Agent, Array, Key, MemoryNetwork, Network, Transition
 from purerl.gradients import Trained, sgd
 from purerl.hyperparameters import config, option
+from purerl.networks.adapters import with_memory
 
 
 @config
@@ -76,12 +77,14 @@ def unperturbed(key: Key, params: Any) -> Any:
     return params
 
 
-def apply_to_batch(network: MemoryNetwork, params: Any, s: Batch, see: Callable = lambda obs: obs) -> tuple[Any, Any]:
+def apply_to_batch(
+    network: Network | MemoryNetwork, params: Any, s: Batch, see: Callable = lambda obs: obs
+) -> tuple[Any, Any]:
     """The network's outputs for the steps of a batch, and for the states that their n rewards lead to, `[T, B, ...]`.
 
     see: a function of observations to the inputs of the network.
     """
-    memory = s.memory
+    network, memory = with_memory(network), s.memory
     if s.burn_in is not None:
         obs, ended = s.burn_in
         memory = jax.lax.stop_gradient(network.unroll(params, memory, see(obs), ended)[2])
@@ -93,8 +96,11 @@ def apply_to_batch(network: MemoryNetwork, params: Any, s: Batch, see: Callable 
     return jax.tree.map(lambda x: x[:steps], outputs), jax.tree.map(pick, after)
 
 
-def acting_by_values(network: MemoryNetwork, values: Callable, explore: Callable, perturb: Callable) -> tuple[Any, Any]:
+def acting_by_values(
+    network: Network | MemoryNetwork, values: Callable, explore: Callable, perturb: Callable
+) -> tuple[Any, Any]:
     """`act` and `greedy` of an `Agent` whose state has `params`, and in `explore` how much it explores."""
+    network = with_memory(network)
 
     def act(key, state, memory, obs):
         noise_key, draw_key = jax.random.split(key)
@@ -114,7 +120,7 @@ def exploration_amount(hp: Any, steps: Array) -> Array:
 
 
 def agent(
-    network: MemoryNetwork,
+    network: Network | MemoryNetwork,
     hp: Any,
     values: Callable[[Any], Array],
     loss: Loss,
@@ -135,7 +141,7 @@ def agent(
       optimizer: `max_grad_norm -> optax.GradientTransformation` of unit learning rate.
       metrics: names of the metrics in `Errors.metrics`.
     """
-    names = ("loss", "td_error", "q", *metrics)
+    network, names = with_memory(network), ("loss", "td_error", "q", *metrics)
     direction = optimizer(hp.max_grad_norm)
     recurrent = bool(jax.tree.leaves(jax.eval_shape(lambda: network.memory(1))))
     stride = hp.sequence_length if recurrent else 1

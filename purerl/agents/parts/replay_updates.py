@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from purerl import replay, schedules
-from purerl.core import Array, Key, Rollout
+from purerl.core import Array, Key, Rollout, short_repr
 from purerl.gradients import annealed
 from purerl.hyperparameters import config, option
 
@@ -49,6 +49,8 @@ class OffPolicyState(NamedTuple):
     updates: Array  # int32 []: calls of the agent's `update` so far
     events: Array  # int32 []: times that learning was due so far
     metrics: dict[str, Array]  # of the last gradient step; 0 before it
+
+    __repr__ = short_repr
 
 
 class GradientStep(NamedTuple):

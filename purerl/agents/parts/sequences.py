@@ -15,9 +15,10 @@ import optax
 
 from purerl import losses
 from purerl.agents.parts.policy_gradient import policy_gradient_agent
-from purerl.core import Agent, Array, Distribution, Key, MemoryNetwork, Transition
+from purerl.core import Agent, Array, Distribution, Key, MemoryNetwork, Network, Transition
 from purerl.gradients import epochs, sgd
 from purerl.hyperparameters import config, option
+from purerl.networks.adapters import with_memory
 from purerl.text import objectives
 
 
@@ -88,7 +89,7 @@ def nothing(params: Any, obs: Any) -> tuple:
 
 
 def sequence_agent(
-    network: MemoryNetwork,
+    network: Network | MemoryNetwork,
     policy: Distribution,
     hp: Any,
     optimizer: optax.GradientTransformation,
@@ -112,6 +113,7 @@ def sequence_agent(
     if hp.kl_cost is None and not (hp.kl_target is None and reference is None):
         given = "reference" if hp.kl_target is None else f"kl_target {hp.kl_target}"
         raise ValueError(f"{type(hp).__name__}: there is a {given}, but kl_cost is None; give it a number")
+    network = with_memory(network)
     agent = policy_gradient_agent(network, policy, optimizer, update, episodic=True)
 
     def init(key, obs):
@@ -142,7 +144,9 @@ def without_tails(tr: Transition) -> Transition:
     return jax.tree.map(sound, tr)._replace(reward=reward, terminated=terminated, truncated=truncated, valid=tr.valid)
 
 
-def read(network: MemoryNetwork, policy: Distribution, hp: Any, state: SequenceState, tr: Transition) -> Batch:
+def read(
+    network: Network | MemoryNetwork, policy: Distribution, hp: Any, state: SequenceState, tr: Transition
+) -> Batch:
     """The batch of a block `without_tails`, with the log-probabilities of the reference if there is a KL cost."""
     b = Batch(tr.obs, tr.action, tr.extras, tr.terminated | tr.truncated, tr.valid)
     if hp.kl_cost is None:
@@ -150,8 +154,9 @@ def read(network: MemoryNetwork, policy: Distribution, hp: Any, state: SequenceS
     return b._replace(reference=evaluate(network, policy, state.reference, b).log_prob.T)
 
 
-def evaluate(network: MemoryNetwork, policy: Distribution, params: Any, b: Batch) -> Steps:
+def evaluate(network: Network | MemoryNetwork, policy: Distribution, params: Any, b: Batch) -> Steps:
     """Apply the network to sequences, each from the memory at the start of an episode."""
+    network = with_memory(network)
     pi, value = network.unroll(params, network.memory(b.mask.shape[1]), b.obs, b.ended)[0]
     log_prob = policy.log_prob(pi, b.action)
     return Steps(*[x.T for x in (log_prob, log_prob - b.log_prob, policy.entropy(pi), value, b.mask)])
@@ -269,8 +274,9 @@ class Buffer(NamedTuple):
     count: Array  # int32 []: groups in it
 
 
-def empty_buffer(network: MemoryNetwork, policy: Distribution, hp: Any) -> Callable[[Any, Any], Buffer]:
+def empty_buffer(network: Network | MemoryNetwork, policy: Distribution, hp: Any) -> Callable[[Any, Any], Buffer]:
     """A function `(params, obs [N, ...]) -> Buffer` for N sequences of `hp.max_length` steps."""
+    network = with_memory(network)
 
     def own(params, obs):
         num = jax.tree.leaves(obs)[0].shape[0]

@@ -20,6 +20,6 @@ def repeat(ctx: click.Context, run: Path, **given: Any) -> None:
     """Train a run again and compare the hashes; exit code 1 if they differ."""
     with one_line():
         prepare()
-        from purerl.runs import execute
+        from purerl.runs import sweeps
 
-        ctx.exit(0 if execute.repeat(run, given.pop("directory"), **given) else 1)
+        ctx.exit(0 if sweeps.repeat(run, given.pop("directory"), **given) else 1)

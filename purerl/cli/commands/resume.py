@@ -23,6 +23,6 @@ def resume(run: Path, **given: Any) -> None:
     """Continue a run that was stopped, or train it longer."""
     with one_line():
         prepare()
-        from purerl.runs import execute
+        from purerl.runs import sweeps
 
-        execute.resume(run, **given)
+        sweeps.resume(run, **given)

@@ -25,9 +25,12 @@ def _command(name: str, help: str, run: list, own: list, execution: list, begin:
     begin: `(values of run with "hyperparameters", values of execution) -> None`.
     """
 
+    from purerl.runs.options import check_single
+
     def invoke(**given: Any) -> None:
-        take = lambda parameters: {p.name: given[p.name] for p in parameters}
+        take = lambda parameters: {p.name: given[p.name] for p in parameters if p.expose_value}
         with one_line():
+            check_single(given)
             begin({**take(run), "hyperparameters": take(own)}, take(execution))
 
     return click.Command(name, params=[*run, *execution, *own], callback=invoke, help=help, context_settings=SETTINGS)

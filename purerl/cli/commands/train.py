@@ -16,7 +16,7 @@ def agent_command(name: str) -> click.Command:
     """The command that trains one agent."""
     prepare()
     from purerl.build import agent_function
-    from purerl.runs import execute, options, plans
+    from purerl.runs import options, sweeps
 
     with one_line():
         run, own = options.parameters(name)
@@ -24,10 +24,10 @@ def agent_command(name: str) -> click.Command:
     execution = execution_options("runs/AGENT-ENV")
 
     def invoke(**given: Any) -> None:
-        take = lambda parameters: {p.name: given[p.name] for p in parameters}
+        take = lambda parameters: {p.name: given[p.name] for p in parameters if p.expose_value}
         with one_line():
-            plan = plans.plan_of({"agent": name, **take(run), "hyperparameters": take(own)})
-            execute.train(plan, **take(execution))
+            points = sweeps.points_of({"agent": name, **take(run), "hyperparameters": take(own)})
+            sweeps.train(points, **take(execution))
 
     return click.Command(
         name,
@@ -66,7 +66,8 @@ def train() -> None:
 
     \b
     purerl train ppo CartPole-v1 --seeds 8 --steps 5e5
-    purerl train ppo CartPole-v1 --learning-rate 1e-4,3e-4,1e-3
+    purerl train ppo CartPole-v1 --learning-rate 1e-4,3e-4,1e-3      # floats: one program
+    purerl train ppo CartPole-v1 --num-epochs 4,8 --hidden 64,64/256 # structure: one program for each value
 
     `purerl train AGENT --help` lists the agent's hyperparameters.
     """

@@ -1,0 +1,94 @@
+"""Parameters of environments as options: floats are swept like hyperparameters, as fields of their config."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from purerl.hyperparameters import config, option
+
+PREFIX = "env_"  # of the fields, so that none has the name of a hyperparameter
+
+
+def fields_of(env_params: Any) -> dict[str, Any]:
+    """The parameters of an environment by name: of a dataclass, a NamedTuple or a dict; {} of anything else."""
+    if dataclasses.is_dataclass(env_params):
+        return {field.name: getattr(env_params, field.name) for field in dataclasses.fields(env_params)}
+    if hasattr(env_params, "_asdict"):
+        return dict(env_params._asdict())
+    return dict(env_params) if isinstance(env_params, Mapping) else {}
+
+
+def replaced(env_params: Any, changes: Mapping[str, Any]) -> Any:
+    """The parameters with some of `fields_of` changed."""
+    if dataclasses.is_dataclass(env_params) and not isinstance(env_params, type):
+        return dataclasses.replace(env_params, **changes)
+    return env_params._replace(**changes) if hasattr(env_params, "_replace") else {**env_params, **changes}
+
+
+def _is_float(x: Any) -> bool:
+    return isinstance(x, float) or (jnp.ndim(x) == 0 and np.asarray(x).dtype.kind == "f")
+
+
+def checked(env_params: Any, given: Sequence[tuple[str, tuple[float | int | bool, ...]]]) -> tuple[Any, dict[str, Any]]:
+    """The parameters with all values that are structure, and the floats `{name: values}` that are hyperparameters.
+
+    Raises:
+      ValueError: for an unknown name, one that is given twice, a value of another kind than the parameter's, or
+        several values of what is structure.
+    """
+    known, floats, structure = fields_of(env_params), {}, {}
+    for name, values in given:
+        if name not in known:
+            allowed = ", ".join(known) or "none: the environment has no parameters"
+            raise ValueError(f"--env-param: there is no parameter {name!r}; allowed are {allowed}")
+        if name in floats or name in structure:
+            raise ValueError(f"--env-param: {name} is given twice; give its values with commas between")
+        if _is_float(known[name]):
+            if not np.isfinite(values).all():
+                raise ValueError(f"--env-param: {name} is {values[~np.isfinite(values).argmax()]}; it must be finite")
+            floats[name] = tuple(map(float, values))
+            continue
+        kind = np.asarray(known[name]).dtype.kind if jnp.ndim(known[name]) == 0 else "O"
+        wanted = {"b": bool, "i": int, "u": int}.get(kind)
+        if wanted is None:
+            raise ValueError(f"--env-param: {name} is {known[name]!r:.60} in the environment, and no number")
+        if len(values) > 1:
+            raise ValueError(f"--env-param: {name} is structure, and has one value for all runs; got {len(values)}")
+        if type(values[0]) is not wanted:
+            kinds = {bool: "true or false", int: "a whole number"}
+            raise ValueError(f"--env-param: {name} is {values[0]}; it must be {kinds[wanted]}")
+        structure[name] = values[0]
+    return (replaced(env_params, structure) if structure else env_params), floats
+
+
+@functools.cache
+def extended(config_class: type, names: tuple[str, ...]) -> type:
+    """A config class with one more float field for each of the environment's parameters of these names."""
+    if not names:
+        return config_class
+    fields = {PREFIX + name: option(0.0, "a parameter of the environment") for name in names}
+    about = {"__annotations__": dict.fromkeys(fields, float), "__doc__": config_class.__doc__}
+    return config(type(config_class.__name__, (config_class,), {**fields, **about, "__module__": __name__}))
+
+
+def of_hp(env_params: Any, hp: Any) -> Any:
+    """The parameters with the values that a config of `extended` has."""
+    names = [field.name for field in dataclasses.fields(hp) if field.name.startswith(PREFIX)]
+    own = {name.removeprefix(PREFIX): getattr(hp, name) for name in names}
+    own = {name: value for name, value in own.items() if name in fields_of(env_params)}
+    return replaced(env_params, own) if own else env_params
+
+
+def recorded(env_params: Any, floats: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that are numbers, for a manifest: a list where there are several values."""
+    known = fields_of(env_params)
+    single = {
+        n: np.asarray(x).item() for n, x in known.items() if jnp.ndim(x) == 0 and np.asarray(x).dtype.kind in "fiub"
+    }
+    return single | {name: values[0] if len(values) == 1 else list(values) for name, values in floats.items()}

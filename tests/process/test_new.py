@@ -1,0 +1,12 @@
+"""What `purerl new` writes passes the checks that its own last lines make."""
+
+import pytest
+from commands import finished
+
+from purerl.cli.commands.new import KINDS, example
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_examples_pass_their_checks(kind, tmp_path):
+    code, _, error = finished(code=example(kind, tmp_path / "own.py"))
+    assert code == 0, error
