@@ -83,7 +83,8 @@ def batch(
             over_runs = lambda function: jax.vmap(function, (axes(hp), 0))
 
         def advanced(hp, state, num_updates):
-            return _one_by_one(lambda hp, state: advance(make(hp), state, num_updates), hp, state)
+            alone = lambda hp, state: advance(make(hp), state, num_updates)
+            return _one_by_one(alone, hp, state)
 
         return Learner(
             lambda keys: over_devices(over_runs(init), hp)(hp, check(keys)),
