@@ -56,8 +56,8 @@ FAULTS = [
     Fault(
         "Isolated runs are a batch",
         "training/sharding.py",
-        "            return _one_by_one(lambda hp, state: advance(make(hp), state, num_updates), hp, state)",
-        "            return jax.vmap(lambda hp, state: advance(make(hp), state, num_updates), (axes(hp), 0))(hp, state)",
+        "return _one_by_one(alone, hp, state)",
+        "return jax.vmap(alone, (axes(hp), 0))(hp, state)",
         ("contract/test_agents.py::test_isolated_seeds_are_the_same_whatever_their_number",),
     ),
     # --- configs ------------------------------------------------------------------------------------------------------

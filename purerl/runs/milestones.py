@@ -31,49 +31,48 @@ def is_due(every: int | None, before: int, now: int) -> bool:
 
 
 def evaluator(
-    env: Any, env_params: Any, agent: Callable[[Any], Any], hp_of: Callable[[int], Any], config: dict[str, Any],
-    num_updates: int, every: int, num_runs: int,
+    env: Any, params_of: Callable[[Any], Any], agent: Callable[[Any], Any], hp_of: Callable[[int], Any],
+    config: dict[str, Any], num_updates: int, every: int, num_runs: int,
 ) -> Callable[[Any], dict[str, np.ndarray]]:  # fmt: skip
     """A function of the learners' state that gives the mean return of greedy episodes, `[R]`; NaN where none is due.
 
     They are due where a multiple of `evaluate_every` steps was passed since the chunk before, and at the end.
 
     Args:
-      agent: hp -> Agent.  hp_of: iteration -> hyperparameters with leaves `[R]`, or scalars.
+      params_of: hp -> the environment's parameters.  agent: hp -> Agent.
+      hp_of: iteration -> hyperparameters with leaves `[R]`, or scalars.
       num_updates, every: updates of the run and of a chunk.
     Raises:
       ValueError: if an episode may last forever.
     """
     wanted, steps = config["evaluate_every"], config["num_envs"] * config["rollout_length"]
-    limit = getattr(env_params, "max_steps_in_episode", None)
+    limit = getattr(params_of(hp_of(0)), "max_steps_in_episode", None)
     limit = config["time_limit"] if limit is None else limit
     if limit is None:
         raise ValueError(f"--evaluate-every is {wanted}; episodes of this environment have no limit: give --time-limit")
     # neither a key of training nor one of `purerl evaluate`
     key = jax.random.fold_in(jax.random.key(config["seed"]), 2**31 + 1)
 
+    def one(hp, state, key):
+        played = training.evaluate(env, params_of(hp), agent(hp), state, key, EPISODES, limit, greedy=True)
+        return played.returns.mean()
+
     @jax.jit
-    def play(hp, states, iteration):
-        keys = jax.random.split(jax.random.fold_in(key, iteration), jax.tree.leaves(states)[0].shape[0])
-
-        def one(hp, state, key):
-            return training.evaluate(
-                env, env_params, agent(hp), state, key, EPISODES, limit, greedy=True
-            ).returns.mean()
-
+    def play(hp, states, iteration, runs):
+        keys = jax.vmap(lambda run: jax.random.fold_in(jax.random.fold_in(key, iteration), run))(runs)
         if config["isolate_seeds"]:
             at = lambda r: jax.tree.map(lambda x: x[r] if jnp.ndim(x) else x, hp)
-            return jax.lax.map(lambda given: one(at(given[0]), *given[1:]), (jnp.arange(len(keys)), states, keys))
+            return jax.lax.map(lambda given: one(at(given[0]), *given[1:]), (jnp.arange(len(runs)), states, keys))
         return jax.vmap(one, (jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, hp), 0, 0))(hp, states, keys)
 
     def measure(state: Any) -> dict[str, np.ndarray]:
         now = int(np.max(np.asarray(state.iteration)))
         if now < num_updates and not is_due(wanted, steps * max(0, now - every), steps * now):
             return {METRIC: np.full(num_runs, np.nan, np.float32)}
-        filled = np.arange(jax.tree.leaves(state.agent)[0].shape[0]) % num_runs
-        hp = jax.tree.map(lambda x: jnp.asarray(x)[filled] if jnp.ndim(x) else jnp.asarray(x), hp_of(now))
-        hp = training.loop.as_arrays(hp)
-        return {METRIC: np.asarray(play(hp, state.agent, jnp.int32(now)))[:num_runs]}
+        runs = np.arange(state.iteration.shape[0]) % num_runs  # those that fill up the devices repeat others
+        hp = jax.tree.map(lambda x: jnp.asarray(x)[runs] if jnp.ndim(x) else x, hp_of(now))
+        found = play(training.loop.as_arrays(hp), state.agent, jnp.int32(now), jnp.asarray(runs))
+        return {METRIC: np.asarray(found)[:num_runs]}
 
     return measure
 

@@ -165,7 +165,9 @@ def plan_of(config: dict[str, Any]) -> Plan:
     )
     if config["evaluate_every"]:
         sizes = num_updates, every, plan.num_runs
-        plan = plan._replace(watch=Watch(measure=milestones.evaluator(env, env_params, agent, plan.hp, config, *sizes)))
+        plan = plan._replace(
+            watch=Watch(measure=milestones.evaluator(env, plan.env_params_of, agent, plan.hp, config, *sizes))
+        )
     if not (text and settings):
         return plan
     return plan._replace(

@@ -66,9 +66,7 @@ def batch(
 
 
 @functools.lru_cache(maxsize=128)
-def _batch(
-    make: Callable[[Any], Learner], devices: tuple[Any, ...] | None, isolate: bool
-) -> Callable[[Any], Learner]:
+def _batch(make: Callable[[Any], Learner], devices: tuple[Any, ...] | None, isolate: bool) -> Callable[[Any], Learner]:
     def axes(hp):
         return jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, hp)
 
@@ -95,7 +93,8 @@ def _batch(
             over_runs = lambda function: jax.vmap(function, (axes(hp), 0))
 
         def advanced(hp, state, num_updates):
-            return _one_by_one(lambda hp, state: advance(make(hp), state, num_updates), hp, state)
+            alone = lambda hp, state: advance(make(hp), state, num_updates)
+            return _one_by_one(alone, hp, state)
 
         return Learner(
             lambda keys: over_devices(over_runs(init), hp)(hp, check(keys)),
