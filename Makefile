@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-# the tiers of `make test`; `test-all` adds learning, compiled to run fast in a process of its own, and process
-TIERS := tests/unit tests/contract tests/runs
+# the tiers of `make test`; `test-all` adds what is marked wide in them, learning, compiled to run fast in a process of
+# its own, and process
+TIERS := tests/unit tests/contract tests/runs -m 'not wide'
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: demo test test-all smoke coverage mutants lint bench notebooks constraints clean

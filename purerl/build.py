@@ -35,6 +35,7 @@ __all__ = [
     "agent",
     "agent_function",
     "body",
+    "called",
     "environment",
     "from_file",
     "is_own",
@@ -170,7 +171,7 @@ def from_file(name: str) -> Any:
     return getattr(module, attribute)
 
 
-def _called(name: str, wanted: str) -> Any:
+def called(name: str, wanted: str) -> Any:
     """The result of a user's function without arguments; an error inside it stays as it is."""
     function = from_file(name)
     try:
@@ -194,7 +195,7 @@ def environment(name: str) -> tuple[Any, Any]:
     if not is_own(name):
         return envs.make(name)
     wanted = f"{name} must be a function without arguments that returns a gymnax Environment, or (env, env_params)"
-    made = _called(name, wanted)
+    made = called(name, wanted)
     env: Any = made[0] if isinstance(made, tuple) and len(made) == 2 else made
     missing = [part for part in ("step_env", "action_space", "observation_space") if not hasattr(env, part)]
     if missing:
@@ -246,7 +247,7 @@ def torso(
     if not is_own(name):
         raise ValueError(f"--network is {name!r}; allowed are {', '.join(TORSOS)}, or your own FILE.py:name")
     make = from_file(name)
-    module = _called(name, f"--network is {name}; it must be a function without arguments")
+    module = called(name, f"--network is {name}; it must be a function without arguments")
     if not isinstance(module, nn.Module):
         raise ValueError(f"--network is {name}; it must be a function without arguments that returns a flax Module")
     return make

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 __all__ = [
     "Agent",
@@ -31,7 +32,7 @@ Array = jax.Array
 Key = jax.Array  # typed: jax.random.key(seed). First argument, consumed.
 
 
-def short_repr(state: Any) -> str:
+def short_repr(self: Any) -> str:
     """A NamedTuple in one line: numbers as they are, of anything larger how many arrays it has and their bytes.
 
     >>> class State(NamedTuple):
@@ -39,14 +40,14 @@ def short_repr(state: Any) -> str:
     ...     params: Any
     ...     __repr__ = short_repr
     >>> State(jnp.int32(3), {"kernel": jnp.zeros((100, 4)), "bias": jnp.zeros(4)})
-    State(updates=3, params=<2 arrays, 1.6 kB>)
+    State(updates=3, params=<2 arrays, 1.62 kB>)
     """
 
     def part(x: Any) -> str:
         leaves = jax.tree.leaves(x)
         arrays = [leaf for leaf in leaves if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
         if len(leaves) == 1 and arrays == leaves and not jnp.issubdtype(arrays[0].dtype, jax.dtypes.extended):
-            known = arrays[0].shape == () and not isinstance(arrays[0], (jax.core.Tracer, jax.ShapeDtypeStruct))
+            known = arrays[0].shape == () and not isinstance(arrays[0], (Tracer, jax.ShapeDtypeStruct))
             return f"{arrays[0]}" if known else f"<{arrays[0].dtype}{list(arrays[0].shape)}>"
         size = float(sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in arrays))
         units = iter(("B", "kB", "MB", "GB", "TB"))
@@ -55,8 +56,8 @@ def short_repr(state: Any) -> str:
             size, unit = size / 1000, next(units)
         return f"<{len(leaves)} array{'' if len(leaves) == 1 else 's'}, {size:.3g} {unit}>"
 
-    parts = [f"{name}={part(x)}" for name, x in zip(state._fields, state, strict=True) if jax.tree.leaves(x)]
-    return f"{type(state).__name__}({', '.join(parts)})"
+    parts = [f"{name}={part(x)}" for name, x in zip(self._fields, self, strict=True) if jax.tree.leaves(x)]
+    return f"{type(self).__name__}({', '.join(parts)})"
 
 
 class Transition(NamedTuple):

@@ -141,7 +141,18 @@ def pytest(
     folder: Path, tests: Iterable[str], timeout: float | None = None, without: Iterable[str] = ()
 ) -> tuple[int, str, float]:
     """Exit code, output and seconds of tests in a copy, up to the first failure."""
-    words = ["-x", "-q", "-rfE", "--tb=short", "-o", "addopts=--strict-markers", "-p", "no:cacheprovider"]
+    words = [
+        "-x",
+        "-q",
+        "-rfE",
+        "--tb=short",
+        "-o",
+        "addopts=--strict-markers",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not wide",
+    ]
     words += [f"--ignore=tests/{SELF}", *(f"--deselect=tests/{test}" for test in without)]
     words += [f"tests/{test}" for test in tests]
     begin = time.perf_counter()

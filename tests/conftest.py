@@ -1,6 +1,7 @@
 """Two XLA devices on the CPU, so that everything sharded is tested anywhere; programs are compiled fast and kept.
 
-A folder is a tier, and a marker of the same name: `pytest -m contract` is `pytest tests/contract`.
+A folder is a tier, and a marker of the same name: `pytest -m contract` is `pytest tests/contract`. Tests marked `wide`
+run only in `make test-all`.
 """
 
 import gc
@@ -19,10 +20,11 @@ FLAGS = "--xla_cpu_multi_thread_eigen=false"
 FAST_TO_COMPILE = "--xla_backend_optimization_level=0"
 if version("jaxlib").startswith("0.9."):  # later versions have no such choice, and end at a flag that they do not know
     FAST_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
-NOT_SMOKE = (  # half of the time of the unit tests
+NOT_SMOKE = (  # most of the time of the unit tests
     *("test_tabular.py", "test_memory.py", "test_distributions.py", "test_rewards.py"),
     *("test_text_metrics.py", "test_text_objectives.py", "test_text_models.py", "test_text_generation.py"),
     *("test_text_environment.py", "test_text_rewards.py", "test_sequence_agents.py", "test_text_likelihood.py"),
+    *("test_training_control.py", "test_training_control_env.py", "test_replay.py"),
 )
 MOST_MAPPINGS = 40_000  # of the 65,530 that Linux allows a process; every compiled program keeps some
 
@@ -74,8 +76,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if tier := tier_of(item.path):
             item.add_marker(tier)
-        examples = item.name.startswith("test_examples_in_docstrings_run")
-        if tier == "unit" and item.path.name not in NOT_SMOKE and not examples:
+        if tier == "unit" and item.path.name not in NOT_SMOKE and not item.get_closest_marker("wide"):
             item.add_marker("smoke")
 
 

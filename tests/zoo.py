@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from linear import Linear
 
 import purerl
@@ -206,9 +207,19 @@ ROWS = {
 }  # fmt: skip
 FAMILIES = ("ppo", "dqn", "sac")  # one of each, for what every family has
 SMALLEST = ("a2c", "dqn", "ddpg", "rloo")  # one of each and of whole sequences, for what is a property of the loop
+VARIANTS = (  # put together from parts that other rows and tests of their own check: compiled in `make test-all` alone
+    *("ppo transformer", "ppo stack", "a2c gru", "reinforce min-gru", "pqn gru"),
+    *("grpo gspo", "dqn munchausen", "rainbow", "ddpg"),
+)
 NUM_UPDATES = 4
 # `conftest` turns these off, where that makes compiling faster: the bits of two programs may differ then
 AS_USERS_DO = {"xla_cpu_use_fusion_emitters": True} if jax.__version__.startswith("0.9.") else {}
+
+
+def params(names, wide, smoke=()):
+    """`names` for `parametrize`: those of `wide` run only in `make test-all`, those of `smoke` also in `make smoke`."""
+    marks = lambda name: [pytest.mark.wide] * (name in wide) + [pytest.mark.smoke] * (name in smoke)
+    return [pytest.param(name, marks=marks(name)) for name in names]
 
 
 @cache

@@ -13,6 +13,7 @@ import purerl
 from purerl.cli.commands.evaluate import evaluate
 from purerl.cli.commands.list import list_all
 from purerl.cli.commands.new import new
+from purerl.cli.commands.optimise import optimise
 from purerl.cli.commands.plot import plot
 from purerl.cli.commands.render import render
 from purerl.cli.commands.repeat import repeat
@@ -36,7 +37,7 @@ def purerl_command() -> None:
     """Reinforcement learning in JAX where everything is a pure function."""
 
 
-for _command in (train, resume, repeat, evaluate, plot, render, text, new, list_all):
+for _command in (train, resume, repeat, evaluate, plot, render, text, optimise, new, list_all):
     purerl_command.add_command(_command)
 
 

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 _OWN = {
+    "ArchitectureSearch": "purerl.envs.training_control.architecture",
     "LeadingOnes": "purerl.envs.training_control.leading_ones",
     "Luby": "purerl.envs.training_control.luby",
     "MaskedGrid": "purerl.envs.masked_grid",
@@ -34,9 +35,9 @@ def make(env_id: str, **kwargs: Any) -> tuple[Any, Any]:
     Args:
       env_id: any id that gymnax has registered, such as "CartPole-v1" (`gymnax.register` adds to them), or one of
         "TMaze-v0", "Platform-v0" and "MaskedGrid-v0", or of the control of other optimisations "Quadratic-v0",
-        "NoisyQuadratic-v0", "LeadingOnes-v0", "Luby-v0" and "Sigmoid-v0", or one of another package: "brax/ant",
-        "jumanji/Snake-v1", "xminigrid/MiniGrid-Empty-5x5", "craftax/Craftax-Symbolic-v1", "pgx/connect_four". Those
-        are extras.
+        "NoisyQuadratic-v0", "LeadingOnes-v0", "Luby-v0", "Sigmoid-v0" and "ArchitectureSearch-v0", or one of another
+        package: "brax/ant", "jumanji/Snake-v1", "xminigrid/MiniGrid-Empty-5x5", "craftax/Craftax-Symbolic-v1",
+        "pgx/connect_four". Those are extras.
       kwargs: arguments of the environment's constructor.
     Raises:
       ValueError: for an unknown id, naming similar ones, or for data that cannot be downloaded.

@@ -12,6 +12,7 @@ from purerl.envs.adapters.common import near
 from purerl.envs.masked_grid import MaskedGrid
 from purerl.envs.platform import Platform
 from purerl.envs.tmaze import TMaze
+from purerl.envs.training_control.architecture import ArchitectureSearch
 from purerl.envs.training_control.leading_ones import LeadingOnes
 from purerl.envs.training_control.luby import Luby
 from purerl.envs.training_control.noisy_quadratic import NoisyQuadratic
@@ -19,7 +20,7 @@ from purerl.envs.training_control.quadratic import Quadratic
 from purerl.envs.training_control.sigmoid import Sigmoid
 from purerl.envs.wrappers import Cast
 
-_CLASSES = (TMaze, Platform, MaskedGrid, Quadratic, NoisyQuadratic, LeadingOnes, Luby, Sigmoid)
+_CLASSES = (TMaze, Platform, MaskedGrid, Quadratic, NoisyQuadratic, LeadingOnes, Luby, Sigmoid, ArchitectureSearch)
 OWN = {env.name: env for env in _CLASSES}
 
 

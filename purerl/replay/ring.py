@@ -255,17 +255,20 @@ def below(key: Key, num: int, end: Array) -> Array:
     return (high(u) * high(end) + high(middle) + high(low(u) * high(end) + low(middle))).astype(jnp.int32)
 
 
-def _past_lost(replay: Replay, first: Array, part: Array) -> Array:
+def _past_lost(replay: Replay, tree: tuple[Array, ...], first: Array, part: Array) -> Array:
     """The cumulative priorities at `part [B]` of the sum of all starts but those before `first`, which were lost."""
     rows, num_envs, stride = sizes(replay)
-    tree, stored = replay.priorities.tree, _stored(replay)
+    stored = _stored(replay)
     place = lambda start: jax.lax.rem(start, rows // stride) * num_envs
     begin, end = place(stored), place(first)  # of those lost; the ring may wrap between them
     before, up_to = mass_before(tree, jnp.stack([begin, end]))
     total, wraps = tree[-1].sum(), end < begin
-    lost = jnp.where(first > stored, up_to - before + jnp.where(wraps, total, 0.0), 0.0)
+    whole: Any = jnp.where(wraps, total, 0.0)
+    lost: Any = jnp.where(first > stored, up_to - before + whole, 0.0)
     mass = part * (total - lost)
-    return mass + jnp.where(wraps, jnp.where(first > stored, up_to, 0.0), jnp.where(mass >= before, lost, 0.0))
+    skipped: Any = jnp.where(mass >= before, lost, 0.0)
+    start: Any = jnp.where(first > stored, up_to, 0.0)
+    return mass + jnp.where(wraps, start, skipped)
 
 
 def sample(key: Key, replay: Replay, batch_size: int, length: int = 1, importance=0.4) -> Index:
@@ -292,7 +295,7 @@ def sample(key: Key, replay: Replay, batch_size: int, length: int = 1, importanc
     part = (jnp.arange(batch_size) + jax.random.uniform(key, (batch_size,))) / batch_size
     mass, starts = part * tree[-1].sum(), rows // stride
     if replay.final_row.shape[0] < rows * num_envs:
-        mass = _past_lost(replay, first, part)
+        mass = _past_lost(replay, tree, first, part)
     leaf = find_leaves(tree, mass)
     at, env = leaf // num_envs, leaf % num_envs
     start = first + (at - first) % starts  # the one row at this place that may still be there

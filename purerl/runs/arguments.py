@@ -79,6 +79,16 @@ class Count(click.ParamType):
         return int(number)
 
 
+class Range(click.FloatRange):
+    """A number in a range, which NaN is not in."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        number = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value!r} is not in the range {self._describe_range()}.", param, ctx)
+        return number
+
+
 class Seed(click.ParamType):
     """The seed of a key: a whole number from 0 to 2³¹ - 1."""
 

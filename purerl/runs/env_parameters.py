@@ -26,13 +26,16 @@ def fields_of(env_params: Any) -> dict[str, Any]:
 
 def replaced(env_params: Any, changes: Mapping[str, Any]) -> Any:
     """The parameters with some of `fields_of` changed."""
-    if dataclasses.is_dataclass(env_params) and not isinstance(env_params, type):
-        return dataclasses.replace(env_params, **changes)
-    return env_params._replace(**changes) if hasattr(env_params, "_replace") else {**env_params, **changes}
+    if hasattr(env_params, "_replace"):
+        return env_params._replace(**changes)
+    return {**env_params, **changes} if isinstance(env_params, Mapping) else dataclasses.replace(env_params, **changes)
 
 
-def _is_float(x: Any) -> bool:
-    return isinstance(x, float) or (jnp.ndim(x) == 0 and np.asarray(x).dtype.kind == "f")
+def _kind(x: Any) -> str:
+    """The kind of the dtype of one number, such as "f"; "O" of anything else."""
+    if isinstance(x, (bool, int, float)):
+        return np.asarray(x).dtype.kind
+    return getattr(x.dtype, "kind", "O") if hasattr(x, "dtype") and jnp.ndim(x) == 0 else "O"
 
 
 def checked(env_params: Any, given: Sequence[tuple[str, tuple[float | int | bool, ...]]]) -> tuple[Any, dict[str, Any]]:
@@ -49,21 +52,21 @@ def checked(env_params: Any, given: Sequence[tuple[str, tuple[float | int | bool
             raise ValueError(f"--env-param: there is no parameter {name!r}; allowed are {allowed}")
         if name in floats or name in structure:
             raise ValueError(f"--env-param: {name} is given twice; give its values with commas between")
-        if _is_float(known[name]):
+        if _kind(known[name]) == "f":
             if not np.isfinite(values).all():
                 raise ValueError(f"--env-param: {name} is {values[~np.isfinite(values).argmax()]}; it must be finite")
             floats[name] = tuple(map(float, values))
             continue
-        kind = np.asarray(known[name]).dtype.kind if jnp.ndim(known[name]) == 0 else "O"
-        wanted = {"b": bool, "i": int, "u": int}.get(kind)
+        wanted = {"b": bool, "i": int, "u": int}.get(_kind(known[name]))
         if wanted is None:
             raise ValueError(f"--env-param: {name} is {known[name]!r:.60} in the environment, and no number")
         if len(values) > 1:
             raise ValueError(f"--env-param: {name} is structure, and has one value for all runs; got {len(values)}")
-        if type(values[0]) is not wanted:
+        value = next(iter(values))
+        if type(value) is not wanted:
             kinds = {bool: "true or false", int: "a whole number"}
-            raise ValueError(f"--env-param: {name} is {values[0]}; it must be {kinds[wanted]}")
-        structure[name] = values[0]
+            raise ValueError(f"--env-param: {name} is {value}; it must be {kinds[wanted]}")
+        structure[name] = value
     return (replaced(env_params, structure) if structure else env_params), floats
 
 
@@ -87,8 +90,5 @@ def of_hp(env_params: Any, hp: Any) -> Any:
 
 def recorded(env_params: Any, floats: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that are numbers, for a manifest: a list where there are several values."""
-    known = fields_of(env_params)
-    single = {
-        n: np.asarray(x).item() for n, x in known.items() if jnp.ndim(x) == 0 and np.asarray(x).dtype.kind in "fiub"
-    }
+    single = {name: np.asarray(x).item() for name, x in fields_of(env_params).items() if _kind(x) in "fiub"}
     return single | {name: values[0] if len(values) == 1 else list(values) for name, values in floats.items()}

@@ -207,6 +207,6 @@ def restore(stored: dict[str, Any]) -> dict[str, Any]:
     agent = stored.get("agent")
     of_run, own = parameters(str(agent))
     later = {name: value for name, value in LATER.items() if name in {p.name for p in of_run}}
-    apart = {name: stored[name] for name in ("agent", "text") if name in stored}
+    apart = {name: stored[name] for name in ("agent", "text", "inner") if name in stored}
     stored = {name: value for name, value in (later | stored).items() if name not in apart}
     return {**apart, **restored(stored, of_run, own, str(agent))}

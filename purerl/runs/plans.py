@@ -13,7 +13,16 @@ import numpy as np
 
 from purerl import build, normalize, rewards, training
 from purerl.agents.parts.declarations import declaration_of, options_of
-from purerl.runs import env_parameters, files, loggers, milestones, options, pretraining, text_training
+from purerl.runs import (
+    env_parameters,
+    files,
+    loggers,
+    milestones,
+    optimisation,
+    options,
+    pretraining,
+    text_training,
+)  # fmt: skip
 from purerl.runs.devices import check_memory
 from purerl.runs.plan import Plan, Watch, grid_of, keys_of, updates_per_chunk
 from purerl.runs.sources import NAMES, renamed, sources
@@ -76,7 +85,11 @@ def plan_of(config: dict[str, Any]) -> Plan:
     loggers.check(config)
     settings = assembly.Settings(**config["text"]) if config.get("text") else None
     text = assembly.assemble(settings) if settings else None
-    env, env_params = (text.env, text.env.default_params) if text else build.environment(config["env"])
+    inner = optimisation.restored(config["inner"]) if config.get("inner") else None
+    if inner:
+        env, env_params = optimisation.assemble(inner)
+    else:
+        env, env_params = (text.env, text.env.default_params) if text else build.environment(config["env"])
     if config["observe"]:
         from purerl.envs import Observe
 
@@ -146,9 +159,11 @@ def plan_of(config: dict[str, Any]) -> Plan:
     used = _own_files(words)
     if settings:
         used += [*assembly.files_of(settings.model), *assembly.files_of(settings.data)]
+    if inner:
+        used += _own_files(optimisation.own_names(inner._asdict()))
     plan = Plan(
         config=config,
-        title=f"{short(config['agent'])} on {short(config['env'])}",
+        title=f"{short(config['agent'])} on {short(config['env'])}" + (text_training.left_out(text) if text else ""),
         name=f"{stem(config['agent'])}-{stem(config['env'])}",
         env=env,
         env_params=env_params,
@@ -168,6 +183,10 @@ def plan_of(config: dict[str, Any]) -> Plan:
         plan = plan._replace(
             watch=Watch(measure=milestones.evaluator(env, plan.env_params_of, agent, plan.hp, config, *sizes))
         )
+    if inner:
+        what = f"{short(config['agent'])} on the training of {' on '.join(map(short, (inner.model, inner.data)))}"
+        unit = f"steps, each of {inner.updates // inner.changes} updates of the model"
+        return plan._replace(name=config["env"].replace("/", "-"), title=what, unit=unit)
     if not (text and settings):
         return plan
     return plan._replace(
@@ -203,7 +222,10 @@ def plan_of_directory(
     used = sources(directory, stored, files.read_manifest(directory)["made_with"]["files"], code, same_files, option)
     given = renamed(stored, used)
     if stored.get("kind") == pretraining.KIND:
-        config = {**options.restored(given, *pretraining.parameters(), "pretraining"), "kind": pretraining.KIND}
+        config = {
+            **options.restored({"until": None, **given}, *pretraining.parameters(), "pretraining"),
+            "kind": pretraining.KIND,
+        }
     else:
         config = options.restore(given)
     return plan_with(renamed(config, {file: path for path, file in used.items()}), used)

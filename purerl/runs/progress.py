@@ -69,10 +69,13 @@ class Progress:
         self.bar.stop()
 
     @contextlib.contextmanager
-    def compiling(self):
-        """Show that the program is being compiled; the time of the run is measured from the end of compilation."""
+    def compiling(self, shown: bool = True):
+        """Show that the program is being compiled; the time of the run is measured from the end of compilation.
+
+        shown: whether also without a terminal; False: it has been compiled before.
+        """
         self.bar.stop()
-        if not self.console.is_terminal:
+        if shown and not self.console.is_terminal:
             self.note("compiling")
         waiting = rich.progress.Progress(
             rich.progress.SpinnerColumn(),

@@ -13,6 +13,7 @@ from purerl.runs import files
 COPIES = "run"  # the value of `--code` that stands for the copies inside the run's directory
 NAMES = ("agent", "env", "network", "reward")  # options that may name a user's file
 PLACES = ("data", "model")  # options of text that may name a file or a folder
+INNER = ("model", "data", "loss", "optimizer")  # of a training that is optimised, which may name a user's file
 
 
 def common_folder(paths: Iterable[str]) -> Path:
@@ -50,7 +51,8 @@ def _copies(directory: Path, made: Mapping[str, str]) -> dict[str, str]:
 
 def _named(config: Mapping[str, Any]) -> list[str]:
     """The user's files that a config names."""
-    names = [str(config.get(name)) for name in NAMES]
+    inner = config.get("inner") if isinstance(config.get("inner"), dict) else {}
+    names = [*(str(config.get(name)) for name in NAMES), *(str(inner.get(name)) for name in INNER)]
     return [name.rpartition(":")[0] for name in names if build.is_own(name)]
 
 
@@ -138,12 +140,14 @@ def _moved(place: str, used: Mapping[str, str]) -> str:
 
 def renamed(config: Mapping[str, Any], used: Mapping[str, str]) -> dict[str, Any]:
     """A config with the files that are used in place of those that it names."""
-    out = dict(config)
-    for name in NAMES:
-        word = str(config.get(name))
-        if build.is_own(word):
-            path, _, function = word.rpartition(":")
-            out[name] = f"{used.get(path, path)}:{function}"
+
+    def moved_names(part: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+        words = {name: part[name].rpartition(":") for name in names if build.is_own(str(part.get(name)))}
+        return {name: f"{used.get(path, path)}:{function}" for name, (path, _, function) in words.items()}
+
+    out = {**config, **moved_names(config, NAMES)}
+    if isinstance(config.get("inner"), dict):
+        out["inner"] = {**config["inner"], **moved_names(config["inner"], INNER)}
     place = lambda part: {name: _moved(part[name], used) for name in PLACES if isinstance(part.get(name), str)}
     if isinstance(config.get("text"), dict):
         out["text"] = {**config["text"], **place(config["text"])}

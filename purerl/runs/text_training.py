@@ -18,7 +18,7 @@ from purerl.agents.parts.declarations import declaration_of
 from purerl.agents.parts.families import POLICY_GRADIENT
 from purerl.core import Reward
 from purerl.runs import options
-from purerl.runs.arguments import Count
+from purerl.runs.arguments import Count, Range
 from purerl.runs.plan import Watch
 from purerl.text import assembly, huggingface, tokens
 from purerl.text import rewards as text_rewards
@@ -66,16 +66,17 @@ def parameters(make: Any, agent: str) -> tuple[list[click.Parameter], list[click
         click.Option(["--model"], metavar="FOLDER", help="the language model: the folder of a run of `purerl text`, or "
                      "of GPT-2 in Hugging Face's format  [default: that of runs/pretrain-DATA, which is made if it is "
                      "not there]"),
-        say(["--reward"], default=default.reward, metavar="TERMS", help="NAME or NAME:WEIGHT, separated by commas: "
+        click.Option(["--reward"], metavar="TERMS", help="NAME or NAME:WEIGHT, separated by commas: "
             f"{', '.join(assembly.TERMS)}; or FILE.py:name, as of `purerl train`, or a function (prompts, completions) "
-            "of lists of strings that returns their scores"),
+            "of lists of strings that returns their scores  [default: exact for a task with known answers, otherwise "
+            "bleu,rouge-l]"),
         say(["--updates"], type=Count(), default=200, help="updates of the model"),
         say(["--completions", "num_envs"], type=Count(), default=64, help="completions sampled for each update"),
         click.Option(["--max-prompt"], type=Count(), help="tokens of a prompt; longer ones are left out  [default: the "
                      f"most in DATA, up to {assembly.MAX_PROMPT}]"),
         click.Option(["--max-tokens"], type=Count(), help="tokens of a completion  [default: the most in DATA, up to "
                      f"{assembly.MAX_TOKENS}]"),
-        say(["--temperature"], type=click.FloatRange(0, min_open=True), default=default.temperature,
+        say(["--temperature"], type=Range(0, min_open=True), default=default.temperature,
             help="of the softmax that is sampled and trained"),
         *kept,
     ]  # fmt: skip
@@ -89,16 +90,18 @@ def config_of(agent: str, given: Mapping[str, Any], hyperparameters: Mapping[str
     config = others.make_context("defaults", []).params
     values = dict(given)
     data, updates, reward = values.pop("data"), values.pop("updates"), values.pop("reward")
+    reward = reward or ("exact" if assembly.is_task(data) else "bleu,rouge-l")
     own = reward if ".py:" in reward else None
     folder = assembly.model_folder(values.pop("model"))
     sizes = {name: values.pop(name) for name in ("max_prompt", "max_tokens")}
-    most = assembly.longest(assembly.read(data), tokens.load(folder), assembly.separator(data))
+    if None in sizes.values():
+        most = assembly.longest(assembly.read(data), tokens.load(folder), assembly.separator(data))
+        sizes = {name: size or known for (name, size), known in zip(sizes.items(), most, strict=True)}
     settings = Settings(
         model=str(folder),
         data=assembly.absolute(data),
         reward=Settings("", "").reward if own else reward,
-        max_prompt=sizes["max_prompt"] or most[0],
-        max_tokens=sizes["max_tokens"] or most[1],
+        **sizes,
         temperature=values.pop("temperature"),
     )
     group = hyperparameters.get("group_size", 1)
@@ -115,6 +118,12 @@ def parts_of_agent(make: Any) -> dict[str, Any]:
     return {"ended": ended_by_token} if "ended" in known else {}
 
 
+def left_out(parts: Parts) -> str:
+    """What a title says of the pairs that are too long; "" if none is."""
+    count, kept = parts.left_out, len(parts.task.prompts)
+    return f", {kept:,} of {kept + count:,} prompts (--max-prompt and --max-tokens allow longer ones)" if count else ""
+
+
 def reward_of(name: str, parts: Parts) -> Callable[[Any], Reward]:
     """`hp -> Reward` of FILE.py:name: as of `purerl train`, or a function (prompts, completions) of lists of strings.
 
@@ -126,7 +135,10 @@ def reward_of(name: str, parts: Parts) -> Callable[[Any], Reward]:
     if callable(made) and not isinstance(made, Reward) and [*inspect.signature(made).parameters] == of_strings:
         term = rewards.term(text_rewards.host(made, parts.tokenizer, parts.task), f"--reward {name}")
         return lambda hp: term
-    return build.reward(name)
+    try:
+        return build.reward(name)
+    except ValueError as error:
+        raise ValueError(f"{error}, or of a function (prompts, completions) of lists of strings") from None
 
 
 def watch(parts: Parts, settings: Settings, num_runs: int, name_of: Callable[[int], str]) -> Watch:

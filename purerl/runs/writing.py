@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from purerl.runs import files, report
+from purerl.runs import files, loading, report
 from purerl.runs.evaluation import evaluation_key
 from purerl.runs.progress import progress_bar
 from purerl.text import assembly, evaluation, generation
@@ -39,9 +39,9 @@ def generate(
     model: Path,
     prompts: Sequence[str],
     prompts_from: Path | None,
-    max_tokens: int,
+    max_tokens: int | None,
     samples: int,
-    temperature: float,
+    temperature: float | None,
     top_k: int | None,
     top_p: float | None,
     min_p: float | None,
@@ -56,9 +56,9 @@ def generate(
     """
     named = ((generation.top_k, top_k), (generation.top_p, top_p), (generation.min_p, min_p))
     filters = [make(value) for make, value in named if value is not None]
-    if beam and (samples > 1 or filters):
-        raise ValueError("--beam searches for the most probable completion; it excludes --samples, --top-k, --top-p "
-                         "and --min-p")  # fmt: skip
+    if beam and (samples > 1 or filters or temperature is not None):
+        raise ValueError("--beam searches for the most probable completion; it excludes --samples, --temperature, "
+                         "--top-k, --top-p and --min-p")  # fmt: skip
     if length_penalty is not None and not beam:
         raise ValueError(f"--length-penalty is {length_penalty:g}; it is of beam search, and there is no --beam")
     language_model, params, tokenizer = assembly.load_model(model)
@@ -68,11 +68,16 @@ def generate(
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{prompts_from} cannot be read: {error}") from error
         prompts = [*prompts, *(line for line in lines if line.strip())]
+        if not prompts:
+            raise ValueError(f"{prompts_from} is empty; it must have a prompt a line")
     prompts = list(prompts) or [""]
     between = _separator(model)
     asked = [text + between if text else text for text in prompts for _ in range(samples)]
+    if max_tokens is None:
+        room = language_model.shape.context - max(len(tokenizer.encode(text)) for text in asked)
+        max_tokens = min(64, max(room, 1))
     key = evaluation_key(seed)
-    choose = _choice(temperature, filters)
+    choose = _choice(1.0 if temperature is None else temperature, filters)
     search = {"beam": beam, "length_penalty": 0.6 if length_penalty is None else length_penalty}
     found = generation.write(language_model, params, tokenizer, asked, key, max_tokens, choose, **search)
     for prompt, text in zip(asked, found.texts, strict=True):
@@ -85,6 +90,12 @@ def _config(model: Path) -> dict[str, Any]:
         return files.read_config(model)
     except ValueError:
         return {}
+
+
+def _has_several(config: dict[str, Any]) -> bool:
+    """Whether a run of `purerl text train` has several seeds or hyperparameters."""
+    values = config.get("hyperparameters", {}).values()
+    return "text" in config and (config["seeds"] > 1 or any(isinstance(x, list) and len(x) > 1 for x in values))
 
 
 def _settings(model: Path) -> Settings | None:
@@ -110,6 +121,31 @@ class Row(NamedTuple):
     name: str
     texts: list[str]
     ended: list[bool]  # by themselves, before the limit
+    mean: str = ""  # the name of the mean over seeds that it is a part of; "" for none
+
+
+class Writer(NamedTuple):
+    """A model that completes prompts."""
+
+    name: str
+    model: Any
+    params: Any
+    tokenizer: Any
+    mean: str = ""  # as of `Row`
+
+
+def _trained(directory: Path, several: bool) -> list[Writer]:
+    """The model of a run or a folder; of a directory of several runs the model of each."""
+    one = assembly.load_model(directory)
+    if not several:
+        return [Writer("after", *one)]
+    loaded, found = loading.load(directory), []
+    seeds = len(loaded.plan.keys)
+    for run in sorted({*range(loaded.plan.num_runs)} - {*loaded.broken}):
+        params, label = loaded.one(run).state.agent.params["model"], loaded.plan.labels[run // seeds]
+        of = f"after, mean of seeds{f', {label}' if label else ''}" if seeds > 1 else ""
+        found.append(Writer(f"after, {loaded.plan.name_of(run)}", one[0], params, one[2], of))
+    return found
 
 
 def evaluate(
@@ -126,6 +162,8 @@ def evaluate(
 ) -> None:
     """Print a table of scores of a model's completions, beside the model before training and copies of the prompts.
 
+    A directory of several runs has rows for each of them, and their means over seeds.
+
     Raises:
       ValueError: if there is no model or no data, or completions exceed the context.
     """
@@ -134,32 +172,36 @@ def evaluate(
     if source is None:
         raise ValueError(f"{model} is not a run of `purerl text`, so DATA has to be named")
     temperature = temperature or (0.0, settings.temperature if settings else 1.0)
-    limit = max_tokens or (settings.max_tokens if settings else 64)
+    if min(temperature) < 0 or not np.isfinite(temperature).all():
+        raise ValueError(f"--temperature is {', '.join(f'{x:g}' for x in temperature)}; it must be 0 or above")
     if out is not None:
         report.new_file(out, "--out", [".jsonl"])
-    after = assembly.load_model(model)
-    before = assembly.load_model(settings.model) if settings else None
-    judged = assembly.load_model(judge) if judge else before or after
-    prompts, references, between, about = _questions(source, part, examples, after, settings, limit)
-    key, rows = evaluation_key(seed), []
+    after = _trained(model, _has_several(_config(model)))
+    before = [Writer("before", *assembly.load_model(settings.model))] if settings else []
+    if not before:
+        after = [writer._replace(name="model") for writer in after]
+    judged = assembly.load_model(judge) if judge else (before or after)[0][1:4]
+    prompts, references, between, about, limit = _questions(source, part, examples, after[0], settings, max_tokens)
+    key, rows, writers = evaluation_key(seed), [], before + after
     if between:
         rows.append(Row("copy of the prompt", [text.removesuffix(between) for text in prompts], [True] * len(prompts)))
-    models = ([("before", before)] if before else []) + [("after" if before else "model", after)]
     with progress_bar() as bar:
-        task = bar.add_task("completions", total=len(models) * (len(temperature) + bool(best_of)))
-        for name, (language_model, params, tokenizer) in models:
+        task = bar.add_task("completions", total=len(writers) * (len(temperature) + bool(best_of)))
+        for writer in writers:
+            named = lambda how, writer=writer: (f"{writer.name}, {how}", f"{writer.mean}, {how}" if writer.mean else "")
+
+            def write(key, choose, writer=writer):
+                return generation.write(*writer[1:4], prompts, key, limit, choose)
+
             for tau in temperature:
-                label = f"{name}, greedy" if tau == 0 else f"{name}, temperature {tau:g}"
-                write = lambda key, tau=tau: generation.write(
-                    language_model, params, tokenizer, prompts, key, limit, _choice(tau)
-                )
-                rows.append(Row(label, *write(key)))
+                name, mean = named("greedy" if tau == 0 else f"temperature {tau:g}")
+                rows.append(Row(name, *write(key, _choice(tau)), mean))
                 bar.advance(task)
             if best_of:
+                name, mean = named(f"best of {best_of}")
                 choose = _choice(max(temperature) or 1.0)
-                again = lambda key: generation.write(language_model, params, tokenizer, prompts, key, limit, choose)
-                tries = [again(jax.random.fold_in(key, i)) for i in range(best_of)]
-                rows.append(Row(f"{name}, best of {best_of}", *evaluation.best_by_references(tries, references)))
+                tries = [write(jax.random.fold_in(key, i), choose) for i in range(best_of)]
+                rows.append(Row(name, *evaluation.best_by_references(tries, references), mean))
                 bar.advance(task)
     title = f"{part} part of {assembly.short_name(source)}: {len(prompts)} {about}"
     _show(rows, prompts, references, judged, title, assembly.is_task(source))
@@ -172,13 +214,16 @@ def evaluate(
         report.note(f"texts: {out}")
 
 
-def _questions(source: str, part: str, examples: int, model: Any, settings: Settings | None, limit: int):
-    """Prompts with their separator, spread evenly over the data, the references of each, the separator, and a note."""
+def _questions(source: str, part: str, examples: int, writer: Writer, settings: Settings | None, limit: int | None):
+    """Prompts with their separator, spread evenly over the data, the references of each, the separator, a note, and
+    the longest completion."""
     found, between = assembly.read(source, part), assembly.separator(source)
-    language_model, _, tokenizer = model
-    longest = settings.max_prompt if settings else language_model.shape.context - limit
+    tokenizer, context = writer.tokenizer, writer.model.shape.context
+    if limit is None:
+        limit = settings.max_tokens if settings else min(assembly.longest(found, tokenizer, between)[1], context // 2)
+    longest = settings.max_prompt if settings else context - limit
     if longest < 1:
-        raise ValueError(f"max_tokens is {limit}; the model's context is {language_model.shape.context}")
+        raise ValueError(f"max_tokens is {limit}; the model's context is {context}")
     if isinstance(found, Pairs):
         fit = fitting(tokenizer, found, longest, limit - 1, between)
         prompts, references = [text + between for text in fit.prompts], fit.references
@@ -189,7 +234,9 @@ def _questions(source: str, part: str, examples: int, model: Any, settings: Sett
         references = [[tokenizer.decode(row[0].tolist())] for row in task.references]
         about = f"of {len(prompts):,} pieces"
     chosen = np.unique(np.linspace(0, len(prompts) - 1, min(examples, len(prompts))).round().astype(int))
-    return [prompts[i] for i in chosen], [references[i] for i in chosen], between, about
+    if len(chosen) < 2:
+        raise ValueError(f"--examples is {examples}, and there are {len(prompts)} prompts; scores need two at least")
+    return [prompts[i] for i in chosen], [references[i] for i in chosen], between, about, limit
 
 
 def _show(rows: list[Row], prompts: list[str], references: Any, judge: Any, title: str, task: bool) -> None:
@@ -198,18 +245,22 @@ def _show(rows: list[Row], prompts: list[str], references: Any, judge: Any, titl
         {
             **evaluation.quality(row.texts, references),
             **evaluation.diversity(row.texts),
-            "perplexity": evaluation.perplexity(judging, params, tokenizer, prompts, *row[1:]),
+            "perplexity": evaluation.perplexity(judging, params, tokenizer, prompts, row.texts, row.ended),
         }
         for row in rows
     ]
+    named = [(row.name, score) for row, score in zip(rows, scores, strict=True)]
+    for mean in dict.fromkeys(row.mean for row in rows if row.mean):
+        parts = [score for row, score in zip(rows, scores, strict=True) if row.mean == mean]
+        named.append((mean, {name: float(np.mean([score[name] for score in parts])) for name in parts[0]}))
     tables = ((title, ANSWERS),) if task else ((title, QUALITY), ("diversity", DIVERSITY))
     for heading, columns in tables:
         out = Table(title=heading, title_justify="left")
         out.add_column("in %", no_wrap=True)
         for name in columns.values():
             out.add_column(name, justify="right", no_wrap=True)
-        for row, score in zip(rows, scores, strict=True):
-            out.add_row(row.name, *[f"{score[name]:.{2 if name == 'perplexity' else 1}f}" for name in columns])
+        for name, score in named:
+            out.add_row(name, *[f"{score[key]:.{2 if key == 'perplexity' else 1}f}" for key in columns])
         report.console().print(out)
     if not task:
         report.say("R: F of ROUGE; S-BLEU: Self-BLEU, high where texts are alike; dist: distinct n-grams; rep-3: "

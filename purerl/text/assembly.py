@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +26,12 @@ from purerl.text.tokens import Tokenizer
 
 # --- data -------------------------------------------------------------------------------------------------------------
 
-TASKS = {"addition": data.addition, "sorting": data.sorting}  # problems with known answers, of one number
+# problems with known answers, of one number; and the largest one of which all problems are made
+TASKS: Mapping[str, tuple[Callable[[int], Pairs], int]] = {"addition": (data.addition, 3), "sorting": (data.sorting, 8)}
 MODEL = "model"  # the folder of a run that holds its language model
 MAX_PROMPT, MAX_TOKENS = 64, 64  # that prompts and completions have by default, if the data has so many
 HELD_OUT = 0.1  # the share of a source without a test part of its own
+LOGITS = 2**25  # of a run that are in memory at once in the losses, 128 MiB; more are computed in chunks
 
 
 def is_task(source: str) -> bool:
@@ -47,16 +49,17 @@ def is_pairs(source: str) -> bool:
 def _all(source: str) -> Pairs | list[str]:
     name, _, size = source.partition(":")
     if name in TASKS:
-        if not size.isdecimal() or int(size) < 1:
-            raise ValueError(f"{source}: it must be {name}:N with a positive whole number, such as {name}:2")
-        return TASKS[name](int(size))
+        make, most = TASKS[name]
+        if not size.isdecimal() or not 1 <= int(size) <= most:
+            raise ValueError(f"{source}: it must be {name}:N with a whole number from 1 to {most}, such as {name}:2")
+        return make(int(size))
     return data.pairs(source) if is_pairs(source) else data.documents(source)
 
 
 def read(source: str, part: str = "train") -> Pairs | list[str]:
     """The training or the test part of a source: texts, or prompts with references.
 
-    Versions of the Bible have test books of their own. Of any other source every tenth text, pair or problem is
+    Versions of the Bible have test books of their own. Of any other source a tenth of the texts, pairs or problems is
     held out for the test; a single text is cut.
 
     Args:
@@ -72,7 +75,24 @@ def read(source: str, part: str = "train") -> Pairs | list[str]:
         raise ValueError(f"part is {part!r}; it must be 'train' or 'test'")
     if source.startswith("bible-"):
         return _all(source + "-test" if part == "test" and not source.endswith("-test") else source)
-    return data.split(_all(source), HELD_OUT)[part == "test"]
+    return held_out(source, _all(source), HELD_OUT)[part == "test"]
+
+
+Found = TypeVar("Found", list[str], Pairs)
+
+
+def held_out(source: str, found: Found, share: float) -> tuple[Found, Found]:
+    """What is left of the texts or pairs of a source, and the share that is held out: drawn, the same every time.
+
+    Evenly spaced ones might be alike: every tenth sum has the same last digit.
+
+    Raises:
+      ValueError: that names the source, if it is too small.
+    """
+    try:
+        return data.split(found, share, generator=np.random.default_rng(0))
+    except ValueError as error:
+        raise ValueError(f"{source} is too small for a part of it to be held out: {error}") from None
 
 
 def separator(source: str) -> str:
@@ -266,25 +286,29 @@ class Parts(NamedTuple):
     tokenizer: Tokenizer
     model: LanguageModel
     params: Any  # of the language model, before training
+    left_out: int  # pairs of the data that are too long
 
 
 def task_of(found: Pairs | list[str], tokenizer: Tokenizer, max_prompt: int, max_tokens: int, between: str) -> Task:
     """The prompts that are short enough; of texts, pieces of `max_prompt` tokens and as references what follows.
+
+    A piece is of one text, so that there is no end token in it; the reference of the last may be shorter.
 
     Raises:
       ValueError: if none is short enough, or the texts are too short.
     """
     if isinstance(found, Pairs):
         return data.task(tokenizer, found, max_prompt, max_tokens - 1, between, drop_long=True)
-    ids, size = data.stream(tokenizer, found), max_prompt + max_tokens
-    count = len(ids) // size
-    if not count:
-        raise ValueError(f"the text has {len(ids)} tokens; one piece needs {size}: lower max_prompt or max_tokens")
-    rows = ids[: count * size].reshape(count, size)
-    whole = lambda n: np.full(count, n, np.int32)
-    references = rows[:, None, max_prompt:]
-    ends = np.full((count, 1), max_tokens, np.int32)
-    return Task(rows[:, :max_prompt], whole(max_prompt), references, ends, np.ones((count, 1), bool), tokenizer.end)
+    ids, size = [tokenizer.encode(text) for text in found], max_prompt + max_tokens
+    pieces = [text[at : at + size] for text in ids for at in range(0, len(text) - max_prompt, size)]
+    if not pieces:
+        longest = max(map(len, ids))
+        raise ValueError(f"the longest text has {longest} tokens; a prompt and what follows need {max_prompt + 1} at "
+                         "least: lower max_prompt")  # fmt: skip
+    prompts, length = tokens.pad([piece[:max_prompt] for piece in pieces], max_prompt, tokenizer.end)
+    after, ends = tokens.pad([piece[max_prompt:] for piece in pieces], max_tokens, tokenizer.end)
+    there = np.ones((len(pieces), 1), bool)
+    return Task(prompts, length, after[:, None], ends[:, None], there, tokenizer.end)
 
 
 def longest(found: Pairs | list[str], tokenizer: Tokenizer, between: str) -> tuple[int, int]:
@@ -359,7 +383,9 @@ def assemble(settings: Settings) -> Parts:
     found, between = read(settings.data), separator(settings.data)
     task = task_of(found, tokenizer, settings.max_prompt, settings.max_tokens, between)
     network = models.policy_network(model, size, params, settings.temperature)
-    vocab_size = model.shape.vocab_size
+    vocab_size, there = model.shape.vocab_size, len(task.prompts)
     reward = reward_of(settings.reward, task, tokenizer, settings.max_tokens, model, params)
     env = TextGeneration(task, settings.max_tokens, vocab_size=vocab_size)
-    return Parts(env, network, models.policy(vocab_size), reward, task, tokenizer, model, params)
+    policy = models.policy(vocab_size, max(1, LOGITS // vocab_size))
+    left_out = len(found.prompts) - there if isinstance(found, Pairs) else 0
+    return Parts(env, network, policy, reward, task, tokenizer, model, params, left_out)

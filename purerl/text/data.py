@@ -286,8 +286,8 @@ def split(
     """Texts or pairs in two parts, of which the second is held out; the order is kept.
 
     Texts of equal `by`, or pairs whose prompts are, form a group. Of the groups round(fraction · groups) are held out,
-    but at least one and not all: evenly spaced, or drawn by `generator`. A list of one text is cut at a line end
-    instead, so that the last part of it is held out.
+    but at least one and not all: drawn by `generator`, or evenly spaced, which is a bad choice if their order has
+    a period. A list of one text is cut at a line end instead, so that the last part of it is held out.
 
     Args:
       items: list of texts, or Pairs.  fraction: the share to hold out, in (0, 1).
@@ -349,7 +349,8 @@ def addition(digits: int, count: int | None = None, generator: np.random.Generat
     Args:
       digits: the most digits of a summand, an int in [1, 8].
       count, generator: how many different problems, and the NumPy generator that draws them; without a count there are
-        all 10^(2 · digits) in order, up to 10⁶. Divide them with `split`, so that training and test share none.
+        all 10^(2 · digits) in order, up to 10⁶. Divide them with `split` and a generator, so that training and test
+        share none: evenly spaced ones have the same last digit.
     Raises:
       ValueError: for other numbers of digits, or a count that there is not.
 
@@ -371,7 +372,8 @@ def sorting(
     Args:
       length: the number of letters, at least 1.  alphabet: different characters without "=", in their order.
       count, generator: how many different problems, and the NumPy generator that draws them; without a count there are
-        all len(alphabet)^length in order, up to 10⁶. Divide them with `split`, so that training and test share none.
+        all len(alphabet)^length in order, up to 10⁶. Divide them with `split` and a generator, so that training and
+        test share none.
     Raises:
       ValueError: for a bad length or alphabet, or a count that there is not.
 
@@ -456,10 +458,10 @@ def task(
     ((100, 4), (100, 1, 2), [49, 43, 50, 61], [[51, 256]])
     """
     check_counts("task", max_prompt=max_prompt, max_reference=max_reference)
-    found = _with_references(texts)
+    prompts, references = _encoded(tokenizer, _with_references(texts), suffix)
     if drop_long:
-        found = fitting(tokenizer, found, max_prompt, max_reference, suffix)
-    prompts, references = _encoded(tokenizer, found, suffix)
+        rows = _short(prompts, references, max_prompt, max_reference)
+        prompts, references = ([column[i] for i in rows] for column in (prompts, references))
     _check_lengths("prompt", [len(x) for x in prompts], max_prompt)
     _check_lengths("reference", [len(x) for row in references for x in row], max_reference)
     most = max(len(row) for row in references)
@@ -481,6 +483,23 @@ def _encoded(tokenizer: Tokenizer, texts: Pairs, suffix: str) -> tuple[list[list
     return prompts, [[tokenizer.encode(x) for x in row] for row in texts.references]
 
 
+def _short(
+    prompts: Sequence[Sequence[int]], references: Sequence[Sequence[Sequence[int]]], max_prompt: int, max_reference: int
+) -> list[int]:
+    """The rows whose prompt and references are all short enough; raises a ValueError if there is none."""
+    rows = [
+        i
+        for i, (prompt, row) in enumerate(zip(prompts, references, strict=True))
+        if len(prompt) <= max_prompt and all(len(x) <= max_reference for x in row)
+    ]
+    if not rows:
+        raise ValueError(
+            f"task: of {len(prompts)} texts none has a prompt of at most {max_prompt} tokens and references of at most "
+            f"{max_reference}"
+        )
+    return rows
+
+
 def fitting(
     tokenizer: Tokenizer, texts: Pairs | Sequence[str], max_prompt: int, max_reference: int, suffix: str = ""
 ) -> Pairs:
@@ -495,17 +514,7 @@ def fitting(
     Pairs(prompts=['a'], references=[['b']])
     """
     found = _with_references(texts)
-    prompts, references = _encoded(tokenizer, found, suffix)
-    rows = [
-        i
-        for i, (prompt, row) in enumerate(zip(prompts, references, strict=True))
-        if len(prompt) <= max_prompt and all(len(x) <= max_reference for x in row)
-    ]
-    if not rows:
-        raise ValueError(
-            f"task: of {len(prompts)} texts none has a prompt of at most {max_prompt} tokens and references of at most "
-            f"{max_reference}"
-        )
+    rows = _short(*_encoded(tokenizer, found, suffix), max_prompt, max_reference)
     return Pairs([found.prompts[i] for i in rows], [found.references[i] for i in rows])
 
 

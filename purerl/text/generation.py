@@ -469,6 +469,8 @@ def write(
     if not prompts:
         return Texts([], [])
     ids = [tokenizer.encode(text) or [tokenizer.end] for text in prompts]
+    if max_tokens >= context:
+        raise ValueError(f"write: max_tokens is {max_tokens}; it must be below {context}, the model's context")
     longest = max(range(len(ids)), key=lambda i: len(ids[i]))
     if len(ids[longest]) + max_tokens > context:
         raise ValueError(

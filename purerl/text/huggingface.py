@@ -51,7 +51,7 @@ def load(folder: str | Path) -> tuple[LanguageModel, Any]:
     tie the head to the token embedding, the parameters have an own `lm_head`.
     Raises:
       ValueError: if a file is missing or damaged, the config needs a feature that `gpt2` does not have, or tensors
-        are missing, unexpected, or of another shape or dtype; the message names them.
+        are missing, unexpected, of another shape or dtype, or not finite; the message names them.
     """
     folder = Path(folder)
     config = _read_config(folder / CONFIG)
@@ -216,6 +216,9 @@ def _read_params(file: Any, path: Path, model: LanguageModel, tied: bool) -> Any
     if wrong:
         raise ValueError(f"{path} does not fit the config: {wrong}")
     tensors = {name: jnp.asarray(file.get_tensor(names[name]), jnp.float32) for name in found}
+    for name, x in tensors.items():
+        if not jnp.isfinite(x).all():
+            raise ValueError(f"{path}: {name} is not finite")
     if own_head and not jnp.array_equal(tensors[HEAD], tensors[TOKENS]):
         raise ValueError(f"{path}: {HEAD} differs from {TOKENS}, but tie_word_embeddings of the config is true")
     structure = jax.tree.structure(_example(model, tied))

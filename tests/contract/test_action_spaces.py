@@ -24,20 +24,23 @@ KEEP = dict(learning_starts=0, batch_size=16, capacity=256, target_period=32)
 MASKED = ["ppo masked", "reinforce", "dqn", "dqn munchausen", "c51", "qrdqn", "iqn", "pqn", "sac"]
 
 
-@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("name", zoo.params(MASKED, wide=("reinforce", "dqn munchausen", "qrdqn", "iqn", "pqn")))
 def test_no_agent_plays_or_believes_in_a_move_that_is_not_legal(name, key):
     """A move that is not legal pays 1: where one was played, the return is not minus the length of the episode."""
     row = zoo.row(name, "MaskedGrid-v0")
     agent, whole = row.agent(row.hp), name == "reinforce"
     learner = row._replace(rollout_length=lambda hp: 100 if whole else 8).make(row.hp)
 
+    cells = np.repeat(masked_grid.STARTS, 50)
+
     @jax.jit
     def play(key):
         state, metrics = purerl.train(learner, key, 2 if whole else 16)
-        evaluate = partial(training.evaluate, *GRID, agent, state.agent, key, num_episodes=32)
-        return state, metrics, evaluate(greedy=True), evaluate(greedy=False)
+        obs, memory = jax.vmap(GRID[0].see)(cells), agent.memory(len(cells))
+        actions = agent.act(key, state.agent, memory, obs)[0], agent.greedy(state.agent, memory, obs)[0]
+        return state, metrics, actions
 
-    state, metrics, *evaluations = play(key)
+    state, metrics, actions = play(key)
     played = np.asarray(metrics["episodes"]) > 0
     assert played.any()
     returns, lengths = (np.asarray(metrics[name])[played] for name in ("episode_return", "episode_length"))
@@ -45,15 +48,16 @@ def test_no_agent_plays_or_believes_in_a_move_that_is_not_legal(name, key):
     np.testing.assert_allclose(returns, -lengths, rtol=1e-6)
     finite = [np.isfinite(x).all() for x in jax.tree.leaves(state.agent) if jnp.issubdtype(x.dtype, jnp.floating)]
     assert all(finite) and all(np.isfinite(x).all() for n, x in metrics.items() if "episode_" not in n)
-    for result in evaluations:
-        np.testing.assert_array_equal(result.returns, -result.lengths.astype(jnp.float32))
+    for action in actions:
+        assert masked_grid.LEGAL[cells, action].all()
 
 
 def test_the_first_actions_of_an_actor_critic_are_uniform_over_what_is_legal(key):
     obs = jax.vmap(GRID[0].see)(jnp.zeros(4000, int))
     agent = zoo.agent_of(purerl.sac, GRID[0].action_space())(purerl.SAC(capacity=8, learning_starts=8))
-    state = agent.init(key, jax.tree.map(lambda x: x[:1], obs))
-    share = np.bincount(agent.act(key, state, agent.memory(4000), obs)[0], minlength=4) / 4000
+    begin = lambda key, obs: agent.init(key, jax.tree.map(lambda x: x[:1], obs))
+    first = lambda key, obs: agent.act(key, begin(key, obs), agent.memory(4000), obs)[0]
+    share = np.bincount(jax.jit(first)(key, obs), minlength=4) / 4000
     legal = masked_grid.LEGAL[0]
     assert 1 < legal.sum() < 4 and share[~legal].sum() == 0
     np.testing.assert_allclose(share, legal / legal.sum(), atol=0.04)
@@ -65,13 +69,14 @@ def test_a_mask_passes_through_a_memory(key):
     network = networks.q_network(4, linear, memory=networks.gru(8), outputs=3)
     cells = jnp.tile(jnp.array([0, 4]), 200)
     obs, legal = jax.vmap(GRID[0].see)(cells), masked_grid.LEGAL[cells]
-    state = agent.init(key, jax.tree.map(lambda x: x[:2], obs))
-    action, _, log_prob = agent.act(key, state, agent.memory(400), obs)
+    action, _, log_prob = jax.jit(lambda key, obs: agent.act(key, agent.init(key, obs), agent.memory(400), obs))(
+        key, obs
+    )
     assert np.isfinite(log_prob).all() and legal[np.arange(400), action].all()
     for cell in range(2):  # every legal one is played, and none is certain
         assert set(np.flatnonzero(legal[cell])) == set(action[cell::2].tolist())
     obs = jax.tree.map(lambda x: x[:2], obs)
-    q, _ = network.step(network.init(key, obs), network.memory(2), obs)
+    q, _ = jax.jit(lambda key, obs: network.step(network.init(key, obs), network.memory(2), obs))(key, obs)
     np.testing.assert_array_equal(np.isfinite(q[..., 1]), masked_grid.LEGAL[[0, 4]])
     np.testing.assert_array_equal(np.isfinite(q[..., 0]), True)
 
@@ -85,14 +90,15 @@ def test_the_platform_pays_what_it_says(key):
     _, state = env.reset_env(key, params)
     jump = lambda k, x: {"choice": jnp.int32(k), "parameters": tuple(jnp.array([x]) for _ in range(3))}
     state = state._replace(gap=jnp.array(0.35))
-    _, _, reward, ended, _ = env.step_env(key, state, jump(0, 0.35), params)
+    step_env = jax.jit(env.step_env)
+    _, _, reward, ended, _ = step_env(key, state, jump(0, 0.35), params)
     assert reward == 1 and not ended
-    _, _, reward, ended, _ = env.step_env(key, state, jump(1, 0.40), params)
+    _, _, reward, ended, _ = step_env(key, state, jump(1, 0.40), params)
     np.testing.assert_allclose(reward, 0.8 - 0.25, rtol=1e-5)
-    _, _, reward, ended, _ = env.step_env(key, state, jump(2, 0.60), params)
+    _, _, reward, ended, _ = step_env(key, state, jump(2, 0.60), params)
     assert reward == 0 and ended
     last = state._replace(crossed=jnp.int32(9))
-    assert env.step_env(key, last, jump(0, 0.35), params)[3]
+    assert step_env(key, last, jump(0, 0.35), params)[3]
 
 
 def test_a_state_without_legal_actions_is_named(key, monkeypatch):

@@ -16,8 +16,9 @@ from purerl import training
 from purerl.testing import checks
 
 EVERY = pytest.mark.parametrize("name", zoo.ROWS)
-ONE_OF_A_FAMILY = pytest.mark.parametrize("name", zoo.SMALLEST)
-SMOKE = [pytest.param(name, marks=pytest.mark.smoke) if name in zoo.FAMILIES else name for name in zoo.ROWS]
+COMPILED = pytest.mark.parametrize("name", zoo.params(zoo.ROWS, zoo.VARIANTS))
+SMOKE = pytest.mark.parametrize("name", zoo.params(zoo.ROWS, zoo.VARIANTS, zoo.FAMILIES))
+ONE_OF_A_FAMILY = pytest.mark.parametrize("name", zoo.params(zoo.SMALLEST, wide=("ddpg", "rloo")))
 
 
 def test_every_algorithm_is_in_the_table():
@@ -57,7 +58,7 @@ def test_programs_do_not_grow_unseen(name):
 # --- one compiled program an agent ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SMOKE)
+@SMOKE
 def test_first_metrics_are_the_recorded_ones(name):
     """Numbers of one seed stay what they are, up to rounding of other processors and versions of XLA."""
     expected = json.loads(golden.METRICS.read_text())[name]
@@ -67,14 +68,14 @@ def test_first_metrics_are_the_recorded_ones(name):
         np.testing.assert_allclose(measured[key], values, rtol=2e-3, atol=2e-4, err_msg=f"{name}: {key}")
 
 
-@EVERY
+@COMPILED
 def test_training_stays_finite(name):
     done = zoo.finished(name)
     metrics = {key: x for key, x in done.metrics.items() if key not in ("episode_return", "episode_length")}
     checks.assert_finite((done.state.agent, metrics), name)
 
 
-@pytest.mark.parametrize("name", SMOKE)
+@SMOKE
 def test_seeds_chunks_resumed_runs_and_other_floats_are_one_program(name, key):
     """Same seed same bits, another seed others; chunks and a resumed run equal one that went through."""
     other = jax.random.fold_in(key, 1)
@@ -104,7 +105,7 @@ def floats(hp):
     return [name for name in vars(hp) if isinstance(getattr(hp, name), float)]
 
 
-@EVERY
+@COMPILED
 def test_every_float_changes_what_is_learned(name, key):
     hp = zoo.row(name).hp
     plain = parameters(zoo.finished(name).state)
@@ -146,7 +147,7 @@ MEMORY_ONLY = {"sequence_length", "burn_in"}
 STRUCTURE = [name for name in zoo.ROWS if " " not in name]  # no two rows of one config, but for r2d2
 
 
-@pytest.mark.parametrize("name", STRUCTURE)
+@pytest.mark.parametrize("name", zoo.params(STRUCTURE, wide=("iqn", "rainbow")))
 def test_every_structural_option_changes_the_program(name, key):
     """Without compiling: another jaxpr, or other shapes in the state."""
     hp, plain = zoo.row(name).hp, zoo.traced(name)
@@ -204,7 +205,8 @@ def test_isolated_seeds_are_the_same_whatever_their_number(key):
         checks.assert_same_bits(one, alone(keys[k : k + 1]), f"seed {k} among others against itself alone")
 
 
-@pytest.mark.parametrize("name", ("a2c", "dqn", "ddpg"))  # slow: every operation is a program
+@pytest.mark.wide  # every operation is a program
+@pytest.mark.parametrize("name", ("a2c", "dqn", "ddpg"))
 def test_an_update_without_jit_is_the_same_up_to_rounding(name, key):
     make, hp = zoo.make(name), training.loop.as_arrays(zoo.row(name).hp)
     state = training.loop._init(make, hp, key)

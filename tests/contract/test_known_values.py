@@ -1,16 +1,22 @@
 """Every agent but those of DISTRIBUTIONAL in MDPs whose values are known; each MDP is a test."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import known_values
 import numpy as np
 import pytest
+import zoo
 from known_values import BANDITS
 from probes_together import NAMES
 
 from purerl.testing import probes
 
-AGENTS = [agent for agent in known_values.AGENTS if agent not in known_values.DISTRIBUTIONAL]
+AGENTS = zoo.params(
+    [agent for agent in known_values.AGENTS if agent not in known_values.DISTRIBUTIONAL],
+    wide=("a2c", "reinforce", "dqn n-step"),
+)
 
 
 @pytest.mark.parametrize("agent", AGENTS)
@@ -31,14 +37,20 @@ def test_what_is_trained_together_are_the_probes():
     from probes_together import Together, params_of
 
     env = Together()
+    keys = jax.vmap(jax.random.key)(jnp.arange(8))
+
+    @partial(jax.jit, static_argnums=0)
+    @partial(jax.vmap, in_axes=(None, None, 0, 0))
+    def play(env, params, key, action):
+        obs, state = env.reset_env(key, params)
+        next_obs, state, reward, terminated, _ = env.step_env(key, state, action, params)
+        return (obs, next_obs), (reward, terminated, env.is_truncated(state, params))
+
     for name in NAMES:
-        alone, params = getattr(probes, name)()[0], params_of(name)
-        for seed in range(8):
-            key = jax.random.key(seed)
-            (obs, state), (obs_alone, state_alone) = env.reset_env(key, params), alone.reset_env(key, None)
-            action = jnp.int32(seed % alone.num_actions)
-            step, step_alone = env.step_env(key, state, action, params), alone.step_env(key, state_alone, action, None)
-            for got, wanted in ((obs, obs_alone), (step[0], step_alone[0])):
-                np.testing.assert_array_equal(got[: wanted.shape[0]], wanted)
-            assert step[2] == step_alone[2] and step[3] == step_alone[3]
-            assert env.is_truncated(step[1], params) == alone.is_truncated(step_alone[1], alone.default_params)
+        alone = getattr(probes, name)()[0]
+        actions = jnp.arange(8) % alone.num_actions
+        seen, flags = play(env, params_of(name), keys, actions)
+        seen_alone, flags_alone = play(alone, alone.default_params, keys, actions)
+        for got, wanted in zip(seen, seen_alone, strict=True):
+            np.testing.assert_array_equal(got[:, : wanted.shape[1]], wanted)
+        jax.tree.map(np.testing.assert_array_equal, flags, flags_alone)

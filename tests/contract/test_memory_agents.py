@@ -18,6 +18,7 @@ CORES = {
     "min_gru": networks.min_gru(5),
     "transformer": networks.transformer(8, num_heads=2, context=4),
 }
+EACH = pytest.mark.parametrize("core", zoo.params(CORES, wide=("min_gru", "transformer")))
 POLICY = distributions.categorical(2)
 HP = purerl.PPO(learning_rate=1e-2, gamma=0.9, entropy_cost=0.0, max_grad_norm=10.0)
 
@@ -50,6 +51,7 @@ def make(name):
     return lambda hp: purerl.learner(env, env.default_params, agent(hp), 16, 12)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", ["ppo transformer", "ppo stack"])
 def test_where_nothing_is_learned_every_ratio_is_one(name, key):
     """In every block of a run, whose memory is of episodes that began before it; the step has learning rate 0."""
@@ -58,14 +60,14 @@ def test_where_nothing_is_learned_every_ratio_is_one(name, key):
     assert np.abs(metrics["approx_kl"]).max() < 1e-9 and metrics["clip_fraction"].max() == 0
 
 
-@pytest.mark.parametrize("core", CORES)
+@EACH
 def test_at_the_first_gradient_step_of_ppo_every_ratio_is_one(core, key):
     hp = dataclasses.replace(HP, learning_rate=0.0)
     for _, _, metrics in purerl.run(make(core), hp, key, 4):
         assert metrics["apart"] < 1e-6 and abs(metrics["approx_kl"]) < 1e-9 and metrics["clip_fraction"] == 0
 
 
-@pytest.mark.parametrize("core", CORES)
+@EACH
 def test_a_time_limit_is_not_an_end_through_a_memory(core, key):
     """V = 1 / (1 - γ) = 10, not what 5 rewards are worth."""
     *_, (_, state, metrics) = purerl.run(make(core), HP, key, 200, every=200)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from linear import Linear
 
 import purerl
@@ -110,11 +111,11 @@ def test_reinforce_is_the_score_times_the_return(key):
     net, policy = parts(env)
     agent = purerl.reinforce(net, policy, hp, optimizer=lambda max_grad_norm: optax.scale(1.0))
     environment = training.vectorized(env, env.default_params)
-    position = training.start(environment, agent, jax.random.split(key, 6))
+    position = jax.jit(lambda keys: training.start(environment, agent, keys))(jax.random.split(key, 6))
     state = agent.init(key, position.obs)
     _, data = training.rollout(environment, agent, state, position, key, 9)
     tr = training.first_episodes(data.transitions)
-    new, _ = agent.update(key, state, data._replace(transitions=tr))
+    new, _ = jax.jit(agent.update)(key, state, data._replace(transitions=tr))
 
     def objective(params):
         total, count = 0.0, 0
@@ -139,7 +140,7 @@ def test_steps_that_are_not_valid_have_no_effect(key):
     ):
         agent = algorithm(*parts(env), hp)
         environment = training.vectorized(env, env.default_params)
-        position = training.start(environment, agent, jax.random.split(key, 6))
+        position = jax.jit(lambda keys: training.start(environment, agent, keys))(jax.random.split(key, 6))
         state = agent.init(key, position.obs)
         _, data = training.rollout(environment, agent, state, position, key, 9)
         tr = training.first_episodes(data.transitions)
@@ -191,6 +192,7 @@ def test_the_meta_gradient_on_a_bandit_is_the_analytic_one(key):
     assert abs(slope) > 1e-3
 
 
+@pytest.mark.wide
 def test_a_whole_run_can_be_differentiated(cartpole, key):
     network, policy = parts(cartpole[0])
 

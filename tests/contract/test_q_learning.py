@@ -74,7 +74,7 @@ def test_a_backup_is_given_both_networks_of_the_successor_and_the_target_network
     backup = lambda reward, gamma, terminated, next: seen.append(next) or reward
     _, loss, batch = loss_of(lambda: purerl.dqn(network, purerl.DQN(), backup))
     obs = batch.obs[0]
-    online, target = (network.init(jax.random.key(seed), obs) for seed in range(2))
+    online, target = (jax.jit(network.init)(jax.random.key(seed), obs) for seed in range(2))
     loss(online, target, jax.random.key(2), batch)
     q = lambda params, obs: network.apply(params, obs)[None]
     wanted = bellman.Next(q(target, obs + 1), q(online, obs + 1), q_now=q(target, obs), action_now=batch.action)
@@ -87,11 +87,12 @@ def test_pqn_learns_from_lambda_returns(key):
     network = networks.q_network(2, ONE)
     agent, (obs, reward) = purerl.pqn(network, hp), (jax.random.normal(key, (6, 4)), jnp.arange(5.0))
     terminated, truncated = jnp.arange(5) == 1, jnp.arange(5) == 3
-    state = agent.init(key, obs[:1])
+    state = jax.jit(agent.init)(key, obs[:1])
     columns = obs[:5], jnp.zeros(5, int), reward, obs[1:], terminated, truncated, terminated | True
     tr = purerl.Transition(*(x[:, None] for x in columns))
     _, metrics = jax.jit(agent.update)(key, state, purerl.Rollout(tr, ()))
-    q, best = network.apply(state.params, obs)[:5, 0], network.apply(state.params, obs[1:]).max(1)
+    q = network.apply(state.params, obs)
+    q, best = q[:5, 0], q[1:].max(1)
     target, later = np.zeros(5), 0.0
     for t in reversed(range(5)):
         cut = t == 4 or truncated[t]
@@ -119,7 +120,8 @@ def counting(env, hp, num_envs, rollout_length, num_updates, network=None):
 
 
 @pytest.mark.parametrize(
-    "num_envs,length,train_every,period", [(7, 1, 10, 50), (3, 5, 4, 8), (1, 1, 3, 7), (2, 8, 16, 32)]
+    "num_envs,length,train_every,period",
+    [(7, 1, 10, 50), (3, 5, 4, 8), *(pytest.param(*x, marks=pytest.mark.wide) for x in ((1, 1, 3, 7), (2, 8, 16, 32)))],
 )
 def test_periods_that_environments_do_not_divide(num_envs, length, train_every, period):
     """Gradient steps and target updates against a clock that ticks once a step of any environment."""
@@ -245,8 +247,9 @@ def test_sequences_are_unrolled_from_where_they_began(key):
     hp = purerl.DQN(learning_rate=0.0, capacity=200, batch_size=8, sequence_length=5, burn_in=5, n_step=2)
     agent = purerl.dqn(network, hp)
     environment = purerl.training.vectorized(env, env_params)
-    position = purerl.training.start(environment, agent, jax.random.split(key, 3))
-    state = agent.init(key, position.obs)
+    start = lambda keys: purerl.training.start(environment, agent, keys)
+    position = jax.jit(start)(jax.random.split(key, 3))
+    state = jax.jit(agent.init)(key, position.obs)
     acted, learn = [], jax.jit(agent.update)
     spy = agent._replace(act=lambda key, s, m, obs: (*agent.act(key, s, m, obs)[:2], network.step(s.params, m, obs)[0]))
     play = jax.jit(lambda state, position, key: purerl.rollout(environment, spy, state, position, key, 5))
@@ -255,13 +258,13 @@ def test_sequences_are_unrolled_from_where_they_began(key):
         acted.append(data.transitions.extras)
         state, _ = learn(key, state, data._replace(transitions=data.transitions._replace(extras=())))
     acted = np.concatenate(acted)
-    index = replay.sample(key, state.replay, 8, 11)
-    tr, memory = replay.read_sequences(state.replay, index, 11)
+    index = jax.jit(replay.sample, static_argnums=(2, 3))(key, state.replay, 8, 11)
+    tr, memory = jax.jit(replay.read_sequences, static_argnums=2)(state.replay, index, 11)
     ended = tr.terminated | tr.truncated
     before = (tr.obs[:5], ended[:5])
     late = q_learning.Batch(tr.obs[5:], tr.action[5:10], tr.reward[5:10], tr.reward[5:10], ended[5:10], tr.next_obs[5:],
                         ended[5:], jnp.zeros((5, 8), int) + jnp.arange(5)[:, None], memory, before)  # fmt: skip
-    q, _ = q_learning.apply_to_batch(network, state.params, late)
+    q, _ = jax.jit(partial(q_learning.apply_to_batch, network))(state.params, late)
     for b in range(8):
         row, n = int(index.row[b]) + 5, int(index.env[b])
         np.testing.assert_allclose(q[:, b], acted[row : row + 5, n], atol=1e-5)
@@ -270,44 +273,45 @@ def test_sequences_are_unrolled_from_where_they_began(key):
 def test_noisy_layers(key):
     network = networks.q_network(3, partial(networks.MLP, (8,)), noise=True, dueling=True)
     obs = jax.random.normal(key, (5, 4))
-    params = network.init(key, obs)
-    still = network.apply(params, obs)
-    np.testing.assert_array_equal(still, network.apply(params, obs))
-    one, two = (network.apply(networks.noisy(jax.random.key(k), params), obs) for k in range(2))
+    params = jax.jit(network.init)(key, obs)
+    still = jax.jit(network.apply)(params, obs)
+    np.testing.assert_array_equal(still, jax.jit(network.apply)(params, obs))
+    apply = jax.jit(jax.vmap(lambda key: network.apply(networks.noisy(key, params), obs)))
+    many = apply(jax.random.split(key, 4000))
+    one, two = many[:2]
     assert (np.abs(one - two) > 1e-6).all()
-    many = jax.vmap(lambda key: network.apply(networks.noisy(key, params), obs))(jax.random.split(key, 4000))
     assert np.abs(many.std(0)).min() > 0.01
-    layers = networks.noisy(key, params)["params"]["head"].values()
+    layers = jax.jit(networks.noisy)(key, params)["params"]["head"].values()
     noise = np.concatenate([layer[name] for layer in layers for name in ("noise_in", "noise_out")])
     assert len(layers) == 4 and len(np.unique(noise)) == len(noise)  # each layer has noise of its own
     # one layer by hand: W + σ_W ⊙ f(ε_out) f(ε_in)ᵀ, and deviations of the paper at first
     layer = networks.Noisy(2)
-    p = networks.noisy(key, layer.init(key, obs))["params"]
+    p = jax.jit(lambda key: networks.noisy(key, layer.init(key, obs)))(key)["params"]
     kernel = p["kernel"] + p["kernel_sigma"] * jnp.outer(p["noise_out"], p["noise_in"])
     expected = obs @ kernel.T + p["bias"] + p["bias_sigma"] * p["noise_out"]
     np.testing.assert_allclose(layer.apply({"params": p}, obs), expected, atol=1e-6)
     assert np.allclose(p["kernel_sigma"], 0.5 / 2)
-    gradient = jax.grad(lambda p: layer.apply({"params": p}, obs).sum())(p)
+    gradient = jax.jit(jax.grad(lambda p: layer.apply({"params": p}, obs).sum()))(p)
     assert not gradient["noise_in"].any() and gradient["kernel_sigma"].any()
 
 
 def test_dueling_streams_add_up(key):
     network = networks.q_network(4, partial(networks.MLP, (8,)), outputs=3, dueling=True)
     obs = jax.random.normal(key, (5, 4))
-    params = network.init(key, obs)
-    q = network.apply(params, obs)
+    params, apply = jax.jit(network.init)(key, obs), jax.jit(network.apply)
+    q = apply(params, obs)
     assert q.shape == (5, 4, 3)
     advantage = q - q.mean(1, keepdims=True)
     shifted = jax.tree.map(lambda x: x, params)
     heads = shifted["params"]["head"]
     value_head = next(h for h in heads.values() if h["bias"].shape == (3,))
     value_head["bias"] = value_head["bias"] + 2.0
-    moved = network.apply(shifted, obs)
+    moved = apply(shifted, obs)
     np.testing.assert_allclose(moved - moved.mean(1, keepdims=True), advantage, atol=1e-5)
     np.testing.assert_allclose(moved - q, 2.0, atol=1e-5)
     advantage_head = next(h for h in heads.values() if h["bias"].shape == (12,))
     advantage_head["bias"] = advantage_head["bias"] + 3.0  # of all actions alike: no advantage of any
-    np.testing.assert_allclose(network.apply(shifted, obs), moved, atol=1e-5)
+    np.testing.assert_allclose(apply(shifted, obs), moved, atol=1e-5)
 
 
 def test_exploration_is_what_is_passed(key):
@@ -315,9 +319,9 @@ def test_exploration_is_what_is_passed(key):
     obs = jnp.ones((2000, 2))
     for explore, amount in ((exploration.epsilon_greedy, 0.3), (exploration.boltzmann, 0.5)):
         agent = purerl.dqn(network, purerl.DQN(explore_start=amount), explore=explore)
-        state = agent.init(key, obs)
+        state = jax.jit(agent.init)(key, obs)
         q = network.apply(state.params, obs[:1])[0]
-        action, _, _ = agent.act(key, state, (), obs)
+        action, _, _ = jax.jit(agent.act)(key, state, (), obs)
         share = np.bincount(action, minlength=3) / 2000
         probs = exploration.epsilon_greedy_probs if explore is exploration.epsilon_greedy else bellman.softmax_policy
         np.testing.assert_allclose(share, probs(q, amount), atol=0.05)
@@ -329,8 +333,8 @@ def test_rainbow_explores_by_the_noise_of_its_network(key):
     network = networks.q_network(4, partial(networks.MLP, (8,)), outputs=5, dueling=True, noise=True)
     agent = purerl.rainbow(network, purerl.Rainbow(num_atoms=5))
     obs = jax.random.normal(key, (64, 3))
-    state = agent.init(key, obs)
-    one, two = (agent.act(jax.random.key(seed), state, (), obs)[0] for seed in range(2))
+    state, act = jax.jit(agent.init)(key, obs), jax.jit(agent.act)
+    one, two = (act(jax.random.key(seed), state, (), obs)[0] for seed in range(2))
     assert (one != two).any() and state.explore == 0
 
 

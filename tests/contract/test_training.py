@@ -197,10 +197,10 @@ def test_a_reward_changes_what_is_learned_from_and_not_what_is_reported(key):
 def test_asked_info_is_kept(key, cartpole):
     env, env_params = cartpole
     make = lambda info: purerl.learner(env, env_params, recorder(), num_envs=2, rollout_length=3, info=info)
-    state, _ = make(("discount",)).step(make(("discount",)).init(key))
+    state, _ = jax.jit(lambda key: make(("discount",)).step(make(("discount",)).init(key)))(key)
     np.testing.assert_array_equal(state.agent.info["discount"], 1 - state.agent.terminated)
     with pytest.raises(ValueError, match=r"info: the environment gives \['discount'\], not \['cost'\]"):
-        make(("cost",)).step(make(("cost",)).init(key))
+        jax.eval_shape(lambda key: make(("cost",)).step(make(("cost",)).init(key)), key)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +209,7 @@ def test_asked_info_is_kept(key, cartpole):
         (dict(num_envs=0), "num_envs is 0"), (dict(num_envs=2.0), "num_envs is 2.0"),
         (dict(rollout_length=-1), "rollout_length is -1"), (dict(group_size=3), "group_size is 3; it must divide"),
         (dict(reset_pool=0), "reset_pool is 0"),
+        (dict(returns="both"), "returns is 'both'; it must be 'environment' or 'training'"),
         (dict(agent=recorder(True), episodic=False), "needs whole episodes"),
     ],
 )  # fmt: skip
@@ -224,8 +225,9 @@ def test_bad_counts_of_a_run(key):
     for num_updates, every in ((0, 1), (4, 0), (4, 3)):
         with pytest.raises(ValueError, match="every is"):
             purerl.train(learner, key, num_updates, every)
-    with pytest.raises(ValueError, match="must be positive"):
-        purerl.run(lambda hp: learner, (), key, 0)
+    for num_updates, every in ((0, 1), (1, 0)):
+        with pytest.raises(ValueError, match=f"must be positive, got {num_updates} and {every}"):
+            purerl.run(lambda hp: learner, (), key, num_updates, every)
     with pytest.raises(ValueError, match="either a key"):
         purerl.run(lambda hp: learner, (), None, 1)
 
@@ -283,14 +285,14 @@ def test_environments_of_one_agent_over_devices(cartpole, key):
     """A data-parallel update is the update: the mean over all environments, not a sum, nor one device's mean."""
     make = tiny(*cartpole, num_envs=8)
     hp = purerl.A2C(max_grad_norm=1e6)  # a sum would show
-    start = make(hp).init(key)
+    start = jax.jit(make(hp).init)(key)
     *_, (_, one, _) = purerl.run(make, hp, None, 1, state=jax.tree.map(lambda x: x.copy(), start))
     split = training.shard_environments(start, jax.devices())
     assert len(split.position.obs.sharding.device_set) == 2
     *_, (_, two, _) = purerl.run(make, hp, None, 1, state=split)
     assert_close(one.agent.params, two.agent.params, "one device against two", tolerance=1e-5)
     with pytest.raises(ValueError, match="must divide num_envs"):
-        training.shard_environments(tiny(*cartpole, num_envs=3)(hp).init(key), jax.devices())
+        training.shard_environments(jax.jit(tiny(*cartpole, num_envs=3)(hp).init)(key), jax.devices())
     with pytest.raises(ValueError, match="state has no environments to shard: this learner is episodic"):
         training.shard_environments(start._replace(position=()), jax.devices())
 
@@ -311,7 +313,7 @@ def test_run_donates_its_state(make, key):
 
 def test_the_compiled_run_writes_into_its_donated_state(make, key):
     """Every buffer of the state, and nothing else, is an output's too: no second state is ever held."""
-    state = make(purerl.A2C()).init(key)
+    state = jax.jit(make(purerl.A2C()).init)(key)
     compiled = training.loop._advance.lower(make, training.loop.as_arrays(purerl.A2C()), state, jnp.int32(3)).compile()
     size = sum(x.nbytes for x in jax.tree.leaves(jax.tree.map(_words, state)))
     assert 0 < size <= compiled.memory_analysis().alias_size_in_bytes <= 1.1 * size
@@ -426,8 +428,11 @@ def test_evaluation_is_capped_and_greedy_is_deterministic(cartpole, key):
     assert not out.finished.any()
     with pytest.raises(ValueError, match="max_steps is None"):
         purerl.evaluate(env, (), recorder(), (), key)
-    with pytest.raises(ValueError, match="num_episodes is 0"):
-        purerl.evaluate(env, env.default_params, recorder(), (), key, num_episodes=0)
+    for num_episodes in (0, 2**31):
+        with pytest.raises(
+            ValueError, match=f"num_episodes is {num_episodes}; it must be positive and below 2147483648"
+        ):
+            purerl.evaluate(env, env.default_params, recorder(), (), key, num_episodes=num_episodes)
 
 
 def test_evaluating_leaves_training_alone(make, cartpole, key):

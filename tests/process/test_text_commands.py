@@ -1,14 +1,17 @@
 """Commands on text from beginning to end, on a model of a few numbers."""
 
+import json
 import re
 
 import click
 import jax
+import numpy as np
 from commands import StopAfter, command, same_bits
-from text_runs import SIZES, pretrain
+from text_runs import REWARD, SIZES, pretrain, train
 
+import purerl
 from purerl.runs import execute, pretraining
-from purerl.text import huggingface, models, tokens
+from purerl.text import assembly, generation, huggingface, models, tokens
 
 
 def test_pretraining_stopped_and_resumed_is_uninterrupted(tmp_path, monkeypatch):
@@ -29,7 +32,7 @@ def test_pairs_have_the_copy_of_the_prompt_as_a_row(tmp_path, capsys):
     tiny, tokenizer = tmp_path / "tiny", tokens.byte_tokenizer()
     model = models.gpt2(models.GPT2(tokenizer.size, 8, 8, 1, 1))
     huggingface.save(tiny, model.shape, model.init(jax.random.key(0)), tokenizer)
-    assert command("text", "evaluate", tiny, pairs, "--max-tokens", 3, "--judge", tiny) == 0
+    assert command("text", "evaluate", tiny, pairs, "--judge", tiny) == 0
     assert re.search(r"copy of the prompt +│ +0.0", capsys.readouterr().out)
 
 
@@ -52,3 +55,24 @@ def test_one_command_pretrains_trains_and_compares(tmp_path, monkeypatch, capsys
     assert command("text", "train", "grpo", "addition-1.txt") == 2
     assert "runs/pretrain-addition-1 is of addition:1, not of" in capsys.readouterr().err
     assert (tmp_path / "runs" / "grpo-addition-1-2" / "model" / "model.safetensors").exists()
+
+
+def test_every_seed_of_a_run_is_scored_and_their_mean(tmp_path, capsys):
+    pretrained, trained, out = tmp_path / "pretrained", tmp_path / "trained", tmp_path / "texts.jsonl"
+    assert pretrain(pretrained, "--learning-rate", "1e-2") == 0
+    assert train(trained, pretrained, *REWARD, "--seeds", 2) == 0
+    capsys.readouterr()
+    assert command("text", "evaluate", trained, "--temperature", "0,1", "--out", out) == 0
+    said = capsys.readouterr().out
+    row = lambda name: [float(x) for x in re.findall(rf"{name} +│ +([\d.]+) │ +([\d.]+) │ +([\d.]+)", said)[0]]
+    first, second, mean = (row(f"after, {name}, temperature 1") for name in ("seed 0", "seed 1", "mean of seeds"))
+    np.testing.assert_allclose(mean, np.mean([first, second], 0), atol=0.11)
+    run, lines = purerl.runs.load(trained), [json.loads(line) for line in out.read_text().splitlines()]
+    _, _, tokenizer = assembly.load_model(trained)
+    for seed in range(2):
+        params = run.one(seed).state.agent.params["model"]
+        prompts = [line["prompt"] for line in lines]
+        model = assembly.load_model(trained)[0]
+        texts = generation.write(model, params, tokenizer, prompts, jax.random.key(0), 3, generation.greedy).texts
+        assert texts == [line[f"after, seed {seed}, greedy"] for line in lines]
+    assert any(line["after, seed 0, temperature 1"] != line["after, seed 1, temperature 1"] for line in lines)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import zoo
 from commands import OWN, command, snapshot, train
 
 import purerl
@@ -101,7 +102,12 @@ def test_list_names_agents_and_environments(capsys):
     assert re.search(r"Sigmoid-v0 +│ Box\[5\] +│ MultiDiscrete\[5, +│ +10", out)
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "Breakout-MinAtar", "FourRooms-misc"])
+@pytest.mark.parametrize(
+    "env",
+    zoo.params(
+        ["CartPole-v1", "Pendulum-v1", "Breakout-MinAtar", "FourRooms-misc"], wide=("Pendulum-v1", "FourRooms-misc")
+    ),
+)
 def test_an_episode_as_a_gif(env, whole, tmp_path, monkeypatch, capsys):
     from PIL import Image
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from commands import StopAfter, command, same_bits, snapshot
-from text_runs import REWARD, TASK, pretrain, train
+from text_runs import REWARD, SIZES, TASK, pretrain, train
 
 import purerl
-from purerl.runs import execute, files
-from purerl.text import assembly, data, generation, huggingface, tokens
+from purerl.runs import execute, files, pretraining, text_training, writing
+from purerl.text import assembly, evaluation, generation, huggingface, models, tokens
+from purerl.text.environment import ended_by_token
+from purerl.text.huggingface import WEIGHTS
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +38,8 @@ def trained(pretrained):
 
 def test_the_best_model_is_on_disk_with_its_tokenizer(pretrained):
     metrics = files.read_metrics(pretrained / "metrics.csv", 2)
-    assert metrics.columns["validation_perplexity"].shape == (5, 2) and metrics.steps[-1] == 320
+    assert metrics.columns["validation_perplexity"].shape == (5, 2)
+    assert metrics.steps[-1] == 240  # 10 updates of 4 sums, of 6 tokens at most
     model, params, tokenizer = assembly.load_model(pretrained)
     assert model.shape[:5] == (tokenizer.size, 8, 8, 1, 1) and tokenizer.decode(tokenizer.encode("1+2=3")) == "1+2=3"
     held_out = validation_by_hand(model, params, tokenizer)
@@ -53,7 +57,7 @@ def test_the_best_model_of_all_chunks_is_stored(pretrained, tmp_path):
 
 def validation_by_hand(model, params, tokenizer):
     """exp of the mean over the held-out sums' tokens, one sum at a time."""
-    _, held_out = data.split(assembly.read("addition:1"), 0.05)
+    _, held_out = assembly.held_out("addition:1", assembly.read("addition:1"), 0.05)
     logs = []
     for prompt, (reference,) in zip(*held_out, strict=True):
         x, y = tokenizer.encode(prompt), [*tokenizer.encode(reference), tokenizer.end]
@@ -62,11 +66,34 @@ def validation_by_hand(model, params, tokenizer):
     return np.exp(-np.mean(logs))
 
 
-def test_pretraining_ends_where_validation_does_not_improve(tmp_path, capsys):
+@pytest.mark.parametrize(("stop", "chunks"), [(["--patience", 2], 3), (["--until", 50], 1)], ids=lambda x: str(x))
+def test_pretraining_ends_where_validation_does_not_improve_or_is_good_enough(stop, chunks, tmp_path, capsys):
     directory = tmp_path / "early"
-    assert pretrain(directory, "--learning-rate", 0, "--patience", 2) == 0
+    assert pretrain(directory, "--learning-rate", 0, *stop) == 0
     assert "stopped early" in capsys.readouterr().err
-    assert files.read_metrics(directory / "metrics.csv", 1).columns["loss"].shape == (3, 1)
+    assert files.read_metrics(directory / "metrics.csv", 1).columns["loss"].shape == (chunks, 1)
+
+
+def test_a_task_is_assembled_in_chunks_and_says_what_is_too_long(pretrained, monkeypatch):
+    monkeypatch.setattr(assembly, "LOGITS", 60)
+    parts = assembly.assemble(assembly.Settings(str(pretrained), "addition:1", max_prompt=4, max_tokens=2))
+    kept = [texts for texts in assembly.read("addition:1").references if len(texts[0]) == 1]
+    assert parts.left_out == 90 - len(kept) > 0 and len(parts.task.prompts) == len(kept)
+    assert f", {len(kept)} of 90 prompts" in text_training.left_out(parts)
+    assert text_training.left_out(parts._replace(left_out=0)) == ""
+    size, width = parts.model.shape.vocab_size, parts.model.shape.width
+    head = models.Head(jnp.ones((50, width)), parts.params["wte"]["weight"], jnp.ones(()))
+    program = jax.make_jaxpr(parts.policy.log_prob)(head, jnp.zeros(50, int))
+    assert not re.search(rf"\[(1,)?50,{size}\]", str(program)) and f",{size}]" in str(program)
+
+
+def test_what_is_not_given_is_that_of_the_data(pretrained):
+    assert [pretraining.defaults(name)["tokenizer"] for name in ("pydoc", "sorting:3")] == ["bpe:1000", "characters"]
+    sizes = {"max_prompt": 4, "max_tokens": 3, "updates": 1, "num_envs": 8, "temperature": 1.0}
+    given = {"model": str(pretrained), "reward": None, **sizes}
+    config = lambda name: text_training.config_of("grpo", {**given, "data": name}, {})
+    assert [config(name)["text"]["reward"] for name in ("pydoc", "sorting:3")] == ["bleu,rouge-l", "exact"]
+    assert pretraining.defaults("pydoc")["until"] is None and pretraining.defaults("sorting:3")["until"] > 1
 
 
 def test_pretraining_goes_on_from_a_model(pretrained, tmp_path):
@@ -88,11 +115,15 @@ def test_texts_are_learned_in_windows(tmp_path):
     assert 1 < found < 0.5 * np.exp(-(share * np.log(share)).sum())  # a letter tells of the next one
 
 
-def test_training_is_a_run_like_any_other(trained, pretrained, tmp_path, monkeypatch, capsys):
+def test_the_metrics_of_a_training_are_those_of_its_rewards(trained):
     metrics = files.read_metrics(trained / "metrics.csv", 1)
     assert {"episode_return", "exact", "weighted/exact", "policy_loss", "length"} <= metrics.columns.keys()
     total = metrics.columns["exact"] + metrics.columns["weighted/distinct"]
     np.testing.assert_allclose(total, metrics.columns["episode_return"], rtol=1e-5)
+
+
+@pytest.mark.wide
+def test_training_is_a_run_like_any_other(trained, pretrained, tmp_path, monkeypatch, capsys):
     cut = tmp_path / "cut"
     monkeypatch.setattr(execute, "Interrupts", StopAfter(1))
     assert train(cut, pretrained, *REWARD) == 130
@@ -143,6 +174,9 @@ def test_generation_greedy_by_beams_and_sampled(trained, tmp_path, capsys):
     for how in (["--temperature", 0], ["--beam", 1], ["--beam", 2], ["--samples", 2, "--top-k", 3, "--top-p", 0.9]):
         assert command(*greedy, *how) == 0
         said.append(capsys.readouterr().out)
+    capsys.readouterr()
+    assert command("text", "generate", trained, "3+4=", "--temperature", 0) == 0  # as long as the context allows
+    assert capsys.readouterr().out.startswith(said[0].splitlines()[0])
     assert said[0] == said[1] and [line[:4] for line in said[0].splitlines()] == ["3+4=", "1+1=", "2+2="]
     assert len(said[3].splitlines()) == 6
 
@@ -208,6 +242,82 @@ def test_evaluation_before_and_after(trained, pretrained, tmp_path, capsys):
     assert any(line["before, temperature 0.5"] != line["after, temperature 0.5"] for line in lines)
 
 
+def test_what_an_evaluation_asks_for(trained, pretrained, tmp_path, monkeypatch, capsys):
+    """Which prompts, models, temperatures and keys; and what is judged by which model."""
+    written, judged = [], []
+
+    def write(model, params, tokenizer, prompts, key, max_tokens, choose):
+        written.append((params, prompts, jax.random.key_data(key).tolist(), max_tokens, choose))
+        return generation.Texts(
+            [str(i + len(written)) for i in range(len(prompts))], [i == 0 for i in range(len(prompts))]
+        )
+
+    def perplexity(model, params, tokenizer, prompts, texts, ended):
+        judged.append((params, texts, ended))
+        return 1.0
+
+    numbers = dict.fromkeys(["bleu", "rouge1", "rouge2", "rougeL", "chrf", "exact"], 1.0)
+    monkeypatch.setattr(generation, "write", write)
+    monkeypatch.setattr(evaluation, "perplexity", perplexity)
+    monkeypatch.setattr(evaluation, "quality", lambda texts, references: numbers)
+    monkeypatch.setattr(evaluation, "diversity", lambda texts: dict.fromkeys(writing.DIVERSITY, 1.0))
+    monkeypatch.setattr(evaluation, "best_by_references", lambda tries, references: tries[-1])
+    weights = lambda params: np.asarray(params["wte"]["weight"]).tolist()
+    before, after = (weights(assembly.load_model(path)[1]) for path in (pretrained, trained))
+    assert command("text", "evaluate", trained, "--examples", 3) == 0
+    assert [weights(x[0]) for x in written] == [before, before, after, after] and before != after
+    assert [weights(x[0]) for x in judged] == [before] * 4
+    texts = assembly.read("addition:1", "test").prompts
+    assert {*written[0][1]} == {texts[0], texts[4], texts[9]} and written[0][3] == 3
+    pairs, tiny, tokenizer = tmp_path / "pairs.csv", tmp_path / "tiny", tokens.byte_tokenizer()
+    pairs.write_text("prompt,reference\n" + "".join(f"p{i},{i}\n" for i in range(40)))
+    model = models.gpt2(models.GPT2(tokenizer.size, 16, 8, 1, 1))
+    huggingface.save(tiny, model.shape, model.init(jax.random.key(0)), tokenizer)
+    written.clear(), judged.clear()
+    assert (
+        command("text", "evaluate", tiny, pairs, "--temperature", "0,0.5", "--best-of", 2, "--judge", pretrained) == 0
+    )
+    assert [getattr(x[4], "temperature", 0) for x in written] == [0, 0.5, 0.5, 0.5]
+    assert written[2][2] != written[3][2] and all(text.endswith("\n") for text in written[0][1]) and written[0][3] == 3
+    assert all(weights(x[0]) == before for x in judged) and judged[0][2] == [True] * 4  # copies of the prompts
+    assert judged[0][1] == [text.removesuffix("\n") for text in written[0][1]]
+    assert judged[1][1:] == (["1", "2", "3", "4"], [True, False, False, False])
+    monkeypatch.setattr(writing, "_separator", lambda model: "\n")
+    monkeypatch.setattr(generation, "write", lambda *given, **_: (written.append(given), write(*given))[1])
+    assert command("text", "generate", tiny, "ab", "--max-tokens", 2) == 0
+    assert written[-2][3] == ["ab\n"] and capsys.readouterr().out.endswith("ab\n6\n")
+
+
+def test_what_a_training_is_assembled_of(pretrained, tmp_path, monkeypatch):
+    plans, temperatures, make = [], [], models.policy_network
+    monkeypatch.setattr(execute, "train", lambda plan, *_, **__: plans.append(plan))
+
+    def network(*given):
+        temperatures.append(given[3])
+        return make(*given)
+
+    monkeypatch.setattr(models, "policy_network", network)
+    job = ["text", "train", "grpo", "addition:1", "--model", pretrained, *TASK, "--no-evaluate", "--seeds", 2]
+    assert command(*job, "--temperature", 0.5) == 0
+    assert temperatures == [0.5] and plans[0].config["text"]["temperature"] == 0.5
+    assert text_training.parts_of_agent(purerl.grpo) == {"ended": ended_by_token}
+    assert text_training.parts_of_agent(purerl.rloo) == {}
+    run = ["text", "pretrain", "addition:1", *SIZES, "--tokens", 240]
+    assert command(*run) == 0 and plans[1].num_updates == 10
+    assert plans[1].config["hyperparameters"]["anneal_updates"] == (10.0,)
+    # the model on disk is that of the run with the best return
+    _, params, _ = assembly.load_model(pretrained)
+    two = jax.tree.map(lambda x: jnp.stack([x, x + 1]), {"model": params})
+    state = SimpleNamespace(agent=SimpleNamespace(params=two))
+    none = generation.Completions(jnp.zeros((1, 3), int), jnp.zeros(1, int), jnp.zeros((1, 3)), jnp.zeros(1, bool))
+    monkeypatch.setattr(text_training, "generate", lambda *_: none)
+    for row, best in (([0.1, 0.9], 1), ([0.9, np.nan], 0)):
+        said = [*plans[0].watch.after(tmp_path, [{"episode_return": np.array(row)}], state, True)]
+        found = assembly.load_model(tmp_path)[1]
+        np.testing.assert_array_equal(found["wte"]["weight"], two["model"]["wte"]["weight"][best])
+        assert f"seed {best}" in said[-1]
+
+
 def damaged(source, directory, **changes):
     """A copy of a model's folder with other files; None removes one."""
     shutil.copytree(source, directory)
@@ -225,13 +335,19 @@ def wrong(pretrained, tmp_path_factory):
     """Inputs with a mistake, by name."""
     folder, model = tmp_path_factory.mktemp("wrong"), pretrained / "model"
     (folder / "empty.txt").write_text("")
+    (folder / "one.csv").write_text("prompt,reference\na,b\n")
     (folder / "bad.jsonl").write_text('{"prompt": "a", "reference": "b"}\n{"prompt": "c"}\n')
     more = folder / "more"
     tokens.byte_tokenizer().save(more)
     tensors = damaged(model, folder / "tensors")
-    weights = safetensors.numpy.load_file(tensors / "model.safetensors")
-    safetensors.numpy.save_file({**weights, "extra.weight": np.zeros(2)}, tensors / "model.safetensors")
+    weights = safetensors.numpy.load_file(tensors / WEIGHTS)
+    safetensors.numpy.save_file({**weights, "extra.weight": np.zeros(2)}, tensors / WEIGHTS)
+    nan = damaged(model, folder / "nan")
+    broken = {**weights, "transformer.wpe.weight": np.full((8, 8), np.nan, np.float32)}
+    safetensors.numpy.save_file(broken, nan / WEIGHTS)
     return {
+        "not finite": nan,
+        "one": folder / "one.csv",
         "empty": folder / "empty.txt",
         "jsonl": folder / "bad.jsonl",
         "other tokenizer": damaged(model, folder / "other", tokenizer_json=(more / "tokenizer.json").read_bytes()),
@@ -245,12 +361,22 @@ def wrong(pretrained, tmp_path_factory):
 
 
 MISTAKES = [
+    (["pretrain", "one"], "one.csv is too small for a part of it to be held out"),
+    (["pretrain", "sorting:9"], "a whole number from 1 to 8"),
+    (["pretrain", "addition:1", "--model", "pretrained", "--layers", "2"], "--layers is 2; it is of a new model"),
+    (["pretrain", "addition:1", "--validation", "nan"], "is not in the range"),
+    (["generate", "not finite", "1+1="], "wpe.weight is not finite"),
+    (["generate", "pretrained", "--prompts-from", "empty"], "empty.txt is empty"),
+    (["generate", "pretrained", "1", "--beam", "2", "--temperature", "0.5"], "excludes --samples, --temperature"),
+    (["generate", "pretrained", "1", "--temperature", "nan"], "is not in the range"),
+    (["generate", "pretrained", "1", "--max-tokens", "9"], "max_tokens is 9; it must be below 8, the model's context"),
+    (["evaluate", "pretrained", "--temperature", "0,-1"], "--temperature is 0, -1; it must be 0 or above"),
     (["pretrain", "missing"], "missing"),
     (["pretrain", "empty"], "empty.txt"),
     (["pretrain", "jsonl"], "bad.jsonl, line 2"),
     (["pretrain", "addition:x"], "addition:N"),
     (["pretrain", "addition:1", "--tokenizer", "words"], "bytes, characters, bpe:SIZE"),
-    (["pretrain", "addition:1", "--tokenizer", "characters", "--heads", "3"], "width is 128; it must be a multiple"),
+    (["pretrain", "addition:1", "--tokenizer", "characters", "--heads", "3"], "width is 64; it must be a multiple"),
     (["pretrain", "addition:1", "--tokenizer", "bytes", "--tokens", "10"], "at least one"),
     (["train", "grpo", "nosuch.txt", "--model", "pretrained", "--max-prompt", "4"], "nosuch.txt"),
     (["train", "grpo", "addition:1", "--model", "missing"], "has no model"),

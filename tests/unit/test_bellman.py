@@ -324,6 +324,8 @@ def test_a_support_must_increase(function):
         function(jnp.zeros(2), jnp.array([0.0, 0.0, 1.0]))
     with pytest.raises(ValueError, match=r"has shape \(1,\); it must be a vector of at least 2"):
         function(jnp.zeros(2), jnp.zeros(1))
+    with pytest.raises(ValueError, match=r"has shape \(2, 3\); it must be a vector of at least 2"):
+        function(jnp.zeros(2), jnp.arange(6.0).reshape(2, 3))
 
 
 def test_transforms_and_their_inverses():

@@ -1,6 +1,7 @@
 """The assembler: names become environments, networks, agents and rewards."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +71,7 @@ def test_a_partial_constructor_has_the_declaration_of_its_function():
     "family, hp, about, said",
     [
         ("policy", purerl.PPO(), {}, "family is 'policy'; it must be a Family"),
+        (purerl.POLICY_GRADIENT, 3, {}, "hp is 3; it must be an instance of a purerl.config class"),
         (purerl.POLICY_GRADIENT, purerl.PPO, {}, r"hp is <class .*PPO'>; it must be an instance of a purerl.config"),
         (purerl.POLICY_GRADIENT, purerl.PPO(), {"envs": 4}, "envs is unknown; allowed are num_envs, rollout_length"),
         (purerl.POLICY_GRADIENT, purerl.PPO(), {"switches": {"dueling": True}}, "the family has no switch 'dueling'"),
@@ -167,6 +169,36 @@ def test_a_mistake_inside_a_reward_is_its_own():
         paid("of_transitions_with_a_mistake")
 
 
+def test_environments_of_a_users_file(monkeypatch):
+    env = SimpleNamespace(step_env=1, action_space=2, observation_space=3, default_params="own")
+    monkeypatch.setattr(build, "from_file", lambda name: lambda: made)
+    made = env
+    assert build.environment("a.py:make") == (env, "own")
+    made = env, "other"
+    assert build.environment("a.py:make") == (env, "other")
+    for wrong, said in (
+        ((env, 1, 2), r"it returns .* without step_env, action_space, observation_space"),
+        (SimpleNamespace(step_env=1), "without action_space, observation_space"),
+    ):
+        made = wrong
+        with pytest.raises(ValueError, match=rf"a.py:make must be a function without arguments that .*{said}"):
+            build.environment("a.py:make")
+    monkeypatch.setattr(build, "from_file", lambda name: lambda size: env)
+    with pytest.raises(ValueError, match=r"returns a gymnax Environment, or .*: missing a required argument: 'size'"):
+        build.environment("a.py:make")
+    for made in (3, lambda: 1, lambda tr, hp: 1, type):  # the last has no signature
+        monkeypatch.setattr(build, "from_file", lambda name, made=made: made)
+        with pytest.raises(ValueError, match=r"--reward is a.py:r; it must be FILE.py:name of a purerl Reward"):
+            build.reward("a.py:r")
+
+
+def test_a_name_that_a_file_lacks(tmp_path):
+    for source, there in (("import math\ndef made(): ...\n", "made"), ("x = 3\n", "no functions")):
+        (tmp_path / "a.py").write_text(source)
+        with pytest.raises(ValueError, match=rf"a.py has no 'make'; it has {there}$"):
+            build.from_file(f"{tmp_path}/a.py:make")
+
+
 # --- small helpers --------------------------------------------------------------------------------------------------
 
 
@@ -250,7 +282,7 @@ def test_a_file_imports_its_neighbours_as_python_would(tmp_path):
         (folder / "own.py").write_text(source)
         return f"{folder / 'own.py'}:total"
 
-    total = lambda name: build._called(name, "total")
+    total = lambda name: build.called(name, "total")
     a, b = project(tmp_path / "a", 1), project(tmp_path / "b", 10)
     assert [total(a), total(b), total(a)] == [6, 15, 6]
     (tmp_path / "a" / "json.py").write_text("one = 5")

@@ -242,8 +242,9 @@ def test_for_space_takes_discrete_and_refuses_the_rest():
         for_space(spaces.Tuple([spaces.Space()]))
     with pytest.raises(ValueError, match="bounds must be finite"):
         for_space(spaces.Box(0.0, jnp.inf, (2,)), box=tanh_normal)
-    with pytest.raises(ValueError, match="low must be less than high"):
-        normal(1.0, 1.0)
+    for call in (lambda: normal(1.0, 1.0), lambda: for_space(spaces.Box(1.0, 1.0, (2,)), box=tanh_normal)):
+        with pytest.raises(ValueError, match="low must be less than high"):
+            call()
     with pytest.raises(ValueError, match="at least 1"):
         categorical(0)
 
@@ -295,6 +296,8 @@ def test_a_joint_is_the_sum_of_its_parts(key):
     np.testing.assert_allclose(masked[3:], p[3:])
     with pytest.raises(ValueError, match=r"joint: parts is \{'kind': 3\}"):
         joint({"kind": 3})
+    with pytest.raises(ValueError, match=r"joint: parts is \{\}; it must be a nesting of dicts and tuples"):
+        joint({})
 
 
 @pytest.mark.parametrize("make", [joint, parameterised])
@@ -335,6 +338,9 @@ def test_parameters_count_only_if_their_kind_is_chosen():
         return pi.entropy(p), categorical(2).entropy(p[:2]) + (jax.nn.softmax(p[:2]) * each).sum()
 
     np.testing.assert_allclose(*jax.jit(by_hand)(p), rtol=1e-6)
+    legal = np.array([False, True])
+    for given in (legal, {"choice": legal}):  # of the kinds; their parameters stay as they are
+        np.testing.assert_array_equal(pi.mask(p, given), [-np.inf, *p[1:]])
 
 
 NESTED = spaces.Dict(
@@ -406,6 +412,8 @@ def test_a_hybrid_takes_actions_apart_and_together():
     np.testing.assert_array_equal(again[0], k)
     np.testing.assert_array_equal(again[1], x)
     assert np.isfinite(masked)[0, :6].tolist() == [False, True, False, False, False, True]
+    some = pi.mask(jnp.zeros((1, 9)), {"kind": legal["kind"]})  # of two parts, one has a mask
+    assert np.isfinite(some)[0].tolist() == [True, True, False, False] + [True] * 5
     only = hybrid(spaces.Discrete(4))
     assert only.join(jnp.array([2]), jnp.zeros((1, 0))).tolist() == [2] and only.half.size == 0
     assert hybrid(spaces.Box(-1.0, 1.0, (2,))).choice.num_params == 1
@@ -516,6 +524,12 @@ def test_for_space_takes_multi_discrete_and_multi_binary(key):
     assert for_space(both).num_params == 8 and for_space(Of(n=5, shape=())).num_params == 5
     with pytest.raises(ValueError, match="hybrid: the space has"):
         hybrid(both)
-    for wrong in (lambda: MultiDiscrete([0]), lambda: MultiBinary(0)):
-        with pytest.raises(ValueError, match="it must be"):
+    assert distributions.clip_to_space(Of(n=5, shape=()), np.int16(3)).dtype == np.int16  # no dtype is declared
+    for wrong, said in (
+        (lambda: MultiDiscrete([0]), r"nvec is \[0\]; it must be ints of at least 1"),
+        (lambda: MultiDiscrete([]), r"nvec is \[\]; it must be ints of at least 1"),
+        (lambda: MultiBinary(0), "n is 0; it must be an int of at least 1 or a shape"),
+        (lambda: MultiBinary(()), r"n is \(\); it must be an int of at least 1 or a shape"),
+    ):
+        with pytest.raises(ValueError, match=said):
             wrong()

@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 import gymnasium
 import gymnax
 import jax
@@ -11,8 +13,10 @@ from gymnax.wrappers.purerl import FlattenObservationWrapper, LogWrapper
 import purerl
 from purerl import tabular, training
 from purerl.envs import MaskedGrid, Observe, StickyActions, TimeLimit, TMaze, from_five_values, masked_grid
+from purerl.envs.adapters import common
 from purerl.envs.masked_grid import MaskedGridState
-from purerl.envs.wrappers import Cast
+from purerl.envs.spaces import MultiBinary
+from purerl.envs.wrappers import Cast, Sticky, Timed, Wrapper
 from purerl.testing import check_env, probes
 
 
@@ -24,6 +28,9 @@ def test_a_discrete_observation_becomes_one_hot(key):
 
 
 def test_unknown_ids_name_near_ones():
+    with pytest.raises(ValueError, match=r"no environment brax/ants; did you mean ant\?"):
+        common.known("brax", "ants", ["reacher", "ant"])
+    assert common.known("brax", "ant", ["ant"]) is None
     with pytest.raises(ValueError, match=r"no environment 'CartPole'; did you mean CartPole-v1"):
         purerl.make("CartPole")
     with pytest.raises(ValueError, match=r"allowed are CartPole-v1, "):
@@ -52,6 +59,59 @@ def play(env, key, num_steps, num_envs=3, action=0):
         return jax.lax.scan(step, begin, jax.random.split(key, num_steps))[1]
 
     return jax.tree.map(np.asarray, jax.jit(whole)(key))
+
+
+def test_what_is_wrapped_is_asked():
+    class Told(Environment):
+        name, num_actions, default_params = "told", 7, None
+        is_truncated = staticmethod(lambda state, params: state == "truncated")
+        is_terminated = staticmethod(lambda state, params: state == "terminated")
+        state_space = staticmethod(lambda params: f"states of {params}")
+        reset_env = staticmethod(lambda key, params: ("reset", key, params))
+        step_env = staticmethod(lambda *given: ("step", *given))
+        action_space = staticmethod(lambda params=None: spaces.Discrete(7))
+        observation_space = staticmethod(lambda params: MultiBinary(3))
+
+    env = Told()
+    for wrapped, state in (
+        (Wrapper(env), lambda x: x),
+        (TimeLimit(env, 5), lambda x: Timed(x, 0)),
+        (StickyActions(env), lambda x: Sticky(x, 0, False)),
+    ):
+        assert (wrapped.name, wrapped.num_actions, wrapped.state_space(3)) == ("told", 7, "states of 3")
+        assert wrapped.is_terminated(state("terminated"), None) and not wrapped.is_terminated(state("on"), None)
+        assert wrapped.is_truncated(state("truncated"), None) and not wrapped.is_truncated(state("on"), None)
+    assert Wrapper(env).reset_env(1, 2) == ("reset", 1, 2) and Wrapper(env).step_env(1, 2, 3, 4) == ("step", 1, 2, 3, 4)
+    bits = Cast(env).observation_space(None)
+    assert (bits.shape, bits.dtype, bits.low, bits.high) == ((3,), jnp.float32, 0, 1)
+    Told.observation_space = staticmethod(lambda params: NESTED)
+    assert Cast(env).observation_space(None) is NESTED
+    with pytest.raises(ValueError, match=r"keep is for flat observations; those of told have shape None"):
+        Observe(env, (0,))
+
+
+NESTED = spaces.Dict({"a": spaces.Discrete(2)})
+
+
+def test_spaces_of_adapted_observations():
+    class Point(NamedTuple):
+        x: jax.Array
+        more: tuple
+
+    obs = Point(jnp.zeros(2, bool), (jnp.zeros((), jnp.int8), jnp.zeros(3)))
+    found = common._space_of(common.as_dict(obs)).spaces
+    assert list(found) == ["more", "x"]
+    described = [(x.shape, x.dtype, float(x.low), float(x.high)) for x in (found["x"], *found["more"].spaces)]
+    assert described == [
+        ((2,), jnp.bool_, 0, 1),
+        ((), jnp.int8, -128, 127),
+        ((3,), jnp.float32, -np.inf, np.inf),
+    ]
+    named = common.as_dict({"a": PARAMS})
+    assert named == {"a": {"max_steps_in_episode": PARAMS.max_steps_in_episode}}
+
+
+PARAMS = common.EpisodeParams(5)
 
 
 def test_time_limit(key):
@@ -86,8 +146,9 @@ def test_sticky_actions(key):
     repeats = np.mean(done[1:] == done[:-1])
     # a repeat of x, or a choice that happens to be what was done last
     assert abs(np.mean(done[1:] != (np.arange(1, 200) % 2)[:, None]) - repeats_expected(0.3)) < 0.02 and repeats > 0
-    with pytest.raises(ValueError, match=r"probability is 1.5"):
-        StickyActions(env, 1.5)
+    for bad in (1.5, -0.5):
+        with pytest.raises(ValueError, match=rf"probability is {bad}; it must be in \[0, 1\]"):
+            StickyActions(env, bad)
 
 
 class Counting(Environment):

@@ -294,6 +294,8 @@ def test_more_shapes_that_would_broadcast_are_refused():
             getattr(losses, name)(a, b)
     with pytest.raises(ValueError, match=r"quantile_huber: leading axes .* quantiles \(3, 1\), target \(3,\)"):
         losses.quantile_huber(a, b, np.ones(1))
+    with pytest.raises(ValueError, match=r"quantile_huber: leading axes and .* target \(3, 2\), fractions \(2,\)"):
+        losses.quantile_huber(a, np.ones((3, 2)), np.ones(2))
 
 
 # --- edges of the range, in float32 -------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import zoo
 from drawn import drawn
 
 from purerl import build, distributions, networks
@@ -86,7 +87,7 @@ def built(name):
     return network, params, lambda *block, direction=nowhere: program(block, direction)
 
 
-@pytest.mark.parametrize("name", CORES)
+@pytest.mark.parametrize("name", zoo.params(CORES, wide=("long", "one")))
 def test_unroll_is_step_after_step_through_episode_ends(name):
     """Twice in a row, so that the second block starts from a memory that is neither empty nor of one age."""
     network, params, program = built(name)

@@ -137,11 +137,16 @@ def test_numbers_become_vectors(key):
     critic = networks.actor_critic(distributions.categorical(3), lambda: networks.OneHot(5, (8,)))
     (pi, value), _ = jax.eval_shape(critic.init_with_output, key, obs)
     assert pi.shape == (3, 3) and value.shape == (3,)
-    for bad, message in ((jnp.ones(3), r"obs is float32 \(3,\)"), (jnp.ones((3, 1), int), r"obs is int32 \(3, 1\)")):
+    for bad, message in (
+        (jnp.ones(3), r"obs is float32 \(3,\)"),
+        (jnp.ones((3, 1), int), r"obs is int32 \(3, 1\)"),
+        ({"a": obs}, "obs is dict"),
+    ):
         with pytest.raises(ValueError, match=message):
             torso.apply({}, bad)
-    with pytest.raises(ValueError, match="num is 0; it must be a positive int"):
-        networks.OneHot(0).apply({}, obs)
+    for num in (0, 2.5):
+        with pytest.raises(ValueError, match=f"num is {num}; it must be a positive int"):
+            networks.OneHot(num).apply({}, obs)
 
 
 def test_parts_of_agents_take_plain_networks(key):
@@ -166,3 +171,13 @@ def test_parts_of_agents_take_plain_networks(key):
             make({})
     with pytest.raises(ValueError, match="critic is the class MLP"):
         purerl.sac(MLP(), MLP, distributions.hybrid(spaces.Box(-1.0, 1.0, (2,)), distributions.squashed))
+    with pytest.raises(ValueError, match="actor or critic has a memory; actor-critics with a replay take feed-forward"):
+        purerl.sac(plain, networks.actor_critic(policy, MLP, memory=networks.gru(3)), distributions.hybrid(BOX))
+
+
+BOX = spaces.Box(-1.0, 1.0, (2,))
+
+
+def test_a_mask_is_taken_out_of_an_observation_of_several_parts():
+    rest, mask = networks.split_mask({"a": 1, "b": 2, "action_mask": [True, False]})
+    assert rest == {"a": 1, "b": 2} and mask == [True, False]

@@ -175,3 +175,7 @@ def test_popart_of_targets_that_are_far_and_close_together():
         normalize.popart_update(state, jnp.zeros((3, 2)), jnp.ones(3, bool), 0.5)
     with pytest.raises(ValueError, match="rate is 2"):
         normalize.popart_update(state, jnp.zeros(3), jnp.ones(3, bool), 2.0)
+    two = jax.tree.map(lambda x: jnp.ones(2), state)
+    for kernel, bias, old in (((4, 3), (3, 3), state), ((4, 2), (3,), state), ((3,), (3,), state), ((4, 3), (3,), two)):
+        with pytest.raises(ValueError, match="popart_rescale: "):
+            normalize.popart_rescale(jnp.ones(kernel), jnp.ones(bias), old, state)

@@ -1,6 +1,7 @@
 """Rewards against loops in NumPy; shaping against exact solutions of random MDPs; what learns, learns."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -274,6 +275,16 @@ def test_bad_terms_are_named(block, key):
         (lambda: rewards.rnd(torso(), gamma=2.0), r"rnd: gamma is 2.0; it must lie in \[0, 1\]"),
         (lambda: rewards.normalize(jnp.array([0.9, -1.0])), r"normalize.rewards: gamma is \[ 0.9 -1. \]; it must lie"),
         (lambda: rewards.anneal(3.0), r"anneal: schedule is 3.0; it must be a function"),
+        (lambda: rewards.term(3), r"term is 3; it must be a function of transitions, or a Reward"),
+        (
+            lambda: paid(rewards.term(lambda tr: rewards.scale(2.0)), block),
+            "<lambda>.* a function of hyperparameters must call its parameter hp",
+        ),
+        (lambda: paid(rewards.term(lambda tr: 1.5), block), r"<lambda> gives a reward of shape \(\)"),
+        (
+            lambda: paid(rewards.modelled(SimpleNamespace(apply=lambda params, obs: obs[:5]), None), block),
+            r"modelled: network gives a reward of shape",
+        ),
         (
             lambda: rewards.weighted({"a": "x"}, {"a": 1.0}),
             r"term 'a' is 'x'; it must be a function of transitions, or",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import zoo
 from enumerated import ALL, END, LENGTH, MASK, PAIRS, PREFIXES, STATE, close, exact, in_float64, tables
 
 import purerl
@@ -507,10 +508,14 @@ def test_the_reference_stays_and_the_coefficient_moves():
         first = agent.init(key, rollout.transitions.obs[0])
         second, one = agent.update(key, first, rollout)
         third, two = agent.update(key, second, rollout)
-        return (first, second, third), (one, two)
+        fixed = {**hp, "kl_cost": second.kl_cost, "kl_target": None}
+        same, _ = agent_of("rloo", fixed, reference=REFERENCE).update(key, second._replace(kl_cost=()), rollout)
+        return (first, second, third), (one, two), same
 
     with jax.enable_x64(True):
-        states, metrics = jax.tree.map(np.asarray, jax.jit(updates)())
+        states, metrics, same = jax.tree.map(np.asarray, jax.jit(updates)())
+    close(states[2].params["pi"], same.params["pi"])  # the coefficient of an update is that of its state
+    assert np.abs(states[2].params["pi"] - 2 * states[1].params["pi"] + states[0].params["pi"]).max() > 1e-6
     for state in states:
         np.testing.assert_array_equal(state.reference["pi"], tables()[1])
     for state, found in zip(states[1:], metrics, strict=True):
@@ -703,7 +708,7 @@ LEARNERS = {
 }
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", zoo.params(LEARNERS, wide=("rloo", "sequence_reinforce")))
 def test_the_best_sequence_is_found(name, key):
     env = world()
     hp = dict(learning_rate=0.05, entropy_cost=0.02) | LEARNERS[name]

@@ -162,6 +162,11 @@ def test_what_is_compared_is_checked():
     profile, improvement = statistics.performance_profile, statistics.improvement_interval
     bad = [
         (lambda: profile([], [0.0]), "scores has shape"),
+        (lambda: profile(np.ones((2, 2, 2)), [0.0]), r"scores has shape \(2, 2, 2\); it must be \[runs\] or"),
+        (lambda: profile([1.0], []), r"thresholds are \[\]; they must be a vector"),
+        (lambda: profile([1.0], [0.0], confidence=0.0), "performance_profile: confidence is 0.0"),
+        (lambda: improvement([1.0], [1.0], num_resamples=2.5), "num_resamples is 2.5; it must be a positive int"),
+        (lambda: statistics.median([1.0], axis=(0,)), r"axis is \(0,\); it must be None, or the axes"),
         (lambda: profile([1.0, np.nan], [0.0]), "scores has 1 NaN; there must be none"),
         (lambda: profile([1.0], 0.0), "thresholds are 0.0; they must be a vector"),
         (lambda: profile([1.0], [np.nan]), r"thresholds are \[nan\]"),

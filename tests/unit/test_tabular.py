@@ -569,6 +569,17 @@ def test_bad_input():
         (lambda: tabular.from_gymnasium({0: {1: [(1.0, 0, 0.0, True)]}}), r"actions of P are \[1\]"),
         (lambda: tabular.from_gymnasium({0: {0: [(1.0, 5, 0.0, True)]}}), r"P\[0\]\[0\] has \(1.0, 5, 0.0, True\)"),
         (lambda: tabular.from_gymnasium({0: {0: []}}), r"P\[0\]\[0\] has nothing"),
+        (lambda: tabular.from_gymnasium({}), r"states of P are \[\]"),
+        (lambda: tabular.from_gymnasium({0: {0: [(1.0, 0, 0.0)]}}), r"P\[0\]\[0\] has \(1.0, 0, 0.0\); each must be"),
+        (lambda: tabular.checked(lake._replace(P=lake.P[0])), r"P has shape \(4, 3\) and terminal \(16,\), not"),
+        (lambda: tabular.checked(lake._replace(P=-lake.P)), r"those of \(state, action\) \(0, 0\)"),
+        (lambda: tabular.checked(lake._replace(successors=lake.successors - 1)), r"successors lie in -1 \.\. 14"),
+        (lambda: worlds.gambler(-0.5), r"p is -0\.5"),
+        (lambda: worlds.gambler(0.5, goal=1), r"p is 0\.5 and goal 1; p must lie in \[0, 1\] and goal be at least 2"),
+        (lambda: worlds.random_walk(0), "random_walk: num_states is 0; it must be at least 1"),
+        (lambda: worlds.river_swim(1), "river_swim: num_states is 1; it must be at least 2"),
+        (lambda: worlds.garnet(jax.random.key(0), 3, 0, 2), "num_actions is 0; it must be a positive int"),
+        (lambda: worlds.garnet(jax.random.key(0), 3.5, 2, 2), "num_states is 3.5; it must be a positive int"),
         (lambda: tabular.from_gymnasium({0: {0: [(0.5, 0, 0.0, False)]}}), r"\(0, 0\) add up to 0\.5"),
         (lambda: tabular.finite_horizon(lake, 0), "horizon is 0; it must be a positive int"),
         (lambda: tabular.relative_value_iteration(lake), "mdp has terminal states"),
@@ -844,7 +855,7 @@ def test_a_masked_grid_is_enumerated_by_its_legal_moves(float32, key):
     np.testing.assert_array_equal(found.mdp.legal[:-1], found.obs["action_mask"])
 
 
-@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("first", [False, pytest.param(True, marks=pytest.mark.wide)])
 def test_programs_of_both_precisions_may_share_an_mdp(first, key):
     """NumPy's arrays closed over, given to environments, and given as arguments, in float32 and in float64."""
     mdps = worlds.random_walk(3), MDP(*dense(worlds.random_walk(3)), worlds.random_walk(3).terminal)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from gymnax.environments import spaces
 from linear import Linear
@@ -9,7 +10,7 @@ from linear import Linear
 import purerl
 from purerl import distributions, normalize
 from purerl.core import Reward, Transition
-from purerl.testing import check_agent, check_env, check_reward, probes
+from purerl.testing import check_agent, check_env, check_reward, checks, probes
 
 ENV, _ = probes.contextual_bandit()
 POLICY = distributions.categorical(2)
@@ -145,6 +146,22 @@ def test_check_env_finds(replace, message, key):
     env = Odd(**replace)
     with pytest.raises((AssertionError, ValueError), match=message):
         check_env(env, env.default_params, key)
+
+
+def test_trees_are_compared_by_structure_bits_and_size():
+    x = {"a": np.float32([1.0, np.nan])}
+    checks.assert_same_bits(x, {"a": np.float32([1.0, np.nan])}, "f")
+    checks.assert_close(x, {"a": x["a"] * np.float32(1 + 1e-6)}, "f")
+    checks.assert_close({"a": np.zeros(0)}, {"a": np.zeros(0)}, "f")
+    for call, said in (
+        (lambda: checks.assert_same_bits(x, [x["a"]], "f"), "f: the pytrees differ in structure"),
+        (lambda: checks.assert_same_bits(x, {"a": x["a"][:1]}, "f"), r"f: \['a'\] differs$"),
+        (lambda: checks.assert_same_bits({"a": np.ones(2)}, {"a": np.ones(2) / 4}, "f"), "differs, by up to 0.75$"),
+        (lambda: checks.assert_close(x, {"a": x["a"] * 1.25}, "f"), r"f: \['a'\] differs by 0.2$"),
+        (lambda: checks.assert_same_structure(x, [x["a"]], "f"), "f: the pytree changes its structure"),
+    ):
+        with pytest.raises(AssertionError, match=said):
+            call()
 
 
 def test_check_reward_finds(key):

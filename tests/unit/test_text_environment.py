@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purerl.core import Agent
+from purerl.core import Agent, Transition
 from purerl.testing import check_env
 from purerl.text.data import Pairs, Task, task
-from purerl.text.environment import TextGeneration, equals_a_reference, exact_match
+from purerl.text.environment import TextGeneration, ended_by_token, equals_a_reference, exact_match
 from purerl.text.generation import completion_log_probs, generate, sample
 from purerl.text.models import GPT2, gpt2, policy, policy_network
 from purerl.text.tokens import character_tokenizer
@@ -121,7 +121,7 @@ CHOOSE = sample(TEMPERATURE)
 
 def test_environment_and_generation_are_one_and_agree_with_the_parallel_pass():
     """The same keys give the same texts: a step of the agent is a step of generation."""
-    params = jax.tree.map(lambda x: x if x.ndim == 1 else 10 * x, MODEL.init(jax.random.key(1)))
+    params = jax.tree.map(lambda x: x if x.ndim == 1 else 10 * x, jax.jit(MODEL.init)(jax.random.key(1)))
     network, distribution = policy_network(MODEL, SLOTS, params, TEMPERATURE), policy(V)
     draw, key = jax.random.key(5), jax.random.key(2)
 
@@ -176,10 +176,18 @@ def test_the_greedy_agent_is_evaluated_in_it(key):
 
     nothing = lambda *_: None
     agent = Agent(nothing, network.memory, network.reset, nothing, greedy, nothing)
-    params = network.init(key, None)
+    params = jax.jit(network.init)(key, None)
     run = lambda key: evaluation.evaluate(ENV, ENV.default_params, agent, params, key, 6, greedy=True)
     got = jax.jit(run)(key)
     assert got.finished.all() and (got.lengths >= 1).all() and (got.lengths <= T).all()
+
+
+def test_completions_that_ended_by_the_end_token():
+    """Of four: at once, later, at the limit, and one whose end belongs to a step after it."""
+    ended = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], bool)
+    valid = np.array([[1, 1, 1, 1], [0, 1, 1, 1], [0, 0, 1, 0]], bool)
+    of = Transition(*[np.zeros((3, 4))] * 4, *[~valid] * 2, valid, info={"ended": jnp.asarray(ended)})
+    assert ended_by_token(of).tolist() == [True, True, False, False]
 
 
 def test_bad_inputs():

@@ -25,7 +25,7 @@ CHOOSE = sample(TEMPERATURE)
 @pytest.fixture(scope="module")
 def params():
     """Weights large enough that no two tokens are nearly as probable; some texts end, others do not."""
-    return jax.tree.map(lambda x: x if x.ndim == 1 else 8 * x, MODEL.init(jax.random.key(35)))
+    return jax.tree.map(lambda x: x if x.ndim == 1 else 8 * x, jax.jit(MODEL.init)(jax.random.key(35)))
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +304,7 @@ def test_a_beam_of_one_is_greedy(params):
 def test_strings_are_completed_in_batches():
     tokenizer = byte_tokenizer()
     model = gpt2(GPT2(tokenizer.size, 16, 8, 1, 2))
-    params = jax.tree.map(lambda x: x if x.ndim == 1 else 20 * x, model.init(jax.random.key(0)))
+    params = jax.tree.map(lambda x: x if x.ndim == 1 else 20 * x, jax.jit(model.init)(jax.random.key(0)))
     prompts, key = ["ab", "", "é and", "x"], jax.random.key(0)
     write = partial(generation.write, model, params, tokenizer, key=key, max_tokens=5, choose=greedy)
     texts, ended = write(prompts, batch=3)
@@ -353,6 +353,8 @@ def test_bad_inputs(params):
         (lambda: run(steps=0), "max_tokens is 0; it must be a positive int"),
         (lambda: run(ids[0]), r"prompts is int32 \(3,\); it must be of ints \[N, P\]"),
         (lambda: run(ids * 1.0), "prompts is float"),
+        (lambda: run(ids[0]), r"prompts is int32 \(3,\); it must be of ints \[N, P\]"),
+        (lambda: run(length=np.ones((2, 1), np.int32)), r"length is int32 \(2, 1\); it must be of ints \[N\]"),
         (lambda: run(length=np.array([0, 3])), r"length is \[0 3\]; it must lie in \[1, 3\]"),
         (lambda: run(length=np.array([1])), r"prompts \(2, 3\) and length \(1,\) must have the same N"),
         (lambda: run(choose=3), "choose is 3; it must be a function"),

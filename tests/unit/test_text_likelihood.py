@@ -20,10 +20,14 @@ SUMS = assembly.read("addition:1")
 @cache
 def params():
     """Larger than those of `init`, so that probabilities differ."""
-    key = jax.random.key(0)
-    leaves, tree = jax.tree.flatten(MODEL.init(key))
-    noise = [0.3 * jax.random.normal(jax.random.fold_in(key, i), x.shape) for i, x in enumerate(leaves)]
-    return tree.unflatten([x + y for x, y in zip(leaves, noise, strict=True)])
+
+    @jax.jit
+    def noisy(key):
+        leaves, tree = jax.tree.flatten(MODEL.init(key))
+        noise = [0.3 * jax.random.normal(jax.random.fold_in(key, i), x.shape) for i, x in enumerate(leaves)]
+        return tree.unflatten([x + y for x, y in zip(leaves, noise, strict=True)])
+
+    return noisy(jax.random.key(0))
 
 
 @jax.jit
@@ -65,7 +69,7 @@ def test_a_step_is_one_of_the_mean_over_the_tokens_that_count(monkeypatch):
     mask[1, 0] = False
     hp = Likelihood(learning_rate=0.1, warmup_updates=0)
     learner = likelihood.likelihood_learner(MODEL, lambda key: (jnp.asarray(ids), jnp.asarray(mask)), hp, params(), 3)
-    state, sums = jax.jit(learner.step)(learner.init(jax.random.key(1)))
+    state, sums = jax.jit(lambda key: learner.step(learner.init(key)))(jax.random.key(1))
     value, gradient = jax.jit(jax.value_and_grad(lambda tree: nll(tree, ids, mask) / mask.sum()))(params())
     np.testing.assert_allclose(sums.metrics["loss"], value, rtol=1e-5)
     expected = jax.tree.map(lambda x, g: x - 0.1 * g, params(), gradient)
@@ -82,7 +86,7 @@ def test_a_learner_of_likelihood_runs_in_the_loop():
     keys = jnp.stack([jax.random.key(0)] * 2)
     *_, (_, state, metrics) = purerl.run(purerl.batch(make), hp, keys, 40, every=20)
     assert metrics["loss"][1] < metrics["loss"][0] - 0.5
-    start = make(Likelihood()).init(keys[0]).agent.params
+    start = jax.jit(make(Likelihood()).init)(keys[0]).agent.params
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x[0], y, atol=1e-8), state.agent.params, start)
 
 
@@ -142,12 +146,37 @@ def test_parts_of_a_source_have_no_prompt_in_common(tmp_path):
         parts = [assembly.read(source, part) for part in ("train", "test")]
         train, test = ({*(x.prompts if isinstance(x, data.Pairs) else x)} for x in parts)
         assert train and test and not train & test
+    test = assembly.read("addition:2", "test")
+    rest, validation = assembly.held_out("addition:2", assembly.read("addition:2"), 0.05)
+    for part in (test, rest, validation):  # each has every last digit, of the sum and of both summands
+        for digits in (part.references[i][0][-1] for i in range(len(part.prompts))), (p[-2] for p in part.prompts):
+            assert np.abs(np.bincount(list(map(int, digits)), minlength=10) / len(part.prompts) - 0.1).max() < 0.05
+    assert assembly.read("addition:2", "test") == test
     path = tmp_path / "pairs.csv"
     path.write_text("prompt,reference\n" + "".join(f"{i},{i}\n" for i in range(20)))
     assert len(assembly.read(str(path), "test").prompts) == 2 and assembly.separator(str(path)) == "\n"
     assert assembly.separator("sorting:3") == assembly.separator("pydoc") == ""
-    with pytest.raises(ValueError, match="part is 'all'"):
-        assembly.read("pydoc", "all")
+    for call, said in (
+        (lambda: assembly.read("pydoc", "all"), "part is 'all'"),
+        (lambda: assembly.read("addition:x"), r"addition:x: it must be addition:N with a whole number from 1 to 3"),
+        (lambda: assembly.tokenizer_of("bpe:x", []), "tokenizer is 'bpe:x'; it must be bpe:SIZE, such as bpe:1000"),
+        (
+            lambda: assembly.tokenizer_of("words", []),
+            "tokenizer is 'words'; it must be bytes, characters, bpe:SIZE, or",
+        ),
+        (
+            lambda: assembly.model_folder(tmp_path),
+            "has no model: there is no model.safetensors in it, nor in its folder",
+        ),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call()
+    assert assembly.is_pairs("bible-kjv-web-test") and not assembly.is_pairs("bible-kjv-test")
+    assert assembly.files_of(tmp_path) == [str(path)] == assembly.files_of(path) and assembly.files_of("pydoc") == []
+    for name in ("config.json", "manifest.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=r"has no model yet: the run is not finished; `purerl resume "):
+        assembly.model_folder(tmp_path)
 
 
 def test_examples_of_pairs_learn_references_and_their_end():
@@ -170,10 +199,11 @@ def test_examples_of_texts_have_every_token_once():
 
 def test_texts_are_prompts_and_what_follows():
     tokenizer = tokens.byte_tokenizer()
-    task = assembly.task_of(["abcdefgh"], tokenizer, 2, 3, "")
-    assert task.prompts.tolist() == [[256, 97], [101, 102]]  # the first begins with the end token
-    assert task.references.tolist() == [[[98, 99, 100]], [[103, 104, 256]]] and task.reference_mask.all()
-    with pytest.raises(ValueError, match="the text has 10 tokens; one piece needs 20"):
+    task = assembly.task_of(["abcdefgh", "ij", "klm"], tokenizer, 2, 3, "")
+    assert task.prompts.tolist() == [[97, 98], [102, 103], [107, 108]]
+    assert task.references.tolist() == [[[99, 100, 101]], [[104, 256, 256]], [[109, 256, 256]]]
+    assert task.reference_length.tolist() == [[3], [1], [1]] and task.reference_mask.all()
+    with pytest.raises(ValueError, match="the longest text has 8 tokens; a prompt and what follows need 11"):
         assembly.task_of(["abcdefgh"], tokenizer, 10, 10, "")
 
 

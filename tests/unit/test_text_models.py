@@ -557,6 +557,7 @@ BAD = [
     ("vocab_size is '11'; it must be a positive int", lambda t: t, {"vocab_size": "11"}),
     ("multiple of num_heads", lambda t: t, {"n_head": 3}),
     ("layer_norm_epsilon is 'x'", lambda t: t, {"layer_norm_epsilon": "x"}),
+    ("layer_norm_epsilon is 1.5; it must be a number in", lambda t: t, {"layer_norm_epsilon": 1.5}),
 ]
 
 

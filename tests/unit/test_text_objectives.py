@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from functools import cache
 
 import jax
@@ -798,6 +799,21 @@ ROW, GRID, TRUE = np.ones(2, np.float32), np.ones((2, 3), np.float32), np.ones((
         (lambda: objectives.cispo(GRID, GRID, ROW, -1.0), "cispo: high is -1.0"),
         (lambda: objectives.cispo(GRID, GRID[:1], ROW), "cispo: shapes must be equal"),
         (lambda: objectives.without_truncated(TRUE, TRUE), r"without_truncated: ended must be \[N\]"),
+        (
+            lambda: objectives.without_truncated(ROW > 0, ROW > 0),
+            r"ended must be \[N\] for a mask \[N, T\].* mask \(2,\)",
+        ),
+        (
+            lambda: objectives.of_tokens(ROW, ROW),
+            r"of_tokens: advantage must be \[N\] or \[N, T\] for tokens \[N, T\], got",
+        ),
+        *[
+            (
+                lambda x=x, kernel=kernel: objectives.chunked_log_probs(x, kernel, None, np.ones((2, 3), int), 2),
+                rf"kernel \[D, V\].*got features {re.escape(str(x.shape))}, kernel {re.escape(str(kernel.shape))}",
+            )
+            for x, kernel in ((np.ones((2, 4)), np.ones((4, 6))), (np.ones((2, 3, 4)), np.ones(4)))
+        ],
         (lambda: objectives.overlong_penalty(ROW, 4, 5), "cache is 5; it must be at most max_length, which is 4"),
         (lambda: objectives.overlong_penalty(ROW, 4, 0), "overlong_penalty: cache is 0; it must be a positive int"),
         (lambda: objectives.kl_to_reference(ROW, ROW, "k4"), "estimator is 'k4'; it must be one of k1, k2, k3"),

@@ -24,7 +24,7 @@ PAIRS = Pairs(["ab", "c", "ba", "bb"], [["cabc", "ab"], [], ["bcab"], ["aaca", "
 TASK = task(TOKENIZER, PAIRS, 3, 6)
 END, V, T, N = TOKENIZER.end, TOKENIZER.size, 6, 10
 MODEL = gpt2(GPT2(V, 3 + T, 8, 1, 2))
-PARAMS = jax.tree.map(lambda x: x if x.ndim == 1 else 10 * x, MODEL.init(jax.random.key(0)))
+PARAMS = jax.tree.map(lambda x: x if x.ndim == 1 else 10 * x, jax.jit(MODEL.init)(jax.random.key(0)))
 
 
 def block_of(texts, index, pad=END, steps=T, end=END):
@@ -352,6 +352,7 @@ def test_bad_inputs():
     for call, said in (
         (lambda: terms.of_completions(3, END), "of_completions: score is 3; it must be a function"),
         (lambda: apply(TERMS["bleu"], BLOCK._replace(info=())), r"give the learner info=\('index',\)"),
+        (lambda: apply(TERMS["bleu"], BLOCK._replace(info={"ended": 0})), r"give the learner info=\('index',\)"),
         (
             lambda: apply(terms.of_completions(lambda x, *_: x, END)),
             r"of_completions: score gives shape \(10, 6\); it must be \(10,\)",
@@ -362,6 +363,8 @@ def test_bad_inputs():
         (lambda: terms.distinct(END, 0), "distinct: n is 0"),
         (lambda: terms.repetition_penalty(END, 0), "repetition_penalty: n is 0"),
         (lambda: terms.length_penalty(END, 3, 2), "low is 3 and high is 2; it must be 0 <= low <= high"),
+        (lambda: terms.length_penalty(END, -1, 2), "low is -1 and high is 2; it must be 0 <= low <= high"),
+        (lambda: terms.sentiment(TOKENIZER, {3: 1.0}), "lexicon has 3: 1.0; it must have words of"),
         (lambda: terms.overlong_penalty(END, 2, 3), "cache is 3; it must be at most max_length"),
         (lambda: terms.sentiment(TOKENIZER, {}), "sentiment: lexicon is empty"),
         (lambda: terms.sentiment(TOKENIZER, {"ok": 1.0, ":)": 2.0}), "lexicon has ':\\)': 2.0; it must have words of"),

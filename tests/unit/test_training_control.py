@@ -395,6 +395,7 @@ def test_bad_input():
         noisy_quadratic.best_schedule(3, 1.5)
     with pytest.raises(ValueError, match=r"size is 1; it must be at least 2"):
         LeadingOnes(1)
+    assert (LeadingOnes(5, (1, 2, 5)).num_actions, Sigmoid((3, 4)).num_actions) == (3, 12)
     for portfolio in ((), (0,), (51,), (1.5,)):
         with pytest.raises(ValueError, match=r"portfolio is \(.*\); it must be ints in 1 .. 50, the size"):
             LeadingOnes(50, portfolio)

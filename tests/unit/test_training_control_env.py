@@ -1,6 +1,7 @@
 """Training as an environment, against a slow NumPy training; its data, actions, schedules and bad input."""
 
 import gzip
+import json
 from functools import partial
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from purerl import networks, rewards
 from purerl.core import Agent, Transition
 from purerl.envs.training_control import actions, data, models, observations, optimizers, schedules, terms
 from purerl.envs.training_control.data import Data
-from purerl.envs.training_control.environment import TrainingControl, shuffled, with_replacement
+from purerl.envs.training_control.environment import TrainingControl, last_for_test, shuffled, with_replacement
 from purerl.envs.training_control.optimizers import ADAM, MOMENTUM, RMSPROP, SGD, Settings
 from purerl.testing import check_env, check_reward
 
@@ -153,6 +154,7 @@ def test_a_training_against_numpy(key):
             "train_loss": np.exp(log_train), "validation_loss": np.exp(log_validation), "log_loss": log_validation,
             "log_loss_before": before[1], "test_loss": loss_of(trainer.params, test),
             "score": accuracy_of(trainer.params, validation), "test_score": accuracy_of(trainer.params, test),
+            "train_score": accuracy_of(trainer.params, train[:12]),
             "diverged": False, "cost": 1 / 7, "update": K * (step + 1), **settings._asdict(),
         }  # fmt: skip
         assert set(info) == set(reported)
@@ -222,6 +224,14 @@ def test_parts_are_disjoint_and_drawn_for_each_episode(key):
 
 
 # --- ends -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_examples_are_the_test_part_of_every_episode(key):
+    parts = [jax.tree.map(np.asarray, last_for_test(key, N, PARTS)) for key in jax.random.split(key)]
+    for now in parts:
+        assert [len(x) for x in now] == [*PARTS] and now.test.tolist() == list(range(N - 16, N))
+        assert sorted(np.concatenate(now[:2])) == sorted({*np.concatenate(now[:2])} & {*range(N - 16)})
+    assert set(parts[0].train) != set(parts[1].train)
 
 
 def test_a_network_that_diverges_ends_its_own_episode_alone(key):
@@ -471,6 +481,37 @@ def test_a_recorded_schedule_trains_the_same_network_in_plain_optax(key):
     np.testing.assert_allclose(table["test_loss"][3], loss_of(params, np.asarray(state.parts.test)), rtol=1e-4)
 
 
+def test_recorded_settings_are_replayed_one_a_step(key):
+    """As by a schedule, and with more than a rate."""
+    rates = np.array([0.5, 0.1, 0.3, 0.2], np.float32)
+    control, i = schedules.replay({"learning_rate": rates, "momentum": jnp.linspace(0, 0.9, 4)})
+    settings = Settings(weight_decay=0.3)
+    for k in range(4):
+        i, settings = control(i, None, settings, 0.0)
+        assert settings.learning_rate == rates[k] and settings.momentum == jnp.linspace(0, 0.9, 4)[k]
+    assert settings.weight_decay == 0.3
+
+
+def test_schedules_are_loaded_from_files(tmp_path):
+    columns = {"update": [0, 10], "learning_rate": [0.25, 0.5], "momentum": [0.0, 0.75]}
+    (tmp_path / "a.json").write_text(json.dumps({"schedule": columns}))
+    (tmp_path / "a.csv").write_text("update,learning_rate,momentum\n0,0.25,0.0\n10,0.5,0.75\n")
+    for path in (tmp_path / "a.json", str(tmp_path / "a.csv")):
+        at = lambda count, *name: schedules.load(path, *name)(count)
+        assert [at(0), at(9), at(10), at(99), at(0, "momentum"), at(11, "momentum")] == [0.25, 0.25, 0.5, 0.5, 0, 0.75]
+    for name, text in (
+        ("b.csv", "update\n0\n"),
+        ("b.json", "[]"),
+        ("c.csv", "update,learning_rate\n0,x\n"),
+        ("d.csv", ""),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=f"{name} is not a schedule: "):
+            schedules.load(tmp_path / name)
+    with pytest.raises(ValueError, match=r"nothing.csv is not a schedule: No such file"):
+        schedules.load(tmp_path / "nothing.csv")
+
+
 def test_an_agent_controls_by_its_greedy_action_within_the_space(key):
     agent = Agent(None, lambda n: jnp.zeros(n), None, None, lambda state, memory, obs: (state + obs, memory + 1), None)
     env = SimpleNamespace(actions=actions.change({"learning_rate": 2.0}))
@@ -520,6 +561,13 @@ def test_a_missing_extra_is_named(name, monkeypatch):
         data.load(name)
 
 
+def test_a_file_that_is_not_where_it_was_is_named(tmp_path, monkeypatch):
+    package = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: package)
+    with pytest.raises(ValueError, match=r"digits is not where it was expected in scikit-learn: .*digits\.csv\.gz"):
+        data.load("digits")
+
+
 def write_idx(path, array):
     raw = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
     path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
@@ -534,9 +582,16 @@ def test_idx_files(tmp_path):
     np.testing.assert_array_equal(y, labels)
     with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte\.gz cannot be read: No such file"):
         data.idx_folder(tmp_path, "t10k")
-    with pytest.raises(ValueError, match=r"must be \[n, height, width\] and \[n\]"):
-        data.idx(tmp_path / "train-labels-idx1-ubyte", tmp_path / "train-labels-idx1-ubyte")
-    for content in (b"", b"\0\0\x08\x01\0\0\0\x05ab", b"no idx file"):
+    write_idx(tmp_path / "fewer", labels[:2])
+    for x, y in (("train-labels-idx1-ubyte", "train-labels-idx1-ubyte"), ("train-images-idx3-ubyte.gz", "fewer")):
+        with pytest.raises(ValueError, match=r"must be \[n, height, width\] and \[n\]"):
+            data.idx(tmp_path / x, tmp_path / y)
+    whole = (tmp_path / "train-images-idx3-ubyte.gz").read_bytes()
+    for content, said in ((whole[:-9], "Compressed file ended"), (whole[:10] + b"\xff" * 40, "Error -3 while")):
+        (tmp_path / "cut.gz").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"cut\.gz cannot be read: {said}"):
+            data.idx(tmp_path / "cut.gz", tmp_path / "fewer")
+    for content in (b"", b"\0\0\x08\x01\0\0\0\x05ab", b"no idx file", b"\0\0\x08\0a", b"\0\0\x0d\x01\0\0\0\x01a"):
         (tmp_path / "bad").write_bytes(content)
         with pytest.raises(ValueError, match="bad is not an IDX file"):
             data.idx(tmp_path / "bad", tmp_path / "train-labels-idx1-ubyte")
@@ -574,6 +629,21 @@ BIG = models.with_head(models.Model(lambda key, x: {}, lambda params, x: x * 1e3
         ),
         (lambda: TrainingControl(MODEL, Data(X * np.nan, Y), *PARTS, batch_size=8), "values that are not finite"),
         (lambda: TrainingControl(MODEL, Data(X, Y - 1), *PARTS, batch_size=8), "from -1; classes are"),
+        *[
+            (lambda given=given: TrainingControl(MODEL, Data(*given), *PARTS, batch_size=8), message)
+            for given, message in (
+                ((X[:, 0], Y), r"data.x has shape \(60,\) and data.y \(60,\); they must be \[n, ...\] and \[n\]"),
+                ((X, Y[0]), r"data.x has shape \(60, 5\) and data.y \(\)"),
+                ((X, X * np.inf), "values that are not finite"),
+                ((X, Y[:, None]), r"data.y are integers \(60, 1\), from 0; classes are"),
+            )
+        ],
+        (
+            lambda: models.check_outputs({}, Y, 3),
+            r"the model gives a dict for 60 examples; it must be \(60, 3\), a logit",
+        ),
+        (lambda: models.check_outputs(Y, Y, None), r"gives outputs of shape \(60,\) for 60 .*; it must be \(60, C\)"),
+        (lambda: models.check_outputs(X[:9], Y, None), r"gives outputs of shape \(9, 5\) for 60"),
         (lambda: TrainingControl(MODEL, "digits", *PARTS, batch_size=8), "data is 'digits'; it must be Data"),
         (lambda: TrainingControl(MODEL, lambda key: X, *PARTS, batch_size=8), "it must give Data"),
         (
@@ -588,6 +658,14 @@ BIG = models.with_head(models.Model(lambda key, x: {}, lambda params, x: x * 1e3
             lambda: TrainingControl(networks.MLP((4,)), Data(X, X), *PARTS, batch_size=8, objective=models.regression),
             r"outputs of shape \(8, 4\) for 8 examples; it must be \(8, 5\), the shape of y",
         ),
+        (
+            lambda: MAKE(objective=models.classification._replace(loss=lambda outputs, y, smoothing: outputs.mean())),
+            r"the loss of 8 examples has shape \(\); it must have \(8,\)",
+        ),
+        (
+            lambda: MAKE(objective=models.classification._replace(score=lambda outputs, y: y)),
+            r"the score of 8 examples has shape \(8,\); it must have \(\)",
+        ),
         (lambda: TrainingControl(BIG, Data(X, Y), *PARTS, batch_size=8), "the inner loss is nan at the start"),
         (lambda: MAKE(actions=actions.change({"dropout": 0.1})), "change dropout, which the model does not have"),
         (lambda: MAKE(reward=None), "reward is None; it must be a function"),
@@ -597,13 +675,24 @@ BIG = models.with_head(models.Model(lambda key, x: {}, lambda params, x: x * 1e3
         (lambda: data.two_spirals(0), "num is 0"),
         (lambda: data.teacher_student(label_noise=2.0), "label_noise is 2.0"),
         (lambda: actions.scale_rate((0.5, -1.0)), "factors is"),
+        (lambda: actions.scale_rate(()), r"factors is \(\); it must be positive numbers"),
+        (lambda: actions.scale_rate((0.5, np.inf)), r"factors is \(0.5, inf\); it must be positive numbers"),
         (lambda: actions.change({"width": 1.0}), "settings are .'width'.; they must be some of learning_rate"),
         (lambda: actions.change({"momentum": 0.0}), "momentum is 0.0"),
         (lambda: actions.choose(), "settings are"),
         (lambda: actions.optimizer_and_rate({"lion": (0.1, 1.0)}), "optimisers are .'lion'."),
+        (lambda: actions.optimizer_and_rate({}), r"optimisers are \[\]; they must be some of"),
+        (lambda: actions.optimizer_and_rate({"adam": (0.1, np.inf)}), "rates of adam are"),
+        (lambda: actions.optimizer_and_rate({"adam": (0.0, 0.1)}), "rates of adam are"),
         (lambda: actions.optimizer_and_rate({"adam": (1.0, 0.1)}), "rates of adam are"),
         (lambda: schedules.schedule_of({"update": [0]}), "it must have learning_rate"),
         (lambda: schedules.schedule_of({"update": [0, 1], "learning_rate": [0.1]}), "columns have shapes"),
+        (lambda: schedules.schedule_of({"update": [[0]], "learning_rate": [[0.1]]}), r"columns have shapes \(1, 1\)"),
+        (
+            lambda: schedules.schedule_of({"update": [0], "learning_rate": [0.1], "valid": [False]}),
+            "they must be .n., n ≥ 1",
+        ),
+        (lambda: schedules.schedule_of({"update": [1, 2], "learning_rate": [0.1, 0.1]}), "must increase from 0"),
         (lambda: schedules.schedule_of({"update": [0, 0], "learning_rate": [0.1, 0.1]}), "must increase from 0"),
         (lambda: schedules.schedule_of({"update": [0], "learning_rate": [0.0]}), "learning_rate is"),
     ],

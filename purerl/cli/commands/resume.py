@@ -23,6 +23,7 @@ def resume(run: Path, **given: Any) -> None:
     """Continue a run that was stopped, or train it longer."""
     with one_line():
         prepare()
-        from purerl.runs import sweeps
+        from purerl.runs import comparison, sweeps
 
         sweeps.resume(run, **given)
+        comparison.finish(run, given["devices"], given["code"])

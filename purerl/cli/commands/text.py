@@ -12,7 +12,7 @@ import click
 from purerl import agents
 from purerl.cli.errors import one_line
 from purerl.cli.flags import execution_options, prepare
-from purerl.runs.arguments import Count, Numbers, Seed
+from purerl.runs.arguments import Count, Numbers, Range, Seed
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 MODEL = click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
@@ -53,7 +53,7 @@ def pretrain_command() -> click.Command:
     prepare(one_device=True)
     from purerl.runs import execute, pretraining
 
-    begin = lambda given, execution: execute.train(pretraining.plan_of(given), **execution)
+    begin = lambda given, execution: execute.train(pretraining.plan_of(pretraining.complete(given)), **execution)
     options = (*pretraining.parameters(), execution_options("runs/pretrain-DATA"))
     return _command("pretrain", inspect.cleandoc(PRETRAIN), *options, begin)
 
@@ -81,9 +81,7 @@ def train_command(name: str) -> click.Command:
     """The command that trains a language model with one agent."""
     prepare(one_device=True)
     from purerl.build import agent_function
-    from purerl.runs import execute, plans, report, text_training, writing
-    from purerl.text import assembly
-    from purerl.text.data import Pairs
+    from purerl.runs import execute, plans, text_training, writing
 
     with one_line():
         make = agent_function(name)
@@ -93,10 +91,6 @@ def train_command(name: str) -> click.Command:
         wanted, directory = execution.pop("evaluate"), execution.pop("directory")
         given["model"] = given["model"] or str(_pretrained(given["data"], execution))
         plan = plans.plan_of(text_training.config_of(name, given, given.pop("hyperparameters")))
-        kept, there = len(plan.env.task.prompts), assembly.read(given["data"])
-        if isinstance(there, Pairs) and kept < len(there.prompts):
-            report.note(f"{kept:,} of {len(there.prompts):,} prompts and their references are short enough; "
-                        "--max-prompt and --max-tokens allow longer ones")  # fmt: skip
         directory = execute.train(plan, directory, **execution)
         if wanted:
             writing.evaluate(directory)
@@ -176,15 +170,16 @@ def train() -> None:
 @MODEL
 @click.argument("prompts", nargs=-1, metavar="[PROMPT...]")
 @click.option("--prompts-from", type=click.Path(path_type=Path), help="a file with one prompt a line")
-@click.option("--max-tokens", type=Count(), default=64, show_default=True, help="the longest completion")
+@click.option("--max-tokens", type=Count(), help="the longest completion  [default: 64, or what the model's context "
+              "leaves]")  # fmt: skip
 @click.option("--samples", type=Count(), default=1, show_default=True, help="completions of each prompt")
-@click.option("--temperature", type=click.FloatRange(0), default=1.0, show_default=True, help="0: greedy")
+@click.option("--temperature", type=Range(0), help="0: greedy  [default: 1]")
 @click.option("--top-k", type=Count(), help="sample among the most probable tokens")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="sample among the fewest tokens of that mass")
-@click.option("--min-p", type=click.FloatRange(0, 1), help="sample among tokens of at least that share of the largest "
+@click.option("--top-p", type=Range(0, 1, min_open=True), help="sample among the fewest tokens of that mass")
+@click.option("--min-p", type=Range(0, 1), help="sample among tokens of at least that share of the largest "
               "probability")  # fmt: skip
 @click.option("--beam", type=Count(), help="beam search of that width, instead of sampling")
-@click.option("--length-penalty", type=click.FloatRange(0), help="of beam search  [default: 0.6]")
+@click.option("--length-penalty", type=Range(0), help="of beam search  [default: 0.6]")
 @click.option("--seed", type=Seed(), default=0, show_default=True, help="of all random numbers")
 def generate(**given: Any) -> None:
     """Complete prompts with a language model."""

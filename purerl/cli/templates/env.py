@@ -7,7 +7,7 @@ Train in it, sweep one of its parameters, or check it:
     python FILE.py
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,12 +40,12 @@ class Basket(Environment):
     def default_params(self):
         return Params()
 
-    def reset_env(self, key, params):
+    def reset_env(self, key, params) -> Any:
         """The first observation and state of an episode."""
         state = State(jax.random.uniform(key), jnp.zeros((), jnp.int32))
         return self.see(state, params), state
 
-    def step_env(self, key, state, action, params):
+    def step_env(self, key, state, action: Any, params):
         """Observation, state, reward, whether the episode terminated, and a dict of anything else to look at."""
         shot = action["shot"] == 1
         ball = jnp.where(shot, 1.0, 0.5) * action["strength"]

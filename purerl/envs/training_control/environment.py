@@ -20,7 +20,14 @@ from purerl.core import Array, Key, Transition
 from purerl.envs.training_control import terms
 from purerl.envs.training_control.actions import Actions, scale_rate
 from purerl.envs.training_control.data import Data, Draw, pixels
-from purerl.envs.training_control.models import Model, Objective, check_outputs, classification
+from purerl.envs.training_control.models import (
+    Model,
+    Objective,
+    check_objective,
+    check_outputs,
+    classification,
+    regression,
+)
 from purerl.envs.training_control.observations import BOUND, Statistics, relative, with_settings
 from purerl.envs.training_control.optimizers import InnerOptimizer, Settings, as_arrays, first_order
 from purerl.gradients import permutation
@@ -54,6 +61,40 @@ def with_replacement(key: Key, first: Array, num_updates: int, num_train: int, b
     return jax.random.randint(jax.random.fold_in(key, first), (num_updates, batch_size), 0, num_train)
 
 
+class Parts(NamedTuple):
+    """Examples of an episode by their indices in the data, int32 `[num]`."""
+
+    train: Array
+    validation: Array
+    test: Array
+
+
+# (key, number of examples, numbers of the three parts) -> Parts
+Partition = Callable[[Key, int, tuple[int, int, int]], Parts]
+
+
+def drawn(key: Key, num_examples: int, sizes: tuple[int, int, int]) -> Parts:
+    """All three parts are drawn: every episode has others."""
+    ends = np.cumsum(sizes)
+    return Parts(*jnp.split(permutation(key, num_examples)[: ends[-1]], ends[:-1]))
+
+
+def last_for_test(key: Key, num_examples: int, sizes: tuple[int, int, int]) -> Parts:
+    """The last examples are the test part of every episode; the other parts are drawn from the examples before them.
+
+    No episode trains or validates on them, so that they are unseen after any number of episodes. Data in the order of
+    their classes must be shuffled before.
+
+    >>> parts = last_for_test(jax.random.key(0), 10, (4, 2, 3))
+    >>> parts.test.tolist(), int(jnp.concatenate(parts[:2]).max()) < 7
+    ([7, 8, 9], True)
+    """
+    num_train, num_validation, num_test = sizes
+    first = num_examples - num_test
+    order = permutation(key, first)
+    return Parts(order[:num_train], order[num_train : num_train + num_validation], jnp.arange(first, num_examples))
+
+
 @struct.dataclass
 class TrainingControlParams:
     """All of it is data: a change compiles nothing.
@@ -67,14 +108,6 @@ class TrainingControlParams:
     spread: float = 0.0
     ceiling: float = 5.0
     max_steps_in_episode: int = 50
-
-
-class Parts(NamedTuple):
-    """Examples of an episode by their indices in the data, int32 `[num]`."""
-
-    train: Array
-    validation: Array
-    test: Array
 
 
 class TrainingControlState(NamedTuple):
@@ -103,9 +136,10 @@ class TrainingControl(Environment):
     diverged. Its parameters remain those before the step, its loss is the ceiling of `TrainingControlParams` and its
     scores are 0; observations and rewards are finite, and no other network is affected.
 
-    `info` has `log_loss` and `log_loss_before` (validation), `train_loss`, `validation_loss`, `score`, `test_loss`,
-    `test_score`, `diverged`, `cost` (the share of the budget that the step used), `update` (updates so far, with this
-    step's), and the settings by name. What is not kept of it is not computed.
+    `info` has `log_loss` and `log_loss_before` (validation), `train_loss`, `train_score`, `validation_loss`, `score`,
+    `test_loss`, `test_score`, `diverged`, `cost` (the share of the budget that the step used), `update` (updates so
+    far, with this step's), and the settings by name. Training loss and score are of as many examples as the validation
+    part has. What is not kept of it is not computed.
 
     Args:
       model: an inner model, `with_head(torso, num_outputs)`, or a network such as a flax module; see `Model`.
@@ -119,12 +153,13 @@ class TrainingControl(Environment):
       reward: a term, a function of a transition of one step, see `training_control.terms`.
       optimizer: of the inner training: `first_order()`, or `of_optax(…)`.
       minibatches: `shuffled` or `with_replacement`.
+      partition: `drawn`, or `last_for_test`, with the same test part in all episodes.
       finite_horizon: False: the end of the budget truncates the episode, and agents bootstrap from the last
         observation; for budgets that stand for longer ones.
     Raises:
       ValueError: for a count that is not positive, such as a budget of 0; parts larger than the data; data of unequal
-        lengths or with values that are not finite; a model whose outputs do not fit the data; a loss that is not
-        finite at the start.
+        lengths or with values that are not finite; a model whose outputs do not fit the data; an objective of your
+        own that does not give a loss for each example, and a score; a loss that is not finite at the start.
 
     >>> from purerl import networks
     >>> from purerl.envs.training_control import data, models
@@ -155,6 +190,7 @@ class TrainingControl(Environment):
         reward: Term = terms.fall_of_log_loss,
         optimizer: InnerOptimizer | None = None,
         minibatches: Minibatches = shuffled,
+        partition: Partition = drawn,
         finite_horizon: bool = True,
     ):
         me = "TrainingControl"
@@ -168,15 +204,16 @@ class TrainingControl(Environment):
             raise ValueError(f"{me}: the actions change dropout, which the model does not have (Model.train is None)")
         only_rate = set(self.actions.controls) <= {"learning_rate", "stop"}
         self._observe_of = (relative if only_rate else with_settings) if observe is None else observe
-        check_functions(me, reward=reward, observe=self._observe_of, minibatches=minibatches)
+        check_functions(me, reward=reward, observe=self._observe_of, minibatches=minibatches, partition=partition)
         self._sizes, self._updates, self._batch_size = (
             (num_train, num_validation, num_test),
             updates_per_step,
             batch_size,
         )
         self._budget, self._objective, self._reward, self._minibatches = budget, objective, reward, minibatches
+        self._partition = partition
         self._optimizer, self._finite_horizon = first_order() if optimizer is None else optimizer, finite_horizon
-        self._data = data if callable(data) else _checked(data)
+        self._data = data if callable(data) else checked(data)
         self._check_start()
 
     def _check_start(self):
@@ -198,7 +235,11 @@ class TrainingControl(Environment):
 
         classes = jnp.issubdtype(data.y.dtype, jnp.integer) and not callable(self._data)
         y = jax.ShapeDtypeStruct((self._batch_size, *data.y.shape[1:]), data.y.dtype)
-        check_outputs(jax.eval_shape(of_seed(outputs), seed), y, int(np.max(data.y)) + 1 if classes else None)
+        shaped = jax.eval_shape(of_seed(outputs), seed)
+        if self._objective in (classification, regression):
+            check_outputs(shaped, y, int(np.max(data.y)) + 1 if classes else None)
+        else:
+            check_objective(self._objective, shaped, y)
         loss = jax.jit(of_seed(lambda key: self._begin(key, self.default_params)[0]))(seed)
         if not isinstance(loss, Tracer) and not np.isfinite(loss):
             raise ValueError(f"TrainingControl: the inner loss is {loss} at the start; it must be finite")
@@ -214,6 +255,11 @@ class TrainingControl(Environment):
         return self._updates
 
     @property
+    def objective(self) -> Objective:
+        """What the model is trained for."""
+        return self._objective
+
+    @property
     def default_params(self) -> TrainingControlParams:
         return TrainingControlParams(Settings(), max_steps_in_episode=self._budget)
 
@@ -223,13 +269,12 @@ class TrainingControl(Environment):
         data_key, parts_key, model_key, order_key, noise_key, rate_key = jax.random.split(key, 6)
         drawn = self._data(data_key) if callable(self._data) else ()
         data = _as_arrays(drawn or self._data)
-        ends = np.cumsum(self._sizes)
-        parts = Parts(*jnp.split(permutation(parts_key, len(data.y))[: ends[-1]], ends[:-1]))
+        parts = self._partition(parts_key, len(data.y), self._sizes)
         inner = self._model.init(model_key, pixels(data.x[:1]))
         opt_state, settings = self._optimizer.init(inner), as_arrays(params.settings)
         shift = params.spread * jax.random.uniform(rate_key, minval=-1.0)
         settings = settings._replace(learning_rate=settings.learning_rate * jnp.exp(shift))
-        train, validation, _ = self._losses(inner, opt_state, data, parts)
+        train, validation, _, _ = self._losses(inner, opt_state, data, parts)
         # a loss that is not finite ends the episode at the first step
         log_train, log_validation = (jnp.where(jnp.isfinite(x), _log(x), 0.0) for x in (train, validation))
         zero, one = jnp.zeros_like(log_train), jnp.ones_like(log_train)
@@ -239,14 +284,15 @@ class TrainingControl(Environment):
         return validation, TrainingControlState(inner, opt_state, drawn, parts, *keys, time, settings, statistics)
 
     def _losses(self, inner, opt_state, data, parts):
-        """Mean losses of training and validation parts, and the validation score.
+        """Mean losses of training and validation parts, and their scores.
 
         Of the training part as many examples as the validation part has are used; both are one batch.
         """
         some = parts.train[: self._sizes[1]]
         losses, outputs, y = self._judge(inner, opt_state, data, jnp.concatenate([some, parts.validation]))
         cut = len(some)
-        return losses[:cut].mean(), losses[cut:].mean(), self._objective.score(outputs[cut:], y[cut:])
+        scores = self._objective.score(outputs[:cut], y[:cut]), self._objective.score(outputs[cut:], y[cut:])
+        return losses[:cut].mean(), losses[cut:].mean(), *scores
 
     def _judge(self, inner, opt_state, data, index):
         x, y = _examples(data, index)
@@ -269,7 +315,7 @@ class TrainingControl(Environment):
         moved = optax.tree.norm(jax.tree.map(jnp.subtract, trained, state.params))
         finite = jnp.isfinite(jnp.stack([train_losses.sum(), norms.sum(), moved, optax.tree.norm(trained)])).all()
         trained, opt_state = _where(settings.stop, (state.params, state.opt_state), (trained, opt_state))
-        train, validation, score = self._losses(trained, opt_state, data, state.parts)
+        train, validation, train_score, score = self._losses(trained, opt_state, data, state.parts)
         finite = (finite | settings.stop) & jnp.isfinite(train) & jnp.isfinite(validation)
         diverged = ~finite
         trained, opt_state = _where(diverged, (state.params, state.opt_state), (trained, opt_state))
@@ -305,6 +351,7 @@ class TrainingControl(Environment):
             "log_loss_before": before.log_validation,
             "log_loss": log_validation,
             "train_loss": jnp.exp(log_train),
+            "train_score": jnp.where(diverged, 0.0, train_score),
             "validation_loss": jnp.exp(log_validation),
             "score": jnp.where(diverged, 0.0, score),
             "test_loss": jnp.where(bad, jnp.exp(ceiling), jnp.minimum(test, jnp.exp(ceiling))),
@@ -381,7 +428,7 @@ def _as_model(network: Any) -> Model:
     return Model(network.init, network.apply)
 
 
-def _checked(data: Any) -> Data:
+def checked(data: Any) -> Data:
     """Data of NumPy arrays; raises a ValueError unless they are as many and finite."""
     if not isinstance(data, Data):
         raise ValueError(f"TrainingControl: data is {data!r:.80}; it must be Data(x, y), or a function of a key to it")

@@ -147,3 +147,13 @@ def check_outputs(outputs: Any, y: Any, num_classes: int | None) -> None:
     if not right:
         found = f"a {type(outputs).__name__}" if shape is None else f"outputs of shape {shape}"
         raise ValueError(f"TrainingControl: the model gives {found} for {y.shape[0]} examples; it must be {wanted}")
+
+
+def check_objective(objective: Objective, outputs: Any, y: Any) -> None:
+    """Raise a ValueError unless the loss of shaped outputs has a number for each example, and the score is one."""
+    loss = jax.eval_shape(objective.loss, outputs, y, jnp.zeros(()))
+    score = jax.eval_shape(objective.score, outputs, y)
+    for name, found, wanted in (("loss", loss, y.shape[:1]), ("score", score, ())):
+        if getattr(found, "shape", None) != wanted:
+            what = f"shape {found.shape}" if hasattr(found, "shape") else f"a {type(found).__name__}"
+            raise ValueError(f"TrainingControl: the {name} of {y.shape[0]} examples has {what}; it must have {wanted}")

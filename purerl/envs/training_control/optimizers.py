@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from purerl.arguments import check_range
 from purerl.core import Array
 
 SGD, MOMENTUM, RMSPROP, ADAM = range(4)
@@ -115,3 +116,42 @@ def of_optax(transformation: optax.GradientTransformation, evaluated: Callable |
 
     identity = InnerOptimizer._field_defaults["evaluated"]
     return InnerOptimizer(transformation.init, update, evaluated or identity)
+
+
+class Hypergradient(NamedTuple):
+    """The learning rate α, and the direction of the last update, of which it is a multiple."""
+
+    rate: Array
+    direction: Any
+
+
+def hypergradient(initial: Any, step: Any, momentum: Any = 0.9) -> InnerOptimizer:
+    """Hypergradient descent: momentum whose learning rate follows its own gradient.
+
+        αₜ = αₜ₋₁ + β gₜ · uₜ₋₁,   uₜ = μ uₜ₋₁ + gₜ,   Δθ = -αₜ uₜ
+
+    The first update has the initial rate. Updates are multiplied by the learning rate of the settings.
+    Reference: Baydin et al., 2018, arXiv:1703.04782, eq. 5, whose u is that of SGD or of Nesterov's momentum.
+    Args:
+      initial: α₀.  step: β ≥ 0.  momentum: μ in [0, 1).
+
+    >>> optimizer, settings = hypergradient(0.1, 0.01, 0.0), Settings(learning_rate=1.0)
+    >>> state = optimizer.init(jnp.zeros(2))
+    >>> for grads in (jnp.array([1.0, 2.0]), jnp.array([1.0, 1.0])):
+    ...     update, state = optimizer.update(grads, state, None, settings)
+    >>> round(state.rate.item(), 4)
+    0.13
+    """
+    check_range("hypergradient", 0, float("inf"), initial=initial, step=step)
+
+    def init(params):
+        return Hypergradient(jnp.asarray(initial, jnp.result_type(float)), jax.tree.map(jnp.zeros_like, params))
+
+    def update(grads, state, params, settings):
+        del params
+        rate = state.rate + step * optax.tree.vdot(grads, state.direction)
+        direction = jax.tree.map(lambda u, g: momentum * u + g, state.direction, grads)
+        change = jax.tree.map(lambda u: -settings.learning_rate * rate * u, direction)
+        return change, Hypergradient(rate, direction)
+
+    return InnerOptimizer(init, update)

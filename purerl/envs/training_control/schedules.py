@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -77,6 +81,20 @@ def follow(schedule: Schedule) -> Control:
     return control
 
 
+def replay(settings: Mapping[str, Any]) -> tuple[Control, Array]:
+    """The control of a training by recorded settings, whatever happens, and its carry: `rollout(…, *replay(table))`.
+
+    Args:
+      settings: for each setting that is to change its values, float `[T]`, one for each step.
+    """
+
+    def control(i, obs, before, used):
+        del obs, used
+        return i + 1, before._replace(**{name: jnp.asarray(x)[i] for name, x in settings.items()})
+
+    return control, jnp.zeros((), jnp.int32)
+
+
 def act(env: TrainingControl, agent: Agent, agent_state: Any) -> tuple[Control, Any]:
     """The control of a training by the greedy actions of an agent, and its first memory: `rollout(…, *act(…))`."""
 
@@ -126,12 +144,13 @@ def rollout(
     return table
 
 
-def schedule_of(table: Mapping[str, Any]) -> optax.Schedule:
+def schedule_of(table: Mapping[str, Any], name: str = "learning_rate") -> optax.Schedule:
     """A recorded schedule as a schedule of optax: the rate of the last row whose `update` is reached.
 
     Args:
       table: columns `update`, ints that increase from 0, and `learning_rate`, positive; rows that are not `valid`, if
         there is such a column, are left out. Lists or arrays, such as of a CSV file.
+      name: the column to return instead of the learning rate, such as "momentum"; its values may be 0.
     Returns:
       `count -> learning rate`, which may be traced: `optax.sgd(schedule_of(table), momentum=0.9)`.
     Raises:
@@ -141,19 +160,42 @@ def schedule_of(table: Mapping[str, Any]) -> optax.Schedule:
     >>> [round(schedule(count).item(), 3) for count in (0, 9, 10, 500)]
     [0.1, 0.1, 0.2, 0.05]
     """
-    for name in ("update", "learning_rate"):
-        if name not in table:
-            raise ValueError(f"schedule_of: the table has {sorted(table)}; it must have {name}")
-    update, rate = np.asarray(table["update"]), np.asarray(table["learning_rate"], float)
+    for column in ("update", name):
+        if column not in table:
+            raise ValueError(f"schedule_of: the table has {sorted(table)}; it must have {column}")
+    update, rate = np.asarray(table["update"]), np.asarray(table[name], float)
     valid = np.asarray(table.get("valid", np.ones(update.shape)), bool)
     if update.ndim != 1 or not update.shape == rate.shape == valid.shape or not valid.any():
         raise ValueError(f"schedule_of: columns have shapes {update.shape}, {rate.shape}; they must be [n], n ≥ 1")
     update, rate = update[valid], rate[valid]
     if update[0] != 0 or (np.diff(update) <= 0).any():
         raise ValueError(f"schedule_of: update is {update}; it must increase from 0")
-    check_range("schedule_of", np.nextafter(0, 1), np.finfo(float).max, learning_rate=rate)
+    least = np.nextafter(0, 1) if name == "learning_rate" else 0.0
+    check_range("schedule_of", least, np.finfo(float).max, **{name: rate})
 
     def schedule(count):
         return jnp.asarray(rate, jnp.float32)[jnp.searchsorted(jnp.asarray(update), count, side="right") - 1]
 
     return schedule
+
+
+def load(path: str | Path, name: str = "learning_rate") -> optax.Schedule:
+    """The schedule that `purerl optimise` found, for any training with optax: `optax.sgd(load("schedule.csv"), 0.9)`.
+
+    Args:
+      path: `schedule.csv` or `schedule.json` of a run, or any CSV file with the columns of `schedule_of`.
+      name: the column, if several settings were optimised, such as "momentum".
+    Raises:
+      ValueError: if the file cannot be read, or has other columns or values.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            table = json.loads(text)["schedule"]
+        else:
+            rows = list(csv.DictReader(io.StringIO(text)))
+            table = {column: [float(row[column]) for row in rows] for column in (rows[0] if rows else ())}
+        return schedule_of(table, name)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is not a schedule: {getattr(error, 'strerror', None) or error}") from None

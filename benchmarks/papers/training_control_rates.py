@@ -1,0 +1,427 @@
+"""Learning rates that an agent chooses while a network trains, against tuned constants, schedules and optimisers.
+
+    pip install 'purerl[data]'
+    python benchmarks/papers/training_control_rates.py [--seeds 5] [--only cosine] [--report]
+
+An agent is trained on a distribution of tasks: networks of 32 hidden units on random teachers, with inputs of scales
+that differ by two orders of magnitude. Everything that it is compared with is tuned on the same distribution, at the
+cost of the agent's training. All are judged on held-out tasks: other data, other widths, longer budgets. A training
+has 20 stretches, and a learning rate holds for one of them, for agents and schedules alike.
+
+There is one JSON file for each rival's tuning, and one for each arm and seed of the judgement, under
+results/training-control-rates/; a run that was stopped continues with what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from text_report import control_section
+from training_control_exact import summary
+from trainings import LAST, controlled, keys_of, load, outcome, ppo, rounded, save, search, train
+
+import purerl
+from purerl import build, networks, statistics
+from purerl.envs.training_control import actions, data, models, optimizers, schedules
+from purerl.envs.training_control.data import Data
+from purerl.envs.training_control.environment import TrainingControl
+from purerl.envs.training_control.optimizers import ADAM, MOMENTUM, InnerOptimizer, Settings
+from purerl.runs import report
+from purerl.runs.devices import set_up_jax
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "training-control-rates"
+PICTURE = HERE / "training-control-rates.png"
+SEEDS, STRETCHES = 5, 20
+NUM_ENVS, UPDATES = 64, 150  # of PPO: 9,600 trainings
+CANDIDATES, JUDGED, CHUNK = 50, 24, 48
+TRAINING, JUDGING, TUNING = 0, 1, 2  # purposes of keys
+CEILING = 2.0  # nats
+
+# --- tasks ------------------------------------------------------------------------------------------------------------
+
+
+def teachers(key: Any, num: int = 1200, num_inputs: int = 16, num_classes: int = 4) -> Data:
+    """A random teacher: inputs of a scale in e^[-3, 1.5], of features that differ, and up to 10 % of random labels."""
+    teacher_key, scale_key, feature_key, share_key, noisy_key, label_key = jax.random.split(key, 6)
+    x, y = data.teacher_student(num, num_inputs, num_classes)(teacher_key)
+    log_scale = jax.random.uniform(scale_key, minval=-3.0, maxval=1.5)
+    scale = jnp.exp(log_scale + 0.5 * jax.random.normal(feature_key, (num_inputs,)))
+    noisy = jax.random.bernoulli(noisy_key, jax.random.uniform(share_key, maxval=0.1), (num,))
+    return Data(x * scale, jnp.where(noisy, jax.random.randint(label_key, (num,), 0, num_classes), y))
+
+
+class Task(NamedTuple):
+    """Networks to train: hidden layers, classes, data, sizes of parts, and K updates in a stretch."""
+
+    about: str
+    hidden: tuple[int, ...]
+    num_classes: int
+    data: Callable[[], Any]
+    sizes: tuple[int, int, int]
+    updates: int
+
+
+TRAINED = Task("teachers", (32,), 4, lambda: teachers, (800, 200, 200), 10)
+HELD_OUT = {
+    "digits": Task("digits, 32 units, 200 updates", (32,), 10, data.digits, (1000, 300, 400), 10),
+    "digits-long": Task("digits, 64 and 64 units, 600 updates", (64, 64), 10, data.digits, (1000, 300, 400), 30),
+    "spirals": Task("two spirals, 64 units, 800 updates", (64,), 2, data.two_spirals, (500, 200, 300), 40),
+    "cancer": Task("breast cancer, 16 units, 200 updates", (16,), 2, data.breast_cancer, (300, 100, 160), 10),
+    "teacher": Task("teacher of 10 classes, 128 units, 400 updates", (128,), 10,
+                    lambda: data.teacher_student(2000, 32, 10), (1400, 200, 400), 20),
+}  # fmt: skip
+
+
+def environment(task: Task, control: Any = None, optimizer: InnerOptimizer | None = None) -> TrainingControl:
+    """The environment of a task."""
+    model = models.with_head(networks.MLP(task.hidden), task.num_classes)
+    return TrainingControl(
+        model, task.data(), *task.sizes, updates_per_step=task.updates, batch_size=32, budget=STRETCHES,
+        actions=control, optimizer=optimizer,
+    )  # fmt: skip
+
+
+def params_of(env: TrainingControl, spread: float = 0.0) -> Any:
+    """Momentum 0.9, from a rate of 0.01; in the agent's training it starts within `spread` nats of that."""
+    return env.default_params.replace(settings=Settings(optimizer=MOMENTUM), ceiling=CEILING, spread=spread)
+
+
+# --- rivals -----------------------------------------------------------------------------------------------------------
+
+
+class Rival(NamedTuple):
+    """A way to train with something to tune.
+
+    candidates: `[C, P]`.  shape: of a candidate the learning rate of fractions `[T]` of the budget.
+    optimizer: `(candidate, optax schedule of that rate) -> InnerOptimizer`; None: momentum, or Adam (`kind`).
+    """
+
+    about: str
+    candidates: np.ndarray
+    shape: Callable[[Any], schedules.Schedule]
+    optimizer: Callable[[Any, optax.Schedule], InnerOptimizer] | None = None
+    kind: int = MOMENTUM
+
+
+def grid(*axes: Any) -> np.ndarray:
+    """All combinations, `[C, P]`."""
+    return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
+
+
+def flat_or_cosine(c: Any) -> schedules.Schedule:
+    """A constant or a cosine of height 1, as the second number of a candidate says."""
+    return lambda used: jnp.where(c[1] > 0, schedules.cosine(1.0)(used), 1.0)
+
+
+@cache
+def rivals() -> dict[str, Rival]:
+    """Each has 50 candidates. Rates are of five decades."""
+    rates, fine = np.logspace(-4, 1, 25), np.logspace(-4, 1, CANDIDATES)
+    lend, contrib, wide = optimizers.of_optax, optax.contrib, np.logspace(-2.5, 2.5, 25)
+    averaged = lambda params, state: contrib.schedule_free_eval_params(state, params)
+    one = lambda c: schedules.constant(c[0])
+    return {
+        "constant": Rival("constant", fine[:, None], one),
+        "step": Rival("step, to 0.1 or 0.3 at thirds", grid(rates, (0.1, 0.3)), lambda c: schedules.step(c[0], c[1])),
+        "exponential": Rival("exponential, to 0.1 or 0.01", grid(rates, (0.1, 0.01)),
+                             lambda c: schedules.exponential(c[0], c[0] * c[1])),
+        "cosine": Rival("cosine, to 0 or 0.1", grid(rates, (0.0, 0.1)), lambda c: schedules.cosine(c[0], c[0] * c[1])),
+        "one-cycle": Rival("one cycle, its peak at 0.1 or 0.3", grid(rates, (0.1, 0.3)),
+                           lambda c: schedules.one_cycle(c[0], c[1])),
+        "hypergradient": Rival("hypergradient descent", grid(np.logspace(-4, 0, 10), np.logspace(-6, -2, 5)), one,
+                               lambda c, rate: optimizers.hypergradient(c[0], c[1])),
+        "prodigy": Rival("Prodigy, constant or cosine", grid(wide, (0, 1)), flat_or_cosine,
+                         lambda c, rate: lend(contrib.prodigy(rate, estim_lr_coef=c[0]))),
+        "d-adaptation": Rival("D-Adaptation (Adam), constant or cosine", grid(wide, (0, 1)),
+                              lambda c: lambda used: c[0] * flat_or_cosine(c)(used),
+                              lambda c, rate: lend(contrib.dadapt_adamw(rate))),
+        "dowg": Rival("DoWG, constant or cosine", grid(wide, (0, 1)),
+                      lambda c: lambda used: c[0] * flat_or_cosine(c)(used), lambda c, rate: lend(contrib.dowg(rate))),
+        "cocob": Rival("COCOB, constant or cosine", grid(np.logspace(0, 4, 25), (0, 1)), flat_or_cosine,
+                       lambda c, rate: lend(contrib.cocob(rate, alpha=c[0]))),
+        "schedule-free": Rival("schedule-free SGD, momentum 0.9 or 0.95", grid(rates, (0.9, 0.95)), one,
+                               lambda c, rate: lend(contrib.schedule_free_sgd(c[0], b1=c[1]), averaged)),
+        "adam": Rival("Adam, cosine to 0 or 0.1", grid(np.logspace(-5, 0, 25), (0.0, 0.1)),
+                      lambda c: schedules.cosine(c[0], c[0] * c[1]), kind=ADAM),
+    }  # fmt: skip
+
+
+USED = np.arange(STRETCHES) / STRETCHES
+PLAIN = ("constant", "step", "exponential", "cosine", "one-cycle", "adam")  # schedules: judged in one program
+
+
+def training(task: Task, name: str, kept: tuple[str, ...]) -> Callable[..., Any]:
+    """`(candidate, keys [n]) -> outcomes [n]` of a rival. A candidate of plain schedules is (rates `[T]`, kind)."""
+    rival = rivals()[name]
+
+    def program(candidate, keys):
+        rates, kind = candidate if rival.optimizer is None else (rival.shape(candidate)(jnp.asarray(USED)), MOMENTUM)
+        inner, own = None, lambda used: rates[jnp.round(used * STRETCHES).astype(int)]
+        if rival.optimizer is not None:
+            inner = rival.optimizer(candidate, lambda count: rates[jnp.minimum(count // task.updates, STRETCHES - 1)])
+            own = schedules.constant(1.0)
+        env = environment(task, optimizer=inner)
+        params = params_of(env)
+        params = params.replace(settings=params.settings._replace(optimizer=kind))
+        play = lambda key: schedules.rollout(key, env, params, STRETCHES, schedules.follow(own))
+        return jax.vmap(lambda key: outcome(play(key), kept))(keys)
+
+    return program
+
+
+@cache
+def held_out_program(task: Task, name: str) -> Callable[..., Any]:
+    """Candidates `[C]` on a held-out task; plain schedules have the same one."""
+    program = training(task, name, LAST)
+    return jax.jit(lambda candidates, keys: jax.lax.map(lambda c: program(c, keys), candidates))
+
+
+def candidates_of(name: str, chosen: np.ndarray) -> Any:
+    """Candidates as `training` has them: plain schedules as tables of rates."""
+    rival = rivals()[name]
+    if rival.optimizer is not None:
+        return jnp.asarray(chosen)
+    tables = jnp.stack([jnp.asarray(rival.shape(c)(jnp.asarray(USED))) for c in chosen])
+    return tables, jnp.full(len(chosen), rival.kind)
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def tune(name: str) -> None:
+    """Choose a rival's candidate on the training tasks, by the mean fall of the log validation loss."""
+    path = RESULTS / "tuning" / f"{name}.json"
+    if path.exists():
+        return
+    keys = keys_of(TUNING, 0, NUM_ENVS * UPDATES // CANDIDATES)
+    program, begin = training(TRAINED, name, ()), time.perf_counter()
+    rival = rivals()[name]
+    gain = lambda c, keys: program(c, keys)["gain"]
+    gains = search(f"tuning of {rival.about}", gain, candidates_of(name, rival.candidates), keys, CHUNK)
+    best = int(np.nanargmax(gains))
+    save(path, {
+        "rival": name, "trainings": len(keys) * len(gains), "chosen": rival.candidates[best].tolist(),
+        "gain": float(gains[best]), "gains": rounded(gains), "candidates": rival.candidates.tolist(),
+        "seconds": round(time.perf_counter() - begin, 1),
+    })  # fmt: skip
+
+
+def judge_rivals(names: tuple[str, ...], seed: int) -> None:
+    """Tuned rivals on the held-out tasks, in one program; if they are plain schedules, 25 constants too, for (b)."""
+    paths = {name: RESULTS / name / f"{seed}.json" for name in names}
+    if all(path.exists() for path in paths.values()):
+        return
+    report.note(f"judgement of {', '.join(names)}, seed {seed}")
+    constants = rivals()["constant"].candidates[::2]
+    every = [candidates_of(name, np.array([load(RESULTS / "tuning" / f"{name}.json")["chosen"]])) for name in names]
+    every += [candidates_of("constant", constants)] if "constant" in names else []
+    every, found = jax.tree.map(lambda *x: jnp.concatenate(x), *every), {name: {} for name in names}
+    for i, (at, task) in enumerate(HELD_OUT.items()):
+        out = held_out_program(task, names[0])(every, keys_of(JUDGING, seed * len(HELD_OUT) + i, JUDGED))
+        log_loss = np.log(np.asarray(out["test_loss"], float)).mean(1)
+        score = np.asarray(out["test_score"], float).mean(1)
+        for j, name in enumerate(names):
+            found[name][at] = {"log_test_loss": log_loss[j], "test_score": score[j]}
+        if "constant" in names:
+            found["constant"][at] |= {"rates": constants[:, 0], "of_rates": log_loss[len(names) :]}
+    for name, path in paths.items():
+        save(path, {"arm": name, "seed": seed, "tasks": rounded(found[name])})
+
+
+class Arm(NamedTuple):
+    """An agent: its actions and hyperparameters."""
+
+    about: str
+    actions: actions.Actions
+    hp: Any
+
+
+def agents() -> dict[str, Arm]:
+    """Agents by their keys."""
+    steps = float(NUM_ENVS * STRETCHES * UPDATES)
+    hp = ppo(learning_rate=1e-3, anneal_steps=steps, gae_lambda=0.95)
+    return {
+        "ppo": Arm("PPO, rate × 4^a, a in [-1, 1]", actions.change({"learning_rate": float(np.log(4))}), hp),
+        "ppo-discrete": Arm("PPO, rate × ¼, ½, 1, 2 or 4", actions.scale_rate((0.25, 0.5, 1.0, 2.0, 4.0)),
+                            ppo(learning_rate=1e-3, anneal_steps=steps, gae_lambda=0.95, entropy_cost=0.003)),
+    }  # fmt: skip
+
+
+@cache
+def agent_program(task: Task, name: str) -> Callable[..., Any]:
+    """Trainings of a task under an agent's greedy actions."""
+    arm = agents()[name]
+    env = environment(task, arm.actions)
+    agent = build.agent(purerl.ppo, env.action_space())(arm.hp)
+    program = controlled(env, agent, STRETCHES, ("learning_rate",))
+    return lambda state, keys: program(state, params_of(env), keys)
+
+
+def run_agent(name: str, seed: int) -> None:
+    """Train an agent of a seed, and judge it on training tasks and held-out tasks."""
+    path, arm = RESULTS / name / f"{seed}.json", agents()[name]
+    if path.exists():
+        return
+    report.note(f"{arm.about}: seed {seed}, {UPDATES} updates")
+    begin, env = time.perf_counter(), environment(TRAINED, arm.actions)
+    state, curve = train(env, params_of(env, spread=2.3), arm.hp, NUM_ENVS, UPDATES, seed)
+    seconds, found = time.perf_counter() - begin, {}
+    for i, (at, task) in enumerate(HELD_OUT.items()):
+        out = agent_program(task, name)(state, keys_of(JUDGING, seed * len(HELD_OUT) + i, JUDGED))
+        found[at] = {
+            "log_test_loss": np.log(np.asarray(out["test_loss"], float)).mean(),
+            "test_score": out["test_score"].mean(),
+            "rates": np.exp(np.log(np.asarray(out["learning_rate"], float)).mean(0)),
+        }
+    gain = agent_program(TRAINED, name)(state, keys_of(TUNING, 0, 4 * CHUNK))["gain"].mean()
+    save(path, {
+        "arm": name, "seed": seed, "trainings": NUM_ENVS * UPDATES, "gain": float(gain), "tasks": rounded(found),
+        "curve": curve, "seconds": round(seconds, 1), "hyperparameters": vars(arm.hp),
+    })  # fmt: skip
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def seeds_of(name: str) -> dict[int, dict[str, Any]]:
+    """The judgements of an arm by seed."""
+    found = [load(path) for path in (RESULTS / name).glob("*.json")]
+    return {x["seed"]: x["tasks"] for x in sorted(found, key=lambda x: x["seed"])}
+
+
+def oracle(seed: int) -> dict[str, float]:
+    """The log test loss of the best constant rate of each held-out task."""
+    return {at: min(found["of_rates"]) for at, found in seeds_of("constant")[seed].items()}
+
+
+def excess(name: str) -> dict[int, float]:
+    """The log test loss above the oracle's by seed, a mean over held-out tasks, in nats."""
+    return {
+        seed: float(np.mean([tasks[at]["log_test_loss"] - best for at, best in oracle(seed).items()]))
+        for seed, tasks in seeds_of(name).items()
+        if seed in seeds_of("constant")
+    }
+
+
+def against(name: str, other: str) -> str:
+    """The difference of two arms over seeds that both have, and whether their intervals are apart."""
+    ours, theirs = excess(name), excess(other)
+    both = sorted(set(ours) & set(theirs))
+    difference = [ours[seed] - theirs[seed] for seed in both]
+    mine, his = (statistics.interval([x[seed] for seed in both], statistics.mean) for x in (ours, theirs))
+    apart = "apart" if mine[1] < his[0] or his[1] < mine[0] else "not apart"
+    return f"{summary(difference, 4)} | {apart}"
+
+
+def names() -> dict[str, str]:
+    """Arms by their keys."""
+    return {key: arm.about for key, arm in agents().items()} | {key: rival.about for key, rival in rivals().items()}
+
+
+def write_report() -> None:
+    """The section of CONTROL.md and its picture."""
+    arms = {key: about for key, about in names().items() if excess(key)}
+    order = sorted(arms, key=lambda key: np.mean(list(excess(key).values())))
+    tuned = {key: load(RESULTS / "tuning" / f"{key}.json") for key in rivals() if key in arms}
+    lines = [
+        "## Learning rates of networks",
+        "",
+        f"`python benchmarks/papers/training_control_rates.py`. {NUM_ENVS * UPDATES:,} trainings on random teachers "
+        "for each agent and for the tuning of each rival; all are then judged on held-out tasks, with "
+        f"{JUDGED} networks for each task and seed, which are the same for all. The score is the log test loss above "
+        "that of the best of 25 constant rates for the held-out task itself (b), a mean over tasks; below 0 is better "
+        "than (b). The constant rate that is tuned on the training tasks is (a).",
+        "",
+        "| | log test loss above (b), mean [95 % interval] | least, most | seeds | chosen on the training tasks |",
+        "|---|---|---|---|---|",
+    ]
+    for key in order:
+        values = list(excess(key).values())
+        chosen = ", ".join(f"{x:.3g}" for x in tuned[key]["chosen"]) if key in tuned else "-"
+        lines.append(f"| {arms[key]} | {summary(values, 4)} | {len(values)} | {chosen} |")
+    lines += ["", "| difference, below 0: the first is better | mean [95 % interval] | least, most | intervals |",
+              "|---|---|---|---|"]  # fmt: skip
+    for key in agents():
+        lines += [
+            f"| {arms[key]}, minus {arms[other]} | {against(key, other)} |"
+            for other in ("constant", "cosine")
+            if key in arms and other in arms
+        ]
+    lines += ["", f"| log test loss (accuracy) | {' | '.join(task.about for task in HELD_OUT.values())} |",
+              f"|---|{'---|' * len(HELD_OUT)}"]  # fmt: skip
+    for key in order:
+        found = list(seeds_of(key).values())
+        mean = lambda at, what, found=found: np.mean([tasks[at][what] for tasks in found])
+        cells = [f"{mean(at, 'log_test_loss'):.3f} ({mean(at, 'test_score'):.3f})" for at in HELD_OUT]
+        lines.append(f"| {arms[key]} | {' | '.join(cells)} |")
+    best = {at: np.mean([oracle(seed)[at] for seed in seeds_of("constant")]) for at in HELD_OUT}
+    lines.append(f"| best of 25 constants for the task (b) | {' | '.join(f'{x:.3f}' for x in best.values())} |")
+    lines += ["", f"![learning rates of networks]({PICTURE.name})"]
+    control_section("rates", "\n".join(lines))
+    picture(arms, order)
+
+
+def picture(arms: dict[str, str], order: list[str]) -> None:
+    """The score of every arm, the agents' rates on held-out tasks, and losses of constants."""
+    import matplotlib.pyplot as plt
+
+    figure, (scores, rates, constants) = plt.subplots(1, 3, figsize=(17, 5.5), layout="constrained")
+    for i, key in enumerate(order):
+        values = list(excess(key).values())
+        scores.plot(values, np.full(len(values), i), "C0." if key in agents() else "k.")
+        scores.plot(np.mean(values), i, "C0o" if key in agents() else "ko")
+    scores.axvline(0, color="grey", linewidth=0.7, linestyle=":")
+    scores.set_xscale("symlog", linthresh=0.1)
+    scores.set(yticks=range(len(order)), yticklabels=[arms[key] for key in order], title="log test loss above (b)")
+    scores.invert_yaxis()
+    agent = next(key for key in order if key in agents()) if any(key in agents() for key in order) else None
+    for i, (at, task) in enumerate(HELD_OUT.items()):
+        for j, tasks in enumerate(seeds_of(agent).values() if agent else ()):
+            rates.plot(USED, tasks[at]["rates"], f"C{i}", alpha=0.6, label=task.about if j == 0 else None)
+        of_rates = [tasks[at] for tasks in seeds_of("constant").values()]
+        mean = np.mean([x["of_rates"] for x in of_rates], 0)
+        constants.plot(of_rates[0]["rates"], mean, f"C{i}", label=task.about)
+        rates.axhline(of_rates[0]["rates"][int(mean.argmin())], color=f"C{i}", linewidth=0.7, linestyle=":")
+    rates.set(yscale="log", xlabel="fraction of the budget", title="rates of the agent (dotted: best constant)")
+    rates.legend(fontsize=7)
+    constants.set(xscale="log", xlabel="constant rate", title="log test loss of constants (dotted: the tuned one, (a))")
+    constants.axvline(load(RESULTS / "tuning" / "constant.json")["chosen"][0], color="grey", linestyle=":")
+    figure.savefig(PICTURE, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Train and tune what is missing, then report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds of each arm [{SEEDS}]")
+    parser.add_argument("--only", default="", help="only arms whose key contains this word")
+    parser.add_argument("--report", action="store_true", help="only write CONTROL.md from the results")
+    given = parser.parse_args()
+    if not given.report:
+        set_up_jax()
+        groups = [PLAIN, *((name,) for name in rivals() if name not in PLAIN)]
+        groups = [names for names in groups if any(given.only in name for name in names)]
+        for names in groups:
+            for name in names:
+                tune(name)
+        for seed in range(given.seeds):
+            for name in agents():
+                if given.only in name:
+                    run_agent(name, seed)
+            for names in groups:
+                judge_rivals(names, seed)
+    write_report()
+
+
+if __name__ == "__main__":
+    main()

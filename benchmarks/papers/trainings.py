@@ -1,0 +1,94 @@
+"""Agents trained to control the training of networks, and many trainings under one control: for two scripts."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from training_control_exact import write
+
+import purerl
+from purerl import build
+from purerl.core import Agent
+from purerl.envs.training_control import schedules
+from purerl.envs.training_control.environment import TrainingControl
+from purerl.runs import report
+from purerl.runs.stream import measure
+
+LAST = ("log_loss", "train_loss", "train_score", "test_loss", "test_score")  # what is kept of a training: its last row
+
+
+def keys_of(purpose: int, seed: int, num: int) -> Any:
+    """Keys of trainings `[num]`, for a purpose and a seed."""
+    return jax.random.split(jax.random.fold_in(jax.random.fold_in(jax.random.key(26), purpose), seed), num)
+
+
+def outcome(table: dict[str, Any], kept: tuple[str, ...], shown: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Of a recorded training the last valid row of `kept`, `gain`, the fall of the log validation loss, and all rows
+    of `shown`."""
+    last = jnp.maximum(table["valid"].sum() - 1, 0)
+    gain = table["log_loss_before"][0] - table["log_loss"][last]
+    return {"gain": gain, **{name: table[name][last] for name in kept}, **{name: table[name] for name in shown}}
+
+
+def controlled(env: TrainingControl, agent: Agent, num_steps: int, shown: tuple[str, ...]) -> Callable[..., Any]:
+    """Trainings under an agent's greedy actions, one program: `(agent_state, env_params, keys [n]) -> outcomes [n]`."""
+
+    @jax.jit
+    def judge(state, env_params, keys):
+        control, memory = schedules.act(env, agent, state)
+        play = lambda key: schedules.rollout(key, env, env_params, num_steps, control, memory)
+        return jax.vmap(lambda key: outcome(play(key), LAST, shown))(keys)
+
+    return judge
+
+
+def train(env: TrainingControl, env_params: Any, hp: Any, num_envs: int, updates: int, seed: int) -> tuple[Any, Any]:
+    """PPO on whole trainings, with a progress bar: the agent's state, and the mean return of every chunk of updates."""
+    agent = build.agent(purerl.ppo, env.action_space(env_params))
+    length = int(env_params.max_steps_in_episode)
+    make = lambda hp: purerl.learner(env, env_params, agent(hp), num_envs, length)
+    measured = measure(
+        make, hp, keys_of(0, seed, 1), jax.devices()[:1], updates, max(1, updates // 50), num_envs * length
+    )
+    state = jax.tree.map(lambda x: x[0], measured.state.agent)
+    return state, [None if np.isnan(x) else round(float(x), 4) for x in measured.metrics["episode_return"][:, 0]]
+
+
+def save(path: Path, found: dict[str, Any]) -> None:
+    """Write a record with the versions and the device that it is of."""
+    write(path, {
+        **found, "versions": {p: version(p) for p in ("purerl", "jax", "jaxlib", "optax", "numpy")},
+        "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}, {platform.machine()}",
+    })  # fmt: skip
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A record."""
+    return json.loads(path.read_text())
+
+
+def rounded(tree: Any, digits: int = 5) -> Any:
+    """Arrays as lists of rounded numbers."""
+    return jax.tree.map(lambda x: np.asarray(x, float).round(digits).tolist(), tree)
+
+
+def search(name: str, program: Callable[..., Any], candidates: Any, keys: Any, chunk: int) -> np.ndarray:
+    """The mean gain of every candidate, `[C]`, over the same keys, a few keys at a time.
+
+    program: `(candidate, keys [chunk]) -> gains [chunk]`, for one candidate.
+    """
+    report.note(f"{name}: {len(jax.tree.leaves(candidates)[0])} candidates, {len(keys)} trainings each")
+    run = jax.jit(lambda candidates, keys: jax.lax.map(lambda c: program(c, keys).mean(), candidates))
+    return np.mean([run(candidates, keys[i : i + chunk]) for i in range(0, len(keys), chunk)], axis=0)
+
+
+ppo = partial(purerl.PPO, gamma=1.0, entropy_cost=0.0, num_epochs=8)
