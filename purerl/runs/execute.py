@@ -164,8 +164,9 @@ def _finish(plan: Plan, directory: Path, record: Record, leaves: dict, progress:
     if milestones.METRIC in metrics.columns:
         greedy = panel_of(plan, metrics, record.broken, milestones.METRIC)
         panels.append(greedy._replace(title=f"{plan.title}, greedy"))
-        best = [x for x in milestones.best_scores(directory / files.CHECKPOINTS) if np.isfinite(x)]
-        report.note(f"best greedy return of each run: {', '.join(f'{x:.1f}' for x in best)} (--checkpoint best)")
+        if (best := milestones.best_scores(directory / files.CHECKPOINTS)) is not None:
+            scores = ", ".join(f"{x:.1f}" for x in best)
+            report.note(f"best greedy return of each run: {scores} (--checkpoint best)")
     report.picture(directory / files.CURVE, panels, metric, unit=plan.unit)
     report.note(f"run: {directory}  (learning curve: {directory / files.CURVE})")
 

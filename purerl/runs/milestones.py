@@ -110,6 +110,8 @@ def keep_best(
       leaves: gives the state of all runs on the host, `[R, ...]`.
     """
     scores = np.where(allowed & ~np.isnan(scores), scores, -np.inf)
+    if not np.isfinite(scores).any():
+        return
     before = best_scores(directory)
     better = scores > before if before is not None else np.isfinite(scores)
     if not better.any():

@@ -50,7 +50,7 @@ ISOLATED = """
         one = lambda hp: purerl.learner(env, env_params, agent(hp), *blocks)
         keys, found = jax.random.split(jax.random.key(0), 8), []
         for count in (1, 2, 8):
-            runs = purerl.batch(one, isolate=True)
+            runs = purerl.batch(one, jax.devices()[:2] if count > 1 else None, isolate=True)
             *_, (_, state, _) = purerl.run(runs, hp, keys[:count], updates, every=updates // 2)
             found.append(files.hashes(checkpoint.to_host(state), count)[0])
         print(name, len(set(found)))
@@ -58,6 +58,7 @@ ISOLATED = """
 
 
 def test_an_isolated_seed_is_the_same_among_one_two_and_eight():
+    """Alone on a device, on one of two, and among four on each of two."""
     program = textwrap.dedent(ISOLATED)
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
     assert out.stdout.split("\n")[:2] == ["ppo 1", "dqn 1"], out.stderr[-2000:]

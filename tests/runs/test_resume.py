@@ -117,13 +117,18 @@ def test_milestones(tmp_path, monkeypatch, capsys):
     assert command("resume", b, "--devices", 1) == 0
     same_bits(a, b)
     for name in ("best.safetensors", "kept/000000016.safetensors"):
-        assert (a / "checkpoints" / name).read_bytes() == (b / "checkpoints" / name).read_bytes()
+        (one, notes), (two, again) = (checkpoint.read(run / "checkpoints" / name) for run in (a, b))
+        assert notes == again and {n: x.tobytes() for n, x in one.items()} == {n: x.tobytes() for n, x in two.items()}
 
 
-def test_a_seed_alone_and_isolated_is_the_same_among_others(tmp_path):
-    for seeds in (1, 3):
-        assert train_own(tmp_path / f"{seeds}", "--isolate-seeds", "--devices", 1, seeds=seeds) == 0
-    assert shas(tmp_path / "1") == shas(tmp_path / "3")[:1]
+@pytest.mark.parametrize("flags", [[], ["--isolate-seeds"]], ids=["together", "isolated"])
+def test_seeds_are_isolated_if_asked_for(flags, tmp_path, monkeypatch, capsys):
+    def refuse(*given):
+        raise ValueError(f"isolate is {given[-1]}")
+
+    monkeypatch.setattr(execute, "stream", refuse)
+    assert train_own(tmp_path / "a", *flags) == 2
+    assert f"isolate is {bool(flags)}" in capsys.readouterr().err
 
 
 def test_a_repeat_that_differs_says_where(small, tmp_path, capsys):
