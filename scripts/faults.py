@@ -2033,6 +2033,13 @@ FAULTS = [
         ("unit/test_sequence_agents.py::test_the_reference_stays_and_the_coefficient_moves",),
     ),
     Fault(
+        "A text run is resumed on other devices, with other flags of XLA",
+        "cli/flags.py",
+        "prepare(one_device=text)",
+        "prepare(one_device=False)",
+        ("runs/test_text.py::test_a_run_goes_on_with_the_devices_and_flags_of_its_beginning",),
+    ),
+    Fault(
         "Every row of a table is of the first seed",
         "runs/writing.py",
         'loaded.one(run).state.agent.params["model"]',
@@ -2542,7 +2549,7 @@ FAULTS = [
     Fault(
         "A resumed search saves no schedule",
         "cli/commands/resume.py",
-        '        comparison.finish(run, given["devices"])',
+        '        comparison.finish(run, given["devices"], given["code"])',
         "        del comparison",
         ("runs/test_optimise.py::test_a_resumed_search_finds_the_same_schedule",),
     ),
@@ -2698,8 +2705,8 @@ FAULTS = [
     Fault(
         "A batch is another function each time",
         "training/sharding.py",
-        "        return _batch(make, devices)",
-        "        return _batch.__wrapped__(make, devices)",
+        "        return _batch(make, devices, isolate)",
+        "        return _batch.__wrapped__(make, devices, isolate)",
         ("contract/test_training.py::test_a_batch_made_in_a_loop_is_compiled_once",),
     ),
     Fault(

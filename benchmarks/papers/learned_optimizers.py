@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from controlled_trainings import keys_of, load, rounded, save
 from text_report import control_section
 from training_control_exact import summary
-from trainings import keys_of, load, rounded, save
 
 from purerl import networks
 from purerl.envs.training_control import learned
@@ -77,10 +77,10 @@ def train(way: str, seed: int) -> tuple[Any, list[float]]:
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
     noise = NOISE if way == "reinforce" else None
 
-    def objective(weights, problems, params, state, keys):
+    def objective(weights, w, y, params, state, keys):
         inner = OPTIMIZER.optimizer(weights)
         go = lambda w, y, x, s, k: learned.unroll(k, inner, loss_of(w, y), x, s, UNROLL, noise)
-        out = jax.vmap(go)(*problems, params, state, keys)
+        out = jax.vmap(go)(w, y, params, state, keys)
         values, log_prob = out.losses.T, out.log_prob.T
         loss = learned.unrolled_loss(values) if noise is None else learned.reinforce_loss(values, log_prob)
         return loss, (out.params, out.state, values[-1].mean())
@@ -96,7 +96,7 @@ def train(way: str, seed: int) -> tuple[Any, list[float]]:
             def one(carry, key):
                 weights, opt_state, params, state = carry
                 grads, (params, state, last) = jax.grad(objective, has_aux=True)(
-                    weights, (w, y), params, state, jax.random.split(key, BATCH)
+                    weights, w, y, params, state, jax.random.split(key, BATCH)
                 )
                 change, opt_state = adam.update(grads, opt_state)
                 return (optax.apply_updates(weights, change), opt_state, params, state), last

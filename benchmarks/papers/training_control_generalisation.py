@@ -20,16 +20,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from controlled_trainings import LAST, controlled, keys_of, load, outcome, ppo, rounded, save, search, train
 from text_report import control_section
 from training_control_exact import summary
-from trainings import LAST, controlled, keys_of, load, outcome, ppo, rounded, save, search, train
 
 import purerl
 from purerl import build, networks
 from purerl.core import Transition
 from purerl.envs.training_control import actions, data, models, schedules, terms
 from purerl.envs.training_control.data import Data
-from purerl.envs.training_control.environment import TrainingControl
+from purerl.envs.training_control.environment import TrainingControl, TrainingControlParams
 from purerl.envs.training_control.optimizers import ADAM, Settings
 from purerl.runs import report
 from purerl.runs.devices import set_up_jax
@@ -70,9 +70,7 @@ def environment(part: int, images: int) -> TrainingControl:
 BEFORE = Settings(learning_rate=3e-3, optimizer=ADAM)  # without dropout, label smoothing and weight decay
 
 
-def params_of(env: TrainingControl) -> Any:
-    """Adam at its rate, without regularisation at the start."""
-    return env.default_params.replace(settings=BEFORE)
+PARAMS = TrainingControlParams(BEFORE, max_steps_in_episode=STRETCHES)
 
 
 def hyperparameters() -> Any:
@@ -92,7 +90,7 @@ def fixed(part: int, images: int) -> Any:
     @jax.jit
     def judge(settings, keys):
         control = lambda carry, obs, now, used: (carry, settings)
-        play = lambda key: schedules.rollout(key, env, params_of(env), STRETCHES, control)
+        play = lambda key: schedules.rollout(key, env, PARAMS, STRETCHES, control)
         return jax.vmap(lambda key: outcome(play(key), (*LAST, "score"), CONTROLS))(keys)
 
     return judge
@@ -129,7 +127,7 @@ def agent_program(images: int) -> Any:
     """Trainings on the held-out half under the agent."""
     env = environment(1, images)
     agent = build.agent(purerl.ppo, env.action_space())(hyperparameters())
-    return controlled(env, agent, STRETCHES, CONTROLS), params_of(env)
+    return controlled(env, agent, STRETCHES, CONTROLS)
 
 
 def run(arm: str, seed: int) -> None:
@@ -141,12 +139,11 @@ def run(arm: str, seed: int) -> None:
     begin, more = time.perf_counter(), {}
     if arm == "ppo":
         env = environment(0, TRAINED_ON)
-        state, curve = train(env, params_of(env), hyperparameters(), NUM_ENVS, UPDATES, seed)
+        state, curve = train(env, PARAMS, hyperparameters(), NUM_ENVS, UPDATES, seed)
         more = {"trainings": NUM_ENVS * UPDATES, "curve": curve, "hyperparameters": vars(hyperparameters())}
 
         def program(images):
-            play, params = agent_program(images)
-            return lambda keys: play(state, params, keys)
+            return lambda keys: agent_program(images)(state, PARAMS, keys)
     else:
         more = random_search(seed) if arm == "fixed" else {}
         settings = BEFORE._replace(**more["chosen"]) if more else BEFORE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,16 @@ def prepare(one_device: bool = False) -> None:
     from purerl.runs.devices import set_up_jax
 
     set_up_jax(one_device)
+
+
+def prepare_for(run: Path) -> None:
+    """Set up jax as the command that made a run did, so that the bits are the same: for a text run, one device."""
+    try:
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # the command says what is wrong with the run
+        config = None
+    text = isinstance(config, dict) and (config.get("kind") == "pretraining" or bool(config.get("text")))
+    prepare(one_device=text)
 
 
 RUN = click.argument("run", type=click.Path(path_type=Path))

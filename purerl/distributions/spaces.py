@@ -45,7 +45,7 @@ def tree_of(space: Any, closed: Callable[[Any], bool] = lambda space: False) -> 
 
 def is_discrete(space: Any) -> bool:
     """Whether a space is Discrete. A MultiBinary too has n, and a shape besides."""
-    return hasattr(space, "n") and not hasattr(space, "nvec") and not tuple(getattr(space, "shape", None) or ())
+    return hasattr(space, "n") and not tuple(getattr(space, "shape", None) or ())
 
 
 def first_of(space: Any) -> Any:

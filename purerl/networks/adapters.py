@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from purerl.core import MemoryNetwork, Network
 
 def check_network(name: str, network: Any) -> None:
     """Raise a ValueError unless an argument is a feed-forward `Network`."""
-    if isinstance(network, type):
+    if isinstance(network, type) and inspect.isfunction(inspect.getattr_static(network, "init", None)):  # not static
         raise ValueError(f"{name} is the class {network.__name__}; give an instance, such as {network.__name__}()")
     if not (callable(getattr(network, "init", None)) and callable(getattr(network, "apply", None))):
         raise ValueError(

@@ -166,8 +166,8 @@ def _stored(replay: Replay) -> Array:
 
 def _starts(replay: Replay, length: int) -> tuple[Array, Array]:
     """The first start of a complete sequence, in strides, and the number of such starts."""
-    stride = sizes(replay)[2]
-    first = jnp.maximum(-(-replay.oldest // stride), _stored(replay))
+    rows, _, stride = sizes(replay)
+    first = -(-jnp.maximum(replay.oldest, replay.num_rows - rows + 1) // stride)
     return first, jnp.maximum((replay.num_rows - length) // stride - first + 1, 0)
 
 

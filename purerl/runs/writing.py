@@ -227,7 +227,8 @@ def _questions(source: str, part: str, examples: int, writer: Writer, settings: 
     if isinstance(found, Pairs):
         fit = fitting(tokenizer, found, longest, limit - 1, between)
         prompts, references = [text + between for text in fit.prompts], fit.references
-        about = f"of {len(prompts):,} prompts that fit, of {len(found.prompts):,}"
+        fewer = len(prompts) < len(found.prompts)
+        about = f"of {len(prompts):,} prompts" + (f" that fit, of {len(found.prompts):,}" if fewer else "")
     else:
         task = assembly.task_of(found, tokenizer, min(longest, 64), limit, between)
         prompts = [tokenizer.decode(row.tolist()) for row in task.prompts]

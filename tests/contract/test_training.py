@@ -419,6 +419,8 @@ def test_each_environment_has_its_own_parameters(key):
         purerl.learner(env, own.replace(max_steps_in_episode=limits[:2]), recorder(), 3, 4)
     with pytest.raises(ValueError, match="reset_pool is 5; states of a pool"):
         purerl.learner(env, own, recorder(), 3, 4, reset_pool=5)
+    other = {"pays": pays}  # not of the structure of the default: all environments share it
+    assert training.environments._own_axes(env, other) == {"pays": None}
 
 
 def test_evaluation_is_capped_and_greedy_is_deterministic(cartpole, key):

@@ -14,7 +14,8 @@ from commands import StopAfter, command, same_bits, snapshot
 from text_runs import REWARD, SIZES, TASK, pretrain, train
 
 import purerl
-from purerl.runs import execute, files, pretraining, text_training, writing
+from purerl.runs import comparison, devices, execute, files, pretraining, sweeps, text_training, writing
+from purerl.runs import evaluation as evaluation_of_runs
 from purerl.text import assembly, evaluation, generation, huggingface, models, tokens
 from purerl.text.environment import ended_by_token
 from purerl.text.huggingface import WEIGHTS
@@ -133,6 +134,20 @@ def test_training_is_a_run_like_any_other(trained, pretrained, tmp_path, monkeyp
     assert "sample: " in capsys.readouterr().err
     assert command("evaluate", trained, "--episodes", 4) == 0
     assert command("plot", trained, "--metric", "exact", "--out", tmp_path / "plot.png") == 0
+
+
+def test_a_run_goes_on_with_the_devices_and_flags_of_its_beginning(trained, pretrained, tmp_path, monkeypatch):
+    """Of XLA: with others, the bits of a resumed run would not be those of one that was not stopped."""
+    seen = []
+    monkeypatch.setattr(devices, "set_up_jax", lambda one_device=False: seen.append(one_device))
+    places = (sweeps, "resume"), (sweeps, "repeat"), (comparison, "finish"), (evaluation_of_runs, "evaluate")
+    for module, name in places:
+        monkeypatch.setattr(module, name, lambda *_, **__: True)
+    (tmp_path / "config.json").write_text('{"agent": "ppo", "text": null}')
+    assert train(tmp_path / "run", pretrained, "--learning-rate", "x") == 2 and seen == [True]
+    for run, one in ((trained, True), (pretrained, True), (tmp_path, False), (tmp_path / "none", False)):
+        seen.clear()
+        assert [command(name, run) for name in ("resume", "repeat", "evaluate")] == [0, 0, 0] and seen == 3 * [one]
 
 
 def test_the_trained_model_is_written_for_others(trained, pretrained):

@@ -25,7 +25,7 @@ def toy(legal=True):
     if not legal:
         index[0, 1], index[1, :, 1] = -1, -1
     score = np.array([0.3, 0.9, 0.1, 0.5, 0.7, 0.2, 0.8, 0.4, 0.6, 0.95], np.float32)
-    return SearchSpace({"a": "xy", "b": "pqr", "c": "01"}, index, score, 1 - score)
+    return SearchSpace((("a", "xy"), ("b", "pqr"), ("c", "01")), index, score, 1 - score)
 
 
 # --- random search ----------------------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def test_bad_input(monkeypatch):
         architecture.nas_bench_graph("cora")
     space = toy()
     with pytest.raises(ValueError, match=r"index has shape \(2, 3, 2\); the decisions have \(2, 3\)"):
-        ArchitectureSearch(space._replace(decisions={"a": "xy", "b": "pqr"}))
+        ArchitectureSearch(space._replace(decisions=space.decisions[:2]))
     with pytest.raises(ValueError, match=r"index ends at 9; there must be finite scores of all, and there are 5"):
         ArchitectureSearch(space._replace(validation=space.validation[:5]))
     for n in (0, 2.0):

@@ -34,6 +34,7 @@ def test_vmap_and_grad_pass_through():
     np.testing.assert_array_equal(swept, [4.0, 8.0])
     gradient = jax.grad(lambda hp: hp.rate**2)(Example(rate=3.0))
     assert isinstance(gradient, Example) and gradient.rate == 6.0
+    assert jax.eval_shape(lambda rate: Example(rate=rate).rate, 0.1).shape == ()  # a traced value is not looked at
 
 
 def test_replace_checks_again():

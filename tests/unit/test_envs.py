@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 import gymnax
@@ -224,11 +224,13 @@ def test_a_step_of_ones_own_is_not_skipped():
 def test_a_step_that_resets_must_report_the_successor(key):
     class Silent(MaskedGrid):
         def step(self, key, state, action, params=None):
-            *rest, info = super().step(key, state, action, params)
-            return *rest, {"mine": info.get("final_observation", 0)}
+            return *super().step(key, state, action, params)[:-1], given
 
-    with pytest.raises(ValueError, match=r"its info has mine: it lacks info\['final_observation'\]"):
-        check_env(Silent(), Silent().default_params, key)
+    given: Any = None
+    for info, has in (({"mine": 0}, "mine"), ({}, "nothing"), ((), "nothing")):
+        given = info
+        with pytest.raises(ValueError, match=rf"its info has {has}: it lacks info\['final_observation'\]"):
+            check_env(Silent(), Silent().default_params, key)
 
 
 def test_sticky_actions_of_any_space(key):

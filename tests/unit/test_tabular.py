@@ -546,6 +546,17 @@ def test_an_average_reward_is_exact_in_its_own_scale(scale, float32):
     assert found.gain / scale == pytest.approx(0.4286224338, rel=1e-5)
 
 
+def test_an_average_reward_up_to_a_tolerance(float32):
+    river = worlds.river_swim()
+    coarse = jax.jit(lambda mdp: tabular.relative_value_iteration(mdp, tolerance=1e-2))(river)
+    assert coarse.sweeps < RELATIVE(river).sweeps and 1e-6 < abs(coarse.gain - 0.4286224338) < 1e-2
+
+
+def test_a_way_of_probability_zero_is_none():
+    mdp = tabular.from_gymnasium({0: {0: [(1.0, 0, 1.0, False), (0.0, 0, 5.0, True)]}})
+    assert np.asarray(mdp.terminal).tolist() == [False] and (np.asarray(mdp.P) * mdp.R).sum() == 1
+
+
 def test_bad_input():
     lake = worlds.frozen_lake()
     no_left = lake._replace(legal=np.tile(np.arange(4) > 0, (16, 1)))

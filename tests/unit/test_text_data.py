@@ -55,6 +55,9 @@ def test_a_source_that_is_not_installed(monkeypatch):
     for call in (lambda: documents("bible-nothing"), lambda: pairs("bible-nothing-other")):
         with pytest.raises(ValueError, match=r"bible-nothing is not installed: pip install 'purerl\[text\]'"):
             call()
+    monkeypatch.setattr(data.importlib.util, "find_spec", lambda name: pytest.fail("it is no name of a package"))
+    with pytest.raises(ValueError, match=r"bible-os\.path is not installed"):
+        documents("bible-os.path")
 
 
 @pytest.fixture
@@ -241,6 +244,7 @@ def test_splits_of_pairs_and_of_one_text():
     assert draws[0] == draws[1] != draws[2]
     assert split(["one\ntwo\nthree\nfour\n"], 0.3) == (["one\ntwo\n"], ["three\nfour\n"])
     assert split(["no line end"], 0.3) == (["no "], ["line end"]) and split(["abcd"], 0.3) == (["ab"], ["cd"])
+    assert split(["\nab cd"], 0.5) == (["\nab"], [" cd"])  # a part that is blank is none
     with pytest.raises(ValueError, match=r"a text of 1 characters cannot be cut"):
         split(["a"], 0.1)
     for bad in (0, 1, -0.1, math.nan):

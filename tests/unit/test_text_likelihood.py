@@ -1,6 +1,7 @@
 """Maximum likelihood, scores of texts and the assembly of text tasks, against loops."""
 
 from functools import cache
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -177,6 +178,32 @@ def test_parts_of_a_source_have_no_prompt_in_common(tmp_path):
         (tmp_path / name).write_text("{}")
     with pytest.raises(ValueError, match=r"has no model yet: the run is not finished; `purerl resume "):
         assembly.model_folder(tmp_path)
+
+
+def test_terms_by_name_are_those_of_the_module(monkeypatch):
+    class Asked:
+        def __getattr__(self, name):
+            return lambda *given: (name, *given)
+
+    monkeypatch.setattr(assembly, "terms", Asked())
+    task = SimpleNamespace(end=5)
+    made = {name: make(task, "tokenizer", 9, "model", "params") for name, make in assembly.TERMS.items()}
+    assert made == {
+        "exact": ("exact_match", task),
+        "bleu": ("bleu", task),
+        "bleu-1": ("bleu", task, 1),
+        "bleu-2": ("bleu", task, 2),
+        "rouge-1": ("rouge_1", task),
+        "rouge-2": ("rouge_2", task),
+        "rouge-l": ("rouge_l", task),
+        "chrf": ("chrf", task),
+        "sentiment": ("sentiment", "tokenizer", ("vader_lexicon",)),
+        "fluency": ("fluency", "model", "params", task),
+        "repetition": ("repetition_penalty", 5),
+        "distinct": ("distinct", 5),
+        "overlong": ("overlong_penalty", 5, 9, 2),
+    }
+    assert assembly.TERMS["overlong"](task, "tokenizer", 3) == ("overlong_penalty", 5, 3, 1)
 
 
 def test_examples_of_pairs_learn_references_and_their_end():

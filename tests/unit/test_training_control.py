@@ -294,6 +294,7 @@ def of_definition(t):
 
 def test_luby(key):
     assert luby.luby(1000).tolist() == [of_definition(t) for t in range(1, 1001)]
+    assert luby.luby(1).tolist() == [1]
     env, params = purerl.make("Luby-v0")
     right = luby.luby_actions(64)
     assert env.num_actions == 6 and [2**a for a in right.tolist()] == luby.luby(64).tolist()

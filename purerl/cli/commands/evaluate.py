@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from purerl.cli.errors import one_line
-from purerl.cli.flags import CHECKPOINT, CODE, NEW_FILE, RUN, prepare
+from purerl.cli.flags import CHECKPOINT, CODE, NEW_FILE, RUN, prepare_for
 from purerl.runs.arguments import Count, Seed
 
 
@@ -24,7 +24,7 @@ from purerl.runs.arguments import Count, Seed
 def evaluate(run: Path, **given: Any) -> None:
     """Evaluate a run on episodes, greedy and stochastic."""
     with one_line():
-        prepare()
+        prepare_for(run)
         from purerl.runs import evaluation
 
         evaluation.evaluate(run, **given)

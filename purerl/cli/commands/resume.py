@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from purerl.cli.errors import one_line
-from purerl.cli.flags import CODE, RUN, executed, prepare
+from purerl.cli.flags import CODE, RUN, executed, prepare_for
 from purerl.runs.arguments import Count
 
 
@@ -22,7 +22,7 @@ from purerl.runs.arguments import Count
 def resume(run: Path, **given: Any) -> None:
     """Continue a run that was stopped, or train it longer."""
     with one_line():
-        prepare()
+        prepare_for(run)
         from purerl.runs import comparison, sweeps
 
         sweeps.resume(run, **given)

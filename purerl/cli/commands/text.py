@@ -42,6 +42,7 @@ PRETRAIN = """Fit a language model to text, by maximum likelihood.
     purerl text pretrain pydoc --tokens 1e6           # Python's help pages, which are always there
     purerl text pretrain notes.txt --tokenizer characters --layers 2 --width 64
     purerl text pretrain bible-kjv-web                # pairs: the prompt is read, the reference is learned
+    purerl text pretrain addition:2                   # a task with known answers
 
     The folder `model` of the run holds the model with the best validation perplexity and its tokenizer, in the format
     of Hugging Face's GPT-2. A run that was stopped continues by `purerl resume`.

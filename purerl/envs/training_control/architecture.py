@@ -22,13 +22,13 @@ from purerl.envs.training_control import supernetwork
 class SearchSpace(NamedTuple):
     """M architectures, each given by one or several sequences of D choices, and their scores.
 
-    decisions: what is decided, in order, and the options of each decision.
+    decisions: the name and the options of each decision, in order (jax sorts what a dict has).
     index: int32 `[C₁, …, C_D]`: the architecture of each sequence, -1 for sequences that are illegal.
     validation, test: scores, float32 `[M]`. Searches see the first only.
     costs: other columns, float32 `[M]` each.
     """
 
-    decisions: Mapping[str, Sequence[Any]]
+    decisions: Sequence[tuple[str, Sequence[Any]]]
     index: np.ndarray
     validation: np.ndarray
     test: np.ndarray
@@ -42,17 +42,17 @@ def small_networks() -> SearchSpace:
     most 0.638. The accuracies of the two seeds have a correlation of 0.58. Every sequence is another network.
 
     >>> space = small_networks()
-    >>> space.index.shape, list(space.decisions)[:3]
-    ((3, 3, 2, 3, 3, 2, 3, 3, 2), ['width 1', 'activation 1', 'skip 1'])
+    >>> space.index.shape, space.decisions[0]
+    ((3, 3, 2, 3, 3, 2, 3, 3, 2), ('width 1', (2, 4, 12)))
     """
     options = {
         "width": supernetwork.WIDTHS,
         "activation": supernetwork.ACTIVATIONS,
         "skip": supernetwork.SKIPS,
     }
-    decisions = {f"{name} {i + 1}": x for i in range(supernetwork.LAYERS) for name, x in options.items()}
+    decisions = tuple((f"{name} {i + 1}", x) for i in range(supernetwork.LAYERS) for name, x in options.items())
     validation, test = (x.mean(-1) for x in supernetwork.table())
-    index = np.arange(len(validation), dtype=np.int32).reshape([len(x) for x in decisions.values()])
+    index = np.arange(len(validation), dtype=np.int32).reshape([len(x) for _, x in decisions])
     parameters = supernetwork.num_parameters(supernetwork.architectures()).astype(np.float32)
     return SearchSpace(decisions, index, validation, test, {"parameters": parameters})
 
@@ -71,7 +71,7 @@ def nas_bench_graph(data_set: str) -> SearchSpace:
     """
     found, index = bench.table(data_set)
     operations = bench.operations_of(data_set)
-    decisions = {"inputs": bench.LINKS, **{f"operation {i}": operations for i in range(1, 5)}}
+    decisions = ("inputs", bench.LINKS), *((f"operation {i}", operations) for i in range(1, 5))
     single = lambda x: x.astype(np.float32)
     costs = {"latency": single(found.latency), "parameters": single(found.parameters)}
     return SearchSpace(decisions, index, single(found.validation), single(found.test), costs)
@@ -89,7 +89,7 @@ def choices_of(space: SearchSpace, architecture: int) -> dict[str, Any]:
     found = np.argwhere(space.index == architecture)
     if architecture < 0 or not len(found):
         raise ValueError(f"choices_of: architecture is {architecture!r}; it must be in 0 .. {space.index.max()}")
-    return {name: x[i] for (name, x), i in zip(space.decisions.items(), found[0], strict=True)}
+    return {name: x[i] for (name, x), i in zip(space.decisions, found[0], strict=True)}
 
 
 # --- the environment --------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ class ArchitectureSearch(Environment):
 
     def __init__(self, space: SearchSpace | None = None):
         self.space = space = small_networks() if space is None else space
-        options, num = tuple(len(x) for x in space.decisions.values()), len(space.validation)
+        options, num = tuple(len(x) for _, x in space.decisions), len(space.validation)
         if space.index.shape != options:
             raise ValueError(f"ArchitectureSearch: index has shape {space.index.shape}; the decisions have {options}")
         if not 0 <= space.index.max() < num or not np.isfinite(space.validation).all():

@@ -102,7 +102,8 @@ def train(
 
     params = init(init_key, architecture, x.shape[-1], num_classes)
     rows = jax.random.randint(batch_key, (num_steps, batch_size), 0, len(x))
-    return jax.lax.scan(step, (params, optimizer.init(params)), rows)[0][0]
+    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), rows)
+    return params
 
 
 def correct(key: Key, architecture: Array) -> Array:
