@@ -46,6 +46,6 @@ def test_the_cache_of_compiled_programs_is_left_alone_where_nobody_wants_it(want
     flags = [] if wanted else ["--no-compilation-cache"]
     job = words(f"{own}:mine", tmp_path / "run", *flags, env=f"{own}:bandit")
     changes = {"XDG_CACHE_HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": ""}
-    code, _, error = finished(*job, **changes, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="")
+    code, _, error = finished(*job, **changes, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
     assert code == 0, error
     assert any(tmp_path.glob("purerl/jax/*/*")) == wanted

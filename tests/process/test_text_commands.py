@@ -43,7 +43,7 @@ def test_one_command_pretrains_trains_and_compares(tmp_path, monkeypatch, capsys
     words = [data, *map(str, SIZES), "--tokens", "96", "--chunks", "2"]
     given = click.Command("small", params=[*run, *own]).make_context("small", words).params
     small = {p.name: given[p.name] for p in run} | {"hyperparameters": {p.name: given[p.name] for p in own}}
-    monkeypatch.setattr(pretraining, "defaults", lambda source: small)
+    monkeypatch.setattr(pretraining, "defaults", lambda source: pretraining.complete(small))
     sizes = ["--updates", 2, "--completions", 8, "--group-size", 4, "--chunks", 1]
     assert command("text", "train", "grpo", data, *sizes) == 0
     out, error = capsys.readouterr()
