@@ -24,8 +24,8 @@ def common_folder(paths: Iterable[str]) -> Path:
 def copies_of(paths: Iterable[str]) -> dict[str, Path]:
     """Where in a run's directory the copies of files lie: as their originals do, so that they find each other.
 
-    >>> {path: str(copy) for path, copy in copies_of(["/a/own.py", "/a/b/part.py"]).items()}
-    {'/a/own.py': 'code/own.py', '/a/b/part.py': 'code/b/part.py'}
+    >>> {path: str(copy) for path, copy in copies_of(["/a/b/part.py", "/a/own.py"]).items()}
+    {'/a/b/part.py': 'code/b/part.py', '/a/own.py': 'code/own.py'}
     """
     paths = list(paths)
     return {path: Path(files.CODE, os.path.relpath(path, common_folder(paths))) for path in paths}

@@ -299,6 +299,7 @@ def test_a_run_goes_on_without_the_original_files(moved, tmp_path, refused, caps
     assert files.read_manifest(a)["resumed"] == [{"iteration": 3, "differs": {}, "code": str(elsewhere)}]
     assert command("repeat", a, "--code", "run", "--dir", tmp_path / "b") == 0
     assert sorted(snapshot(a / "code").values()) == sorted(snapshot(tmp_path / "b" / "code").values())
+    capsys.readouterr()
     refused("--code .*/nowhere: there is no such file or folder", "evaluate", a, "--code", tmp_path / "nowhere")
     refused("a: there is no .*own.py, which the run needs for", "evaluate", a, "--code", a)
     (a / "code" / "beside.py").write_text("RATE = 0.7")

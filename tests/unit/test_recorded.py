@@ -63,11 +63,11 @@ def test_scripts_leave_the_results_of_the_repository_alone(name):
 
 def test_a_script_from_beginning_to_end(script, tmp_path, monkeypatch, capsys):
     """It computes its own results beside the recorded ones, says where nothing is computed, and records on request."""
-    textbook, numbers = script("textbook"), [2.0]
+    textbook = script("textbook")
     results, out = tmp_path / "results", tmp_path / "mine"
-    of = lambda key: {"reward": jnp.full(3, numbers[0])}
+    always = lambda number: {"testbed, greedy": lambda key: {"reward": jnp.full(3, number)}}
     monkeypatch.setattr(textbook, "RESULTS", results)
-    monkeypatch.setattr(textbook, "EXPERIMENTS", {"testbed, greedy": of})
+    monkeypatch.setattr(textbook, "EXPERIMENTS", always(2.0))
     monkeypatch.setattr(textbook, "NUMBERS", textbook.NUMBERS[:1])
     monkeypatch.setattr(textbook, "draw", lambda root: None)
 
@@ -83,6 +83,6 @@ def test_a_script_from_beginning_to_end(script, tmp_path, monkeypatch, capsys):
     assert answer.out.count("same bits") == 3 and "2 same bits." in answer.out and "nothing" not in answer.err
     assert "nothing is computed: every experiment is in" in said("--out", out).err
     assert "--report computes nothing" in said("--report").err
-    numbers[0] = 3.0
+    monkeypatch.setattr(textbook, "EXPERIMENTS", always(3.0))
     assert "2 different." in said("--out", tmp_path / "other").out
     assert before == {path: path.read_bytes() for path in results.rglob("*.*")}
