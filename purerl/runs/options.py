@@ -116,7 +116,7 @@ def run_options(about: Declaration, own: Sequence[click.Option]) -> list[click.P
         click.Option(["--chunks"], type=Count(), help="points of the learning curve; a run is saved and "
                      "stopped only at these  [default: 100, up to 1000 for long runs]"),
         say(["--isolate-seeds/--no-isolate-seeds"], default=False, help="train the seeds of a device one after "
-            "another, so that a seed's results do not depend on how many there are; slower"),
+            "another, so that a seed's results do not depend on how many there are"),
         click.Option(["--evaluate-every"], type=Count(total=True), metavar="STEPS", help="after so many environment "
                      "steps, play 100 greedy episodes: column evaluation_return, and the checkpoint `best` of each "
                      "run"),
