@@ -74,7 +74,7 @@ def neighbours(file: str | Path) -> list[Path]:
         path = todo.pop()
         try:
             tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):  # its import says so
+        except (OSError, SyntaxError, ValueError):  # its import says so
             continue
         for level, name in (pair for node in ast.walk(tree) for pair in _named(node)):
             folder, parts = path.parents[level - 1] if level else first.parent, name.split(".")
