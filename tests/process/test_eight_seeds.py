@@ -36,8 +36,10 @@ def test_the_eight_seed_program_ends(devices):
 
 
 ISOLATED = """
+    import os
+    os.environ["XLA_FLAGS"] = ""  # those of the tests, which compile fast, do not keep the bits
     import jax
-    import numpy as np
+    jax.config.update("jax_num_cpu_devices", 2)
     import purerl
     from purerl import build
     from purerl.runs import checkpoint, devices, files
