@@ -15,6 +15,7 @@ import numpy as np
 
 from purerl import training
 from purerl.runs import checkpoint, files
+from purerl.training.loop import as_arrays
 
 BEST, KEPT = "best", "kept"  # a checkpoint and a folder among the checkpoints
 METRIC = "evaluation_return"
@@ -71,7 +72,7 @@ def evaluator(
             return {METRIC: np.full(num_runs, np.nan, np.float32)}
         runs = np.arange(state.iteration.shape[0]) % num_runs  # those that fill up the devices repeat others
         hp = jax.tree.map(lambda x: jnp.asarray(x)[runs] if jnp.ndim(x) else x, hp_of(now))
-        found = play(training.loop.as_arrays(hp), state.agent, jnp.int32(now), jnp.asarray(runs))
+        found = play(as_arrays(hp), state.agent, jnp.int32(now), jnp.asarray(runs))
         return {METRIC: np.asarray(found)[:num_runs]}
 
     return measure

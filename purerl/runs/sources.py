@@ -51,7 +51,7 @@ def _copies(directory: Path, made: Mapping[str, str]) -> dict[str, str]:
 
 def _named(config: Mapping[str, Any]) -> list[str]:
     """The user's files that a config names."""
-    inner = config.get("inner") if isinstance(config.get("inner"), dict) else {}
+    inner = config.get("inner") or {}
     names = [*(str(config.get(name)) for name in NAMES), *(str(inner.get(name)) for name in INNER)]
     return [name.rpartition(":")[0] for name in names if build.is_own(name)]
 
