@@ -15,7 +15,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ __all__ = [
     "is_own",
     "memory",
     "neighbours",
+    "own_files",
     "reward",
     "torso",
     "torso_for",
@@ -85,6 +86,12 @@ def neighbours(file: str | Path) -> list[Path]:
             todo += there - found
             found |= there
     return sorted(found - {first})
+
+
+def own_files(names: Iterable[str]) -> list[str]:
+    """The user's files among names, and the files beside them that they import."""
+    own = {name.rpartition(":")[0] for name in names if is_own(name)}
+    return sorted(own | {str(path) for name in own for path in neighbours(name)})
 
 
 _loaded: dict[Path, bytes] = {}  # the source of every neighbour, as it was imported

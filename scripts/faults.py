@@ -2703,9 +2703,16 @@ FAULTS = [
         ("runs/test_directory.py::test_a_run_goes_on_without_the_original_files",),
     ),
     Fault(
+        "Files that were put beside the copies can be imported",
+        "runs/sources.py",
+        'inside.rglob("*.py")',
+        'inside.rglob("*.pyx")',
+        ("runs/test_directory.py::test_a_run_goes_on_without_the_original_files",),
+    ),
+    Fault(
         "The files that a user's file imports do not belong to the run",
-        "runs/plans.py",
-        "    return sorted(own | {str(path) for name in own for path in build.neighbours(name)})",
+        "build.py",
+        "    return sorted(own | {str(path) for name in own for path in neighbours(name)})",
         "    return sorted(own)",
         ("runs/test_directory.py::test_a_neighbour_that_has_changed_is_named",),
     ),
@@ -2733,7 +2740,7 @@ FAULTS = [
     Fault(
         "Isolated runs are a batch",
         "training/sharding.py",
-        "return _one_by_one(alone, hp, state)",
+        "return one_by_one(alone, hp, state)",
         "return jax.vmap(alone, (axes(hp), 0))(hp, state)",
         ("contract/test_agents.py::test_isolated_seeds_are_the_same_whatever_their_number",),
     ),

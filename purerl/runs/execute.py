@@ -107,7 +107,7 @@ def execute(
                     progress.note(text)
                 if milestones.METRIC in chunk.metrics:
                     now = lambda state=chunk.state: record.leaves(state)
-                    best = chunk.metrics[milestones.METRIC], sound & live, now, record.notes()
+                    best = chunk.metrics[milestones.METRIC], live & record.mask(record.broken), now, record.notes()
                     milestones.keep_best(directory / files.CHECKPOINTS, *best)
                 size = plan.steps_per_update
                 keep = milestones.is_due(plan.config.get("keep_every"), reached * size, chunk.iteration * size)
@@ -231,8 +231,7 @@ def resume(
         if num_envs is not None:
             before, plan = plan, resized(plan, num_envs)
             resize(plan, directory, before)
-            manifest, blocks = files.read_manifest(directory), [plan.config[n] for n in ("num_envs", "rollout_length")]
-            report.note(f"new episodes begin in {blocks[0]} environments; blocks of {blocks[1]} steps")
+            manifest = files.read_manifest(directory)
         found = checkpoint.newest(directory / files.CHECKPOINTS, like(plan))
         saved, first = None, 0
         if found:

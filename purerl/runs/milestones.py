@@ -16,6 +16,7 @@ import numpy as np
 from purerl import training
 from purerl.runs import checkpoint, files
 from purerl.training.loop import as_arrays
+from purerl.training.sharding import one_by_one
 
 BEST, KEPT = "best", "kept"  # a checkpoint and a folder among the checkpoints
 METRIC = "evaluation_return"
@@ -62,8 +63,7 @@ def evaluator(
     def play(hp, states, iteration, runs):
         keys = jax.vmap(lambda run: jax.random.fold_in(jax.random.fold_in(key, iteration), run))(runs)
         if config["isolate_seeds"]:
-            at = lambda r: jax.tree.map(lambda x: x[r] if jnp.ndim(x) else x, hp)
-            return jax.lax.map(lambda given: one(at(given[0]), *given[1:]), (jnp.arange(len(runs)), states, keys))
+            return one_by_one(lambda hp, given: one(hp, *given), hp, (states, keys))
         return jax.vmap(one, (jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, hp), 0, 0))(hp, states, keys)
 
     def measure(state: Any) -> dict[str, np.ndarray]:

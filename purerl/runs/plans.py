@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,6 @@ def _longer(env_params: Any, limit: int) -> Any:
     if own is None or own >= limit:
         return env_params
     return dataclasses.replace(env_params, max_steps_in_episode=limit)
-
-
-def _own_files(names: Sequence[str]) -> list[str]:
-    """The user's files among names, and the files beside them that they import."""
-    own = {name.rpartition(":")[0] for name in names if build.is_own(name)}
-    return sorted(own | {str(path) for name in own for path in build.neighbours(name)})
 
 
 def _bounds(space: Any) -> Any:
@@ -156,11 +150,11 @@ def plan_of(config: dict[str, Any]) -> Plan:
     config |= zip(named, words, strict=True)
     short = lambda name: Path(name).name if build.is_own(name) else name
     stem = lambda name: short(name).replace(".py:", ".")
-    used = _own_files(words)
+    used = build.own_files(words)
     if settings:
         used += [*assembly.files_of(settings.model), *assembly.files_of(settings.data)]
     if inner:
-        used += _own_files(optimisation.own_names(inner._asdict()))
+        used += optimisation.files_of(inner)
     plan = Plan(
         config=config,
         title=f"{short(config['agent'])} on {short(config['env'])}" + (text_training.left_out(text) if text else ""),

@@ -141,7 +141,7 @@ def outline_of(directory: Path) -> Outline:
     about = files.read_about(directory / files.METRICS)
     seeds = len(set(about.pop("seed", ())))
     values = [", ".join(f"{float(x):g}" for x in point) for point in zip(*about.values(), strict=True)]
-    return Outline(title, list(about), values[::seeds] if about else [""], range(seeds))
+    return Outline(title, list(about), values[:: max(seeds, 1)] if about else [""], range(seeds))
 
 
 def panel_of(

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from purerl import training
-from purerl.runs import checkpoint, files, milestones
+from purerl.runs import checkpoint, files, milestones, report
 from purerl.runs.plan import Plan
 from purerl.runs.plans import plan_with
 
@@ -34,9 +34,12 @@ def resized(plan: Plan, num_envs: int) -> Plan:
 def _converted(plan: Plan, leaves: dict[str, np.ndarray], shapes: dict[str, Any]) -> dict[str, np.ndarray]:
     """The state on the host `leaves` with the environments of `plan`, which begin new episodes.
 
-    What belongs to an environment begins anew: its position, and in the training reward what has a value for each.
+    What belongs to an environment begins anew: its position, and in the training reward what has a value for each. A
+    state that has that number of environments stays as it is.
     """
     kind = lambda x: (tuple(x.shape), np.dtype(x.dtype))
+    if {name: kind(x) for name, x in leaves.items()} == {name: kind(x) for name, x in shapes.items()}:
+        return leaves
     for name, x in shapes.items():
         free = name.startswith((".position", ".reward"))
         if not free and (name not in leaves or kind(leaves[name]) != kind(x)):
@@ -68,11 +71,14 @@ def resize(plan: Plan, directory: Path, before: Plan) -> None:
             leaves, notes = checkpoint.read(path)
         except checkpoint.Damaged:
             continue
-        new[path] = _converted(plan, leaves, shapes), notes
+        if (converted := _converted(plan, leaves, shapes)) is not leaves:
+            new[path] = converted, notes
     manifest = files.read_manifest(directory)
     differs = {name: [before.config[name], plan.config[name]] for name in ("num_envs", "rollout_length")}
     at = max([int(leaves[".iteration"].max()) for leaves, _ in new.values()], default=0)
-    if differs["num_envs"][0] != differs["num_envs"][1]:
+    if plan.config["num_envs"] != before.config["num_envs"]:
+        envs, length = (plan.config[name] for name in differs)
+        report.note(f"new episodes begin in {envs} environments; blocks of {length} steps")
         change = {"iteration": at, "differs": differs}
         files.write_json(directory / files.MANIFEST, {**manifest, "resumed": [*manifest["resumed"], change]})
     files.write_json(directory / files.CONFIG, {"format": files.FORMAT, **plan.config})

@@ -46,12 +46,21 @@ def _copies(directory: Path, made: Mapping[str, str]) -> dict[str, str]:
             what = "differs from its SHA-256 in the manifest" if copy.is_file() else "is gone"
             raise ValueError(f"the copy of {path}, {copy}, {what}; it is not executed")
         found[path] = str(copy)
+    if foreign := sorted({path.resolve() for path in inside.rglob("*.py")} - {Path(copy) for copy in found.values()}):
+        raise ValueError(f"{foreign[0]} is not in the manifest, and could be imported; nothing there is executed")
     return found
+
+
+def config_of(directory: Path, code: str | Path | None) -> dict[str, Any]:
+    """The config of a run with the files that are used in place of those that it names; see `sources`."""
+    config = files.read_config(directory)
+    return renamed(config, sources(directory, config, files.read_manifest(directory)["made_with"]["files"], code))
 
 
 def _named(config: Mapping[str, Any]) -> list[str]:
     """The user's files that a config names."""
-    inner = config.get("inner") or {}
+    inner = config.get("inner")
+    inner = inner if isinstance(inner, dict) else {}
     names = [*(str(config.get(name)) for name in NAMES), *(str(inner.get(name)) for name in INNER)]
     return [name.rpartition(":")[0] for name in names if build.is_own(name)]
 

@@ -103,6 +103,8 @@ def resume(directory: Path, steps: int | None, anneal_steps: float | None, **how
     if found[0][1] == directory:
         execute.resume(directory, steps, anneal_steps, **how)
         return
+    if how.get("num_envs") is not None and found[0][0].keys() & {"num_envs", "rollout_length"}:
+        raise ValueError(f"--num-envs is {how['num_envs']}; this sweep is over {', '.join(found[0][0])}: name one run")
     for values, member in found:
         if steps is None and anneal_steps is None and _complete(member):
             continue

@@ -18,7 +18,7 @@ from purerl.training.learners import LearnerState
 from purerl.training.loop import advance
 
 
-def _one_by_one(function: Callable[[Any, Any], Any], hp: Any, given: Any) -> Any:
+def one_by_one(function: Callable[[Any, Any], Any], hp: Any, given: Any) -> Any:
     """`function(hp, x)` for every x of a batch `[S, ...]`, in a loop whose body does not depend on S.
 
     The compiler does not know the number of rounds: a loop of a single round would be merged with what is around it,
@@ -70,12 +70,12 @@ def _batch(make: Callable[[Any], Learner], devices: tuple[Any, ...] | None, isol
     def axes(hp):
         return jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, hp)
 
-    def over_devices(function, hp, *shared):
+    def over_devices(function, hp, shared=0):
         if devices is None:
             return function
         mesh = Mesh(np.array(devices), ("runs",))
         specs = jax.tree.map(lambda x: P("runs") if jnp.ndim(x) else P(), hp)
-        split = (specs, P("runs"), *[P()] * len(shared))
+        split = (specs, P("runs"), *[P()] * shared)
         return jax.shard_map(function, mesh=mesh, in_specs=split, out_specs=P("runs"), check_vma=False)
 
     def check(keys):
@@ -88,18 +88,18 @@ def _batch(make: Callable[[Any], Learner], devices: tuple[Any, ...] | None, isol
     def make_batch(hp):
         init, step = lambda hp, key: make(hp).init(key), lambda hp, state: make(hp).step(state)
         if isolate:
-            over_runs = lambda function: partial(_one_by_one, function)
+            over_runs = lambda function: partial(one_by_one, function)
         else:
             over_runs = lambda function: jax.vmap(function, (axes(hp), 0))
 
         def advanced(hp, state, num_updates):
             alone = lambda hp, state: advance(make(hp), state, num_updates)
-            return _one_by_one(alone, hp, state)
+            return one_by_one(alone, hp, state)
 
         return Learner(
             lambda keys: over_devices(over_runs(init), hp)(hp, check(keys)),
             partial(over_devices(over_runs(step), hp), hp),
-            partial(over_devices(advanced, hp, ()), hp) if isolate else None,
+            partial(over_devices(advanced, hp, 1), hp) if isolate else None,
         )
 
     return make_batch

@@ -302,6 +302,8 @@ def test_a_run_goes_on_without_the_original_files(moved, tmp_path, refused, caps
     capsys.readouterr()
     refused("--code .*/nowhere: there is no such file or folder", "evaluate", a, "--code", tmp_path / "nowhere")
     refused("a: there is no .*own.py, which the run needs for", "evaluate", a, "--code", a)
+    (a / "code" / "numpy.py").write_text("")
+    refused("numpy.py is not in the manifest, and could be imported", "resume", a, "--code", "run")
     (a / "code" / "beside.py").write_text("RATE = 0.7")
     refused("beside.py, differs from its SHA-256 in the manifest; it is not executed", "resume", a, "--code", "run")
     manifest = (a / "manifest.json").read_text()

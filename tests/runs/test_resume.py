@@ -83,6 +83,9 @@ def test_going_on_with_another_number_of_environments(small, replayed, tmp_path,
     (change,) = files.read_json(a / "manifest.json")["resumed"]
     assert change == {"iteration": 20, "differs": {"num_envs": [4, 8], "rollout_length": [8, 4]}}
     assert len(checkpoint.paths(a / "checkpoints")) == 2
+    c = shutil.copytree(a, tmp_path / "c")
+    assert command("resume", c, "--num-envs", 8) == 0 and "new episodes" not in capsys.readouterr().err
+    same_bits(a, c)
     for arguments, said in (
         ([a, "--num-envs", 5], "--num-envs is 5; it must divide 32, the steps of an iteration, which stay"),
         ([b, "--num-envs", 8], r"--num-envs: the state of this agent depends on the number of environments: \.agent"),
