@@ -1950,7 +1950,7 @@ FAULTS = [
     Fault(
         "The model of the first run is exported",
         "runs/text_training.py",
-        "best = int(np.where(np.isnan(returns), -np.inf, returns).argmax())",
+        "best = int(np.where(sound, returns, -np.inf).argmax())",
         "best = 0",
         ("runs/test_text.py::test_what_a_training_is_assembled_of",),
     ),
@@ -2055,7 +2055,7 @@ FAULTS = [
     Fault(
         "A run of text stores the model before training",
         "runs/text_training.py",
-        'params = jax.tree.map(lambda x: x[best], state.agent.params["model"])\n            huggingface',
+        'params = jax.tree.map(lambda x: x[best], learner.agent.params["model"])\n            huggingface',
         "params = parts.params\n            huggingface",
         ("runs/test_text.py::test_the_trained_model_is_written_for_others",),
     ),

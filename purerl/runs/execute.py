@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,8 @@ def execute(
                     result = results_so_far(record.rows[-10 * shown_every :], plan.metric)[sound]
                     progress.update(chunk.iteration, float(result.mean()) if len(result) else np.nan)
                 interrupted = interrupts.asked and not over
-                for text in watch.after(directory, record.rows, chunk.state, over or interrupted):
+                settled = partial(record.settled, chunk.state)
+                for text in watch.after(directory, record.rows, settled, over or interrupted):
                     progress.note(text)
                 if milestones.METRIC in chunk.metrics:
                     now = lambda state=chunk.state: record.leaves(state)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from purerl import build, statistics
@@ -87,6 +88,12 @@ class Record:
             for name, x in kept.items():
                 leaves[name][run] = x
         return leaves
+
+    def settled(self, state: Any) -> Any:
+        """The state of the R runs or more, with the stored final state of ended runs."""
+        if not self.kept:
+            return state
+        return checkpoint.from_host(self.leaves(state), jax.tree.map(lambda x: x[: self.plan.num_runs], state))
 
 
 def not_numbers(leaves: dict[str, np.ndarray], num_runs: int) -> np.ndarray:
