@@ -183,10 +183,12 @@ class Learner(NamedTuple):
     """A training run as a pair of pure functions. `state.iteration` counts the updates so far.
 
     `init(key) -> state`; `step(state) -> (state, sums)`, where `sums` is a `purerl.training.Sums`.
+    `advance(state, num_updates) -> (state, metrics)`, if given, takes the place of a loop over `step`.
     """
 
     init: Callable[[Key], Any]
     step: Callable[[Any], tuple[Any, Any]]
+    advance: Callable[[Any, Any], tuple[Any, Any]] | None = None
 
 
 @jax.custom_batching.custom_vmap

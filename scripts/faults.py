@@ -2506,7 +2506,7 @@ FAULTS = [
     Fault(
         "A resumed search saves no schedule",
         "cli/commands/resume.py",
-        '        comparison.finish(run, given["devices"])',
+        '        comparison.finish(run, given["devices"], given["code"])',
         "        del comparison",
         ("runs/test_optimise.py::test_a_resumed_search_finds_the_same_schedule",),
     ),
@@ -2662,8 +2662,8 @@ FAULTS = [
     Fault(
         "A batch is another function each time",
         "training/sharding.py",
-        "        return _batch(make, devices)",
-        "        return _batch.__wrapped__(make, devices)",
+        "        return _batch(make, devices, isolate)",
+        "        return _batch.__wrapped__(make, devices, isolate)",
         ("contract/test_training.py::test_a_batch_made_in_a_loop_is_compiled_once",),
     ),
     Fault(
@@ -2693,6 +2693,56 @@ FAULTS = [
         "        part.replace(path)",
         "        part.unlink()",
         ("runs/test_cli.py::test_words_of_the_command_line",),
+    ),
+    # --- runs that travel ---------------------------------------------------------------------------------------------
+    Fault(
+        "Copies of a user's files are executed though they have changed",
+        "runs/sources.py",
+        "        if not _is_intact(copy, digest):",
+        "        if not copy.is_file():",
+        ("runs/test_directory.py::test_a_run_goes_on_without_the_original_files",),
+    ),
+    Fault(
+        "Files that were put beside the copies can be imported",
+        "runs/sources.py",
+        'inside.rglob("*.py")',
+        'inside.rglob("*.pyx")',
+        ("runs/test_directory.py::test_a_run_goes_on_without_the_original_files",),
+    ),
+    Fault(
+        "The files that a user's file imports do not belong to the run",
+        "build.py",
+        "    return sorted(own | {str(path) for name in own for path in neighbours(name)})",
+        "    return sorted(own)",
+        ("runs/test_directory.py::test_a_neighbour_that_has_changed_is_named",),
+    ),
+    Fault(
+        "A neighbour that has changed is not imported again",
+        "build.py",
+        "    changed = any(_loaded.get(file, source) != source for file, source in beside.items())",
+        "    changed = False",
+        ("unit/test_build.py::test_a_file_imports_its_neighbours_as_python_would",),
+    ),
+    Fault(
+        "The best state is the last one",
+        "runs/milestones.py",
+        "    better = scores > before if before is not None else np.isfinite(scores)",
+        "    better = np.isfinite(scores)",
+        ("runs/test_resume.py::test_milestones",),
+    ),
+    Fault(
+        "A replay buffer begins anew when the number of environments changes",
+        "runs/resized.py",
+        'free = name.startswith((".position", ".reward"))',
+        'free = name.startswith((".position", ".reward", ".agent"))',
+        ("runs/test_resume.py::test_going_on_with_another_number_of_environments",),
+    ),
+    Fault(
+        "Isolated runs are a batch",
+        "training/sharding.py",
+        "return one_by_one(alone, hp, state)",
+        "return jax.vmap(alone, (axes(hp), 0))(hp, state)",
+        ("contract/test_agents.py::test_isolated_seeds_are_the_same_whatever_their_number",),
     ),
     # --- exported policies --------------------------------------------------------------------------------------------
     Fault(

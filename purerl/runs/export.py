@@ -71,16 +71,15 @@ def _about_policy(loaded: loading.Loaded, run: int) -> dict[str, Any]:
     plain = lambda x: float(x) if isinstance(x, (jax.Array, np.ndarray, np.floating)) else x
     names = [field.name for field in dataclasses.fields(one.hp)]
     hp = {name: plain(getattr(one.hp, name)) for name in names if not name.startswith(env_parameters.PREFIX)}
-    hashes = {
-        row["run"]: row["sha256"] for row in loaded.manifest["parameters"] if row["iteration"] == loaded.iteration
-    }
+    iteration = int(one.state.iteration)
+    hashes = {row["run"]: row["sha256"] for row in loaded.manifest["parameters"] if row["iteration"] == iteration}
     return {
         **_about(loaded),
         "env_params": env_parameters.recorded(one.env_params, {}),
         "wrappers": {name: config[name] for name in OF_ENVIRONMENT if config.get(name) is not None},
         "run": {
-            "number": run, "name": plan.name_of(run), "iteration": loaded.iteration,
-            "steps": loaded.iteration * plan.steps_per_update, "hyperparameters": hp, "sha256": hashes.get(run),
+            "number": run, "name": plan.name_of(run), "iteration": iteration,
+            "steps": iteration * plan.steps_per_update, "hyperparameters": hp, "sha256": hashes.get(run),
         },
     }  # fmt: skip
 
@@ -128,9 +127,10 @@ def _page(to: str, wanted: bool, runtime: Path | None) -> saving.Beside | None:
 
 def export(
     run: Path, to: str, seed: str, out: Path | None, choose: Callable, episodes: int, max_steps: int | None,
-    episode_seed: int, with_page: bool = False, runtime: Path | None = None,
+    episode_seed: int, with_page: bool = False, runtime: Path | None = None, code: str | None = None,
+    checkpoint: str | None = None,
 ) -> list[Path]:  # fmt: skip
-    """Export policies of a run's newest checkpoint; return their folders.
+    """Export policies of a run; return their folders.
 
     Args:
       to: a name of `FORMATS`.
@@ -138,16 +138,17 @@ def export(
       out: the folder, or the folder of folders of all runs; None: RUN/policy, numbered if there is one.
       choose: see `purerl.export.save`.
       episodes, max_steps, episode_seed: of the returns that policy.json notes, and of the comparison.
+      code, checkpoint: see `purerl.runs.load`.
       with_page, runtime: write `export.page`, and beside it the files of ONNX Runtime Web that are in this folder.
     Raises:
       ValueError: if the run has no checkpoint, or as `purerl.export.save`.
     """
     beside = _page(to, with_page, runtime)
-    loaded = loading.load(run)
+    loaded = loading.load(run, code, checkpoint)
     text = "text" in loaded.plan.config or loaded.plan.config.get("kind") == pretraining.KIND
-    if text and (seed != "best" or choose is not programs.greedy or beside):
+    if text and (seed != "best" or choose is not programs.greedy or beside or checkpoint):
         raise ValueError("a language model is exported as the logits of its next token, and a run holds one: leave out "
-                         "--seed, --sampled, --q-values and --page")  # fmt: skip
+                         "--seed, --checkpoint, --sampled, --q-values and --page")  # fmt: skip
     numbers = [0] if text else _runs(loaded, seed)
     out = out or report.unused(run / "policy")
     folders = [out] if seed != "all" else [out / str(number) for number in numbers]

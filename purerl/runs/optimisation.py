@@ -206,7 +206,7 @@ def _environment(inner: Inner, sources: tuple[bytes, ...]) -> TrainingControl:
 
 def files_of(inner: Inner) -> list[str]:
     """The absolute paths of the user's files of Python that a training names."""
-    return sorted({name.rpartition(":")[0] for name in own_names(inner._asdict()) if build.is_own(name)})
+    return build.own_files(own_names(inner._asdict()))
 
 
 def assemble(inner: Inner) -> tuple[TrainingControl, TrainingControlParams]:

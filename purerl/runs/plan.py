@@ -48,7 +48,7 @@ class Plan(NamedTuple):
     num_updates: int
     every: int  # updates per chunk
     steps_per_update: int
-    files: list[str]  # the user's files
+    files: dict[str, str]  # the user's files, by their paths in the config; the values are executed
     metric: str = "episode_return"  # the metric of progress, table and learning curve
     unit: str = "environment steps"  # of `steps_per_update`
     watch: Watch | None = None

@@ -198,7 +198,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
     jax.eval_shape(lambda state: make(grid[0]).step(state), state)
     check_memory(state, seeds * len(grid))
     config["updates_per_chunk"] = updates_per_chunk(config, num_updates, 0)
-    files = assembly.files_of(source)
+    files = assembly.files_of(source) + (assembly.files_of(config["model"]) if config["model"] else [])
     config["data"] = assembly.absolute(source)
     count = sum(x.size for x in jax.tree.leaves(state.agent.params))
     return Plan(
@@ -216,7 +216,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
         num_updates=num_updates,
         every=config["updates_per_chunk"],
         steps_per_update=batch * size,
-        files=files + (assembly.files_of(config["model"]) if config["model"] else []),
+        files={path: path for path in files},
         metric="validation_perplexity",
         unit="tokens",
         watch=_watch(model, tokenizer, held_out, seeds * len(grid), config),

@@ -37,7 +37,9 @@ HELP = {  # in words of texts, where those of the hyperparameter are of environm
     "update without a gradient step logs 0 for its loss",
     "max_length": "as --max-tokens, which sets it",
 }
-OFFERED = ("seeds", "seed", "stop_when", "chunks", "tensorboard", "wandb", "mlflow")  # options as of `purerl train`
+OFFERED = (  # options as of `purerl train`
+    "seeds", "seed", "stop_when", "chunks", "isolate_seeds", "keep_every", "tensorboard", "wandb", "mlflow",
+)  # fmt: skip
 
 
 def parameters(make: Any, agent: str) -> tuple[list[click.Parameter], list[click.Option]]:

@@ -244,7 +244,10 @@ def test_a_model_that_is_not_named_is_that_of_the_data(pretrained, tmp_path, mon
 
 def test_evaluation_before_and_after(trained, pretrained, tmp_path, capsys):
     out = tmp_path / "texts.jsonl"
-    assert command("text", "evaluate", trained, "--best-of", 2, "--temperature", "0,0.5", "--out", out) == 0
+    assert (
+        command("text", "evaluate", trained, "--code", "run", "--best-of", 2, "--temperature", "0,0.5", "--out", out)
+        == 0
+    )
     said = capsys.readouterr().out
     rows = ["before, greedy", "before, temperature 0.5", "before, best of 2", "after, greedy", "after, best of 2"]
     assert all(re.search(rf"{name} +│", said) for name in rows) and "perplexity" in said and "BLEU" not in said

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from purerl.cli.errors import one_line
-from purerl.cli.flags import RUN, prepare
+from purerl.cli.flags import CHECKPOINT, CODE, RUN, prepare
 from purerl.runs.arguments import Count, Seed
 
 
@@ -27,6 +27,8 @@ from purerl.runs.arguments import Count, Seed
 @click.option("--episodes", type=Count(), default=100, show_default=True, help="of the return that is noted")
 @click.option("--max-steps", type=Count(), help="truncate episodes at this step  [default: the environment's limit]")
 @click.option("--episode-seed", type=Seed(), default=0, show_default=True, help="seed of the episodes")
+@CODE
+@CHECKPOINT
 @click.option("--page/--no-page", default=False, help="also write page.html, where the ONNX model plays classic "
               "control in a browser  [default: no page]")  # fmt: skip
 @click.option("--runtime", type=click.Path(path_type=Path), metavar="DIR", help="of the npm package onnxruntime-web: "
