@@ -2879,7 +2879,7 @@ FAULTS = [
         ("runs/test_export_command.py::test_a_policy_of_another_shape_is_refused",),
     ),
     Fault(
-        "A policy that training starts from is compared in the environment as it was",
+        "A policy that training starts from is compared in one environment alone",
         "runs/initial.py",
         "plan.env_params_of(hp)",
         "plan.env_params",
