@@ -276,7 +276,7 @@ def report() -> None:
         rows = [[name, *(numbers(x[str(batch)]) for batch in BATCHES)] for name, x in found["microseconds"].items()]
         sizes = ", ".join(f"{file} {size / 1024:.0f} KiB" for file, size in found["bytes"].items())
         lines += [
-            f"Microseconds until the greedy actions of a batch are there, from NumPy to NumPy, on one core (`latency`; "
+            f"Microseconds until the greedy actions of a batch are there, from NumPy to NumPy, on one core that other work shared (`latency`; "
             f"median, and range of {ROUNDS} rounds of {CALLS} calls in alternation). Stable-Baselines3's has no "
             f"normaliser inside. Sizes: {sizes}, page {found['page'] / 1024:.0f} KiB without the runtime.",
             "", *table(["", *(f"batch {batch}" for batch in BATCHES)], rows),
@@ -285,7 +285,7 @@ def report() -> None:
         cells = [[r["file"], str(r["clients"]), str(r["batch"]), f"{r['per_second']:.0f}", f"{r['median_ms']:.1f}",
                   f"{r['p99_ms']:.1f}"] for r in rows]  # fmt: skip
         lines += [
-            "The server on the loopback, asked by clients on the same core (`load`).", "",
+            "The server on the loopback, asked by clients on the same core, which other work shared (`load`).", "",
             *table(["program", "clients", "batch", "requests/s", "median ms", "99 % ms"], cells),
         ]  # fmt: skip
     (RESULTS / "RESULTS.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
