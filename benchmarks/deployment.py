@@ -276,10 +276,10 @@ def report() -> None:
         rows = [[name, *(numbers(x[str(batch)]) for batch in BATCHES)] for name, x in found["microseconds"].items()]
         sizes = ", ".join(f"{file} {size / 1024:.0f} KiB" for file, size in found["bytes"].items())
         lines += [
-            "Microseconds until the greedy actions of a batch are there, from NumPy to NumPy, on one core that other work "
-            f"shared (`latency`; median, and range of {ROUNDS} rounds of {CALLS} calls in alternation). "
-            f"Stable-Baselines3's has no normaliser inside. Sizes: {sizes}, page {found['page'] / 1024:.0f} KiB without "
-            "the runtime.",
+            "Microseconds until the greedy actions of a batch are there, from NumPy to NumPy, on one core that other "
+            f"work shared (`latency`; median, and range of {ROUNDS} rounds of {CALLS} calls in alternation). "
+            f"Stable-Baselines3's has no normaliser inside. Sizes: {sizes}, page {found['page'] / 1024:.0f} KiB "
+            "without the runtime.",
             "", *table(["", *(f"batch {batch}" for batch in BATCHES)], rows),
         ]  # fmt: skip
     if rows := read("load"):
