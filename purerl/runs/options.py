@@ -14,7 +14,7 @@ import click
 from purerl import agents, build
 from purerl.agents.parts.declarations import Choice, Declaration, Option, Switch, declaration_of, options_of
 from purerl.runs import catalogue
-from purerl.runs.arguments import Assignment, Count, Entries, Names, Numbers, Seed, Sweep, Swept, Widths
+from purerl.runs.arguments import Assignment, Count, Entries, Names, Numbers, Range, Seed, Sweep, Swept, Widths
 
 EXECUTION = ("directory", "devices", "save_every", "compilation_cache")  # options of a command, not of a config
 LATER = {
@@ -65,7 +65,7 @@ def _option(name: str, option: Option) -> click.Option:
     if isinstance(option, Switch):
         both = f"{flag}/--{option.off or 'no-' + flag[2:]}"
         return click.Option([both], default=option.default, show_default=True, help=option.help)
-    positive = click.FloatRange(0, min_open=True)
+    positive = Range(0, min_open=True)
     return click.Option([flag], type=Swept(positive), default=option.default, show_default=True, help=option.help)
 
 
@@ -106,7 +106,7 @@ def run_options(about: Declaration, own: Sequence[click.Option]) -> list[click.P
                      "CartPole-v1 without velocities"),
         click.Option(["--time-limit"], type=Swept(Count()), help="truncate episodes after so many steps, also if the "
                      "environment's own limit is lower"),
-        click.Option(["--sticky-actions"], type=click.FloatRange(0, 1), help="probability that an action repeats"),
+        click.Option(["--sticky-actions"], type=Range(0, 1), help="probability that an action repeats"),
         click.Option(["--episodic/--no-episodic"], default=None, help="blocks of whole episodes, of at most "
                      "rollout_length steps  [default: as the agent needs]"),
         click.Option(["--group-size"], type=Count(), help="neighbouring environments that start each episode alike  "

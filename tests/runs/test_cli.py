@@ -70,6 +70,11 @@ BAD = [
     (["CartPole-v1", "--time-limit", "1e10"], "'1e10' is too large; it must be below 2147483648"),
     (["CartPole-v1", "--rollout-length", "2147483648"], "'2147483648' is too large"),
     (["CartPole-v1", "--steps", "1e400"], "'1e400' is not a positive whole number"),
+    (["CartPole-v1", "--steps", "1e30"], "iterations of 512; there can be 2147483647"),
+    (["CartPole-v1", "--num-epochs", "1" + 10 * "0"], "PPO.num_epochs is 10000000000; it must be below 2147483648"),
+    (["CartPole-v1", "--save-every", "nan"], "'nan' is not in the range x>=0"),
+    (["CartPole-v1", "--env-param", "max_steps_in_episode=99999999999"], "it must be in [-2147483648, 2147483647]"),
+    (["CartPole-v1", "--env-param", "length=1e39"], "length is 1e+39; the largest float32 is 3.4e+38"),
     (["CartPole-v1", "--policy", "cauchy"], "'cauchy' is not one of 'normal', 'tanh-normal', 'beta'"),
     (["jumanj/Snake-v1"], "there is no package 'jumanj' of environments; allowed are brax, jumanji"),
     (
@@ -130,7 +135,7 @@ BAD_VALUES = [
     ),
     (
         ["dqn", "CartPole-v1", "--capacity", "1000000000000"],
-        "replay: capacity is 1000000000000; it must be below 2147483648",
+        "DQN.capacity is 1000000000000; it must be below 2147483648",
     ),
     (
         ["dqn", "CartPole-v1", "--burn-in", "4"],
@@ -459,6 +464,7 @@ def test_new_writes_an_example_that_trains(tmp_path, monkeypatch, capsys):
         before = Path(f"{kind}.py").read_text()
         assert command("new", kind, f"{kind}.py") == 2 and "exists; give another name" in capsys.readouterr().err
         assert before == Path(f"{kind}.py").read_text()
+    assert command("new", "env", "my env.py") == 0 and "train ppo 'my env.py':my_env" in capsys.readouterr().err
     for name, said in (("own.txt", "its ending must be .py"), ("no/own.py", "there is no directory no")):
         assert command("new", "env", name) == 2 and said in capsys.readouterr().err
 
