@@ -75,6 +75,12 @@ def checked(env_params: Any, given: Sequence[tuple[str, tuple[float | int | bool
     return (replaced(env_params, structure) if structure else env_params), floats
 
 
+def longest_episode(env_params: Any, time_limit: int | None) -> Any:
+    """The number of steps at which an episode ends at the latest: the environment's own limit, or `--time-limit`."""
+    own = getattr(env_params, "max_steps_in_episode", None)
+    return time_limit if own is None else own
+
+
 @functools.cache
 def extended(config_class: type, names: tuple[str, ...]) -> type:
     """A config class with one more float field for each of the environment's parameters of these names."""

@@ -8,20 +8,22 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from commands import ANSWERS, OWN, command, copy_of_own, train
 
 import purerl
-from purerl import bellman, build, envs, exploration, losses
+from purerl import bellman, build, envs, exploration, losses, training
 from purerl.agents.parts import sequences
 from purerl.agents.parts.declarations import Choice, declaration_of
 from purerl.cli import main as cli
-from purerl.runs import catalogue, devices, execute, files, report, sweeps
+from purerl.runs import catalogue, devices, evaluation, execute, files, report, sweeps
 from purerl.runs.arguments import Count
 from purerl.runs.progress import Progress
 from purerl.text import objectives
@@ -266,6 +268,29 @@ def test_a_time_limit_may_exceed_the_environments_own(tmp_path, monkeypatch):
         at = lambda t, state=state: state._replace(env=state.env.replace(time=t), time=t)
         ends = [bool(plan.env.is_truncated(at(t), plan.env_params)) for t in (limit - 1, limit)]
         assert ends == [False, True]
+
+
+def test_evaluation_ends_at_the_time_limit_of_a_run_whose_environment_has_none(monkeypatch):
+    limits = []
+
+    def played(env, env_params, agent, state, key, episodes, limit, greedy, at_once):
+        limits.append(limit)
+        return training.evaluation.Evaluation(jnp.zeros(1), jnp.zeros(1), jnp.ones(1, bool))
+
+    monkeypatch.setattr(training, "evaluate", played)
+    parts = {"num_runs": 1, "env_params_of": lambda hp: (), "config": {"time_limit": 40}}
+    run = SimpleNamespace(
+        plan=SimpleNamespace(**parts),
+        broken={},
+        env=None,
+        agent=lambda hp: None,
+        hp=0.0,
+        state=SimpleNamespace(agent=0.0),
+    )
+    run.one = lambda r: run
+    for limit in (None, 9):
+        evaluation.play(run, 1, 0, limit)
+    assert limits == [40, 40, 9, 9]  # greedy and stochastic
 
 
 def test_the_command_line_trains_in_32_bits(monkeypatch, capsys):
