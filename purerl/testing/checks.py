@@ -202,7 +202,7 @@ def _random_action(space: Any, key: Any) -> Any:
     parts, structure = jax.tree.flatten(distributions.tree_of(space))
 
     def draw(part, key):
-        if not type(part).__module__.startswith("gymnasium."):
+        if not any(kind.__module__.startswith("gymnasium.") for kind in type(part).__mro__):
             x = part.sample(key)
             return x - first if np.any(first := distributions.first_of(part)) else x
         if not hasattr(part, "low"):  # gymnasium's spaces have a generator of their own and take no key
