@@ -85,7 +85,7 @@ def run_options(about: Declaration, own: Sequence[click.Option]) -> list[click.P
                      "length=0.3,0.7; several values of a float are a sweep; may be repeated"),
         click.Option(["--network"], type=Swept(click.STRING), help="mlp, minatar-cnn, nature-cnn, or FILE.py:name, "
                      "a function that returns a torso  [default: nature-cnn for images from 36 x 36 on, minatar-cnn "
-                     "for smaller ones, otherwise mlp]"),
+                     "for smaller ones from 3 x 3 on, otherwise mlp]"),
         say(["--hidden"], type=Swept(Widths(), "/"), default=widths, help="widths of the mlp; several separated by /"),
         say(["--activation"], type=Swept(click.Choice(build.ACTIVATIONS)), default=about.activation, help="of the mlp"),
         say(["--layer-norm/--no-layer-norm"], default=about.layer_norm, help="normalise each layer "
