@@ -95,6 +95,7 @@ class Agent(NamedTuple):
     `episodic`: `update` needs blocks of whole episodes (see `purerl.learner`).
     `group_size`: `update` needs groups of so many neighbouring environments that share their resets.
     `collect`: acts in training rollouts, where that differs from `act`, with the same arguments and results.
+    `values(state, memory, obs) -> (q [N, A], memory)` computes the action values of agents that choose by them.
     """
 
     init: Callable[[Key, Any], Any]
@@ -106,6 +107,7 @@ class Agent(NamedTuple):
     episodic: bool = False
     group_size: int = 1
     collect: Callable[[Key, Any, Any, Any], tuple[Any, Any, Any]] | None = None
+    values: Callable[[Any, Any, Any], tuple[Array, Any]] | None = None
 
 
 class Reward(NamedTuple):

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from purerl import training
-from purerl.runs import checkpoint, files, loggers, milestones, report
+from purerl.runs import checkpoint, files, learned, loggers, milestones, report
 from purerl.runs.devices import usable_devices
 from purerl.runs.plan import Plan, Watch
 from purerl.runs.plans import plan_of_directory, plan_with
@@ -23,6 +23,8 @@ from purerl.runs.resized import resize, resized
 from purerl.runs.sources import COPIES, copies_of
 from purerl.runs.stopped import Stopped
 from purerl.runs.stream import Chunk, Interrupts, results_so_far, stream, stride
+
+Start = tuple[dict[str, np.ndarray], dict[str, str]]
 
 
 def like(plan: Plan) -> Any:
@@ -185,28 +187,35 @@ def _announce(plan: Plan, devices: list[Any], first: int = 0) -> None:
     )
 
 
-def train(plan: Plan, directory: Path | None, devices: int | None, save_every: float) -> Path:
-    """Run a plan in a new directory, and return it."""
+def train(
+    plan: Plan, directory: Path | None, devices: int | None, save_every: float, start: Start | None = None
+) -> Path:
+    """Run a plan in a new directory, and return it.
+
+    start: what another run learned, see `learned.learned`, and what the manifest says of it.
+    """
     used = usable_devices(devices, plan.num_runs)
     directory = directory or report.unused(Path("runs") / plan.name)
-    _begin(plan, directory, used, save_every)
+    _begin(plan, directory, used, save_every, start)
     return directory
 
 
-def create(plan: Plan, directory: Path, devices: list[Any]) -> None:
-    """Create the directory of a new run."""
+def create(plan: Plan, directory: Path, devices: list[Any], start: Start | None = None) -> None:
+    """Create the directory of a new run; start: see `train`."""
     made = files.made_with(devices, plan.num_runs, plan.files)
     manifest = {"made_with": made, "env_params": plan.env_record(), "resumed": [], "parameters": []}
     copies = [(plan.files[name], copy) for name, copy in copies_of(plan.files).items()]
-    files.create(directory, plan.config, manifest, copies)
+    files.create(directory, plan.config, manifest | ({"initial": start[1]} if start else {}), copies)
+    if start:
+        checkpoint.save(directory / learned.FILE, start[0])
 
 
-def _begin(plan: Plan, directory: Path, devices: list[Any], save_every: float) -> None:
+def _begin(plan: Plan, directory: Path, devices: list[Any], save_every: float, start: Start | None = None) -> None:
     """Create a new directory, and train in it from the start."""
-    create(plan, directory, devices)
+    create(plan, directory, devices, start)
     with files.locked(directory):
         _announce(plan, devices)
-        execute(plan, directory, devices, save_every)
+        execute(plan, directory, devices, save_every, learned.saved(plan, directory))
 
 
 def resume(
@@ -235,7 +244,7 @@ def resume(
             resize(plan, directory, before)
             manifest = files.read_manifest(directory)
         found = checkpoint.newest(directory / files.CHECKPOINTS, like(plan))
-        saved, first = None, 0
+        saved, first = None if found else learned.saved(plan, directory), 0
         if found:
             state, notes, damaged = found
             first = int(np.max(np.asarray(state.iteration)))
@@ -296,7 +305,9 @@ def repeat(directory: Path, to: Path | None, devices: int | None, save_every: fl
         report.note(f"the run was made on {layout} devices, this is on {len(used)}: rounding may differ")
     plan = plan._replace(num_updates=max(run["iteration"] for run in wanted))
     to = to or report.unused(directory.with_name(directory.name + "-repeat"))
-    _begin(plan, to, used, save_every)
+    path = directory / learned.FILE
+    start = (checkpoint.read(path)[0], before.get("initial", {})) if path.is_file() else None
+    _begin(plan, to, used, save_every, start)
     now = files.read_manifest(to)
     other = [old["run"] for old, new in zip(wanted, now["parameters"], strict=True) if old["sha256"] != new["sha256"]]
     differs = files.differences(before["made_with"], now["made_with"])

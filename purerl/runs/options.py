@@ -16,7 +16,14 @@ from purerl.agents.parts.declarations import Choice, Declaration, Option, Switch
 from purerl.runs import catalogue
 from purerl.runs.arguments import Assignment, Count, Entries, Names, Numbers, Range, Seed, Sweep, Swept, Widths
 
-EXECUTION = ("directory", "devices", "save_every", "compilation_cache")  # options of a command, not of a config
+EXECUTION = (
+    "directory",
+    "devices",
+    "save_every",
+    "compilation_cache",
+    "init_from",
+    "init_optimizer",
+)  # options of a command, not of a config
 LATER = {
     "info": None,
     "env_param": (),
