@@ -55,7 +55,7 @@ def checked(env_params: Any, given: Sequence[tuple[str, tuple[float | int | bool
         if _kind(known[name]) == "f":
             if not np.isfinite(values).all():
                 raise ValueError(f"--env-param: {name} is {values[~np.isfinite(values).argmax()]}; it must be finite")
-            if abs(largest := max(values, key=abs)) > np.finfo(np.float32).max:
+            if abs(largest := max(values, key=abs)) > float(np.finfo(np.float32).max):
                 raise ValueError(f"--env-param: {name} is {largest:g}; the largest float32 is 3.4e+38")
             floats[name] = tuple(map(float, values))
             continue
