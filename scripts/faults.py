@@ -1390,7 +1390,7 @@ FAULTS = [
     Fault(
         "Actions are not clipped for the environment",
         "distributions/spaces.py",
-        "x = jnp.clip(x, part.low, part.high)",
+        "x = jnp.clip(x, narrow(part.low), narrow(part.high))",
         "x = jnp.asarray(x)",
         ("unit/test_build.py::test_actions_of_a_box_are_clipped_for_the_environment",),
     ),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from purerl.runs.arguments import Count
+from purerl.runs.arguments import Count, Range
 
 
 def _compilation_cache(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
@@ -33,7 +33,7 @@ def execution_options(directory: str = "") -> list[click.Option]:
         *([where] if directory else []),
         click.Option(["--devices"], type=Count(), help="number of devices to split the runs over  "
                      "[default: all; on a CPU, one per core]"),
-        click.Option(["--save-every"], type=click.FloatRange(0), default=30.0, show_default=True, metavar="SECONDS",
+        click.Option(["--save-every"], type=Range(0), default=30.0, show_default=True, metavar="SECONDS",
                      help="least time between checkpoints"),
         click.Option(["--compilation-cache/--no-compilation-cache"], default=True, show_default=True,
                      is_eager=True, expose_value=False, callback=_compilation_cache,

@@ -201,7 +201,7 @@ def finish(directory: Path, devices: int | None = None, code: str | None = None)
     try:
         _finish(directory, loading.load(directory, code), usable_devices(devices, AT_ONCE))
     except KeyboardInterrupt:
-        raise Stopped(f"stopped; the agents are on disk: purerl resume {directory}") from None
+        raise Stopped(f"stopped; the agents are on disk: {report.to_resume(directory)}") from None
 
 
 def _finish(directory: Path, loaded: loading.Loaded, devices: list[Any]) -> None:

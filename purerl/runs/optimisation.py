@@ -26,7 +26,7 @@ from purerl.envs.training_control.environment import (
 from purerl.envs.training_control.models import Model, Objective
 from purerl.envs.training_control.optimizers import InnerOptimizer, Settings
 from purerl.runs import options
-from purerl.runs.arguments import Count, Names
+from purerl.runs.arguments import Count, Names, Range
 
 # the largest change in one step, on the scales of `actions.COORDINATES`
 LARGEST = {"learning_rate": float(np.log(2)), "momentum": 0.5, "weight_decay": 1.0, "dropout": 0.1,
@@ -261,7 +261,7 @@ def parameters(agent: str) -> tuple[list[click.Parameter], list[click.Parameter]
     of_run, own = options.parameters(agent)
     make = build.agent_function(agent)
     say, default = partial(click.Option, show_default=True), Inner("", "")
-    positive = click.FloatRange(0, min_open=True)
+    positive = Range(0, min_open=True)
     training = [
         click.Argument(["model"], metavar="MODEL"),
         click.Argument(["data"], metavar="DATA"),
@@ -269,9 +269,9 @@ def parameters(agent: str) -> tuple[list[click.Parameter], list[click.Parameter]
                      "the loss of each example  [default: cross-entropy of classes, squared error of numbers]"),
         say(["--optimizer"], default=default.optimizer, metavar="NAME", help=f"{', '.join(optimizers.OPTIMIZERS)}; or "
             "FILE.py:name, an optimiser of optax with a learning rate of 1"),
-        say(["--momentum"], type=click.FloatRange(0, 1, max_open=True), default=default.momentum,
+        say(["--momentum"], type=Range(0, 1, max_open=True), default=default.momentum,
             help="of momentum; of adam it is β₁"),
-        say(["--weight-decay"], type=click.FloatRange(0), default=default.weight_decay, help="decoupled"),
+        say(["--weight-decay"], type=Range(0), default=default.weight_decay, help="decoupled"),
         say(["--width"], type=Count(), default=default.width, help="of a MODEL by name"),
         say(["--batch-size"], type=Count(), default=default.batch_size, help="of a minibatch"),
         say(["--updates"], type=Count(), default=default.updates, help="of one training, from beginning to end"),

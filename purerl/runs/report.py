@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +45,11 @@ def note(text: str) -> None:
 def say(text: str) -> None:
     """Print one line of the result, on stdout."""
     console().print(text, highlight=False, soft_wrap=True)
+
+
+def to_resume(directory: Path) -> str:
+    """The command that resumes a run, for a shell."""
+    return f"purerl resume {shlex.quote(str(directory))}"
 
 
 def counted(number: int, noun: str) -> str:
