@@ -114,6 +114,16 @@ def test_data_are_drawn_and_models_fit_their_numbers():
     assert optimisation.assemble(inner)[0] is env and optimisation.scheduled(inner) == control
 
 
+def test_the_files_of_a_training_are_of_code_and_data(tmp_path):
+    """A changed file is another training; a folder named as a data set is not meant by that name."""
+    (tmp_path / "train-images-idx3-ubyte").touch()
+    images, labels = (str(tmp_path / f"train-{name}") for name in ("images-idx3-ubyte", "labels-idx1-ubyte.gz"))
+    assert optimisation.files_of(Inner("mlp", str(tmp_path), loss=f"{OWN}:loss")) == sorted([images, labels, str(OWN)])
+    assert optimisation.files_of(Inner("mlp", f"{OWN}:data")) == [str(OWN)] and not optimisation.files_of(
+        Inner("mlp", "digits")
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -55,7 +55,7 @@ class Sections(click.Command):
 
 def optimise_command(agent: str) -> click.Command:
     """The command that searches with one agent."""
-    prepare()
+    prepare(quick=True)
     from purerl.runs import comparison, execute, optimisation, plans
 
     with one_line():
