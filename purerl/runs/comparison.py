@@ -294,7 +294,7 @@ def show(title: str, rows: Sequence[Row], score: str) -> None:
     count = len(rows[0].results["test_loss"])
     out = Table(title=f"{title}: mean of {count} fresh trainings, 95 % interval", title_justify="left", show_lines=True)
     out.add_column("schedule", min_width=16)  # a screen may have 80 columns
-    for name in ("train loss", "validation loss", "test loss", f"test {score}"):
+    for name in ("train\nloss", "validation\nloss", "test\nloss", f"test\n{score}"):
         out.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         out.add_row(row.name, *(_with_interval(row.results[name]) for name in FINAL))
