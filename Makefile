@@ -37,8 +37,9 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# trains the reproductions, all or KEYS="ppo-CartPole-v1 ...", beside the recorded results; all of them take long
 bench: $(VENV)/core
-	$(BIN)/python benchmarks/papers/reproduce.py
+	$(BIN)/python benchmarks/papers/reproduce.py $(KEYS)
 
 notebooks: $(VENV)/notebooks
 	$(BIN)/python scripts/run_notebooks.py --jobs 2 notebooks/*.ipynb

@@ -14,14 +14,13 @@ arXiv:1903.03176). One frame is one step.
 DQN in one environment takes a gradient step with a batch of 32 after every frame, as in the paper: 5 x 10⁶ in sequence.
 With `--envs N` it acts in N environments at once and takes a gradient step with a batch of 512 after N frames, which
 suits a GPU: 8 samples per frame for N = 64. The score of a seed is the mean return of its last 100 training episodes or
-more. Writes results/minatar/*.json, one for each game and protocol, and a table with 95 % bootstrap intervals; existing
-results are not computed again.
+more. Writes one JSON file for each game and protocol into the folder of results (see `recorded.py`), and prints a table
+with 95 % bootstrap intervals; existing results are not computed again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 from functools import partial
@@ -30,6 +29,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import recorded
 
 from purerl.runs.devices import set_up_jax
 from purerl.runs.stream import measure, returns_so_far
@@ -95,6 +95,12 @@ def played(given: argparse.Namespace, game: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def seeds(root: Path) -> dict[str, dict[int, recorded.Seed]]:
+    """The returns of every seed of every file, for `recorded.beside`."""
+    files = {path.stem: recorded.read(path)["returns"] for path in sorted(root.glob("*.json"))}
+    return {name: {seed: recorded.Seed(x) for seed, x in enumerate(returns)} for name, returns in files.items()}
+
+
 def main() -> None:
     """Run the requested games, then report all results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -106,28 +112,33 @@ def main() -> None:
     parser.add_argument("--sticky", type=float, default=0.0)
     parser.add_argument("--cap", type=int, default=1_000)
     parser.add_argument("--all-actions", action="store_true")
-    parser.add_argument("--report", action="store_true", help="only write the table of existing results")
     parser.add_argument("--envs", type=int, default=1, help="environments that DQN acts in at once [1]")
+    recorded.options(parser, RESULTS)
     given = parser.parse_args()
     if given.envs < 1:
         parser.error(f"--envs is {given.envs}; it must be at least 1")
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    place, computed = recorded.place(given), 0
     protocol = f"{given.frames}-{given.seeds}-{given.sticky:g}-{given.cap}-{'all' if given.all_actions else 'minimal'}"
     for game in () if given.report else [given.game] if given.game else GAMES:
         many = f"-{given.envs}" if given.agent == "dqn" and given.envs > 1 else ""
-        path = RESULTS / f"{given.agent}-{game}-{protocol}{many}.json"
+        path = place.own / f"{given.agent}-{game}-{protocol}{many}.json"
         if not path.exists():
-            path.write_text(json.dumps(played(given, game), indent=1) + "\n")
+            recorded.save(path, played(given, game))
+            computed += 1
+    if not computed:
+        recorded.nothing_computed(place, given.game or "every game")
     print("| game | agent | in | frames | sticky | cap | actions | mean return | seeds | the paper's DQN, 5 x 10⁶ |")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for path in sorted(RESULTS.glob("*.json")):
-        x = json.loads(path.read_text())
+    for path in sorted(place.shown.glob("*.json")):
+        x = recorded.read(path)
         ours = np.array(x["returns"])
         low, high = statistics.interval(ours, statistics.mean) if len(ours) > 1 else (np.nan, np.nan)
         environments = x.get("num_envs", 128)  # older files of PQN do not have it
         print(f"| {x['game']} | {x['agent']} | {environments} | {x['frames']:,} | {x['sticky']} | {x['cap']} | "
               f"{'all' if x['all_actions'] else 'minimal'} | {ours.mean():.1f} [{low:.1f}, {high:.1f}] | {len(ours)} | "
               f"{PAPER[x['game']]} |")  # fmt: skip
+    if place.shown != place.recorded:
+        print("\n".join(recorded.beside(seeds(place.own), seeds(place.recorded))))
 
 
 if __name__ == "__main__":

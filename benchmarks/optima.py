@@ -1,19 +1,19 @@
 """Learned policies against known optima: a linear-quadratic regulator, a hybrid game, a grid with a mask.
 
-    python benchmarks/optima.py [--seeds 10] [--only regulator] [--agent SAC] [--report]
+    python benchmarks/optima.py [--seeds 10] [--only regulator] [--agent SAC] [--report] [--out FOLDER] [--record]
 
 `regulator`: a mass with friction is pushed to the origin; the discounted cost is s'Qs + a'Ra, there is noise, and the
 optimal action is -K s with K of the discounted Riccati equation. The learned gain is fitted to the greedy actions in
 states that the optimal policy visits; the error is ‖K̂ - K‖ / ‖K‖. `platform`: the return of greedy episodes of
 Platform-v0 against the optimum, 8.369, the shortfall as a share of it. `grid`: in MaskedGrid-v0, the loss of greedy
 episodes from every cell against V* of value iteration over legal moves, and for Q-learning agents the largest error, as
-a share of the largest |V*|. Every seed is an entry of results/optima/CASE.json; missing entries are computed.
+a share of the largest |V*|. Every seed is an entry of CASE.json in the folder of results (see `recorded.py`); missing
+entries are computed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform as machine
 from collections.abc import Callable
@@ -25,6 +25,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import recorded
 import scipy.linalg
 from flax import struct
 from gymnax.environments import spaces
@@ -256,6 +257,16 @@ def table(found: dict[str, dict[str, list[float]]]) -> str:
     return "\n".join(lines)
 
 
+def seeds(root: Path, worlds: list[str]) -> dict[str, dict[int, recorded.Seed]]:
+    """The error of every seed, for `recorded.beside`."""
+    stored = {world: recorded.read(root / f"{world}.json", {"agents": {}})["agents"] for world in worlds}
+    return {
+        f"{world}, {name}": {seed: recorded.Seed(error) for seed, error in enumerate(errors)}
+        for world, agents in stored.items()
+        for name, errors in agents.items()
+    }
+
+
 def main() -> None:
     """Compute the missing results, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -263,13 +274,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", choices=every, help="one world")
     parser.add_argument("--agent", help="one agent")
-    parser.add_argument("--report", action="store_true", help="only print the table of existing results")
+    recorded.options(parser, RESULTS)
     given = parser.parse_args()
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    known = sorted({name for agents in every.values() for name in agents})
+    if given.agent not in (None, *known):
+        parser.error(f"--agent: there is no {given.agent!r}; allowed are {', '.join(known)}")
+    place, computed = recorded.place(given), 0
     found: dict[str, dict[str, list[float]]] = {}
     for world, agents in every.items():
-        path = RESULTS / f"{world}.json"
-        stored = json.loads(path.read_text()) if path.exists() else {"agents": {}}
+        path = place.shown / f"{world}.json"
+        stored = recorded.read(path, {"agents": {}})
         for name, case in agents.items():
             there = stored["agents"].get(name, [])
             asked = not given.report and given.only in (None, world) and given.agent in (None, name)
@@ -278,9 +292,14 @@ def main() -> None:
                 there = there + errors(case, list(range(len(there), given.seeds)))
                 stored["agents"][name] = there
                 stored["machine"] = f"{os.cpu_count()} cores, {machine.machine()}, jax {jax.__version__}"
-                path.write_text(json.dumps(stored, indent=1) + "\n")
+                recorded.save(path, stored)
+                computed += 1
             found.setdefault(world, {})[name] = there
+    if not computed:
+        recorded.nothing_computed(place, given.agent or given.only or "every world")
     print(table(found))
+    own, theirs = seeds(place.shown, [*every]), seeds(place.recorded, [*every])
+    print("\n".join(recorded.beside(own, theirs) if place.shown != place.recorded else []))
 
 
 if __name__ == "__main__":

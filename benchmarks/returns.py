@@ -1,15 +1,14 @@
 """GAE and V-trace over a block [128, 4096], and discounted sums by a scan and in passes.
 
-    python benchmarks/returns.py [--rounds 15]
+    python benchmarks/returns.py [--rounds 15] [--out FOLDER] [--record]
 
 Compared with a naive reversed Python loop under jit, and with RLax under vmap (extra `peers`), in alternation in one
-process. Prints a table and writes JSON under results/returns/.
+process. Prints a table, beside it the recorded one, and writes JSON into the folder of results (see `recorded.py`).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import recorded
 from peers import note
 
 from purerl.runs.devices import set_up_jax
@@ -107,7 +107,11 @@ def main() -> None:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, help="of alternation [15]")
-    rounds = parser.parse_args().rounds
+    recorded.options(parser, RESULTS, report=False)
+    given = parser.parse_args()
+    place, rounds = recorded.place(given), given.rounds
+    kind = jax.devices()[0].platform
+    theirs = recorded.read(place.recorded / f"{kind}.json", {}) if place.own != place.recorded else {}
     note("'purerl[peers]'", "rlax")
     generator = np.random.default_rng(0)
     normal = lambda *shape: jnp.asarray(generator.normal(size=shape), jnp.float32)
@@ -122,6 +126,11 @@ def main() -> None:
             spread = [float(f(ratio)) for f in (np.median, np.min, np.max)]
             result[task][name] = {"ms": 1e3 * float(np.median(seconds)), "over the first [median, least, most]": spread}
             text = "" if seconds is ours else f"{spread[0]:6.2f} x [{spread[1]:.2f}, {spread[2]:.2f}]"
+            before = theirs.get(task, {}).get(name)
+            if before:
+                there = before["over the first [median, least, most]"]
+                text = f"{text:22} recorded: {before['ms']:9.3f} ms"
+                text += "" if seconds is ours else f" {there[0]:6.2f} x [{there[1]:.2f}, {there[2]:.2f}]"
             print(f"{task:28} {name:10} {1e3 * np.median(seconds):9.3f} ms  {text}")
 
     for task, functions in contestants().items():
@@ -133,9 +142,7 @@ def main() -> None:
             "in passes": lambda x, d: returns.discounted_sums(x, d, in_passes=True),
         }
         show(f"sums {list(shape)}", measure(ways, (x, discount), rounds))
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    kind = jax.devices()[0].platform
-    (RESULTS / f"{kind}.json").write_text(json.dumps(result, indent=1) + "\n")
+    recorded.save(place.own / f"{kind}.json", result)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,20 @@
 """The effect of training rewards: shaping, novelty, constraints, several objectives, by the environment's own return.
 
-    python benchmarks/rewards.py [--seeds 10] [--only mountain-car] [--report]
+    python benchmarks/rewards.py [--seeds 10] [--only mountain-car] [--report] [--out FOLDER] [--record]
 
 `mountain-car`: PPO in MountainCar-v0 for 307,000 steps, plain, and shaped by the potential of its height and speed; the
 plain return of 512 greedy episodes (solved: -110 or more). `deep-sea-10`, `deep-sea-20`: DeepSea of those sizes, by DQN
 with ε = 0.05 and by PPO, plain, with counts and with RND; the share of the last episodes that find the reward.
 `constraint`: CartPole with a cost if the cart is more than 0.3 from the middle, by `lagrangian`; the mean cost of a
 step over the last tenth of the run, against a limit of 0.1. `preferences`: 300 noisy comparisons of segments; the rank
-correlation of the learned reward with the true one. Every seed is an entry of results/rewards/WORLD.json; missing
-entries are computed. `front`: Pendulum for 64 weightings of standing upright against saving effort, trained at once,
-one seed each; the results, plotted as a Pareto front.
+correlation of the learned reward with the true one. Every seed is an entry of WORLD.json in the folder of results (see
+`recorded.py`); missing entries are computed. `front`: Pendulum for 64 weightings of standing upright against saving
+effort, trained at once, one seed each; the results, plotted as a Pareto front.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import platform
@@ -28,6 +27,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import recorded
 from scipy.stats import spearmanr
 
 from purerl.runs.devices import set_up_jax
@@ -245,20 +245,31 @@ def table(found: dict[str, dict[str, dict[str, list[float]]]]) -> str:
     return "\n".join(lines)
 
 
+def seeds(root: Path, worlds: list[str]) -> dict[str, dict[int, recorded.Seed]]:
+    """The results of every seed, for `recorded.beside`; of the front, those of every weighting."""
+    stored = {world: recorded.read(root / f"{world}.json", {"designs": {}})["designs"] for world in worlds}
+    stored["front"] = {name: {"measured": x} for name, x in recorded.read(root / "front.json", {}).items()}
+    return {
+        f"{world}, {name}": {seed: recorded.Seed(x[0], x) for seed, x in enumerate(zip(*values.values(), strict=True))}
+        for world, designs in stored.items()
+        for name, values in designs.items()
+    }
+
+
 def main() -> None:
     """Compute the missing results, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     every = worlds()
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", choices=[*every, "front"], help="one world")
-    parser.add_argument("--report", action="store_true", help="only print the table of existing results")
+    recorded.options(parser, RESULTS)
     given = parser.parse_args()
     wanted = lambda world: not given.report and given.only in (None, world)
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    place, computed = recorded.place(given), 0
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for world, designs in every.items():
-        path = RESULTS / f"{world}.json"
-        stored = json.loads(path.read_text()) if path.exists() else {"designs": {}}
+        path = place.shown / f"{world}.json"
+        stored = recorded.read(path, {"designs": {}})
         found[world] = stored["designs"]
         for name, run in designs.items():
             there = found[world].get(name, {})
@@ -268,13 +279,19 @@ def main() -> None:
                 more = run(list(range(done, given.seeds)))
                 found[world][name] = {kind: there.get(kind, []) + numbers for kind, numbers in more.items()}
                 stored["machine"] = f"{os.cpu_count()} cores, {platform.machine()}, jax {jax.__version__}"
-                path.write_text(json.dumps(stored, indent=1) + "\n")
-    path = RESULTS / "front.json"
+                recorded.save(path, stored)
+                computed += 1
+    path = place.shown / "front.json"
     if wanted("front") and not path.exists():
-        path.write_text(json.dumps(front(), indent=1) + "\n")
-    if path.exists():
-        draw(json.loads(path.read_text()), path.with_suffix(".png"))
+        recorded.save(path, front())
+        computed += 1
+    if path.exists() and path.parent == place.own:
+        draw(recorded.read(path), path.with_suffix(".png"))
+    if not computed:
+        recorded.nothing_computed(place, given.only or "every world")
     print(table(found))
+    own, theirs = seeds(place.shown, [*every]), seeds(place.recorded, [*every])
+    print("\n".join(recorded.beside(own, theirs) if place.shown != place.recorded else []))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """The textbook's tabular experiments, over enough seeds to compare their numbers.
 
-    python benchmarks/textbook.py [--seeds 10] [--report]
+    python benchmarks/textbook.py [--seeds 10] [--report] [--out FOLDER] [--record]
 
 The ten-armed testbed (sections 2.3 to 2.8), maximisation bias (example 6.7) and n-step TD on a random walk (example
-7.1) of Sutton & Barto, 2018. Every seed's result is one JSON file under results/textbook/; a run that was stopped
-continues with the missing seeds. Prints a table, and writes it with a picture.
+7.1) of Sutton & Barto, 2018. Every seed's result is one JSON file in the folder of results (see `recorded.py`); a run
+that was stopped continues with the missing seeds. Prints a table, and writes it with a picture.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 from functools import partial
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import recorded
 from rich.progress import Progress, TimeRemainingColumn
 
 import purerl
@@ -139,51 +139,69 @@ NUMBERS = [
 # --- running and reporting --------------------------------------------------------------------------------------------
 
 
-def folder(name: str) -> Path:
+def folder(root: Path, name: str) -> Path:
     """The folder of an experiment's seeds."""
     plain = "".join(c if c.isalnum() or c == "." else "-" for c in name.replace("ε", "epsilon").replace("α", "alpha"))
-    return RESULTS / "-".join(filter(None, plain.split("-")))
+    return root / "-".join(filter(None, plain.split("-")))
 
 
-def load(name: str) -> dict[str, np.ndarray] | None:
+def found(root: Path, name: str) -> dict[int, dict[str, list[float]]]:
+    """The results of the existing seeds."""
+    return {int(path.stem): recorded.read(path)["result"] for path in sorted(folder(root, name).glob("*.json"))}
+
+
+def load(root: Path, name: str) -> dict[str, np.ndarray] | None:
     """Means over the existing seeds, and their number; None if there are none."""
-    files = sorted(folder(name).glob("*.json"))
-    if not files:
+    seeds = [*found(root, name).values()]
+    if not seeds:
         return None
-    seeds = [json.loads(file.read_text())["result"] for file in files]
-    return {key: np.mean([seed[key] for seed in seeds], axis=0) for key in seeds[0]} | {"seeds": np.array(len(files))}
+    return {key: np.mean([seed[key] for seed in seeds], axis=0) for key in seeds[0]} | {"seeds": np.array(len(seeds))}
 
 
-def run(name: str, seeds: int, progress: Progress) -> None:
-    """Run every seed that has no file yet."""
+def run(root: Path, name: str, seeds: int, progress: Progress) -> int:
+    """Run every seed that has no file yet, and return their number."""
+    computed = 0
     function, task = jax.jit(EXPERIMENTS[name]), progress.add_task(name, total=seeds)
     for seed in range(seeds):
-        path = folder(name) / f"{seed}.json"
+        path = folder(root, name) / f"{seed}.json"
         if not path.exists():
             key = jax.random.fold_in(jax.random.key(2018), seed)
             result = {k: np.round(np.asarray(x, float), 4).tolist() for k, x in function(key).items()}
             versions = {package: version(package) for package in ("purerl", "jax", "gymnax")}
             record = {"experiment": name, "seed": seed, "versions": versions}
             record |= {"device": f"{jax.devices()[0].device_kind}, {platform.machine()}", "result": result}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            half_written = path.with_suffix(".part")
-            half_written.write_text(json.dumps(record) + "\n")
-            half_written.rename(path)
+            recorded.save(path, record, indent=None)
+            computed += 1
         progress.advance(task)
+    return computed
 
 
-def report() -> str:
+def seeds_of(root: Path) -> dict[str, dict[int, recorded.Seed]]:
+    """The number of every seed that is compared with the published one, for `recorded.beside`."""
+    measured = {name: read for name, _, read, *_ in NUMBERS[::-1]}
+    last = lambda result: next(iter(result.values()))[-1]
+    arrays = lambda result: {key: np.array(x) for key, x in result.items()}
+    return {
+        name: {
+            seed: recorded.Seed(float(measured.get(name, last)(arrays(result))), result)
+            for seed, result in found(root, name).items()
+        }
+        for name in EXPERIMENTS
+    }
+
+
+def report(root: Path) -> str:
     """The table, in Markdown."""
     lines = [
         "# The textbook's tabular experiments",
         "",
-        "Written by `python benchmarks/textbook.py`. Seeds are of 2,000 bandits, 1,000 runs or 100 runs each.",
+        "Written by `python benchmarks/textbook.py --record`. Seeds are of 2,000 bandits, 1,000 runs or 100 runs each.",
         "",
         "| experiment | number | published | tolerance | ours | seeds | |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, what, read, published, tolerance in NUMBERS:
-        result = load(name)
+        result = load(root, name)
         if result is None:
             lines.append(f"| {name} | {what} | {published:g} | ± {tolerance:g} | not run | | |")
             continue
@@ -194,7 +212,7 @@ def report() -> str:
     return "\n".join([*lines, "", "![Curves](curves.png)", ""])
 
 
-def draw(path: Path) -> None:
+def draw(root: Path) -> None:
     """Rewards and best arms of the testbed, the bias over episodes, and errors on the walk."""
     import matplotlib
 
@@ -210,7 +228,7 @@ def draw(path: Path) -> None:
     ]
     for axis, (start, key, x, y) in zip(axes.flat, panels, strict=True):
         for name in EXPERIMENTS:
-            result = load(name) if name.startswith(start) else None
+            result = load(root, name) if name.startswith(start) else None
             if result is None or (key == "reward" and "gradient" in name):  # its arms have a different mean
                 continue
             curve = result[key]
@@ -220,7 +238,7 @@ def draw(path: Path) -> None:
         axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)
+    figure.savefig(root / "curves.png", dpi=130)
     plt.close(figure)
 
 
@@ -228,15 +246,20 @@ def main() -> None:
     """Compute the missing results, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10, help="seeds of each experiment [10]")
-    parser.add_argument("--report", action="store_true", help="only write the table of existing results")
-    arguments = parser.parse_args()
-    if not arguments.report:
+    recorded.options(parser, RESULTS)
+    given = parser.parse_args()
+    place, computed = recorded.place(given), 0
+    if not place.reports:
         with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn()) as progress:
-            for name in EXPERIMENTS:
-                run(name, arguments.seeds, progress)
-    (RESULTS / "RESULTS.md").write_text(report(), encoding="utf-8")
-    draw(RESULTS / "curves.png")
-    print(report())
+            computed = sum([run(place.own, name, given.seeds, progress) for name in EXPERIMENTS])
+    if not computed:
+        recorded.nothing_computed(place, "every experiment")
+    if not place.reports or given.record:
+        (place.own / "RESULTS.md").write_text(report(place.own), encoding="utf-8")
+        draw(place.own)
+    print(report(place.shown))
+    if place.shown != place.recorded:
+        print("\n".join(recorded.beside(seeds_of(place.own), seeds_of(place.recorded))))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
 """Learned action values against exact ones: every Q-learning agent, in environments small enough to be solved.
 
-    python benchmarks/values.py [--seeds 5] [--only FrozenLake] [--agent DQN] [--report]
+    python benchmarks/values.py [--seeds 5] [--only FrozenLake] [--agent DQN] [--report] [--out FOLDER] [--record]
 
 FrozenLake 4 x 4 and Catch are gymnax's, enumerated by `tabular.from_env`; the chain is a random walk of 20 states with
 a reward at its right end. All agents act at random (ε = 1), so that every action of every state is sampled. The
 comparison is of Q of every state and action, not of returns. The error is the largest |Q - Q*|. Each has its own exact
-solution: Q* by value iteration; those of Munchausen and PQN by iterating their own operators. Writes
-results/values/NAME.json, values.png and a table.
+solution: Q* by value iteration; those of Munchausen and PQN by iterating their own operators. Writes NAME.json and
+values.png into the folder of results (see `recorded.py`), and prints a table.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import recorded
 
 from purerl.runs.devices import set_up_jax
 from purerl.runs.stream import measure
@@ -235,6 +235,24 @@ def draw(results: dict[str, dict], path: Path) -> None:
     plt.close(figure)
 
 
+def stored(root: Path) -> dict[str, dict]:
+    """The results of every world that are there."""
+    found = {name: recorded.read(root / f"{name}.json") for name in WORLDS}
+    return {name: world for name, world in found.items() if world}
+
+
+def seeds(results: dict[str, dict]) -> dict[str, dict[int, recorded.Seed]]:
+    """The errors of every seed, for `recorded.beside`."""
+    numbers = ("error", "root_mean_square", "bias")
+    return {
+        f"{title}, {name}": {
+            seed: recorded.Seed(x[0], x) for seed, x in enumerate(zip(*(found[n] for n in numbers), strict=True))
+        }
+        for title, world in results.items()
+        for name, found in world["agents"].items()
+    }
+
+
 def main() -> None:
     """Run the requested agents, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -243,28 +261,35 @@ def main() -> None:
     parser.add_argument("--agent", help="one agent")
     parser.add_argument("--steps", type=int, help="of each seed [1,600,000 of FrozenLake, whose goal is seldom "
                         "reached; 400,000 of the others]")  # fmt: skip
-    parser.add_argument("--report", action="store_true", help="only write the table of existing results")
+    recorded.options(parser, RESULTS)
     given = parser.parse_args()
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    place = recorded.place(given)
+    if place.reports:
+        recorded.nothing_computed(place, "every agent")
     for title in [given.only] if given.only else WORLDS:
         if given.report:
             break
-        world, path = WORLDS[title](), RESULTS / f"{title}.json"
+        world, path = WORLDS[title](), place.own / f"{title}.json"
         steps = given.steps or (1_600_000 if title == "FrozenLake" else 400_000)
         result = {
             "steps": steps, "gamma": GAMMA, "jax": jax.__version__,
             "machine": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {platform.machine()}",
-            "agents": json.loads(path.read_text())["agents"] if path.exists() else {},
+            "agents": recorded.read(path, {"agents": {}})["agents"],
         }  # fmt: skip
-        for name, contestant in contestants(world, steps).items():
+        there = contestants(world, steps)
+        if given.agent not in (None, *there):
+            parser.error(f"--agent: there is no {given.agent!r}; allowed are {'; '.join(there)}")
+        for name, contestant in there.items():
             if given.agent in (None, name):
                 result["agents"][name] = learn(world, name, contestant, steps, given.seeds)
-                path.write_text(json.dumps(result, indent=1) + "\n")
+                recorded.save(path, result)
                 print(f"{title}, {name}: largest error {np.round(result['agents'][name]['error'], 3)}", flush=True)
-    results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in WORLDS
-               if (RESULTS / f"{name}.json").exists()}  # fmt: skip
+    results = stored(place.shown)
     print("\n".join(table(results)))
-    draw(results, RESULTS / "values.png")
+    if not place.reports or given.record:
+        draw(results, place.own / "values.png")
+    if place.shown != place.recorded:
+        print("\n".join(recorded.beside(seeds(results), seeds(stored(place.recorded)))))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@
 
 Each library runs in its own process, with its usual XLA flags, and waits while another runs. A round trains each of
 them once, from a new seed; the ratio of a round is the other library's time over purerl's. Evaluation is off; the
-learning curves are those of the timed runs themselves. Writes results/versus/JOB-SEEDS.json and .png. All have the same
-environments, steps, epochs, minibatches, networks and coefficients.
+learning curves are those of the timed runs themselves. Writes JOB-SEEDS.json and .png into the folder of results (see
+`recorded.py`), and shows the recorded table beside. All have the same environments, steps, epochs, minibatches,
+networks and coefficients.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import recorded
 from peers import need
 
 from purerl.runs.devices import FLAGS, set_up_jax
@@ -663,6 +665,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", default="rejax,rejax-1,sb3,sbx", help="with commas between")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
+    recorded.options(parser, RESULTS, report=False)
     given = parser.parse_args()
     if given.worker:
         worker(given.worker, JOBS[given.job], given.seeds)
@@ -675,10 +678,12 @@ def main() -> None:
     need("'purerl[peers]'", *dict.fromkeys(MODULES[peer] for peer in used if peer in MODULES))
     result = contest(given.job, given.seeds, peers, given.rounds)
     print("\n".join(show(result)))
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{given.job}-{given.seeds}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    draw(result, path.with_suffix(".png"))
+    place, name = recorded.place(given), f"{given.job}-{given.seeds}.json"
+    theirs = recorded.read(place.recorded / name)
+    if theirs and place.own != place.recorded:
+        print("\n".join(["", "recorded in the repository:", "", *show(theirs)]))
+    recorded.save(place.own / name, result)
+    draw(result, (place.own / name).with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         distributions,
         envs,
         exploration,
+        export,
         gradients,
         hyperparameters,
         losses,
@@ -81,9 +82,9 @@ _NAMES = {
     "purerl.training": ("batch", "evaluate", "learner", "rollout", "run", "shard_environments", "train"),
 }  # fmt: skip
 _MODULES = (
-    "agents", "arguments", "bellman", "build", "cli", "core", "distributions", "envs", "exploration", "gradients",
-    "hyperparameters", "losses", "networks", "normalize", "replay", "returns", "rewards", "runs", "schedules",
-    "statistics", "tabular", "testing", "text", "training",
+    "agents", "arguments", "bellman", "build", "cli", "core", "distributions", "envs", "exploration", "export",
+    "gradients", "hyperparameters", "losses", "networks", "normalize", "replay", "returns", "rewards", "runs",
+    "schedules", "statistics", "tabular", "testing", "text", "training",
 )  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted([*_HOME, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll]

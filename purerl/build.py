@@ -8,12 +8,14 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,8 @@ __all__ = [
     "from_file",
     "is_own",
     "memory",
+    "neighbours",
+    "own_files",
     "reward",
     "torso",
     "torso_for",
@@ -46,23 +50,102 @@ __all__ = [
 TORSOS = ("mlp", "minatar-cnn", "nature-cnn")
 ACTIVATIONS = ("tanh", "relu", "silu", "gelu", "elu")
 MEMORIES = ("none", "gru", "lstm", "min-gru", "transformer")
+PACKAGE = Path(__file__).resolve().parent
 
 
 # --- a user's own files ---------------------------------------------------------------------------------------------
 
 
+def _named(node: ast.AST) -> list[tuple[int, str]]:
+    """The modules that an import statement may load: the level of a relative import, and the dotted name."""
+    if isinstance(node, ast.Import):
+        return [(0, alias.name) for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        inside = [f"{base}.{alias.name}".strip(".") for alias in node.names]
+        return [(node.level, name) for name in (base, *inside) if name]
+    return []
+
+
+def neighbours(file: str | Path) -> list[Path]:
+    """The files in the folder of a user's file, and below it, that its import statements load, also by one another."""
+    first = Path(file).resolve()
+    found, todo = {first}, [first]
+    while todo:
+        path = todo.pop()
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (OSError, SyntaxError, ValueError):  # its import says so
+            continue
+        for level, name in (pair for node in ast.walk(tree) for pair in _named(node)):
+            folder, parts = path.parents[level - 1] if level else first.parent, name.split(".")
+            if not folder.is_relative_to(first.parent) or folder / parts[0] == PACKAGE:
+                continue
+            modules = [folder.joinpath(*parts[: k + 1]) for k in range(len(parts))]
+            there = {f for m in modules for f in (m.with_name(m.name + ".py"), m / "__init__.py") if f.is_file()}
+            todo += there - found
+            found |= there
+    return sorted(found - {first})
+
+
+def own_files(names: Iterable[str]) -> list[str]:
+    """The user's files among names, and the files beside them that they import."""
+    own = {name.rpartition(":")[0] for name in names if is_own(name)}
+    return sorted(own | {str(path) for name in own for path in neighbours(name)})
+
+
+_loaded: dict[Path, bytes] = {}  # the source of every neighbour, as it was imported
+
+
+@contextlib.contextmanager
+def _beside(path: Path, beside: Mapping[Path, bytes]) -> Iterator[None]:
+    """The imports of `python FILE.py`: its folder is first on the path, for its neighbours and their sources.
+
+    Modules of the same names from elsewhere are put aside meanwhile; changed neighbours are executed again. Nothing is
+    written into the folder.
+    """
+    names = {file.relative_to(path.parent).parts[0].removesuffix(".py") for file in beside}
+    changed = any(_loaded.get(file, source) != source for file, source in beside.items())
+
+    def is_here(module: Any) -> bool:
+        places = [getattr(module, "__file__", None) or "", *(getattr(module, "__path__", None) or [])]
+        return any(Path(place).resolve().is_relative_to(path.parent) for place in places if place)
+
+    elsewhere = {}
+    for name in [name for name in sys.modules if name.partition(".")[0] in names]:
+        if not is_here(sys.modules[name]):
+            elsewhere[name] = sys.modules.pop(name)
+        elif changed:
+            del sys.modules[name]
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    sys.path.insert(0, str(path.parent))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(path.parent))
+        sys.dont_write_bytecode = writes
+        sys.modules.update(elsewhere)
+        _loaded.update(beside)
+
+
+def _read_beside(path: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in neighbours(path)}
+
+
 @cache
-def _module(path: Path, source: bytes) -> Any:
-    """Import a file as a module; it is executed once per version of its source."""
+def _module(path: Path, source: bytes, beside: tuple[tuple[Path, bytes], ...]) -> Any:
+    """Import a file as a module; it is executed once per version of its source and of its neighbours' sources."""
     # dataclasses and annotations written as strings look their module up in sys.modules; the name must be that of no
     # other module there, such as a package that the file shares its name with
-    name = f"{path.stem}_{hashlib.sha256(bytes(path) + source).hexdigest()[:16]}"
+    name = f"{path.stem}_{hashlib.sha256(repr((path, source, beside)).encode()).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with _beside(path, dict(beside)):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
@@ -84,7 +167,8 @@ def from_file(name: str) -> Any:
     if not Path(path).is_file():
         raise ValueError(f"{name}: there is no file {path}")
     try:
-        module = _module(Path(path).resolve(), Path(path).read_bytes())
+        there = Path(path).resolve()
+        module = _module(there, there.read_bytes(), tuple(_read_beside(there).items()))
     except Exception as error:
         raise ValueError(f"{path} could not be imported: {type(error).__name__}: {error}") from error
     if not hasattr(module, attribute):
@@ -101,7 +185,9 @@ def called(name: str, wanted: str) -> Any:
         inspect.signature(function).bind()
     except (TypeError, ValueError) as error:
         raise ValueError(f"{wanted}: {error}") from error
-    return function()
+    path = Path(name.rpartition(":")[0]).resolve()
+    with _beside(path, _read_beside(path)):
+        return function()
 
 
 # --- the parts of a learner -----------------------------------------------------------------------------------------

@@ -94,6 +94,7 @@ class Agent(NamedTuple):
     `episodic`: `update` needs blocks of whole episodes (see `purerl.learner`).
     `group_size`: `update` needs groups of so many neighbouring environments that share their resets.
     `collect`: acts in training rollouts, where that differs from `act`, with the same arguments and results.
+    `values(state, memory, obs) -> (q [N, A], memory)` computes the action values of agents that choose by them.
     """
 
     init: Callable[[Key, Any], Any]
@@ -105,6 +106,7 @@ class Agent(NamedTuple):
     episodic: bool = False
     group_size: int = 1
     collect: Callable[[Key, Any, Any, Any], tuple[Any, Any, Any]] | None = None
+    values: Callable[[Any, Any, Any], tuple[Array, Any]] | None = None
 
 
 class Reward(NamedTuple):
@@ -181,10 +183,12 @@ class Learner(NamedTuple):
     """A training run as a pair of pure functions. `state.iteration` counts the updates so far.
 
     `init(key) -> state`; `step(state) -> (state, sums)`, where `sums` is a `purerl.training.Sums`.
+    `advance(state, num_updates) -> (state, metrics)`, if given, takes the place of a loop over `step`.
     """
 
     init: Callable[[Key], Any]
     step: Callable[[Any], tuple[Any, Any]]
+    advance: Callable[[Any, Any], tuple[Any, Any]] | None = None
 
 
 @jax.custom_batching.custom_vmap

@@ -172,7 +172,7 @@ def gaussian_noise(shape: tuple[int, ...] = (1,), sigma=0.1) -> Noise:
     """
 
     def apply(key, state, scale=1.0):
-        return scale * sigma * jax.random.normal(key, (len(state), *shape)), state
+        return scale * sigma * jax.random.normal(key, (state.shape[0], *shape)), state
 
     return Noise(lambda n: jnp.zeros((n, 0)), apply, lambda state, ended: state)
 

@@ -112,8 +112,8 @@ def observations(agent: Agent, clip: float = 10.0) -> Agent:
     def acting(act):
         return lambda key, state, memory, obs: act(key, state.agent, memory, standardize(state.moments, obs, clip))
 
-    def greedy(state, memory, obs):
-        return agent.greedy(state.agent, memory, standardize(state.moments, obs, clip))
+    def on_standardized(function):
+        return lambda state, memory, obs: function(state.agent, memory, standardize(state.moments, obs, clip))
 
     def update(key, state, rollout):
         tr = rollout.transitions
@@ -123,7 +123,9 @@ def observations(agent: Agent, clip: float = 10.0) -> Agent:
         return NormalizedState(inner, merge(state.moments, tr.obs, tr.valid)), metrics
 
     collect = None if agent.collect is None else acting(agent.collect)
-    return agent._replace(init=init, act=acting(agent.act), greedy=greedy, update=update, collect=collect)
+    values = None if agent.values is None else on_standardized(agent.values)
+    about = {"act": acting(agent.act), "greedy": on_standardized(agent.greedy), "collect": collect, "values": values}
+    return agent._replace(init=init, update=update, **about)
 
 
 class RewardScale(NamedTuple):

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 import purerl
 from purerl import gradients, networks, rewards
@@ -91,6 +92,28 @@ entropy = rewards.weighted({"entropy": rewards.environment}, {"entropy": 1.0})
 
 def bandit():
     return probes.contextual_bandit()[0]
+
+
+@struct.dataclass
+class Pay(probes.ProbeParams):
+    pay: float = 1.0
+
+
+class Paid(probes.Probe):
+    """An environment whose reward is always a parameter."""
+
+    @property
+    def default_params(self):
+        return Pay(self._max_steps)
+
+    def step_env(self, key, state, action, params):
+        obs, state, _, terminated, info = super().step_env(key, state, action, params)
+        return obs, state, jnp.float32(params.pay), terminated, info
+
+
+def paid():
+    plain = bandit()
+    return Paid("paid", plain.rows, plain._begin, plain._move, num_actions=2, max_steps=10)
 
 
 def torso():

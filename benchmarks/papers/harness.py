@@ -1,10 +1,13 @@
-"""Published numbers against ours: compute missing results, one JSON file for each seed, and compare."""
+"""Published numbers against ours: compute missing results, one JSON file for each seed, and compare.
+
+`root` is the folder of results: those of the repository, or of one's own.
+"""
 
 from __future__ import annotations
 
-import json
 import math
 import platform
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,8 +21,12 @@ import numpy as np
 
 import purerl
 from purerl import build, networks, statistics
-from purerl.runs import report
+from purerl.runs import checkpoint, files, report
 from purerl.runs.stream import measure
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+import recorded
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -94,22 +101,22 @@ def result(entry: Entry, episodes: np.ndarray, returns: np.ndarray, lengths: np.
     return float(statistics.last_returns(episodes, returns))
 
 
-def folder(entry: Entry, value: float | None = None) -> Path:
+def folder(root: Path, entry: Entry, value: float | None = None) -> Path:
     """The folder of an entry's results; a sweep has a folder for every value."""
-    return RESULTS / entry.key / ("" if value is None else f"{value:g}")
+    return root / entry.key / ("" if value is None else f"{value:g}")
 
 
-def run(entry: Entry, num_seeds: int) -> None:
-    """Train every seed (of every value of a sweep) that has no file yet, in one program."""
+def run(root: Path, entry: Entry, num_seeds: int) -> int:
+    """Train every seed (of every value of a sweep) that has no file yet, in one program; return how many they are."""
     (name, values), *_ = [*entry.sweep.items(), (None, (None,))]
     missing = [
         (value, seed)
         for value in values
         for seed in range(num_seeds)
-        if not (folder(entry, value) / f"{seed}.json").exists()
+        if not (folder(root, entry, value) / f"{seed}.json").exists()
     ]
     if not missing:
-        return
+        return 0
     hp = entry.hp
     if name is not None:
         hp = type(hp)(**{**vars(hp), name: jnp.array([value for value, _ in missing])})
@@ -117,7 +124,7 @@ def run(entry: Entry, num_seeds: int) -> None:
     report.note(f"{entry.key}: {len(missing)} runs")
     block = entry.num_envs * entry.rollout_length
     measured = measure(learner_of(entry), hp, keys, jax.devices(), entry.num_updates, entry.every, block)
-    data = measured.metrics
+    data, hashes = measured.metrics, files.hashes(checkpoint.to_host(measured.state), len(missing))
     greedy = greedy_returns(entry, measured.state, keys) if entry.greedy_episodes else None
     for index, (value, seed) in enumerate(missing):
         episodes, returns, lengths = (data[n][:, index] for n in ("episodes", "episode_return", "episode_length"))
@@ -130,22 +137,36 @@ def run(entry: Entry, num_seeds: int) -> None:
             **({name: value} if name else {}),
             "value": round(value_of_run, 4),
             "steps": entry.num_updates * entry.num_envs * entry.rollout_length,
+            "sha256": hashes[index],
             "curve": [None if math.isnan(x) else round(float(x), 2) for x in curve],
             "hyperparameters": {k: v for k, v in vars(entry.hp).items()} | ({name: value} if name else {}),
             "versions": {p: version(p) for p in ("purerl", "jax", "jaxlib", "gymnax", "numpy")},
             "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}, {platform.machine()}",
         }
-        path = folder(entry, value) / f"{seed}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half_written = path.with_suffix(".part")
-        half_written.write_text(json.dumps(record, indent=1) + "\n")
-        half_written.rename(path)
+        recorded.save(folder(root, entry, value) / f"{seed}.json", record)
+    return len(missing)
 
 
-def scores(entry: Entry, value: float | None = None) -> np.ndarray:
+def _records(root: Path, entry: Entry, value: float | None = None) -> list[dict[str, Any]]:
+    paths = sorted(folder(root, entry, value).glob("*.json"), key=lambda path: int(path.stem))
+    return [recorded.read(path) for path in paths]
+
+
+def scores(root: Path, entry: Entry, value: float | None = None) -> np.ndarray:
     """The scores of all seeds that have been run."""
-    paths = sorted(folder(entry, value).glob("*.json"), key=lambda path: int(path.stem))
-    return np.array([json.loads(path.read_text())["value"] for path in paths])
+    return np.array([record["value"] for record in _records(root, entry, value)])
+
+
+def seeds(root: Path, entry: Entry) -> dict[str, dict[int, recorded.Seed]]:
+    """Every seed that has been run, for `recorded.beside`."""
+    (name, values), *_ = [*entry.sweep.items(), ("", (None,))]
+    return {
+        entry.key + (f", {name} {value:g}" if name else ""): {
+            record["seed"]: recorded.Seed(record["value"], record["curve"], record.get("sha256"))
+            for record in _records(root, entry, value)
+        }
+        for value in values
+    }
 
 
 def verdict(ours: np.ndarray, published: Published) -> str:
@@ -159,9 +180,9 @@ def verdict(ours: np.ndarray, published: Published) -> str:
     return "better" if difference > 0 else f"**not reached** ({difference:+.1f})"
 
 
-def row(entry: Entry) -> str:
+def row(root: Path, entry: Entry) -> str:
     """One line of the table, in Markdown."""
-    ours, published = scores(entry), entry.published
+    ours, published = scores(root, entry), entry.published
     if len(ours) < 2:
         return f"| {entry.key} | {published.mean:g} | not run | | | | |"
     low, high = statistics.interval(ours, statistics.mean)

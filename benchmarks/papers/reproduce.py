@@ -1,8 +1,10 @@
-"""Reproductions of published numbers: compute missing results, write RESULTS.md.
+"""Reproductions of published numbers: train, and compare with the numbers and results in the repository.
 
-    python benchmarks/papers/reproduce.py [KEY ...] [--seeds 10] [--report]
+    python benchmarks/papers/reproduce.py KEY ... [--seeds 10]   # trains; results go to runs/benchmarks/papers
+    python benchmarks/papers/reproduce.py --report               # trains nothing: the table of recorded results
 
-Every seed's result is one JSON file under results/; a run that was stopped continues with the missing seeds.
+Every seed's result is one JSON file; a run that was stopped continues with the missing seeds. `--record` computes what
+is missing in the repository's results, and writes RESULTS.md.
 """
 
 from __future__ import annotations
@@ -18,13 +20,17 @@ import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
-from harness import Entry, Published
+from harness import Entry, Published, recorded
 
 import purerl
 from purerl import bellman, exploration, gradients, networks, normalize, statistics
 from purerl.runs.devices import set_up_jax
 
 CLEANRL = "[CleanRL](https://docs.cleanrl.dev/rl-algorithms/ppo/#experiment-results)"
+SLM_LAB = "[SLM-Lab](https://github.com/kengz/SLM-Lab/blob/master/docs/BENCHMARKS.md), no deviation given"
+RL_ZOO = "[RL Baselines3 Zoo](https://github.com/DLR-RM/rl-baselines3-zoo/blob/master/benchmark.md), one run"
+BRAX = "the least that [brax's own test](https://github.com/google/brax/tree/main/brax/training/agents) accepts"
+UNKNOWN = "no citable source is known"
 LAST_100 = "mean return of the last 100 training episodes in whole updates, mean over seeds"
 BOOTSTRAP = "we bootstrap at time limits, CleanRL does not"
 
@@ -58,7 +64,7 @@ ENTRIES = [
         rollout_length=500,
         num_updates=400,
         frames=200_000,
-        published=Published(483, "one library, 200k frames, no deviation given"),
+        published=Published(483, f"{SLM_LAB}, 200k frames"),
         protocol=LAST_100 + "; frames are steps inside of episodes",
         differs="hyperparameters",
     ),
@@ -70,7 +76,7 @@ ENTRIES = [
         num_envs=8,
         rollout_length=5,
         num_updates=5000,
-        published=Published(497, "one library, 200k frames, no deviation given"),
+        published=Published(497, f"{SLM_LAB}, 200k frames"),
         protocol=LAST_100,
         differs="hyperparameters",
     ),
@@ -158,7 +164,11 @@ VALUES = [
         rollout_length=1,
         num_updates=100_000,
         every=1_000,
-        published=Published(0.0, "bsuite: ε-greedy does not find the one rewarded path of 1,024", low_is_expected=True),
+        published=Published(
+            0.0,
+            "[bsuite](https://arxiv.org/abs/1908.03568): ε-greedy does not find the one rewarded path of 1,024",
+            low_is_expected=True,
+        ),
         protocol=LAST_100.replace("updates", "thousands of steps") + "; 10,000 episodes, ε = 0.05",
         differs="hyperparameters",
         network=partial(networks.q_network, torso=partial(networks.MLP, hidden=(50, 50), activation=nn.relu)),
@@ -172,11 +182,10 @@ def pair(torso: Any):
 
 
 SMALL = pair(partial(networks.MLP, (64, 64), nn.relu))
-ZOO = "one library, no deviation given"
 GREEDY = "mean return of 128 greedy episodes of the final policy, mean over seeds"
 
 
-def acting(name: str, task: str, env: str, steps: int, mean: float, agent: Any, hp: Any) -> Entry:
+def acting(name: str, task: str, env: str, steps: int, mean: float, agent: Any, hp: Any, source: str = RL_ZOO) -> Entry:
     """A continuous task for an actor-critic with a replay buffer: one environment, one gradient step per step."""
     return Entry(
         key=f"{name}-{task}",
@@ -187,7 +196,7 @@ def acting(name: str, task: str, env: str, steps: int, mean: float, agent: Any, 
         rollout_length=1,
         num_updates=steps,
         every=steps // 50,
-        published=Published(mean, f"{ZOO}, {steps:,} steps"),
+        published=Published(mean, f"{source}, {steps:,} steps"),
         protocol=GREEDY,
         differs="networks of 64-64",
         network=SMALL,
@@ -202,7 +211,9 @@ CONTINUOUS = [
     acting("sac", "Pendulum-20k", PENDULUM, 20_000, -157.0, purerl.sac, purerl.SAC(**SOFT, capacity=20_000)),
     acting("td3", "Pendulum-20k", PENDULUM, 20_000, -151.9, purerl.td3, purerl.TD3(**ZOO_TD3)),
     acting("ddpg", "Pendulum-20k", PENDULUM, 20_000, -152.1, purerl.ddpg, purerl.DDPG(**ZOO_TD3)),
-    acting("sac", "Pendulum-300k", PENDULUM, 300_000, -151.0, purerl.sac, purerl.SAC(**SOFT, capacity=300_000)),
+    acting(
+        "sac", "Pendulum-300k", PENDULUM, 300_000, -151.0, purerl.sac, purerl.SAC(**SOFT, capacity=300_000), SLM_LAB
+    ),
     acting(
         "td3",
         "MountainCarContinuous",
@@ -228,6 +239,7 @@ def on_policy(
     mean: float,
     agent: Any,
     hp: Any,
+    source: str = SLM_LAB,
     control: bool = False,
 ) -> Entry:
     """A continuous task for a policy gradient; blocks are (environments, steps, updates)."""
@@ -241,7 +253,7 @@ def on_policy(
         num_envs=num_envs,
         rollout_length=rollout_length,
         num_updates=num_updates,
-        published=Published(mean, f"{ZOO}, {steps:,} steps", low_is_expected=control),
+        published=Published(mean, f"{source}, {steps:,} steps", low_is_expected=control),
         protocol=GREEDY,
         differs="hyperparameters",
         reward=lambda hp: normalize.rewards(hp.gamma),
@@ -284,6 +296,7 @@ CONTINUOUS += [
         0.0,
         purerl.ppo,
         purerl.PPO(anneal_steps=300_032.0, entropy_cost=0.0),
+        UNKNOWN,
         control=True,
     ),
     on_policy(
@@ -294,6 +307,7 @@ CONTINUOUS += [
         135.0,
         purerl.ppo,
         purerl.PPO(learning_rate=3e-3, gamma=0.95, num_minibatches=8, normalize_obs=True),
+        BRAX,
     ),
     Entry(
         key="sac-brax-fast",
@@ -304,7 +318,7 @@ CONTINUOUS += [
         rollout_length=1,
         num_updates=512,
         every=8,
-        published=Published(139.3, "the least that brax's own test accepts, 32,768 steps"),
+        published=Published(139.3, f"{BRAX}, 32,768 steps"),
         protocol=GREEDY,
         differs="networks of 64-64, hyperparameters",
         network=SMALL,
@@ -320,7 +334,7 @@ ENTROPY = Entry(
     num_envs=4,
     rollout_length=128,
     num_updates=976,
-    published=Published(490, "about 490 to 500 up to 0.01, falling to about 260 at 0.5"),
+    published=Published(490, f"about 490 to 500 up to 0.01, falling to about 260 at 0.5 ({UNKNOWN})"),
     protocol=LAST_100,
     sweep={"entropy_cost": (0.0, 5e-4, 1e-3, 0.01, 0.05, 0.1, 0.5)},
 )
@@ -400,7 +414,7 @@ def remembering(
     ]
 
 
-SOLVED = Published(1.0, "bsuite: 1 with memory, 0 without")
+SOLVED = Published(1.0, "[bsuite](https://arxiv.org/abs/1908.03568): 1 with memory, 0 without")
 
 
 class Magnified(nn.Module):
@@ -465,7 +479,7 @@ RECURRENT = [
         burn_in=16,
     ),
 ]
-LSTM = "a recurrent PPO (LSTM), 100k steps"
+LSTM = f"{RL_ZOO}, recurrent PPO (LSTM), 100k steps"
 AFTER = (networks.MLP((64,), nn.relu),)
 TO_REMEMBER = {"learning_rate": 2e-3, "clip": 0.1}
 MEMORY = {
@@ -518,18 +532,20 @@ MEMORY = {
 }
 
 
-def report(here: Path) -> str:
-    """The page of results, from the existing files."""
+HEAD = ["| key | published | ours | seeds | verdict | measured | what differs |", "|---|---|---|---|---|---|---|"]
+
+
+def report(root: Path) -> tuple[str, dict]:
+    """The page of results, from the files under `root`, and the scores for each entropy cost."""
     lines = [
         "# Reproductions",
         "",
-        "Written by `python benchmarks/papers/reproduce.py --report` from the JSON files under `results/`, one for "
-        "each seed.",
+        "Written by `python benchmarks/papers/reproduce.py --record --report` from the JSON files under `results/`, "
+        "one for each seed.",
         "Ours: mean over seeds, 95 % bootstrap interval. Reproduced: |difference| ≤ 2 √(s₁²/k₁ + s₂²/k₂).",
         "",
-        "| key | published | ours | seeds | verdict | measured | what differs |",
-        "|---|---|---|---|---|---|---|",
-        *[harness.row(entry) for entry in [*ENTRIES, *VALUES, *RECURRENT, *CONTINUOUS]],
+        *HEAD,
+        *[harness.row(root, entry) for entry in [*ENTRIES, *VALUES, *RECURRENT, *CONTINUOUS]],
         "",
         "Negative controls: plain PPO and PQN do not solve MountainCar in 500k steps, ε-greedy DQN does not find the "
         "reward of DeepSea, and PPO without exploration learns to stand still in MountainCarContinuous; solving them "
@@ -544,13 +560,12 @@ def report(here: Path) -> str:
     ]
     curves = {}
     for value in ENTROPY.sweep["entropy_cost"]:
-        ours = harness.scores(ENTROPY, value)
+        ours = harness.scores(root, ENTROPY, value)
         if len(ours):
             low, high = statistics.interval(ours, statistics.mean)
             lines.append(f"| {value:g} | {ours.mean():.1f} | {low:.1f} .. {high:.1f} | {len(ours)} |")
             curves[value] = (ours.mean(), low, high, ours)
     if curves:
-        draw(curves, here / "entropy.png")
         lines += ["", "![Return against entropy cost](entropy.png)"]
     names = list(memories())
     lines += [
@@ -565,12 +580,12 @@ def report(here: Path) -> str:
     for task, entries in MEMORY.items():
         cells = []
         for entry in entries:
-            ours = harness.scores(entry)
+            ours = harness.scores(root, entry)
             low, high = statistics.interval(ours, statistics.mean) if len(ours) > 1 else (np.nan, np.nan)
             cells.append(f"{ours.mean():.2f} [{low:.2f}, {high:.2f}] ({len(ours)})" if len(ours) > 1 else "not run")
         published = entries[0].published
         lines.append(f"| {task} | {published.mean:g}, {published.source} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n", curves
 
 
 def draw(curves: dict, path: Path) -> None:
@@ -600,18 +615,31 @@ def main() -> None:
     known = {entry.key: entry for entry in entries}
     parser.add_argument("keys", nargs="*", metavar="KEY", help="one of " + ", ".join(known) + " [default: all]")
     parser.add_argument("--seeds", type=int, default=10, help="seeds of each entry, the sweep at most 8 [10]")
-    parser.add_argument("--report", action="store_true", help="only write RESULTS.md from existing results")
-    arguments = parser.parse_args()
-    unknown = [key for key in arguments.keys if key not in known]
+    recorded.options(parser, harness.RESULTS, "papers")
+    given = parser.parse_args()
+    unknown = [key for key in given.keys if key not in known]
     if unknown:
         parser.error(f"there is no entry {unknown[0]!r}; allowed are {', '.join(known)}")
-    if not arguments.report:
+    place, wanted = recorded.place(given), [known[key] for key in given.keys or known]
+    trained = 0
+    if not place.reports:
         set_up_jax()
-        for key in arguments.keys or known:
-            harness.run(known[key], min(arguments.seeds, 8) if known[key].sweep else arguments.seeds)
-    here = Path(__file__).parent
-    (here / "RESULTS.md").write_text(report(here), encoding="utf-8")
-    print(report(here))
+        for entry in wanted:
+            seeds = min(given.seeds, 8) if entry.sweep else given.seeds
+            trained += harness.run(place.own, entry, seeds)
+    if not trained:
+        recorded.nothing_computed(place, ", ".join(given.keys) or "every entry")
+    page, curves = report(place.shown)
+    if given.record:
+        here = Path(__file__).parent
+        draw(curves, here / "entropy.png")
+        (here / "RESULTS.md").write_text(page, encoding="utf-8")
+    if given.record or place.reports:
+        print(page)
+        return
+    print("\n".join([*HEAD, *[harness.row(place.own, entry) for entry in wanted]]))
+    for entry in wanted:
+        print("\n".join(recorded.beside(harness.seeds(place.own, entry), harness.seeds(place.recorded, entry))))
 
 
 if __name__ == "__main__":

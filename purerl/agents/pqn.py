@@ -113,6 +113,6 @@ def pqn(
         state = state._replace(explore=q_learning.exploration_amount(hp, steps), updates=updates)
         return state, {**metrics, "explore": state.explore, "learning_rate": learning_rate}
 
-    act, greedy = q_learning.acting_by_values(network, lambda q: q, explore, q_learning.unperturbed)
-    agent = Agent(init, network.memory, network.reset, act, greedy, update)
+    acting = q_learning.acting_by_values(network, lambda q: q, explore, q_learning.unperturbed)
+    agent = Agent(init, network.memory, network.reset, update=update, **acting)
     return normalize.observations(agent) if hp.normalize_obs else agent

@@ -76,4 +76,14 @@ def prepare_for(run: Path) -> None:
 
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
+CODE = click.option(
+    "--code",
+    metavar="run|PATH",
+    help="execute the copies of your files inside RUN, or the file or folder there  [default: the original files]",
+)
+CHECKPOINT = click.option(
+    "--checkpoint",
+    metavar="best|ITERATION",
+    help="`best` of --evaluate-every, or one that is in RUN/checkpoints or its folder `kept`  [default: the newest]",
+)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)

@@ -11,6 +11,7 @@ import click
 
 import purerl
 from purerl.cli.commands.evaluate import evaluate
+from purerl.cli.commands.export import export
 from purerl.cli.commands.list import list_all
 from purerl.cli.commands.new import new
 from purerl.cli.commands.optimise import optimise
@@ -37,7 +38,7 @@ def purerl_command() -> None:
     """Reinforcement learning in JAX where everything is a pure function."""
 
 
-for _command in (train, resume, repeat, evaluate, plot, render, text, optimise, new, list_all):
+for _command in (train, resume, repeat, evaluate, export, plot, render, text, optimise, new, list_all):
     purerl_command.add_command(_command)
 
 

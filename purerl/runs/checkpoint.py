@@ -37,12 +37,8 @@ def to_host(tree: Any) -> dict[str, np.ndarray]:
     return out
 
 
-def from_host(leaves: dict[str, np.ndarray], like: Any) -> Any:
-    """The pytree of `to_host`'s leaves, on the default device; `like` has its structure, shapes and dtypes.
-
-    Raises:
-      ValueError: if a leaf is missing, superfluous, or of another shape or dtype; the message names it.
-    """
+def _expected(like: Any) -> dict[str, tuple[Any, Any]]:
+    """The shape and dtype of every leaf of `to_host`, and the function that makes a leaf of the pytree of it."""
     expected = {}
     for path, x in jax.tree_util.tree_leaves_with_path(like):
         name = jax.tree_util.keystr(path)
@@ -52,6 +48,21 @@ def from_host(leaves: dict[str, np.ndarray], like: Any) -> Any:
             expected[f"{name}#{impl}"] = (bits, lambda data, impl=impl: jax.random.wrap_key_data(data, impl=impl))
         else:
             expected[name] = (x, lambda data: data)
+    return expected
+
+
+def shapes_of(like: Any) -> dict[str, Any]:
+    """The shape and dtype of every leaf that `to_host` makes of such a pytree, by its name."""
+    return {name: x for name, (x, _) in _expected(like).items()}
+
+
+def from_host(leaves: dict[str, np.ndarray], like: Any) -> Any:
+    """The pytree of `to_host`'s leaves, on the default device; `like` has its structure, shapes and dtypes.
+
+    Raises:
+      ValueError: if a leaf is missing, superfluous, or of another shape or dtype; the message names it.
+    """
+    expected = _expected(like)
     missing, foreign = sorted(expected.keys() - leaves.keys()), sorted(leaves.keys() - expected.keys())
     if missing or foreign:
         what = f"has no {missing[0]}" if missing else f"has {foreign[0]}, which is not a part of this run"

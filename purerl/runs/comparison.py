@@ -188,10 +188,10 @@ class Row(NamedTuple):
     results: dict[str, np.ndarray]  # of the fresh trainings, [n, ...]
 
 
-def finish(directory: Path, devices: int | None = None) -> None:
+def finish(directory: Path, devices: int | None = None, code: str | None = None) -> None:
     """Write the schedule that a finished search found, and compare it; nothing for a run of another kind.
 
-    devices: how many to split trainings over; None: all.
+    devices: how many to split trainings over; None: all.  code: see `sources.sources`.
     Raises:
       Stopped: if it was interrupted; the search is on disk.
       ValueError: if every agent has values that are not finite.
@@ -199,7 +199,7 @@ def finish(directory: Path, devices: int | None = None) -> None:
     if not files.read_config(directory).get("inner"):
         return
     try:
-        _finish(directory, loading.load(directory), usable_devices(devices, AT_ONCE))
+        _finish(directory, loading.load(directory, code), usable_devices(devices, AT_ONCE))
     except KeyboardInterrupt:
         raise Stopped(f"stopped; the agents are on disk: purerl resume {directory}") from None
 

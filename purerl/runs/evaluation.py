@@ -66,6 +66,8 @@ def evaluate(
     max_steps: int | None,
     csv: Path | None = None,
     json: Path | None = None,
+    code: str | None = None,
+    checkpoint: str | None = None,
 ) -> None:
     """Evaluate every run of a directory on episodes, greedy and stochastic; print a table, and write what was found.
 
@@ -78,13 +80,15 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     out, notes, unfinished = None, [], 0
     for values, directory in sweeps.members(run):
-        loaded = loading.load(directory)
+        loaded = loading.load(directory, code, checkpoint)
         if loaded.env is None:
             raise ValueError(f"{run} is a run of `purerl text pretrain`: `purerl text evaluate {run}` scores its texts")
         plan, found = loaded.plan, play(loaded, episodes, seed, max_steps)
         names = [*values, *plan.swept]
         if out is None:
-            title = f"{plan.title}: return of {episodes} episodes of each run, after {loaded.iteration:,} iterations"
+            first, last = int(loaded.state.iteration.min()), loaded.iteration
+            count = f"{last:,}" if first == last else f"{first:,} to {last:,}"
+            title = f"{plan.title}: return of {episodes} episodes of each run, after {count} iterations"
             wide = not names or report.console().width >= 100
             out = report.grid(title, *([", ".join(names)] if names else []), "actions", metric="", ends=wide)
             out.add_column("length", justify="right", no_wrap=True)
@@ -120,7 +124,8 @@ def _rows(values: dict[str, Any], loaded: loading.Loaded, found: Evaluated, epis
     """One row for each run and mode."""
     about, finite = loaded.plan.about(), lambda x: None if np.isnan(x) else float(x)
     return [
-        {**values, "run": r, **{name: column[r] for name, column in about.items()}, "iteration": loaded.iteration,
+        {**values, "run": r, **{name: column[r] for name, column in about.items()},
+         "iteration": int(loaded.state.iteration[r]),
          "actions": name, "episodes": episodes, "mean_return": finite(found.returns[mode, r]),
          "mean_length": finite(found.lengths[mode, r]), "unfinished": int(found.unfinished[mode, r])}
         for r in range(loaded.plan.num_runs) for mode, name in enumerate(MODES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,18 @@ import jax
 import numpy as np
 
 from purerl import training
-from purerl.runs import checkpoint, files, loggers, report
+from purerl.runs import checkpoint, files, learned, loggers, milestones, report
 from purerl.runs.devices import usable_devices
 from purerl.runs.plan import Plan, Watch
-from purerl.runs.plans import plan_of, plan_of_directory
+from purerl.runs.plans import plan_of_directory, plan_with
 from purerl.runs.progress import Progress
 from purerl.runs.record import Record, held, not_numbers, panel_of
+from purerl.runs.resized import resize, resized
+from purerl.runs.sources import COPIES, copies_of
 from purerl.runs.stopped import Stopped
 from purerl.runs.stream import Chunk, Interrupts, results_so_far, stream, stride
+
+Start = tuple[dict[str, np.ndarray], dict[str, str]]
 
 
 def like(plan: Plan) -> Any:
@@ -33,18 +38,23 @@ def _chunks(plan: Plan, devices: list[Any], progress: Progress, first: int, stat
     for stop in [at for at in changes if first < at <= plan.num_updates]:
         keys = plan.run_keys() if state is None else None
         count, chunk, hp = stop - first, None, plan.hp(first)
-        for chunk in stream(plan.make, hp, plan.num_runs, devices, count, plan.every, progress, keys, state):
+        job, isolate = (plan.make, hp, plan.num_runs, devices), bool(plan.config.get("isolate_seeds"))
+        for chunk in stream(*job, count, plan.every, progress, keys, state, isolate):
             yield chunk
         first, state = stop, jax.tree.map(lambda x: x[: plan.num_runs], chunk.state) if chunk else state
 
 
-def _save(plan: Plan, directory: Path, record: Record, iteration: int, state: Any, progress: Progress) -> dict:
+def _save(
+    plan: Plan, directory: Path, record: Record, iteration: int, state: Any, progress: Progress, keep: bool = False
+) -> dict:
     leaves = record.leaves(state)
     for text in record.call_broken(np.where(not_numbers(leaves, plan.num_runs), iteration, 0)):
         progress.note(text)
     if (directory / files.METRICS).exists():
         checkpoint.sync(directory / files.METRICS)
     checkpoint.add(directory / files.CHECKPOINTS, iteration, leaves, record.notes())
+    if keep:
+        milestones.keep(directory / files.CHECKPOINTS, iteration)
     return leaves
 
 
@@ -70,7 +80,7 @@ def execute(
     leaves = record.leaves(state) if state is not None and (first >= plan.num_updates or not alive) else {}
     shown_every = stride(plan.num_updates, plan.every)
     about, names = plan.about(), [plan.name_of(run) for run in range(plan.num_runs)]
-    stands, interrupted, last_save = first, False, time.perf_counter()
+    stands, reached, interrupted, last_save = first, first, False, time.perf_counter()
     name = {} if plan.metric == "episode_return" else {"result": plan.metric.replace("_", " ")}
     progress = Progress(plan.num_updates, plan.num_runs * plan.steps_per_update, first=first, **name)
     watch = plan.watch or Watch()
@@ -96,10 +106,18 @@ def execute(
                     result = results_so_far(record.rows[-10 * shown_every :], plan.metric)[sound]
                     progress.update(chunk.iteration, float(result.mean()) if len(result) else np.nan)
                 interrupted = interrupts.asked and not over
-                for text in watch.after(directory, record.rows, chunk.state, over or interrupted):
+                settled = partial(record.settled, chunk.state)
+                for text in watch.after(directory, record.rows, settled, over or interrupted):
                     progress.note(text)
-                if over or interrupted or time.perf_counter() - last_save >= save_every:
-                    leaves = _save(plan, directory, record, chunk.iteration, chunk.state, progress)
+                if milestones.METRIC in chunk.metrics:
+                    now = lambda state=chunk.state: record.leaves(state)
+                    best = chunk.metrics[milestones.METRIC], live & record.mask(record.broken), now, record.notes()
+                    milestones.keep_best(directory / files.CHECKPOINTS, *best)
+                size = plan.steps_per_update
+                keep = milestones.is_due(plan.config.get("keep_every"), reached * size, chunk.iteration * size)
+                reached = chunk.iteration
+                if over or interrupted or keep or time.perf_counter() - last_save >= save_every:
+                    leaves = _save(plan, directory, record, chunk.iteration, chunk.state, progress, keep)
                     stands, last_save = chunk.iteration, time.perf_counter()
                 if over or interrupted:
                     break
@@ -146,7 +164,14 @@ def _finish(plan: Plan, directory: Path, record: Record, leaves: dict, progress:
         goal = plan.config.get("stop_when")
         why = "stopped early" if goal is None else f"ended at a return of {goal:g}"
         report.note(f"{len(record.ended)} of {plan.num_runs} runs {why}")
-    report.picture(directory / files.CURVE, [panel], metric, unit=plan.unit)
+    panels = [panel]
+    if milestones.METRIC in metrics.columns:
+        greedy = panel_of(plan, metrics, record.broken, milestones.METRIC)
+        panels.append(greedy._replace(title=f"{plan.title}, greedy"))
+        if (best := milestones.best_scores(directory / files.CHECKPOINTS)) is not None:
+            scores = ", ".join(f"{x:.1f}" for x in best)
+            report.note(f"best greedy return of each run: {scores} (--checkpoint best)")
+    report.picture(directory / files.CURVE, panels, metric, unit=plan.unit)
     report.note(f"run: {directory}  (learning curve: {directory / files.CURVE})")
 
 
@@ -162,27 +187,35 @@ def _announce(plan: Plan, devices: list[Any], first: int = 0) -> None:
     )
 
 
-def train(plan: Plan, directory: Path | None, devices: int | None, save_every: float) -> Path:
-    """Run a plan in a new directory, and return it."""
+def train(
+    plan: Plan, directory: Path | None, devices: int | None, save_every: float, start: Start | None = None
+) -> Path:
+    """Run a plan in a new directory, and return it.
+
+    start: what another run learned, see `learned.learned`, and what the manifest says of it.
+    """
     used = usable_devices(devices, plan.num_runs)
     directory = directory or report.unused(Path("runs") / plan.name)
-    _begin(plan, directory, used, save_every)
+    _begin(plan, directory, used, save_every, start)
     return directory
 
 
-def create(plan: Plan, directory: Path, devices: list[Any]) -> None:
-    """Create the directory of a new run."""
+def create(plan: Plan, directory: Path, devices: list[Any], start: Start | None = None) -> None:
+    """Create the directory of a new run; start: see `train`."""
     made = files.made_with(devices, plan.num_runs, plan.files)
     manifest = {"made_with": made, "env_params": plan.env_record(), "resumed": [], "parameters": []}
-    files.create(directory, plan.config, manifest)
+    copies = [(plan.files[name], copy) for name, copy in copies_of(plan.files).items()]
+    files.create(directory, plan.config, manifest | ({"initial": start[1]} if start else {}), copies)
+    if start:
+        checkpoint.save(directory / learned.FILE, start[0])
 
 
-def _begin(plan: Plan, directory: Path, devices: list[Any], save_every: float) -> None:
+def _begin(plan: Plan, directory: Path, devices: list[Any], save_every: float, start: Start | None = None) -> None:
     """Create a new directory, and train in it from the start."""
-    create(plan, directory, devices)
+    create(plan, directory, devices, start)
     with files.locked(directory):
         _announce(plan, devices)
-        execute(plan, directory, devices, save_every)
+        execute(plan, directory, devices, save_every, learned.saved(plan, directory))
 
 
 def resume(
@@ -192,17 +225,26 @@ def resume(
     devices: int | None,
     save_every: float,
     table: bool = True,
+    code: str | None = None,
+    num_envs: int | None = None,
 ) -> None:
     """Resume a run: to its planned number of steps, or to more.
 
-    table: print the table of the results.
+    Args:
+      table: print the table of the results.
+      num_envs: another number of environments from here on; the steps of an iteration stay the same.
+      code: the user's files to execute instead of the original ones; see `sources.sources`.
     Raises:
       ValueError: if the directory holds no run, or the arguments do not fit it.
     """
-    plan, manifest = plan_of_directory(directory), files.read_manifest(directory)
+    plan, manifest = plan_of_directory(directory, code=code), files.read_manifest(directory)
     with files.locked(directory):
+        if num_envs is not None:
+            before, plan = plan, resized(plan, num_envs)
+            resize(plan, directory, before)
+            manifest = files.read_manifest(directory)
         found = checkpoint.newest(directory / files.CHECKPOINTS, like(plan))
-        saved, first = None, 0
+        saved, first = None if found else learned.saved(plan, directory), 0
         if found:
             state, notes, damaged = found
             first = int(np.max(np.asarray(state.iteration)))
@@ -214,8 +256,9 @@ def resume(
             plan = _longer(plan, first, steps, anneal_steps)
         used = usable_devices(devices, plan.num_runs)
         differs = files.differences(manifest["made_with"], files.made_with(used, plan.num_runs, plan.files))
-        if differs and first:
-            change = {"iteration": first, "differs": {name: [old, new] for name, old, new in differs}}
+        elsewhere = {"code": str(Path(code).resolve())} if code not in (None, COPIES) else {}
+        if (differs and first) or elsewhere:
+            change = {"iteration": first, "differs": {name: [old, new] for name, old, new in differs}, **elsewhere}
             files.write_json(directory / files.MANIFEST, {**manifest, "resumed": [*manifest["resumed"], change]})
         if steps is not None or anneal_steps is not None:
             files.write_json(directory / files.CONFIG, {"format": files.FORMAT, **plan.config})
@@ -241,16 +284,18 @@ def _longer(plan: Plan, first: int, steps: int | None, anneal_steps: float | Non
         over = "; from there on the learning rate is 0" if steps > ends.max() else ""
         text = ", ".join(f"{end:,.0f}" for end in ends)
         report.note(f"anneal_steps stays at {text}{over} (--anneal-steps changes it)")
-    return plan_of(config)
+    return plan_with(config, plan.files)
 
 
-def repeat(directory: Path, to: Path | None, devices: int | None, save_every: float) -> bool:
+def repeat(directory: Path, to: Path | None, devices: int | None, save_every: float, code: str | None = None) -> bool:
     """Run a directory's config again on as many devices; return whether the parameters of every run have the same hash.
 
+    Args:
+      code: the user's files to execute instead of the original ones; see `sources.sources`.
     Raises:
       ValueError: if the run has no hashes yet.
     """
-    plan, before = plan_of_directory(directory, same_files=False), files.read_manifest(directory)
+    plan, before = plan_of_directory(directory, same_files=False, code=code), files.read_manifest(directory)
     wanted = before["parameters"]
     if not wanted:
         raise ValueError(f"{directory} has no hashes to compare with yet: `purerl resume {directory}` first")
@@ -260,7 +305,9 @@ def repeat(directory: Path, to: Path | None, devices: int | None, save_every: fl
         report.note(f"the run was made on {layout} devices, this is on {len(used)}: rounding may differ")
     plan = plan._replace(num_updates=max(run["iteration"] for run in wanted))
     to = to or report.unused(directory.with_name(directory.name + "-repeat"))
-    _begin(plan, to, used, save_every)
+    path = directory / learned.FILE
+    start = (checkpoint.read(path)[0], before.get("initial", {})) if path.is_file() else None
+    _begin(plan, to, used, save_every, start)
     now = files.read_manifest(to)
     other = [old["run"] for old, new in zip(wanted, now["parameters"], strict=True) if old["sha256"] != new["sha256"]]
     if not other:

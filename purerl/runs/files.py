@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,8 +103,8 @@ def check_new(directory: Path) -> None:
         raise ValueError(f"{directory} {what}; give another --dir, or remove it first")
 
 
-def create(directory: Path, config: dict, manifest: dict) -> None:
-    """Create the directory of a new run.
+def create(directory: Path, config: dict, manifest: dict, copies: Iterable[tuple[str, Path]]) -> None:
+    """Create the directory of a new run; `copies`: files to copy into it, and their paths in it.
 
     Raises:
       ValueError: if it exists and is not empty.
@@ -113,9 +113,9 @@ def create(directory: Path, config: dict, manifest: dict) -> None:
     check_new(directory)
     try:
         (directory / CHECKPOINTS).mkdir(parents=True)
-        for path, digest in manifest["made_with"]["files"].items():
-            (directory / CODE).mkdir(exist_ok=True)
-            shutil.copy(path, directory / CODE / f"{digest[:8]}-{Path(path).name}")
+        for path, inside in copies:
+            (directory / inside).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, directory / inside)
     except OSError as error:
         raise OSError(f"{directory} cannot be made: {error.strerror or error}") from error
     write_json(directory / MANIFEST, manifest)
@@ -196,7 +196,7 @@ def digest_of(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def made_with(devices: Sequence[Any], num_runs: int, files: Sequence[str]) -> dict[str, Any]:
+def made_with(devices: Sequence[Any], num_runs: int, files: Mapping[str, str]) -> dict[str, Any]:
     """Everything besides the config on which the bits of a run may depend."""
     packages = ("jax", "jaxlib", "flax", "optax", "chex", "gymnax", "numpy")
     read = lambda name: str(getattr(jax.config, name, None))
@@ -215,12 +215,14 @@ def made_with(devices: Sequence[Any], num_runs: int, files: Sequence[str]) -> di
         "threefry_partitionable": read("jax_threefry_partitionable"),
         "enable_x64": read("jax_enable_x64"),
         "matmul_precision": read("jax_default_matmul_precision"),
-        "files": {path: digest_of(path) for path in files},
+        "files": {name: digest_of(path) for name, path in files.items()},
     }
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """The entries in which two results of `made_with` differ: `(name, before, now)`."""
+    """The entries in which two results of `made_with` differ: `(name, before, now)`; each file is an entry."""
+    before, now = ({**made, **{f"file {p}": sha for p, sha in made["files"].items()}, "files": None} if "files" in made
+                   else made for made in (before, now))  # fmt: skip
     names = [*before, *(name for name in now if name not in before)]
     return [(name, before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)]
 
@@ -304,6 +306,21 @@ def read_metrics(path: Path, num_runs: int) -> Metrics:
     if "episodes" in columns:
         columns["episodes"] = np.nan_to_num(columns["episodes"])
     return Metrics(np.array(list(steps), int), np.array(list(steps.values()), int), columns)
+
+
+def read_about(path: Path) -> dict[str, list[str]]:
+    """The values that distinguish the runs of a table, by name: the seed and the swept values, one for each run."""
+    rows: dict[int, list[str]] = {}
+    head: list[str] = []
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
+            head, *lines = [*csv.reader(line for line in file if line.endswith("\n"))] or [[]]
+    if "iteration" not in head:
+        return {}
+    names = head[1 : head.index("iteration")]
+    for row in lines:
+        rows.setdefault(int(row[0]), row[1 : len(names) + 1])
+    return {name: [rows[run][k] for run in sorted(rows)] for k, name in enumerate(names)}
 
 
 def cut_metrics(path: Path, iteration: int) -> None:

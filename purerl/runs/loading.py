@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purerl.runs import checkpoint, files
+from purerl.runs import checkpoint, files, milestones
 from purerl.runs.execute import like
 from purerl.runs.plan import Plan
 from purerl.runs.plans import plan_of_directory
@@ -30,7 +30,7 @@ class Loaded(NamedTuple):
     make: Callable[[Any], Any]  # hp -> Learner, of a single run
     hp: Any  # leaves [R], or scalars if all runs have the same
     state: Any  # a learner's state, leaves [R, ...]
-    iteration: int  # of the checkpoint
+    iteration: int  # of the checkpoint; of `best` the last one, and `state.iteration` has that of each run
     ended: dict[int, int]  # the iteration at which a run reached the return of `--stop-when`
     broken: dict[int, int]  # the iteration at which a run became non-finite
     metrics: files.Metrics
@@ -51,14 +51,18 @@ class Loaded(NamedTuple):
         return self._replace(hp=hp, state=pick(self.state), env_params=self.plan.env_params_of(jax.tree.map(float, hp)))
 
 
-def load(directory: str | Path) -> Loaded:
-    """See `purerl.runs.load`."""
+def load(
+    directory: str | Path, code: str | Path | None = None, at: str | int | None = None, option: str = "--code "
+) -> Loaded:
+    """See `purerl.runs.load`; `option`: the beginning of the words that give `code`."""
     directory = Path(directory)
-    plan = plan_of_directory(directory)
-    found = checkpoint.newest(directory / files.CHECKPOINTS, like(plan))
-    if not found:
+    plan = plan_of_directory(directory, code=code, option=option)
+    if at is not None:
+        state, notes = checkpoint.load(milestones.named(directory, at), like(plan))
+    elif found := checkpoint.newest(directory / files.CHECKPOINTS, like(plan)):
+        state, notes, _ = found
+    else:
         raise ValueError(f"{directory} has no checkpoint yet")
-    state, notes, _ = found
     metrics = files.read_metrics(directory / files.METRICS, plan.num_runs)
     record = Record(plan, metrics, notes)
     iteration = int(state.iteration.max())

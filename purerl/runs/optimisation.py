@@ -208,9 +208,9 @@ def _environment(inner: Inner, sources: tuple[str, ...]) -> TrainingControl:
 
 def files_of(inner: Inner) -> list[str]:
     """The absolute paths of the user's files that a training names: of Python, and those of a folder of data."""
-    own = [name.rpartition(":")[0] for name in own_names(inner._asdict()) if build.is_own(name)]
     is_folder = inner.data not in data.NAMED and not build.is_own(inner.data) and Path(inner.data).is_absolute()
-    return sorted({*own, *(map(str, data.idx_files(inner.data)) if is_folder else ())})
+    images = map(str, data.idx_files(inner.data)) if is_folder else ()
+    return sorted({*build.own_files(own_names(inner._asdict())), *images})
 
 
 def assemble(inner: Inner) -> tuple[TrainingControl, TrainingControlParams]:

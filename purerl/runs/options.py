@@ -16,12 +16,22 @@ from purerl.agents.parts.declarations import Choice, Declaration, Option, Switch
 from purerl.runs import catalogue
 from purerl.runs.arguments import Assignment, Count, Entries, Names, Numbers, Seed, Sweep, Swept, Widths
 
-EXECUTION = ("directory", "devices", "save_every", "compilation_cache")  # options of a command, not of a config
+EXECUTION = (
+    "directory",
+    "devices",
+    "save_every",
+    "compilation_cache",
+    "init_from",
+    "init_optimizer",
+)  # options of a command, not of a config
 LATER = {
     "info": None,
     "env_param": (),
     "group_size": None,
     "episodic": None,
+    "evaluate_every": None,
+    "keep_every": None,
+    "isolate_seeds": False,
 }  # options missing from older runs, and their values there
 
 
@@ -72,7 +82,8 @@ def run_options(about: Declaration, own: Sequence[click.Option]) -> list[click.P
     widths = ",".join(map(str, about.hidden))
     return [
         click.Argument(["env"], metavar="ENV", shell_complete=catalogue.complete),
-        say(["--seeds"], type=Count(), default=8, help="number of seeds, each a run of its own, trained at once"),
+        say(["--seeds"], type=Count(), default=8, help="number of seeds, each a run of its own, trained at once; "
+            "rounding, and so the results of a seed, depend on how many share a device (see --isolate-seeds)"),
         say(["--seed"], type=Seed(), default=0, help="of all random numbers"),
         say(["--steps"], type=Count(total=True), default="5e5", help="environment steps of each run"),
         say(["--num-envs"], type=Swept(Count()), default=about.num_envs, help="environments of each run"),
@@ -111,6 +122,13 @@ def run_options(about: Declaration, own: Sequence[click.Option]) -> list[click.P
                      "reach this mean return"),
         click.Option(["--chunks"], type=Count(), help="points of the learning curve; a run is saved and "
                      "stopped only at these  [default: 100, up to 1000 for long runs]"),
+        say(["--isolate-seeds/--no-isolate-seeds"], default=False, help="train the seeds of a device one after "
+            "another, so that a seed's results do not depend on how many there are"),
+        click.Option(["--evaluate-every"], type=Count(total=True), metavar="STEPS", help="after so many environment "
+                     "steps, play 100 greedy episodes: column evaluation_return, and the checkpoint `best` of each "
+                     "run"),
+        click.Option(["--keep-every"], type=Count(total=True), metavar="STEPS", help="keep a checkpoint after so many "
+                     "environment steps, besides the newest two"),
         say(["--tensorboard/--no-tensorboard"], default=False, help="write TensorBoard files into the directory"),
         click.Option(["--wandb"], metavar="PROJECT", help="log to a project of Weights & Biases"),
         click.Option(["--mlflow"], metavar="EXPERIMENT", help="log to an experiment of MLflow"),

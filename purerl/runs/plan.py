@@ -16,6 +16,8 @@ import numpy as np
 from purerl.runs import env_parameters
 from purerl.runs.stream import FEWEST_CHUNKS
 
+Rows = list[dict[str, np.ndarray]]  # metrics of chunks, each [R]
+
 
 class Watch(NamedTuple):
     """What is done between chunks, besides logging and saving."""
@@ -23,9 +25,10 @@ class Watch(NamedTuple):
     # state of the learners, leaves [R + fill-ups, ...] -> further metrics [R]
     measure: Callable[[Any], dict[str, np.ndarray]] = lambda state: {}
     # metrics of all chunks so far -> which runs end, bool [R]
-    ends: Callable[[list[dict[str, np.ndarray]]], np.ndarray] | None = None
-    # (directory, metrics of all chunks so far, state, whether it is the last chunk) -> lines to show
-    after: Callable[[Path, list[dict[str, np.ndarray]], Any, bool], Iterator[str]] = lambda *_: iter(())
+    ends: Callable[[Rows], np.ndarray] | None = None
+    # (directory, metrics of all chunks so far, () -> state with the final one of ended runs, whether it is the last
+    # chunk) -> lines to show
+    after: Callable[[Path, Rows, Callable[[], Any], bool], Iterator[str]] = lambda *_: iter(())
 
 
 class Plan(NamedTuple):
@@ -45,7 +48,7 @@ class Plan(NamedTuple):
     num_updates: int
     every: int  # updates per chunk
     steps_per_update: int
-    files: list[str]  # the user's files
+    files: dict[str, str]  # the user's files, by their paths in the config; the values are executed
     metric: str = "episode_return"  # the metric of progress, table and learning curve
     unit: str = "environment steps"  # of `steps_per_update`
     watch: Watch | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,20 @@ import numpy as np
 
 from purerl import build, normalize, rewards, training
 from purerl.agents.parts.declarations import declaration_of, options_of
-from purerl.runs import env_parameters, files, loggers, optimisation, options, pretraining, text_training
+from purerl.runs import (
+    env_parameters,
+    files,
+    loggers,
+    milestones,
+    optimisation,
+    options,
+    pretraining,
+    text_training,
+)  # fmt: skip
 from purerl.runs.devices import check_memory
-from purerl.runs.plan import Plan, grid_of, keys_of, updates_per_chunk
+from purerl.runs.plan import Plan, Watch, grid_of, keys_of, updates_per_chunk
+from purerl.runs.sources import NAMES, renamed, sources
 from purerl.text import assembly
-
-NAMES = ("agent", "env", "network", "reward")  # options that may name a user's file
 
 
 def _longer(env_params: Any, limit: int) -> Any:
@@ -140,7 +149,12 @@ def plan_of(config: dict[str, Any]) -> Plan:
     words = [options.absolute(config[name]) for name in named]
     config |= zip(named, words, strict=True)
     short = lambda name: Path(name).name if build.is_own(name) else name
-    stem = lambda name: Path(name.rpartition(".py:")[0] or name).name
+    stem = lambda name: short(name).replace(".py:", ".")
+    used = build.own_files(words)
+    if settings:
+        used += [*assembly.files_of(settings.model), *assembly.files_of(settings.data)]
+    if inner:
+        used += optimisation.files_of(inner)
     plan = Plan(
         config=config,
         title=f"{short(config['agent'])} on {short(config['env'])}" + (text_training.left_out(text) if text else ""),
@@ -156,10 +170,13 @@ def plan_of(config: dict[str, Any]) -> Plan:
         num_updates=num_updates,
         every=every,
         steps_per_update=step_size,
-        files=sorted({word.rpartition(":")[0] for word in words if build.is_own(word)})
-        + ([*assembly.files_of(settings.model), *assembly.files_of(settings.data)] if settings else [])
-        + (optimisation.files_of(inner) if inner else []),
+        files={path: path for path in used},
     )
+    if config["evaluate_every"]:
+        sizes = num_updates, every, plan.num_runs
+        plan = plan._replace(
+            watch=Watch(measure=milestones.evaluator(env, plan.env_params_of, agent, plan.hp, config, *sizes))
+        )
     if inner:
         what = f"{short(config['agent'])} on the training of {' on '.join(map(short, (inner.model, inner.data)))}"
         unit = f"steps, each of {inner.updates // inner.changes} updates of the model"
@@ -172,9 +189,22 @@ def plan_of(config: dict[str, Any]) -> Plan:
     )
 
 
-def plan_of_directory(directory: Path, same_files: bool = True) -> Plan:
+def plan_with(config: dict[str, Any], used: Mapping[str, str]) -> Plan:
+    """The plan of a config with other files than those that it names; see `sources.sources`."""
+    back = {file: path for path, file in used.items()}
+    plan = plan_of(renamed(config, used))
+    return plan._replace(
+        config=renamed(plan.config, back), files={back.get(file, file): file for file in plan.files.values()}
+    )
+
+
+def plan_of_directory(
+    directory: Path, same_files: bool = True, code: str | Path | None = None, option: str = "--code "
+) -> Plan:
     """The plan of a run on disk.
 
+    Args:
+      code, option: see `sources.sources`.
     Raises:
       ValueError: if the directory holds no run or one of another version; if a user's file that it names has changed
         since, unless `same_files` is False; or if that file lies in the directory itself, since its origin is unknown.
@@ -183,17 +213,13 @@ def plan_of_directory(directory: Path, same_files: bool = True) -> Plan:
     if stored.get("kind") == files.SWEEP:
         names = ", ".join(str(directory / name) for name in stored.get("members", ()))
         raise ValueError(f"{directory} is a sweep of several programs; name one of them: {names}")
-    inner = optimisation.own_names(optimisation.restored(stored["inner"])._asdict()) if stored.get("inner") else []
-    for name in (*(stored.get(name) for name in NAMES), *inner):
-        path = Path(str(name).rpartition(":")[0])
-        if path.suffix == ".py" and path.resolve().is_relative_to(directory.resolve()):
-            raise ValueError(f"{directory} names code of its own, {path}; it is not run")
-    made = files.read_manifest(directory)["made_with"]["files"] if same_files else {}
-    for path, digest in made.items():
-        if not Path(path).is_file() or files.digest_of(path) != digest:
-            raise ValueError(f"{path} has changed or is missing; the copy in {directory}/{files.CODE}/ is the original")
+    used = sources(directory, stored, files.read_manifest(directory)["made_with"]["files"], code, same_files, option)
+    given = renamed(stored, used)
     if stored.get("kind") == pretraining.KIND:
-        return pretraining.plan_of(
-            options.restored({"until": None, **stored}, *pretraining.parameters(), "pretraining")
-        )
-    return plan_of(options.restore(stored))
+        config = {
+            **options.restored({"until": None, **given}, *pretraining.parameters(), "pretraining"),
+            "kind": pretraining.KIND,
+        }
+    else:
+        config = options.restore(given)
+    return plan_with(renamed(config, {file: path for path, file in used.items()}), used)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from purerl.runs import loggers
 from purerl.runs.arguments import Count, Range, Seed
 from purerl.runs.devices import check_memory
 from purerl.runs.options import hyperparameter_options
-from purerl.runs.plan import Plan, Watch, grid_of, keys_of, updates_per_chunk
+from purerl.runs.plan import Plan, Rows, Watch, grid_of, keys_of, updates_per_chunk
 from purerl.text import assembly, data, huggingface, models
 from purerl.text.generation import generate
 from purerl.text.likelihood import Likelihood, likelihood_learner, perplexity
@@ -123,21 +123,21 @@ def _watch(model: Any, tokenizer: Any, held_out: assembly.Examples, num_runs: in
         params = jax.tree.map(lambda x: x[run], params)
         return generate(model, params, key, prompt, length, longest, tokenizer.end)
 
-    def after(directory: Path, rows: list[dict[str, np.ndarray]], state: Any, last: bool) -> Iterator[str]:
+    def after(directory: Path, rows: Rows, state: Callable[[], Any], last: bool) -> Iterator[str]:
         scores = np.stack([row["validation_perplexity"] for row in rows])
         scores = np.where(np.isnan(scores), np.inf, scores)
         if scores[-1].min() <= scores.min():
             best = int(scores[-1].argmin())
-            params = jax.tree.map(lambda x: x[best], state.agent.params)
+            params = jax.tree.map(lambda x: x[best], state().agent.params)
             huggingface.save(directory / assembly.MODEL, model.shape, params, tokenizer)
         if last or len(rows) % max(1, config["chunks"] // SAMPLES) == 0:
             run = int(scores[-1].argmin())
-            text = write(state.agent.params, run, jax.random.key(len(rows)))
+            text = write(state().agent.params, run, jax.random.key(len(rows)))
             begun = tokenizer.decode(prompt[0].tolist()) if prompt[0, 0] != tokenizer.end else ""
             yield f"sample: {begun}{tokenizer.decode(text.tokens[0, : int(text.length[0])].tolist())}"
             yield ""
 
-    def ends(rows: list[dict[str, np.ndarray]]) -> np.ndarray:
+    def ends(rows: Rows) -> np.ndarray:
         scores = np.stack([row["validation_perplexity"] for row in rows])
         scores = np.where(np.isnan(scores), np.inf, scores)
         worse = len(rows) - 1 - scores.argmin(axis=0) >= config["patience"]
@@ -198,7 +198,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
     jax.eval_shape(lambda state: make(grid[0]).step(state), state)
     check_memory(state, seeds * len(grid))
     config["updates_per_chunk"] = updates_per_chunk(config, num_updates, 0)
-    files = assembly.files_of(source)
+    files = assembly.files_of(source) + (assembly.files_of(config["model"]) if config["model"] else [])
     config["data"] = assembly.absolute(source)
     count = sum(x.size for x in jax.tree.leaves(state.agent.params))
     return Plan(
@@ -216,7 +216,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
         num_updates=num_updates,
         every=config["updates_per_chunk"],
         steps_per_update=batch * size,
-        files=files + (assembly.files_of(config["model"]) if config["model"] else []),
+        files={path: path for path in files},
         metric="validation_perplexity",
         unit="tokens",
         watch=_watch(model, tokenizer, held_out, seeds * len(grid), config),

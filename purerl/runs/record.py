@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from purerl import statistics
+from purerl import build, statistics
 from purerl.runs import checkpoint, files, report
 from purerl.runs.plan import Plan
 from purerl.runs.stream import Chunk, returns_so_far
 
 ENOUGH = 100  # episodes in a mean return
+
+
+def noted(notes: dict[str, str], name: str, num_runs: int) -> dict[int, int]:
+    """The runs that a checkpoint notes as `ended` or `broken`, and since which iteration."""
+    found = {int(run): int(iteration) for run, iteration in json.loads(notes.get(name, "{}")).items()}
+    if not all(0 <= run < num_runs for run in found):
+        raise ValueError(f"a checkpoint notes runs {sorted(found)}; there are {num_runs}")
+    return found
 
 
 class Record:
@@ -23,14 +33,8 @@ class Record:
         self.plan = plan
         self.iterations = list(metrics.iterations)
         self.rows = [{n: x[k] for n, x in metrics.columns.items()} for k in range(len(self.iterations))]
-        self.ended, self.broken = (self._noted(notes.get(name, "{}")) for name in ("ended", "broken"))
+        self.ended, self.broken = (noted(notes, name, plan.num_runs) for name in ("ended", "broken"))
         self.kept: dict[int, dict[str, np.ndarray]] = {}  # the states of runs that have ended
-
-    def _noted(self, text: str) -> dict[int, int]:
-        noted = {int(run): int(iteration) for run, iteration in json.loads(text).items()}
-        if not all(0 <= run < self.plan.num_runs for run in noted):
-            raise ValueError(f"a checkpoint notes runs {sorted(noted)}; there are {self.plan.num_runs}")
-        return noted
 
     def mask(self, *excluded: dict[int, Any]) -> np.ndarray:
         """A mask of the runs that are in none of the dicts, bool `[R]`."""
@@ -85,6 +89,12 @@ class Record:
                 leaves[name][run] = x
         return leaves
 
+    def settled(self, state: Any) -> Any:
+        """The state of the R runs or more, with the stored final state of ended runs."""
+        if not self.kept:
+            return state
+        return checkpoint.from_host(self.leaves(state), jax.tree.map(lambda x: x[: self.plan.num_runs], state))
+
 
 def not_numbers(leaves: dict[str, np.ndarray], num_runs: int) -> np.ndarray:
     """A mask of the runs whose agents contain NaN, bool `[R]`. (An infinity may be valid.)"""
@@ -113,8 +123,36 @@ def _last(values: np.ndarray) -> np.ndarray:
     return np.array([column[-1] if len(column) else np.nan for column in known])
 
 
+class Outline(NamedTuple):
+    """What is known of a run without its code: what a table and a picture need of its plan."""
+
+    title: str
+    swept: list[str]  # the hyperparameters that have several values
+    labels: list[str]  # those values, one for each configuration
+    keys: range  # the numbers of the seeds
+
+    @property
+    def num_runs(self) -> int:
+        """The number of runs: configurations x seeds."""
+        return len(self.labels) * len(self.keys)
+
+
+def outline_of(directory: Path) -> Outline:
+    """The outline of a run on disk, from its config and its table of metrics; none of its code is needed."""
+    config = files.read_config(directory)
+    short = lambda name: Path(name).name if build.is_own(name) else name
+    if "agent" in config:
+        title = f"{short(str(config['agent']))} on {short(str(config.get('env')))}"
+    else:
+        title = f"pretraining on {Path(str(config.get('data'))).stem}"
+    about = files.read_about(directory / files.METRICS)
+    seeds = len(set(about.pop("seed", ())))
+    values = [", ".join(f"{float(x):g}" for x in point) for point in zip(*about.values(), strict=True)]
+    return Outline(title, list(about), values[:: max(seeds, 1)] if about else [""], range(seeds))
+
+
 def panel_of(
-    plan: Plan, metrics: files.Metrics, broken: Collection[int], metric: str = "episode_return"
+    plan: Plan | Outline, metrics: files.Metrics, broken: Collection[int], metric: str = "episode_return"
 ) -> report.Panel:
     """The curves of a plan, one for each configuration, over the seeds that are not broken."""
     seeds, values = len(plan.keys), metrics.columns[metric]

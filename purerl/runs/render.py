@@ -170,9 +170,18 @@ def gif(
     said(count)
 
 
-def render(run: Path, number: int, stochastic: bool, seed: int, max_steps: int, out: Path | None) -> None:
+def render(
+    run: Path,
+    number: int,
+    stochastic: bool,
+    seed: int,
+    max_steps: int,
+    out: Path | None,
+    code: str | None = None,
+    checkpoint: str | None = None,
+) -> None:
     """Draw one episode of one run."""
-    loaded = loading.load(run)
+    loaded = loading.load(run, code, checkpoint)
     out = report.new_file(out or report.unused(run / "episode.gif"), "--out", (".gif",))
     one = loaded.one(number)
     draw, frames_per_second = painter(one.env, one.env_params)

@@ -81,14 +81,16 @@ def stream(
     progress: Progress,
     keys: jax.Array | None = None,
     state: Any = None,
+    isolate: bool = False,
 ) -> Iterator[Chunk]:
     """Train R runs at once over the devices, from their keys `[R]` or from their state `[R, ...]`.
 
     Vectors among the leaves of `hp` have one entry for each run. Runs that only fill up the devices are discarded.
+    `isolate`: see `training.batch`.
     """
     order = np.arange(num_runs + -num_runs % len(devices)) % num_runs
     hp = jax.tree.map(lambda x: jnp.asarray(x)[order] if jnp.ndim(x) else x, hp)
-    make = training.batch(make, devices if len(devices) > 1 else None)
+    make = training.batch(make, devices if len(devices) > 1 else None, isolate)
     if state is not None:
         layout = NamedSharding(Mesh(np.array(devices), ("runs",)), P("runs")) if len(devices) > 1 else devices[0]
         state = jax.device_put(jax.tree.map(lambda x: x[order], state), layout)

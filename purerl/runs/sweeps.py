@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from purerl.runs import checkpoint, execute, files, report
 from purerl.runs.arguments import Sweep
 from purerl.runs.devices import usable_devices
-from purerl.runs.plans import plan_of, plan_of_directory
-from purerl.runs.record import Record, panel_of
+from purerl.runs.plans import plan_of
+from purerl.runs.record import noted, outline_of, panel_of
 from purerl.runs.stopped import Stopped
 
 
@@ -103,6 +103,8 @@ def resume(directory: Path, steps: int | None, anneal_steps: float | None, **how
     if found[0][1] == directory:
         execute.resume(directory, steps, anneal_steps, **how)
         return
+    if how.get("num_envs") is not None and found[0][0].keys() & {"num_envs", "rollout_length"}:
+        raise ValueError(f"--num-envs is {how['num_envs']}; this sweep is over {', '.join(found[0][0])}: name one run")
     for values, member in found:
         if steps is None and anneal_steps is None and _complete(member):
             continue
@@ -139,13 +141,13 @@ def panel(directory: Path, metric: str = "episode_return") -> report.Panel:
     """
     panels, names = [], []
     for values, member in members(directory):
-        plan = plan_of_directory(member, same_files=False)
+        plan = outline_of(member)
         metrics = files.read_metrics(member / files.METRICS, plan.num_runs)
         if metric not in metrics.columns:
             allowed = ", ".join(n for n in metrics.columns if n != "seed" and n not in plan.swept)
             raise ValueError(f"--metric is {metric}; {member} has {allowed or 'no metrics yet'}")
         notes = [checkpoint.read(p)[1] for p in checkpoint.paths(member / files.CHECKPOINTS)[:1]]
-        one = panel_of(plan, metrics, Record(plan, metrics, notes[0] if notes else {}).broken, metric)
+        one = panel_of(plan, metrics, noted(notes[0] if notes else {}, "broken", plan.num_runs), metric)
         names = [*values, *plan.swept]
         label = lambda curve, values=values: ", ".join(filter(None, [*values.values(), curve.label]))
         panels.append(one._replace(curves=[curve._replace(label=label(curve)) for curve in one.curves]))

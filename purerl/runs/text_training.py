@@ -19,7 +19,8 @@ from purerl.agents.parts.families import POLICY_GRADIENT
 from purerl.core import Reward
 from purerl.runs import options
 from purerl.runs.arguments import Count, Range
-from purerl.runs.plan import Watch
+from purerl.runs.plan import Rows, Watch
+from purerl.runs.stream import returns_so_far
 from purerl.text import assembly, huggingface, tokens
 from purerl.text import rewards as text_rewards
 from purerl.text.assembly import Parts, Settings
@@ -36,7 +37,9 @@ HELP = {  # in words of texts, where those of the hyperparameter are of environm
     "update without a gradient step logs 0 for its loss",
     "max_length": "as --max-tokens, which sets it",
 }
-OFFERED = ("seeds", "seed", "stop_when", "chunks", "tensorboard", "wandb", "mlflow")  # options as of `purerl train`
+OFFERED = (  # options as of `purerl train`
+    "seeds", "seed", "stop_when", "chunks", "isolate_seeds", "keep_every", "tensorboard", "wandb", "mlflow",
+)  # fmt: skip
 
 
 def parameters(make: Any, agent: str) -> tuple[list[click.Parameter], list[click.Option]]:
@@ -140,7 +143,7 @@ def reward_of(name: str, parts: Parts) -> Callable[[Any], Reward]:
 
 
 def watch(parts: Parts, settings: Settings, num_runs: int, name_of: Callable[[int], str]) -> Watch:
-    """Now and then a sample of text and the model of the best run on disk, and at the end."""
+    """Now and then, and at the end, a sample of text and the model on disk: those of the run with the best return."""
     prompt, length = jnp.asarray(parts.task.prompts[:1]), jnp.asarray(parts.task.prompt_length[:1])
 
     @jax.jit
@@ -149,14 +152,15 @@ def watch(parts: Parts, settings: Settings, num_runs: int, name_of: Callable[[in
         choose = sample(settings.temperature)
         return generate(parts.model, params, key, prompt, length, settings.max_tokens, parts.task.end, choose)
 
-    def after(directory: Path, rows: list[dict[str, np.ndarray]], state: Any, last: bool) -> Iterator[str]:
-        returns = rows[-1]["episode_return"]
-        best = int(np.where(np.isnan(returns), -np.inf, returns).argmax())
+    def after(directory: Path, rows: Rows, state: Callable[[], Any], last: bool) -> Iterator[str]:
         if last or len(rows) % 20 == 0:
-            text = write(state.agent.params, best, jax.random.key(len(rows)))
+            learner, returns = state(), returns_so_far(rows)
+            sound = ~np.isnan(returns) & (np.asarray(learner.nonfinite)[:num_runs] == 0)
+            best = int(np.where(sound, returns, -np.inf).argmax())
+            text = write(learner.agent.params, best, jax.random.key(len(rows)))
             begun = parts.tokenizer.decode(parts.task.prompts[0][: int(length[0])].tolist())
             yield f"sample: {begun}{parts.tokenizer.decode(text.tokens[0, : int(text.length[0])].tolist())}"
-            params = jax.tree.map(lambda x: x[best], state.agent.params["model"])
+            params = jax.tree.map(lambda x: x[best], learner.agent.params["model"])
             huggingface.save(directory / assembly.MODEL, parts.model.shape, params, parts.tokenizer)
         if last and num_runs > 1:
             yield f"the model in {directory / assembly.MODEL}: {name_of(best)}, the run with the best return at the end"

@@ -14,6 +14,7 @@ from rich.table import Table
 from purerl.runs import files, loading, report
 from purerl.runs.evaluation import evaluation_key
 from purerl.runs.progress import progress_bar
+from purerl.runs.sources import config_of
 from purerl.text import assembly, evaluation, generation
 from purerl.text.assembly import Settings
 from purerl.text.data import Pairs, fitting
@@ -84,8 +85,10 @@ def generate(
         report.say(f"{prompt}{text}")
 
 
-def _config(model: Path) -> dict[str, Any]:
-    """The config of a run of `purerl text`; empty for another folder."""
+def _config(model: Path, code: str | None = None) -> dict[str, Any]:
+    """The config of a run of `purerl text`; empty for another folder.  code: see `sources.sources`."""
+    if code is not None:
+        return config_of(model, code)
     try:
         return files.read_config(model)
     except ValueError:
@@ -98,20 +101,19 @@ def _has_several(config: dict[str, Any]) -> bool:
     return "text" in config and (config["seeds"] > 1 or any(isinstance(x, list) and len(x) > 1 for x in values))
 
 
-def _settings(model: Path) -> Settings | None:
+def _settings(config: dict[str, Any]) -> Settings | None:
     """The settings of the text task of a run of `purerl text train`; None for another folder."""
-    text = _config(model).get("text")
-    return Settings(**text) if text else None
+    return Settings(**config["text"]) if config.get("text") else None
 
 
-def _source(model: Path) -> str | None:
+def _source(config: dict[str, Any]) -> str | None:
     """The data of a run of `purerl text`."""
-    settings = _settings(model)
-    return settings.data if settings else _config(model).get("data")
+    settings = _settings(config)
+    return settings.data if settings else config.get("data")
 
 
 def _separator(model: Path) -> str:
-    source = _source(model)
+    source = _source(_config(model))
     return assembly.separator(source) if source else ""
 
 
@@ -134,12 +136,12 @@ class Writer(NamedTuple):
     mean: str = ""  # as of `Row`
 
 
-def _trained(directory: Path, several: bool) -> list[Writer]:
+def _trained(directory: Path, several: bool, code: str | None = None) -> list[Writer]:
     """The model of a run or a folder; of a directory of several runs the model of each."""
     one = assembly.load_model(directory)
     if not several:
         return [Writer("after", *one)]
-    loaded, found = loading.load(directory), []
+    loaded, found = loading.load(directory, code), []
     seeds = len(loaded.plan.keys)
     for run in sorted({*range(loaded.plan.num_runs)} - {*loaded.broken}):
         params, label = loaded.one(run).state.agent.params["model"], loaded.plan.labels[run // seeds]
@@ -159,6 +161,7 @@ def evaluate(
     judge: Path | None = None,
     seed: int = 0,
     out: Path | None = None,
+    code: str | None = None,
 ) -> None:
     """Print a table of scores of a model's completions, beside the model before training and copies of the prompts.
 
@@ -167,8 +170,9 @@ def evaluate(
     Raises:
       ValueError: if there is no model or no data, or completions exceed the context.
     """
-    settings = _settings(model)
-    source = data or _source(model)
+    config = _config(model, code)
+    settings = _settings(config)
+    source = data or _source(config)
     if source is None:
         raise ValueError(f"{model} is not a run of `purerl text`, so DATA has to be named")
     temperature = temperature or (0.0, settings.temperature if settings else 1.0)
@@ -176,7 +180,7 @@ def evaluate(
         raise ValueError(f"--temperature is {', '.join(f'{x:g}' for x in temperature)}; it must be 0 or above")
     if out is not None:
         report.new_file(out, "--out", [".jsonl"])
-    after = _trained(model, _has_several(_config(model)))
+    after = _trained(model, _has_several(config), code)
     before = [Writer("before", *assembly.load_model(settings.model))] if settings else []
     if not before:
         after = [writer._replace(name="model") for writer in after]

@@ -31,6 +31,7 @@ TASKS: Mapping[str, tuple[Callable[[int], Pairs], int]] = {"addition": (data.add
 MODEL = "model"  # the folder of a run that holds its language model
 MAX_PROMPT, MAX_TOKENS = 64, 64  # that prompts and completions have by default, if the data has so many
 HELD_OUT = 0.1  # the share of a source without a test part of its own
+MAX_PADDING = 255  # rows that vocabularies padded to a multiple of 8 have beyond their tokenizer
 LOGITS = 2**25  # of a run that are in memory at once in the losses, 128 MiB; more are computed in chunks
 
 
@@ -146,17 +147,21 @@ def model_folder(path: str | Path) -> Path:
 def load_model(path: str | Path) -> tuple[LanguageModel, Any, Tokenizer]:
     """A model, its parameters and its tokenizer, from a folder or the run that made it.
 
+    A vocabulary padded to a multiple of 8, with at most 255 rows beyond those of the tokenizer, is cut to the size of
+    the tokenizer: no text has these ids, and the softmax is over those that have a text.
+
     Raises:
       ValueError: if something is missing or damaged, or tokenizer and model have different numbers of tokens.
     """
     folder = model_folder(path)
     model, params = huggingface.load(folder)
     tokenizer = tokens.load(folder)
-    if tokenizer.size != model.shape.vocab_size:
-        raise ValueError(
-            f"{folder}: the tokenizer has {tokenizer.size} tokens and the model {model.shape.vocab_size}; they do not "
-            "belong together"
-        )
+    size, rows = tokenizer.size, model.shape.vocab_size
+    if rows % 8 == 0 and 0 < rows - size <= MAX_PADDING:
+        cut = {name: {"weight": params[name]["weight"][:size]} for name in ("wte", "lm_head") if name in params}
+        model, params = models.gpt2(model.shape._replace(vocab_size=size)), {**params, **cut}
+    elif rows != size:
+        raise ValueError(f"{folder}: the tokenizer has {size} tokens and the model {rows}; they do not belong together")
     return model, params, tokenizer
 
 
@@ -336,6 +341,7 @@ TERMS: Mapping[str, Callable[[Task, Tokenizer, int, LanguageModel, Any], Term]] 
     "chrf": lambda task, *_: terms.chrf(task),
     "sentiment": lambda task, tokenizer, *_: terms.sentiment(tokenizer, terms.vader_lexicon()),
     "fluency": lambda task, tokenizer, size, model, params: terms.fluency(model, params, task),
+    "perplexity": lambda task, tokenizer, size, model, params: terms.perplexity(model, params, task),
     "repetition": lambda task, *_: terms.repetition_penalty(task.end),
     "distinct": lambda task, *_: terms.distinct(task.end),
     "overlong": lambda task, tokenizer, size, *_: terms.overlong_penalty(task.end, size, max(size // 4, 1)),

@@ -17,7 +17,8 @@ from purerl.training.learners import summarize
 
 def advance(learner: Learner, state: Any, num_updates: Any) -> tuple[Any, dict[str, Array]]:
     """Run `num_updates` updates and summarise them. An int gives a differentiable scan, an Array a while loop."""
-
+    if learner.advance is not None:
+        return learner.advance(state, num_updates)
     step = jax.jit(learner.step, inline=True)  # traced once for its shapes and for the loop
 
     def body(_, carry):

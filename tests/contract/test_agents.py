@@ -189,6 +189,22 @@ def test_a_batch_of_seeds_equals_its_members(name, key):
     checks.check_batch(zoo.make(name), zoo.row(name).hp, jax.random.split(key, 2))
 
 
+def test_isolated_seeds_are_the_same_whatever_their_number(key):
+    """Bit for bit, in all of their state and metrics: each seed alone, and among others."""
+    make, hp = training.batch(zoo.make("a2c"), isolate=True), training.loop.as_arrays(zoo.row("a2c").hp)
+
+    def program(keys):
+        state = training.loop._init(make, hp, keys)
+        compiled = training.loop._advance.lower(make, hp, state, jnp.int32(1)).compile(zoo.AS_USERS_DO)
+        return lambda keys: compiled(hp, training.loop._init(make, hp, keys), jnp.int32(3))
+
+    keys = jax.random.split(key, 3)
+    alone, several = program(keys[:1]), program(keys)(keys)
+    for k in range(3):
+        one = jax.tree.map(lambda x, k=k: x[k : k + 1], several)
+        checks.assert_same_bits(one, alone(keys[k : k + 1]), f"seed {k} among others against itself alone")
+
+
 @pytest.mark.wide  # every operation is a program
 @pytest.mark.parametrize("name", ("a2c", "dqn", "ddpg"))
 def test_an_update_without_jit_is_the_same_up_to_rounding(name, key):

@@ -227,7 +227,7 @@ def test_own_files_train_and_the_picture_is_written(own, monkeypatch, capsys):
     returns = [float(row.split("│")[2]) for row in rows]
     assert abs(returns[0]) < 0.2 and returns[1] > 0.9
     assert "2 configurations x 3 seeds" in error and "compiling" in error and "iteration" in error
-    directory = own.with_name("runs") / "own-own"
+    directory = own.with_name("runs") / "own.wrapped-own.bandit"
     assert (directory / "curve.png").stat().st_size > 10_000
     assert [p.read_text() for p in (directory / "code").iterdir()] == [OWN.read_text()]
 

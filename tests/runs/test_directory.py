@@ -1,5 +1,6 @@
 """What is in a run's directory: configuration, manifest, metrics, checkpoints. What can not be used is refused."""
 
+import json
 import os
 import re
 import shutil
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 from commands import command, copy_of_own, shas, snapshot, train_own
 
+import purerl
 from purerl.cli import main as cli
-from purerl.runs import checkpoint, devices, files, plans
+from purerl.runs import checkpoint, devices, files, plans, sources
 
 # --- what is in it --------------------------------------------------------------------------------------------------
 
@@ -262,17 +264,90 @@ def test_one_process_at_a_time(small, capsys):
         assert "small is being trained by another process" in capsys.readouterr().err and before == snapshot(small)
 
 
-def test_a_file_of_the_user_that_has_changed_is_refused(tmp_path, capsys):
-    a, file = tmp_path / "a", copy_of_own(tmp_path)
-    assert train_own(a, own=file, steps=64, chunks=1) == 0
-    file.write_text(file.read_text() + "\n# changed\n")
-    for name in ("resume", "evaluate"):
-        assert command(name, a) == 2
-        assert "own.py has changed or is missing; the copy in " in (error := capsys.readouterr().err)
-        assert "code/ is the original" in error
-    assert command("repeat", a) == 0  # tries it, and finds that it is the same
-    file.unlink()
-    assert command("resume", a) == 2
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory):
+    """A run whose agent is in a file with a neighbour, in another folder than at first; the files are gone."""
+    folder = tmp_path_factory.mktemp("moved")
+    home = folder / "home"
+    home.mkdir()
+    own = copy_of_own(home)
+    own.write_text(f"import beside\n{own.read_text()}\nrate = beside.RATE\n")
+    (home / "beside.py").write_text("RATE = 0.5\n")
+    assert train_own(folder / "there", own=own, steps=64, chunks=2, seeds=1) == 0
+    shutil.move(folder / "there", folder / "here")
+    shutil.move(home, folder / "elsewhere")
+    return folder
+
+
+def test_a_run_goes_on_without_the_original_files(moved, tmp_path, refused, capsys):
+    """By the copies inside its directory, which are checked, or by the files of the same names elsewhere."""
+    a, elsewhere, gone = tmp_path / "a", moved / "elsewhere", moved / "home" / "own.py"
+    shutil.copytree(moved / "here", a)
+    assert sorted(p.name for p in (a / "code").iterdir()) == ["beside.py", "own.py"]
+    said = f"beside.py is gone, {gone} is gone: --code run uses the copies inside {a}, --code PATH the file or folder"
+    for name in ("resume", "evaluate", "render", "repeat"):
+        refused(re.escape(said), name, a)
+    with pytest.raises(ValueError, match=r"own.py is gone: code=run uses the copies inside .*, code=PATH the file"):
+        purerl.runs.load(a)
+    assert command("plot", a, "--out", tmp_path / "plot.png") == 0
+    for code in ("run", a / "code", elsewhere, elsewhere / "own.py"):
+        run = purerl.runs.load(a, code=code)
+        assert json.loads(json.dumps({"format": 1, **run.plan.config})) == files.read_config(a)
+    assert command("resume", a, "--steps", 96, "--code", "run") == 0
+    assert files.read_config(a)["agent"] == f"{gone}:mine" and files.read_manifest(a)["resumed"] == []
+    assert command("resume", a, "--steps", 128, "--code", elsewhere) == 0
+    assert files.read_manifest(a)["resumed"] == [{"iteration": 3, "differs": {}, "code": str(elsewhere)}]
+    assert command("repeat", a, "--code", "run", "--dir", tmp_path / "b") == 0
+    assert sorted(snapshot(a / "code").values()) == sorted(snapshot(tmp_path / "b" / "code").values())
+    capsys.readouterr()
+    refused("--code .*/nowhere: there is no such file or folder", "evaluate", a, "--code", tmp_path / "nowhere")
+    refused("a: there is no .*own.py, which the run needs for", "evaluate", a, "--code", a)
+    (a / "code" / "numpy.py").write_text("")
+    refused("numpy.py is not in the manifest, and could be imported", "resume", a, "--code", "run")
+    (a / "code" / "beside.py").write_text("RATE = 0.7")
+    refused("beside.py, differs from its SHA-256 in the manifest; it is not executed", "resume", a, "--code", "run")
+    manifest = (a / "manifest.json").read_text()
+    (a / "manifest.json").write_text(manifest.replace(str(gone), str(gone).replace("own", "other")))
+    refused("names .*own.py, which its manifest lacks; it is not run", "resume", a, "--code", "run")
+    assert not list(a.rglob("__pycache__"))
+
+
+def test_a_neighbour_that_has_changed_is_named(moved, tmp_path, refused, monkeypatch, capsys):
+    home, a = moved / "home", tmp_path / "a"
+    shutil.copytree(moved / "here", a)
+    shutil.copytree(moved / "elsewhere", home)
+    (home / "beside.py").write_text("RATE = 0.75\n")
+    try:
+        refused("beside.py has changed since the run was made: --code run uses", "resume", a)
+        assert command("repeat", a) == 0  # tries it, and finds that it is the same
+        capsys.readouterr()
+        manifest = files.read_json(a / "manifest.json")
+        manifest["parameters"][0]["sha256"] = "0" * 64
+        files.write_json(a / "manifest.json", manifest)
+        monkeypatch.setenv("COLUMNS", "400")
+        assert command("repeat", a) == 1
+        (row,) = [line for line in capsys.readouterr().out.split("\n") if "│ file " in line]
+        assert "beside.py" in row
+    finally:
+        shutil.rmtree(home)
+
+
+def test_copies_of_older_runs_are_found(moved, tmp_path):
+    a = tmp_path / "a"
+    shutil.copytree(moved / "here", a)
+    for path in [*(a / "code").iterdir()]:
+        path.rename(path.with_name(f"{files.digest_of(path)[:8]}-{path.name}"))
+    (own,) = (a / "code").glob("*-own.py")
+    used = sources.sources(a, files.read_config(a), files.read_manifest(a)["made_with"]["files"], "run")
+    assert used[str(moved / "home" / "own.py")] == str(own)
+
+
+def test_folders_of_models_and_data_are_taken_from_elsewhere():
+    used = {"/m/model/config.json": "/r/code/m/model/config.json", "/d/notes.txt": "/r/code/d/notes.txt"}
+    config = {"agent": "grpo", "text": {"model": "/m/model", "data": "/d/notes.txt", "reward": "exact"}}
+    new = sources.renamed(config, used)["text"]
+    assert new == {"model": "/r/code/m/model", "data": "/r/code/d/notes.txt", "reward": "exact"}
+    assert sources.renamed({"kind": "pretraining", "data": "/d/notes.txt"}, used)["data"] == "/r/code/d/notes.txt"
 
 
 # --- a full disk ----------------------------------------------------------------------------------------------------

@@ -81,12 +81,13 @@ def test_runs_that_reached_their_return_end_and_change_no_other(tmp_path, monkey
 
 class State(NamedTuple):
     nonfinite: np.ndarray
+    params: np.ndarray
 
 
 def test_a_return_counts_after_a_hundred_episodes():
     job = SimpleNamespace(num_runs=3, config={"stop_when": 0.5}, watch=None, name_of="seed {}".format)
     rec = record.Record(job, files.Metrics(np.array([], int), np.array([], int), {}), {})
-    state = State(np.zeros(3, int))
+    state = State(np.zeros(3, np.int32), np.arange(3, dtype=np.float32))
 
     def ended(iteration, episodes, returns):
         metrics = {"episodes": np.array(episodes), "episode_return": np.array(returns)}
@@ -95,6 +96,8 @@ def test_a_return_counts_after_a_hundred_episodes():
     assert ended(1, [99, 99, 99], [1.0, 1.0, 0.4]) == []
     said = ended(2, [1, 0, 1], [1.0, np.nan, 0.4])
     assert said == ["seed 0: reached a return of 0.5 at iteration 2"] and rec.ended == {0: 2}
+    later = rec.settled(state._replace(params=state.params + 10))  # of an ended run: as it was when it ended
+    np.testing.assert_array_equal(later.params, [0, 11, 12])
 
 
 def test_the_first_update_that_is_not_finite_is_remembered(cartpole):

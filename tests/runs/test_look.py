@@ -93,7 +93,8 @@ def test_greedy_episodes_take_the_best_action_and_stochastic_ones_sample(small, 
     assert greedy[-2] == stochastic[-2] == "1.0"  # steps of an episode
 
 
-def test_list_names_agents_and_environments(capsys):
+def test_list_names_agents_and_environments(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
     assert command("list") == 0
     out = capsys.readouterr().out
     assert "reinforce" in out

@@ -6,10 +6,10 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from commands import StopAfter, command, newest, same_bits, shas, train_own
+from commands import StopAfter, command, newest, same_bits, shas, snapshot, train_own
 
 import purerl
-from purerl.runs import execute, files
+from purerl.runs import checkpoint, execute, files
 
 
 @pytest.mark.parametrize("run", ["whole", "replayed"])
@@ -71,6 +71,67 @@ def test_going_on_for_longer(small, tmp_path, capsys):
     assert command("repeat", b) == 0
     assert "identical: the parameters of 3 runs" in capsys.readouterr().out
     assert shas(b) == shas(tmp_path / "b-repeat") != shas(a)
+
+
+def test_going_on_with_another_number_of_environments(small, replayed, tmp_path, capsys):
+    """New episodes begin, the steps of an iteration stay; where the state depends on that number, a line says why."""
+    a, b = shutil.copytree(small, tmp_path / "a"), shutil.copytree(replayed, tmp_path / "b")
+    assert command("resume", a, "--num-envs", 8, "--steps", 768) == 0
+    assert "new episodes begin in 8 environments; blocks of 4 steps" in capsys.readouterr().err
+    run = purerl.runs.load(a)
+    assert run.iteration == 24 and run.state.position.obs.shape[:2] == (3, 8) and not run.broken
+    (change,) = files.read_json(a / "manifest.json")["resumed"]
+    assert change == {"iteration": 20, "differs": {"num_envs": [4, 8], "rollout_length": [8, 4]}}
+    assert len(checkpoint.paths(a / "checkpoints")) == 2
+    c = shutil.copytree(a, tmp_path / "c")
+    assert command("resume", c, "--num-envs", 8) == 0 and "new episodes" not in capsys.readouterr().err
+    same_bits(a, c)
+    for arguments, said in (
+        ([a, "--num-envs", 5], "--num-envs is 5; it must divide 32, the steps of an iteration, which stay"),
+        ([b, "--num-envs", 8], r"--num-envs: the state of this agent depends on the number of environments: \.agent"),
+    ):
+        before = snapshot(tmp_path)
+        assert command("resume", *arguments) == 2 and re.search(said, capsys.readouterr().err)
+        assert before == snapshot(tmp_path)
+
+
+def test_milestones(tmp_path, monkeypatch, capsys):
+    """Kept checkpoints, evaluations and the best state, the same after an interruption; all can be named."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    asked = ["--evaluate-every", 128, "--keep-every", 256, "--devices", 1]
+    assert train_own(a, *asked, seeds=2, chunks=10) == 0
+    table = files.read_metrics(a / "metrics.csv", 2)
+    returns = table.columns["evaluation_return"]
+    assert table.steps[~np.isnan(returns[:, 0])].tolist() == [128, 256, 384, 512, 640]
+    assert "best greedy return of each run: 1.0, 1.0 (--checkpoint best)" in capsys.readouterr().err
+    assert sorted(p.name for p in (a / "checkpoints" / "kept").iterdir()) == [
+        "000000008.safetensors",
+        "000000016.safetensors",
+    ]
+    first = np.nanargmax(np.where(np.isnan(returns), -np.inf, returns), axis=0)
+    best = purerl.runs.load(a, checkpoint="best")
+    assert best.state.iteration.tolist() == table.iterations[first].tolist()
+    assert purerl.runs.load(a, checkpoint=8).iteration == 8
+    assert command("evaluate", a, "--checkpoint", "kept") == 2
+    assert "checkpoint is kept; " in (error := capsys.readouterr().err) and "has 8, 16, 20, best" in error
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "Interrupts", StopAfter(5))
+        assert train_own(b, *asked, seeds=2, chunks=10) == 130
+    assert command("resume", b, "--devices", 1) == 0
+    same_bits(a, b)
+    for name in ("best.safetensors", "kept/000000016.safetensors"):
+        (one, notes), (two, again) = (checkpoint.read(run / "checkpoints" / name) for run in (a, b))
+        assert notes == again and {n: x.tobytes() for n, x in one.items()} == {n: x.tobytes() for n, x in two.items()}
+
+
+@pytest.mark.parametrize("flags", [[], ["--isolate-seeds"]], ids=["together", "isolated"])
+def test_seeds_are_isolated_if_asked_for(flags, tmp_path, monkeypatch, capsys):
+    def refuse(*given):
+        raise ValueError(f"isolate is {given[-1]}")
+
+    monkeypatch.setattr(execute, "stream", refuse)
+    assert train_own(tmp_path / "a", *flags) == 2
+    assert f"isolate is {bool(flags)}" in capsys.readouterr().err
 
 
 def test_a_repeat_that_differs_says_where(small, tmp_path, capsys):

@@ -39,6 +39,8 @@ def test_members_are_runs_and_what_was_interrupted_goes_on(sweep, small, capsys)
 def test_one_member_has_to_be_named_where_one_run_is_meant(sweep, tmp_path, capsys):
     assert command("render", sweep) == 2
     assert f"{sweep} is a sweep of several programs; name one of them: {sweep}/num_envs=4, " in capsys.readouterr().err
+    assert command("resume", sweep, "--num-envs", 2) == 2
+    assert "--num-envs is 2; this sweep is over num_envs: name one run" in capsys.readouterr().err
     assert command("plot", sweep, "--out", tmp_path / "all.png") == 0
     assert [curve.label for curve in sweeps.panel(sweep).curves] == ["4", "8"]
 

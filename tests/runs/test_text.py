@@ -250,7 +250,10 @@ def test_a_model_that_is_not_named_is_that_of_the_data(pretrained, tmp_path, mon
 
 def test_evaluation_before_and_after(trained, pretrained, tmp_path, capsys):
     out = tmp_path / "texts.jsonl"
-    assert command("text", "evaluate", trained, "--best-of", 2, "--temperature", "0,0.5", "--out", out) == 0
+    assert (
+        command("text", "evaluate", trained, "--code", "run", "--best-of", 2, "--temperature", "0,0.5", "--out", out)
+        == 0
+    )
     said = capsys.readouterr().out
     rows = ["before, greedy", "before, temperature 0.5", "before, best of 2", "after, greedy", "after, best of 2"]
     assert all(re.search(rf"{name} +│", said) for name in rows) and "perplexity" in said and "BLEU" not in said
@@ -326,14 +329,16 @@ def test_what_a_training_is_assembled_of(pretrained, tmp_path, monkeypatch):
     run = ["text", "pretrain", "addition:1", *SIZES, "--tokens", 240]
     assert command(*run) == 0 and plans[1].num_updates == 10
     assert plans[1].config["hyperparameters"]["anneal_updates"] == (10.0,)
-    # the model on disk is that of the run with the best return
+    # the model on disk is that of the run with the best return, which may have ended, and is not broken
     _, params, _ = assembly.load_model(pretrained)
     two = jax.tree.map(lambda x: jnp.stack([x, x + 1]), {"model": params})
-    state = SimpleNamespace(agent=SimpleNamespace(params=two))
+    learner = lambda *broken: SimpleNamespace(agent=SimpleNamespace(params=two), nonfinite=jnp.array(broken))
+    row = lambda episodes, returns: {"episodes": np.array(episodes), "episode_return": np.array(returns)}
     none = generation.Completions(jnp.zeros((1, 3), int), jnp.zeros(1, int), jnp.zeros((1, 3)), jnp.zeros(1, bool))
     monkeypatch.setattr(text_training, "generate", lambda *_: none)
-    for row, best in (([0.1, 0.9], 1), ([0.9, np.nan], 0)):
-        said = [*plans[0].watch.after(tmp_path, [{"episode_return": np.array(row)}], state, True)]
+    rows = [row([100, 100], [0.1, 0.9]), row([100, 0], [0.5, np.nan])]
+    for state, best in ((learner(0, 0), 1), (learner(0, 2), 0)):
+        said = [*plans[0].watch.after(tmp_path, rows, lambda state=state: state, True)]
         found = assembly.load_model(tmp_path)[1]
         np.testing.assert_array_equal(found["wte"]["weight"], two["model"]["wte"]["weight"][best])
         assert f"seed {best}" in said[-1]

@@ -263,6 +263,37 @@ def test_a_file_is_imported_as_by_import(tmp_path):
         assert set(sys.modules) == modules
 
 
+def test_a_file_imports_its_neighbours_as_python_would(tmp_path):
+    """Modules, packages with and without __init__, and relative imports; later ones, and changed ones."""
+    import json
+    import sys
+
+    def project(folder, number):
+        for name in ("pack", "plain"):
+            (folder / name).mkdir(parents=True)
+        (folder / "pack" / "__init__.py").write_text("from .inner import one\nfrom . import other")
+        (folder / "pack" / "inner.py").write_text("from json import one")
+        (folder / "pack" / "other.py").write_text("")
+        (folder / "json.py").write_text(f"one = {number}")
+        (folder / "plain" / "part.py").write_text("two = 2")
+        (folder / "late.py").write_text("three = 3")
+        (folder / "unused.py").write_text("raise KeyError")
+        source = "import pack, plain.part\ndef total():\n import late\n return pack.one + plain.part.two + late.three"
+        (folder / "own.py").write_text(source)
+        return f"{folder / 'own.py'}:total"
+
+    total = lambda name: build.called(name, "total")
+    a, b = project(tmp_path / "a", 1), project(tmp_path / "b", 10)
+    assert [total(a), total(b), total(a)] == [6, 15, 6]
+    (tmp_path / "a" / "json.py").write_text("one = 5")
+    assert [total(a), total(b)] == [10, 15]
+    assert sys.modules["json"] is json and str(tmp_path / "a") not in sys.path
+    names = ["json.py", "late.py", "pack/__init__.py", "pack/inner.py", "pack/other.py", "plain/part.py"]
+    found = build.neighbours(tmp_path / "a" / "own.py")
+    assert [str(path.relative_to(tmp_path / "a")) for path in found] == names
+    assert list(tmp_path.rglob("__pycache__")) == []
+
+
 def test_where_an_episode_ended():
     new, old = {"a": jnp.zeros((2, 3)), "b": jnp.zeros(2)}, {"a": jnp.ones((2, 3)), "b": jnp.ones(2)}
     got = where_ended(jnp.array([True, False]), new, old)

@@ -68,6 +68,7 @@ LAYERS = (
     ("agents.parts",),
     ("agents",),
     ("build",),
+    ("export",),
     ("runs",),
     ("cli", "__main__"),
 )

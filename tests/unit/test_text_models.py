@@ -15,7 +15,7 @@ from golden import inside_of
 from text_models_golden import EXPECTED, FOLDER, random_model
 
 from purerl import a2c, distributions, reinforce
-from purerl.text import huggingface, models
+from purerl.text import assembly, huggingface, models
 from purerl.text import tokens as tokens_of_text
 
 SHAPE = models.GPT2(vocab_size=11, context=16, width=8, num_layers=2, num_heads=2, inner=12)
@@ -624,6 +624,31 @@ def test_what_cannot_be_saved_is_named(tmp_path):
     with pytest.raises(ValueError, match="the tokenizer has 12 tokens, and the model 11"):
         huggingface.save(tmp_path, SHAPE, params(), Large)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_padded_vocabulary_is_cut_to_that_of_the_tokenizer(tmp_path, tied):
+    tokenizer, shape = tokens_of_text.byte_tokenizer(), SHAPE._replace(vocab_size=264)
+    p = models.gpt2(shape).init(KEY)
+    if not tied:
+        p = p | {"lm_head": {"weight": p["wte"]["weight"] + 1.0}}
+    huggingface.save(tmp_path, shape, p, tokenizer)
+    model, cut, read = assembly.load_model(tmp_path)
+    assert read.size == model.shape.vocab_size == 257
+    assert equal(cut, {name: {"weight": x["weight"][:257]} if x is p[name] and name in ("wte", "lm_head") else x
+                       for name, x in p.items()})  # fmt: skip
+    h = jax.random.normal(KEY, (3, SHAPE.width))
+    padded = models.gpt2(shape).logits(p, h)
+    np.testing.assert_allclose(model.logits(cut, h), padded[..., :257], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [256, 259, 520])  # less, no multiple of 8, and more than padding
+def test_a_tokenizer_of_another_model_is_refused(tmp_path, size):
+    shape, tokenizer = SHAPE._replace(vocab_size=size), tokens_of_text.byte_tokenizer()
+    huggingface.save(tmp_path, shape, models.gpt2(shape).init(KEY))
+    tokenizer.save(tmp_path)
+    with pytest.raises(ValueError, match=f"the tokenizer has 257 tokens and the model {size}; they do not belong"):
+        assembly.load_model(tmp_path)
 
 
 # --- where transformers is installed ----------------------------------------------------------------------------------

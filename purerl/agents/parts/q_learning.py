@@ -98,8 +98,8 @@ def apply_to_batch(
 
 def acting_by_values(
     network: Network | MemoryNetwork, values: Callable, explore: Callable, perturb: Callable
-) -> tuple[Any, Any]:
-    """`act` and `greedy` of an `Agent` whose state has `params`, and in `explore` how much it explores."""
+) -> dict[str, Any]:
+    """`act`, `greedy` and `values` of an `Agent` whose state has `params`, and in `explore` how much it explores."""
     network = with_memory(network)
 
     def act(key, state, memory, obs):
@@ -107,11 +107,15 @@ def acting_by_values(
         outputs, memory = network.step(perturb(noise_key, state.params), memory, obs)
         return explore(draw_key, values(outputs), state.explore), memory, ()
 
-    def greedy(state, memory, obs):
+    def q(state, memory, obs):
         outputs, memory = network.step(state.params, memory, obs)
-        return values(outputs).argmax(-1).astype(jnp.int32), memory
+        return values(outputs), memory
 
-    return act, greedy
+    def greedy(state, memory, obs):
+        outputs, memory = q(state, memory, obs)
+        return outputs.argmax(-1).astype(jnp.int32), memory
+
+    return {"act": act, "greedy": greedy, "values": q}
 
 
 def exploration_amount(hp: Any, steps: Array) -> Array:
@@ -229,5 +233,5 @@ def agent(
         )  # fmt: skip
         return state, {**metrics, "learning_rate": due.learning_rate, "explore": amount}
 
-    act, greedy = acting_by_values(network, values, explore, perturb)
-    return Agent(init, network.memory, network.reset, act, greedy, update)
+    acting = acting_by_values(network, values, explore, perturb)
+    return Agent(init, network.memory, network.reset, update=update, **acting)

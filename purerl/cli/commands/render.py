@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from purerl.cli.errors import one_line
-from purerl.cli.flags import NEW_FILE, RUN, prepare
+from purerl.cli.flags import CHECKPOINT, CODE, NEW_FILE, RUN, prepare
 from purerl.runs.arguments import Count, Seed
 
 
@@ -19,6 +19,8 @@ from purerl.runs.arguments import Count, Seed
 @click.option("--seed", type=Seed(), default=0, show_default=True, help="seed of the episode")
 @click.option("--max-steps", type=Count(), default=1000, show_default=True, help="truncate the episode there")
 @click.option("--out", type=NEW_FILE, help="a .gif  [default: RUN/episode.gif, numbered if there is one]")
+@CODE
+@CHECKPOINT
 def render(run: Path, **given: Any) -> None:
     """Draw an episode as a GIF."""
     with one_line():

@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from purerl.cli.errors import one_line
-from purerl.cli.flags import RUN, executed, prepare_for
+from purerl.cli.flags import CODE, RUN, executed, prepare_for
 
 
 @executed("RUN-repeat")
 @click.command()
 @RUN
+@CODE
 @click.pass_context
 def repeat(ctx: click.Context, run: Path, **given: Any) -> None:
     """Train a run again and compare the hashes; exit code 1 if they differ."""

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from purerl.cli.errors import one_line
-from purerl.cli.flags import RUN, executed, prepare_for
+from purerl.cli.flags import CODE, RUN, executed, prepare_for
 from purerl.runs.arguments import Count
 
 
@@ -17,6 +17,8 @@ from purerl.runs.arguments import Count
 @RUN
 @click.option("--steps", type=Count(total=True), help="total environment steps of each run  [default: as planned]")
 @click.option("--anneal-steps", type=float, help="new horizon of the learning rate  [default: unchanged]")
+@click.option("--num-envs", type=Count(), help="another number of environments; an iteration keeps its number of steps")
+@CODE
 def resume(run: Path, **given: Any) -> None:
     """Continue a run that was stopped, or train it longer."""
     with one_line():
@@ -24,4 +26,4 @@ def resume(run: Path, **given: Any) -> None:
         from purerl.runs import comparison, sweeps
 
         sweeps.resume(run, **given)
-        comparison.finish(run, given["devices"])
+        comparison.finish(run, given["devices"], given["code"])

@@ -11,7 +11,7 @@ import click
 
 from purerl import agents
 from purerl.cli.errors import one_line
-from purerl.cli.flags import execution_options, prepare
+from purerl.cli.flags import CODE, execution_options, prepare
 from purerl.runs.arguments import Count, Numbers, Range, Seed
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -206,6 +206,7 @@ def generate(**given: Any) -> None:
 @click.option("--seed", type=Seed(), default=0, show_default=True, help="of all random numbers")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="write prompts, completions and "
               "references as JSONL")  # fmt: skip
+@CODE
 def evaluate(**given: Any) -> None:
     """Score the completions of a model: before and after training, beside copies of the prompts.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,12 +12,19 @@ from purerl import agents
 from purerl.cli.errors import one_line
 from purerl.cli.flags import execution_options, prepare
 
+START = (
+    click.Option(["--init-from"], type=click.Path(path_type=Path), metavar="RUN|DIR", help="start from the parameters "
+                 "and the normaliser of the best run of RUN, or of an exported policy, and compare before and after"),
+    click.Option(["--init-optimizer"], type=click.Choice(["fresh", "kept"]), default="fresh", show_default=True,
+                 help="the optimiser's state of --init-from: started anew, or kept"),
+)  # fmt: skip
+
 
 def agent_command(name: str) -> click.Command:
     """The command that trains one agent."""
     prepare()
     from purerl.build import agent_function
-    from purerl.runs import options, sweeps
+    from purerl.runs import initial, options, plans, sweeps
 
     with one_line():
         run, own = options.parameters(name)
@@ -27,11 +35,16 @@ def agent_command(name: str) -> click.Command:
         take = lambda parameters: {p.name: given[p.name] for p in parameters if p.expose_value}
         with one_line():
             points = sweeps.points_of({"agent": name, **take(run), "hyperparameters": take(own)})
-            sweeps.train(points, **take(execution))
+            if given["init_from"] is None:
+                sweeps.train(points, **take(execution))
+                return
+            if len(points) > 1:
+                raise ValueError("--init-from is for one program: give one value of each option that has several here")
+            initial.train(plans.plan_of(points[0].config), **take(execution), **take(START))
 
     return click.Command(
         name,
-        params=[*run, *execution, *own],
+        params=[*run, *execution, *START, *own],
         callback=invoke,
         help=(inspect.getdoc(about) or "").split("\n")[0],
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},

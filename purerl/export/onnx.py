@@ -1,0 +1,72 @@
+"""ONNX: a program as bytes by `jax2onnx`, and back by ONNX Runtime."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+OPSET = 18  # of the standard operators; ONNX Runtime of Python and of the web run it
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ValueError(f"ONNX needs the package {name}: pip install 'purerl[onnx]'") from None
+
+
+def write(program: Any) -> bytes:
+    """The program, a `programs.Program`, as an ONNX model without custom operators, checked by `onnx.checker`.
+
+    Raises:
+      ValueError: if a package is missing, or the program has an operation that the converter does not know.
+    """
+    jax2onnx, onnx = _package("jax2onnx"), _package("onnx")
+    from jax import export
+
+    from purerl.export.programs import shapes_of
+    from purerl.export.rewriting import simplified
+
+    (batch,) = export.symbolic_shape("batch")
+    shapes = shapes_of(program.inputs, batch)
+    names = [[port.name for port in ports] for ports in (program.inputs, program.outputs)]
+    # traced before the converter replaces functions of jax by its own primitives
+    flat = simplified(program.function, shapes)
+    for name in ("jax2onnx", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        model = jax2onnx.to_onnx(
+            flat, shapes, model_name="policy", opset=OPSET, input_names=names[0], output_names=names[1]
+        )
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:
+        text = str(error).strip().split("\n")[0]
+        raise ValueError(f"the policy cannot be converted to ONNX: {type(error).__name__}: {text}") from error
+    domains = {node.domain for node in model.graph.node} | {function.domain for function in model.functions}
+    if foreign := sorted(domains - {"", "ai.onnx"}):
+        raise ValueError(f"the ONNX model has operators of {', '.join(foreign)}; only standard ones are allowed")
+    return model.SerializeToString()
+
+
+def read(data: bytes, names: Sequence[str]) -> Callable[..., tuple[np.ndarray, ...]]:
+    """The model as a function of NumPy arrays, on one core of the CPU.
+
+    Args:
+      names: of the outputs.
+    Raises:
+      ValueError: if onnxruntime is missing, or cannot read it.
+    """
+    onnxruntime = _package("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        text = str(error).split("\n")[0]
+        raise ValueError(f"ONNX Runtime {onnxruntime.__version__} cannot read the model: {text}") from error
+    inputs = [x.name for x in session.get_inputs()]
+    return lambda *arrays: tuple(session.run(list(names), dict(zip(inputs, arrays, strict=True))))
