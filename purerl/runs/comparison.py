@@ -311,7 +311,7 @@ def show(title: str, rows: Sequence[Row], score: str) -> None:
 
 
 def picture(path: Path, title: str, inner: Inner, rows: Sequence[Row], found: Tables) -> None:
-    """Draw the schedules, the losses during training, and the test losses at the end."""
+    """Draw the schedules, the losses during training, and test losses at the end less those of the first row."""
     import matplotlib
 
     matplotlib.use("Agg")
