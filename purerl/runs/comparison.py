@@ -286,7 +286,7 @@ def save(directory: Path, inner: Inner, rows: Sequence[Row]) -> None:
 
 def _with_interval(values: np.ndarray) -> str:
     low, high = statistics.interval(values, statistics.mean)
-    return f"{values.mean():.4g}\n{low:.3g}..{high:.3g}"
+    return f"{values.mean():.4g}\n{low:.3g} ..\n{high:.3g}"
 
 
 def show(title: str, rows: Sequence[Row], score: str) -> None:
