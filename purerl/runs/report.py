@@ -108,7 +108,8 @@ def table(panel: Panel, metric: str = "episode return") -> None:
     """Print the final values of a metric, one row for each curve."""
     swept = [panel.legend] if panel.legend else []
     out = grid(panel.title, *swept, metric=metric.removeprefix("episode "))
-    digits = 1 if metric == "episode return" else 3
+    large = any((np.abs(curve.final) >= 10).any() for curve in panel.curves)
+    digits = 1 if metric == "episode return" and large else 3
     for curve in panel.curves:
         cells = scores(curve.final, digits) if len(curve.final) else ["every seed is broken", "", "", ""]
         out.add_row(*([curve.label] if swept else []), *cells)

@@ -142,7 +142,7 @@ def test_the_pace_of_a_resumed_run_is_that_of_its_own_updates(monkeypatch):
             clock.now += 2.0
             bar.update(80, 7.0)
     # 20 updates of 10 steps in 2 s, and 20 updates to go
-    assert "iteration 80/100  return 7.0  100 steps/s  2 s left" in console.export_text()
+    assert "iteration 80/100  return 7.000  100 steps/s  2 s left" in console.export_text()
 
 
 # --- what the command line is given --------------------------------------------------------------------------------
