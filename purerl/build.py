@@ -25,7 +25,7 @@ import flax.linen as nn
 from purerl import envs, networks
 from purerl.agents.parts.declarations import Body, declaration_of, parts_of
 from purerl.core import Reward
-from purerl.networks.cnn import SMALLEST_FOR_NATURE
+from purerl.networks.cnn import SMALLEST_FOR_MINATAR, SMALLEST_FOR_NATURE
 from purerl.rewards import term
 
 __all__ = [
@@ -225,15 +225,15 @@ def agent_function(name: str) -> Callable:
 
 
 def torso_for(space: Any) -> str:
-    """The name of the torso for an observation space: nature-cnn for images from 36 x 36 on, minatar-cnn for smaller
-    ones, `[height, width, channels]`, otherwise mlp.
+    """The name of the torso for an observation space: nature-cnn for images `[height, width, channels]` from 36 x 36
+    on, minatar-cnn for smaller ones from 3 x 3 on, otherwise mlp.
 
     >>> from gymnax.environments import spaces
-    >>> torso_for(spaces.Box(0, 255, (84, 84, 4))), torso_for(spaces.Discrete(3))
+    >>> torso_for(spaces.Box(0, 255, (84, 84, 4))), torso_for(spaces.Box(0, 1, (2, 9, 1)))
     ('nature-cnn', 'mlp')
     """
     shape = tuple(getattr(space, "shape", None) or ())
-    if len(shape) != 3:
+    if len(shape) != 3 or min(shape[:2]) < SMALLEST_FOR_MINATAR:
         return "mlp"
     return "nature-cnn" if min(shape[:2]) >= SMALLEST_FOR_NATURE else "minatar-cnn"
 

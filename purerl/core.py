@@ -47,7 +47,8 @@ def short_repr(self: Any) -> str:
         leaves = jax.tree.leaves(x)
         arrays = [leaf for leaf in leaves if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
         if len(leaves) == 1 and arrays == leaves and not jnp.issubdtype(arrays[0].dtype, jax.dtypes.extended):
-            known = arrays[0].shape == () and not isinstance(arrays[0], (Tracer, jax.ShapeDtypeStruct))
+            gone = isinstance(arrays[0], jax.Array) and not isinstance(arrays[0], Tracer) and arrays[0].is_deleted()
+            known = arrays[0].shape == () and not gone and not isinstance(arrays[0], (Tracer, jax.ShapeDtypeStruct))
             return f"{arrays[0]}" if known else f"<{arrays[0].dtype}{list(arrays[0].shape)}>"
         size = float(sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in arrays))
         units = iter(("B", "kB", "MB", "GB", "TB"))

@@ -78,6 +78,8 @@ def _checked(name: str, field: dataclasses.Field, hint: Any, value: Any) -> Any:
     low, high, open_low = field.metadata.get("range", (None, None, False))
     numbers = np.asarray(value) if _is_float(hint) or hint is int else None
     if numbers is not None:
+        if hint is int and abs(value) >= 2**31:  # most of them end in an int32
+            raise ValueError(f"{name}.{field.name} is {value!r}; it must be below 2147483648")
         ok = np.isfinite(numbers)
         ok = ok if low is None else ok & ((numbers > low) if open_low else (numbers >= low))
         ok = ok if high is None else ok & (numbers <= high)

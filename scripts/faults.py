@@ -1390,7 +1390,7 @@ FAULTS = [
     Fault(
         "Actions are not clipped for the environment",
         "distributions/spaces.py",
-        "x = jnp.clip(x, part.low, part.high)",
+        "x = jnp.clip(x, narrow(part.low), narrow(part.high))",
         "x = jnp.asarray(x)",
         ("unit/test_build.py::test_actions_of_a_box_are_clipped_for_the_environment",),
     ),
@@ -1992,8 +1992,8 @@ FAULTS = [
     Fault(
         "A text run is resumed on other devices, with other flags of XLA",
         "cli/flags.py",
-        "prepare(one_device=text)",
-        "prepare(one_device=False)",
+        "prepare(one_device=text, ",
+        "prepare(one_device=False, ",
         ("runs/test_text.py::test_a_run_goes_on_with_the_devices_and_flags_of_its_beginning",),
     ),
     Fault(
@@ -2502,6 +2502,20 @@ FAULTS = [
         "weights = valid + 1e-9",
         "weights = np.ones(valid.shape)",
         ("runs/test_optimise.py::test_a_training_that_ended_counts_until_its_end",),
+    ),
+    Fault(
+        "A search is resumed with other flags of XLA",
+        "cli/flags.py",
+        'quick=bool(config.get("inner"))',
+        "quick=False",
+        ("runs/test_text.py::test_a_run_goes_on_with_the_devices_and_flags_of_its_beginning",),
+    ),
+    Fault(
+        "Images of a training are not among the files of its run",
+        "runs/optimisation.py",
+        "if is_folder else ()",
+        "if not is_folder else ()",
+        ("runs/test_optimise.py::test_the_files_of_a_training_are_of_code_and_data",),
     ),
     Fault(
         "A resumed search saves no schedule",

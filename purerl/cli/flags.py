@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from purerl.runs.arguments import Count
+from purerl.runs.arguments import Count, Range
 
 
 def _compilation_cache(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
@@ -33,7 +33,7 @@ def execution_options(directory: str = "") -> list[click.Option]:
         *([where] if directory else []),
         click.Option(["--devices"], type=Count(), help="number of devices to split the runs over  "
                      "[default: all; on a CPU, one per core]"),
-        click.Option(["--save-every"], type=click.FloatRange(0), default=30.0, show_default=True, metavar="SECONDS",
+        click.Option(["--save-every"], type=Range(0), default=30.0, show_default=True, metavar="SECONDS",
                      help="least time between checkpoints"),
         click.Option(["--compilation-cache/--no-compilation-cache"], default=True, show_default=True,
                      is_eager=True, expose_value=False, callback=_compilation_cache,
@@ -56,22 +56,23 @@ def quiet() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def prepare(one_device: bool = False) -> None:
+def prepare(one_device: bool = False, quick: bool = False) -> None:
     """Set up jax for a command that uses it; see `set_up_jax`."""
     quiet()
     from purerl.runs.devices import set_up_jax
 
-    set_up_jax(one_device)
+    set_up_jax(one_device, quick)
 
 
 def prepare_for(run: Path) -> None:
-    """Set up jax as the command that made a run did, so that the bits are the same: for a text run, one device."""
+    """Set up jax as the command that made a run did, so that the bits are the same."""
     try:
         config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):  # the command says what is wrong with the run
         config = None
-    text = isinstance(config, dict) and (config.get("kind") == "pretraining" or bool(config.get("text")))
-    prepare(one_device=text)
+    config = config if isinstance(config, dict) else {}
+    text = config.get("kind") == "pretraining" or bool(config.get("text"))
+    prepare(one_device=text, quick=bool(config.get("inner")))
 
 
 RUN = click.argument("run", type=click.Path(path_type=Path))

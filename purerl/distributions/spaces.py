@@ -105,7 +105,9 @@ def clip_to_space(space: Any, action: Any) -> Any:
         if not hasattr(part, "low"):
             start = first_of(part)
             return jnp.asarray(x, dtype) + np.asarray(start, dtype) if np.any(start) else jnp.asarray(x, dtype)
-        x = jnp.clip(x, part.low, part.high)
+        # the ints of 64 bits of a NumPy bound would wrap around where numbers have 32
+        narrow = lambda bound: bound.astype(np.float32) if getattr(bound, "dtype", None) == np.int64 else bound
+        x = jnp.clip(x, narrow(part.low), narrow(part.high))
         return (x if jnp.issubdtype(dtype, jnp.inexact) else jnp.round(x)).astype(dtype)
 
     return map_space(convert, space, action)

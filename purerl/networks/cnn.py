@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from purerl.core import Array
 from purerl.networks.inputs import as_floats
 
+SMALLEST_FOR_MINATAR = 3  # height and width of its convolution
 SMALLEST_FOR_NATURE = 36  # height and width at which three convolutions of NatureCNN leave one number
 
 
@@ -54,7 +55,7 @@ class MinAtarCNN(nn.Module):
 
     @nn.compact
     def __call__(self, obs):
-        obs = _checked("MinAtarCNN", obs, 3)
+        obs = _checked("MinAtarCNN", obs, SMALLEST_FOR_MINATAR)
         gain, norm = nn.initializers.orthogonal(math.sqrt(2)), _normalized(self.layer_norm)
         x = nn.relu(norm(nn.Dense(self.channels, kernel_init=gain)(patches(obs, 3))))
         return nn.relu(norm(nn.Dense(self.width, kernel_init=gain)(x.reshape(x.shape[0], -1))))

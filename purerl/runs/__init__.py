@@ -40,9 +40,12 @@ def save_state(path: str | Path, state: Any) -> None:
       path: the file, such as "state.safetensors"; one that is there is replaced.
     Raises:
       OSError: if it cannot be written.
+      ValueError: if the state was donated to a run that went on from it.
     """
+    from purerl.arguments import check_present
     from purerl.runs import checkpoint
 
+    check_present("save_state", state=state)
     checkpoint.save(Path(path), checkpoint.to_host(state))
 
 

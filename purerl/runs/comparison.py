@@ -201,7 +201,7 @@ def finish(directory: Path, devices: int | None = None, code: str | None = None)
     try:
         _finish(directory, loading.load(directory, code), usable_devices(devices, AT_ONCE))
     except KeyboardInterrupt:
-        raise Stopped(f"stopped; the agents are on disk: purerl resume {directory}") from None
+        raise Stopped(f"stopped; the agents are on disk: {report.to_resume(directory)}") from None
 
 
 def _finish(directory: Path, loaded: loading.Loaded, devices: list[Any]) -> None:
@@ -284,17 +284,17 @@ def save(directory: Path, inner: Inner, rows: Sequence[Row]) -> None:
     files.write(directory / COMPARISON, _table(columns))
 
 
-def _with_interval(values: np.ndarray, digits: int = 4) -> str:
+def _with_interval(values: np.ndarray) -> str:
     low, high = statistics.interval(values, statistics.mean)
-    return f"{values.mean():.{digits}f}\n{low:.{digits}f} .. {high:.{digits}f}"
+    return f"{values.mean():.4g}\n{low:.3g} ..\n{high:.3g}"
 
 
 def show(title: str, rows: Sequence[Row], score: str) -> None:
     """Print the table, and the differences of the last row from the others."""
     count = len(rows[0].results["test_loss"])
     out = Table(title=f"{title}: mean of {count} fresh trainings, 95 % interval", title_justify="left", show_lines=True)
-    out.add_column("schedule")
-    for name in ("train loss", "validation loss", "test loss", f"test {score}"):
+    out.add_column("schedule", min_width=16)  # a screen may have 80 columns
+    for name in ("train\nloss", "validation\nloss", "test\nloss", f"test\n{score}"):
         out.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         out.add_row(row.name, *(_with_interval(row.results[name]) for name in FINAL))
@@ -311,7 +311,7 @@ def show(title: str, rows: Sequence[Row], score: str) -> None:
 
 
 def picture(path: Path, title: str, inner: Inner, rows: Sequence[Row], found: Tables) -> None:
-    """Draw the schedules, the losses during training, and the test losses at the end."""
+    """Draw the schedules, the losses during training, and test losses at the end less those of the first row."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -354,16 +354,19 @@ def picture(path: Path, title: str, inner: Inner, rows: Sequence[Row], found: Ta
         logarithmic(losses)
     losses.set_title("means of trainings, 95 % interval", fontsize=10, loc="left")
     losses.legend(fontsize=8, frameon=False)
-    for i, (row, color) in enumerate(zip(rows, colors, strict=True)):
-        values = row.results["test_loss"]
+    first, *others = rows
+    for i, (row, color) in enumerate(zip(others, colors[1:], strict=True)):
+        values = row.results["test_loss"] - first.results["test_loss"]  # of the same network on the same minibatches
         low, high = statistics.interval(values, statistics.mean)
         spread = i + 0.3 * (np.arange(len(values)) / len(values) - 0.5)
         final.plot(spread, values, ".", color=color, alpha=0.25, markersize=4)
         final.errorbar(i, values.mean(), [[values.mean() - low], [high - values.mean()]], fmt="o", color=color,
                        capsize=4)  # fmt: skip
-    final.set_xticks(range(len(rows)), [row.name.split(",")[0].replace(" ", "\n", 1) for row in rows], fontsize=8)
-    final.set_ylabel("test loss at the end")
-    final.set_title("trainings, mean, 95 % interval", fontsize=10, loc="left")
+    final.axhline(0, color=colors[0], linewidth=2)
+    final.set_xticks(range(len(others)), [row.name.split(",")[0].replace(" ", "\n", 1) for row in others], fontsize=8)
+    final.set_xlim(-0.6, len(others) - 0.4)
+    final.set_ylabel(f"test loss less that of {first.name.split(',')[0]}")
+    final.set_title("the same trainings, their mean, 95 % interval", fontsize=10, loc="left")
     for axis in axes:
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)

@@ -20,6 +20,8 @@ FLAGS = (
     "--xla_cpu_multi_thread_eigen=false",
     "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=200000",
 )
+# LLVM's second level of optimisation in place of the third: see benchmarks/NOTES.md
+QUICK = "--xla_backend_optimization_level=2"
 
 
 def _cores() -> int:
@@ -45,10 +47,11 @@ def turn_off_compilation_cache() -> None:
     reset_cache()  # jax decides at its first program whether there is a cache
 
 
-def set_up_jax(one_device: bool = False) -> None:
+def set_up_jax(one_device: bool = False, quick: bool = False) -> None:
     """Set up one XLA device for each core, one thread each, and a cache of compiled programs. Call before jax is used.
 
     one_device: set up a single device that uses all cores instead, for a single run of larger matrix products.
+    quick: compile with the flag of `QUICK`, for runs that take hardly longer than their compilation.
 
     Numbers have 32 bits, whatever JAX_ENABLE_X64 says: the states of learners have fixed dtypes, and a run is to be
     the same everywhere.
@@ -61,7 +64,7 @@ def set_up_jax(one_device: bool = False) -> None:
     if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
         report.note("JAX_ENABLE_X64 is set and has no effect here: runs are in float32")
         jax.config.update("jax_enable_x64", False)
-    given, flags = os.environ.get("XLA_FLAGS", ""), FLAGS[1:] if one_device else FLAGS
+    given, flags = os.environ.get("XLA_FLAGS", ""), (FLAGS[1:] if one_device else FLAGS) + (QUICK,) * quick
     os.environ["XLA_FLAGS"] = " ".join([given, *(flag for flag in flags if flag.split("=")[0] not in given)]).strip()
     use_compilation_cache()
     try:

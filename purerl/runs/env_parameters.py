@@ -55,6 +55,8 @@ def checked(env_params: Any, given: Sequence[tuple[str, tuple[float | int | bool
         if _kind(known[name]) == "f":
             if not np.isfinite(values).all():
                 raise ValueError(f"--env-param: {name} is {values[~np.isfinite(values).argmax()]}; it must be finite")
+            if abs(largest := max(values, key=abs)) > float(np.finfo(np.float32).max):
+                raise ValueError(f"--env-param: {name} is {largest:g}; the largest float32 is 3.4e+38")
             floats[name] = tuple(map(float, values))
             continue
         wanted = {"b": bool, "i": int, "u": int}.get(_kind(known[name]))
@@ -66,8 +68,17 @@ def checked(env_params: Any, given: Sequence[tuple[str, tuple[float | int | bool
         if type(value) is not wanted:
             kinds = {bool: "true or false", int: "a whole number"}
             raise ValueError(f"--env-param: {name} is {value}; it must be {kinds[wanted]}")
+        limits = np.iinfo(getattr(known[name], "dtype", np.int32) if wanted is int else np.int32)
+        if not limits.min <= value <= limits.max:
+            raise ValueError(f"--env-param: {name} is {value}; it must be in [{limits.min}, {limits.max}]")
         structure[name] = value
     return (replaced(env_params, structure) if structure else env_params), floats
+
+
+def longest_episode(env_params: Any, time_limit: int | None) -> Any:
+    """The number of steps at which an episode ends at the latest: the environment's own limit, or `--time-limit`."""
+    own = getattr(env_params, "max_steps_in_episode", None)
+    return time_limit if own is None else own
 
 
 @functools.cache

@@ -14,6 +14,7 @@ import numpy as np
 
 from purerl import training
 from purerl.runs import files, loading, report, sweeps
+from purerl.runs.env_parameters import longest_episode
 from purerl.runs.progress import progress_bar
 
 AT_ONCE = 4096  # episodes; MinAtar's take 0.1 MB each
@@ -38,8 +39,9 @@ def play(loaded: loading.Loaded, episodes: int, seed: int, max_steps: int | None
     key, plan = evaluation_key(seed), loaded.plan
 
     def one_mode(hp, state, key, greedy):
-        agent, where = loaded.agent(hp), (loaded.env, plan.env_params_of(hp))
-        return training.evaluate(*where, agent, state, key, episodes, max_steps, greedy, at_once=AT_ONCE)
+        agent, env_params = loaded.agent(hp), plan.env_params_of(hp)
+        limit = longest_episode(env_params, plan.config["time_limit"]) if max_steps is None else max_steps
+        return training.evaluate(loaded.env, env_params, agent, state, key, episodes, limit, greedy, at_once=AT_ONCE)
 
     one_mode = jax.jit(one_mode, static_argnums=3)
     sound = [r for r in range(plan.num_runs) if r not in loaded.broken]

@@ -123,15 +123,15 @@ def execute(
                     break
                 leaves = {}  # their buffers are overwritten by the next chunk
     except KeyboardInterrupt:
-        text = f"stopped at once; iteration {stands} is on disk: purerl resume {directory}"
+        text = f"stopped at once; iteration {stands} is on disk: {report.to_resume(directory)}"
         raise Stopped(text, at_once=True) from None
     except OSError as error:
-        raise OSError(f"{error}; iteration {stands} is on disk: purerl resume {directory}") from error
+        raise OSError(f"{error}; iteration {stands} is on disk: {report.to_resume(directory)}") from error
     if not record.mask(record.ended, record.broken).any():
         report.note("every run has ended or is broken: no run is left to train")
     _finish(plan, directory, record, leaves, progress, table)
     if interrupted:
-        raise Stopped(f"stopped and saved at iteration {stands} of {plan.num_updates}: purerl resume {directory}")
+        raise Stopped(f"stopped and saved at iteration {stands} of {plan.num_updates}: {report.to_resume(directory)}")
     return record
 
 
@@ -298,7 +298,7 @@ def repeat(directory: Path, to: Path | None, devices: int | None, save_every: fl
     plan, before = plan_of_directory(directory, same_files=False, code=code), files.read_manifest(directory)
     wanted = before["parameters"]
     if not wanted:
-        raise ValueError(f"{directory} has no hashes to compare with yet: `purerl resume {directory}` first")
+        raise ValueError(f"{directory} has no hashes to compare with yet: `{report.to_resume(directory)}` first")
     layout = before["made_with"]["num_devices"]
     used = usable_devices(devices or min(layout, len(jax.devices())), plan.num_runs)
     if len(used) != layout:
@@ -310,10 +310,13 @@ def repeat(directory: Path, to: Path | None, devices: int | None, save_every: fl
     _begin(plan, to, used, save_every, start)
     now = files.read_manifest(to)
     other = [old["run"] for old, new in zip(wanted, now["parameters"], strict=True) if old["sha256"] != new["sha256"]]
+    differs = files.differences(before["made_with"], now["made_with"])
     if not other:
         report.say(
             f"identical: the parameters of {report.counted(plan.num_runs, 'run')} have the SHA-256 that {directory} has"
         )
+        if changed := [name.removeprefix("file ") for name, _, _ in differs if name.startswith("file ")]:
+            report.note(f"changed since that run was made, without effect on them: {', '.join(changed)}")
         return True
     report.say(f"different: {len(other)} of {plan.num_runs} runs, {', '.join(plan.name_of(run) for run in other[:8])}"
                + (", ..." if len(other) > 8 else ""))  # fmt: skip
@@ -322,5 +325,5 @@ def repeat(directory: Path, to: Path | None, devices: int | None, save_every: fl
         for change in before["resumed"]
         for name, (old, new) in change["differs"].items()
     ]
-    report.compared([*files.differences(before["made_with"], now["made_with"]), *resumed])
+    report.compared([*differs, *resumed])
     return False

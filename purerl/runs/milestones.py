@@ -15,6 +15,7 @@ import numpy as np
 
 from purerl import training
 from purerl.runs import checkpoint, files
+from purerl.runs.env_parameters import longest_episode
 from purerl.training.loop import as_arrays
 from purerl.training.sharding import one_by_one
 
@@ -48,8 +49,7 @@ def evaluator(
       ValueError: if an episode may last forever.
     """
     wanted, steps = config["evaluate_every"], config["num_envs"] * config["rollout_length"]
-    limit = getattr(params_of(hp_of(0)), "max_steps_in_episode", None)
-    limit = config["time_limit"] if limit is None else limit
+    limit = longest_episode(params_of(hp_of(0)), config["time_limit"])
     if limit is None:
         raise ValueError(f"--evaluate-every is {wanted}; episodes of this environment have no limit: give --time-limit")
     # neither a key of training nor one of `purerl evaluate`

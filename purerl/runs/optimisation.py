@@ -18,6 +18,7 @@ from purerl.agents.parts.families import POLICY_GRADIENT, Q_LEARNING
 from purerl.envs.training_control import actions, data, models, optimizers
 from purerl.envs.training_control.data import Data, Draw
 from purerl.envs.training_control.environment import (
+    ONCE,
     TrainingControl,
     TrainingControlParams,
     checked,
@@ -25,8 +26,8 @@ from purerl.envs.training_control.environment import (
 )
 from purerl.envs.training_control.models import Model, Objective
 from purerl.envs.training_control.optimizers import InnerOptimizer, Settings
-from purerl.runs import options
-from purerl.runs.arguments import Count, Names
+from purerl.runs import files, options
+from purerl.runs.arguments import Count, Names, Range
 
 # the largest change in one step, on the scales of `actions.COORDINATES`
 LARGEST = {"learning_rate": float(np.log(2)), "momentum": 0.5, "weight_decay": 1.0, "dropout": 0.1,
@@ -41,6 +42,7 @@ MOST_VALIDATION, MOST_TEST = 256, 1000  # examples of these parts by default
 OFFERED = ("seeds", "seed", "chunks", "tensorboard", "wandb", "mlflow")  # options as of `purerl train`
 # γ = 1: rewards sum to the fall of the log loss over the whole training; a training is short, so agents learn faster
 DEFAULTS: dict[str, Any] = {"gamma": 1.0, "learning_rate": 1e-3, "entropy_cost": 0.0, "learning_starts": 500}
+POLICY_GRADIENT_RATE = 3e-3  # of agents that take few gradient steps in a search
 PREFIX = "agent_"
 
 
@@ -54,9 +56,9 @@ class Inner(NamedTuple):
     momentum: float = 0.9
     weight_decay: float = 0.0
     width: int = 32
-    batch_size: int = 16
+    batch_size: int = 8
     updates: int = 200
-    changes: int = 20
+    changes: int = 10
     train: int | None = None
     validation: int | None = None
     test: int | None = None
@@ -116,7 +118,7 @@ def _data(name: str, shuffle: int) -> Data | Draw:
 
 def _sample(found: Data | Draw, seed: int) -> Data:
     """The data, or one draw of them."""
-    made = jax.jit(found)(jax.random.key(seed)) if callable(found) else found
+    made = jax.jit(found, compiler_options=ONCE)(jax.random.key(seed)) if callable(found) else found
     if not isinstance(made, Data):
         raise ValueError(f"data gives {type(made).__name__}; it must give Data(x, y)")
     return made
@@ -170,7 +172,7 @@ def _optimizer(name: str) -> tuple[InnerOptimizer, int]:
 
 
 @cache
-def _environment(inner: Inner, sources: tuple[bytes, ...]) -> TrainingControl:
+def _environment(inner: Inner, sources: tuple[str, ...]) -> TrainingControl:
     del sources  # a changed file is another environment
     found = _data(inner.data, inner.shuffle)
     some = _sample(found, inner.shuffle)
@@ -205,8 +207,10 @@ def _environment(inner: Inner, sources: tuple[bytes, ...]) -> TrainingControl:
 
 
 def files_of(inner: Inner) -> list[str]:
-    """The absolute paths of the user's files of Python that a training names."""
-    return build.own_files(own_names(inner._asdict()))
+    """The absolute paths of the user's files that a training names: of Python, and those of a folder of data."""
+    is_folder = inner.data not in data.NAMED and not build.is_own(inner.data) and Path(inner.data).is_absolute()
+    images = map(str, data.idx_files(inner.data)) if is_folder else ()
+    return sorted({*build.own_files(own_names(inner._asdict())), *images})
 
 
 def assemble(inner: Inner) -> tuple[TrainingControl, TrainingControlParams]:
@@ -219,7 +223,7 @@ def assemble(inner: Inner) -> tuple[TrainingControl, TrainingControlParams]:
     missing = [path for path in files_of(inner) if not Path(path).is_file()]
     if missing:
         raise ValueError(f"there is no file {missing[0]}")
-    sources = tuple(Path(path).read_bytes() for path in files_of(inner))
+    sources = tuple(files.digest_of(path) for path in files_of(inner))
     env = _environment(inner._replace(rate=None, own_rate=False, sweep=0, compared=0), sources)
     start = {"learning_rate": Settings().learning_rate if inner.rate is None else inner.rate}
     settings = Settings(
@@ -261,7 +265,7 @@ def parameters(agent: str) -> tuple[list[click.Parameter], list[click.Parameter]
     of_run, own = options.parameters(agent)
     make = build.agent_function(agent)
     say, default = partial(click.Option, show_default=True), Inner("", "")
-    positive = click.FloatRange(0, min_open=True)
+    positive = Range(0, min_open=True)
     training = [
         click.Argument(["model"], metavar="MODEL"),
         click.Argument(["data"], metavar="DATA"),
@@ -269,9 +273,9 @@ def parameters(agent: str) -> tuple[list[click.Parameter], list[click.Parameter]
                      "the loss of each example  [default: cross-entropy of classes, squared error of numbers]"),
         say(["--optimizer"], default=default.optimizer, metavar="NAME", help=f"{', '.join(optimizers.OPTIMIZERS)}; or "
             "FILE.py:name, an optimiser of optax with a learning rate of 1"),
-        say(["--momentum"], type=click.FloatRange(0, 1, max_open=True), default=default.momentum,
+        say(["--momentum"], type=Range(0, 1, max_open=True), default=default.momentum,
             help="of momentum; of adam it is β₁"),
-        say(["--weight-decay"], type=click.FloatRange(0), default=default.weight_decay, help="decoupled"),
+        say(["--weight-decay"], type=Range(0), default=default.weight_decay, help="decoupled"),
         say(["--width"], type=Count(), default=default.width, help="of a MODEL by name"),
         say(["--batch-size"], type=Count(), default=default.batch_size, help="of a minibatch"),
         say(["--updates"], type=Count(), default=default.updates, help="of one training, from beginning to end"),
@@ -290,14 +294,17 @@ def parameters(agent: str) -> tuple[list[click.Parameter], list[click.Parameter]
         click.Option(["--agent"], default="ppo", show_default=True, help="the agent that searches, such as ppo, sac or "
                      "dqn; or FILE.py:name"),
         say(["--control"], type=Names(), default=",".join(default.control), help=f"what changes: {', '.join(LARGEST)}"),
-        say(["--trainings"], type=Count(), default=512, help="from which each agent learns"),
+        say(["--trainings"], type=Count(), default=2048, help="from which each agent learns"),
         say(["--parallel"], type=Count(), default=32, help="trainings at once, of each agent"),
         say(["--compared"], type=Count(), default=default.compared, help="fresh trainings for each row of the table"),
         *(p for p in of_run if p.name in OFFERED),
     ]  # fmt: skip
     parts = {*declaration_of(make).parts, *declaration_of(make).family.options, "hidden", "activation"}
+    usual = {**DEFAULTS, "seeds": 2}
+    if declaration_of(make).family is POLICY_GRADIENT:
+        usual["learning_rate"] = POLICY_GRADIENT_RATE
     for p in [*search, *own]:
-        p.default = DEFAULTS.get(p.name or "", 2 if p.name == "seeds" else p.default)
+        p.default = usual.get(p.name or "", p.default)
         if isinstance(p, click.Option) and p.name == "seeds":
             p.help = "agents, trained at once; the best schedule by validation is kept"
         if isinstance(p, click.Option) and p.name == "anneal_steps":
@@ -326,7 +333,7 @@ def config_of(given: Mapping[str, Any]) -> tuple[dict[str, Any], Inner]:
         discrete=declared.family is Q_LEARNING,
         shuffle=values["seed"],
     )
-    if (Path(inner.data)).is_dir():
+    if inner.data not in data.NAMED and Path(inner.data).is_dir():
         inner = inner._replace(data=str(Path(inner.data).resolve()))
     names = ("model", "data", "loss", "optimizer")
     inner = inner._replace(

@@ -14,7 +14,7 @@ import click
 from purerl import agents, build
 from purerl.agents.parts.declarations import Choice, Declaration, Option, Switch, declaration_of, options_of
 from purerl.runs import catalogue
-from purerl.runs.arguments import Assignment, Count, Entries, Names, Numbers, Seed, Sweep, Swept, Widths
+from purerl.runs.arguments import Assignment, Count, Entries, Names, Numbers, Range, Seed, Sweep, Swept, Widths
 
 EXECUTION = (
     "directory",
@@ -72,7 +72,7 @@ def _option(name: str, option: Option) -> click.Option:
     if isinstance(option, Switch):
         both = f"{flag}/--{option.off or 'no-' + flag[2:]}"
         return click.Option([both], default=option.default, show_default=True, help=option.help)
-    positive = click.FloatRange(0, min_open=True)
+    positive = Range(0, min_open=True)
     return click.Option([flag], type=Swept(positive), default=option.default, show_default=True, help=option.help)
 
 
@@ -92,7 +92,7 @@ def run_options(about: Declaration, own: Sequence[click.Option]) -> list[click.P
                      "length=0.3,0.7; several values of a float are a sweep; may be repeated"),
         click.Option(["--network"], type=Swept(click.STRING), help="mlp, minatar-cnn, nature-cnn, or FILE.py:name, "
                      "a function that returns a torso  [default: nature-cnn for images from 36 x 36 on, minatar-cnn "
-                     "for smaller ones, otherwise mlp]"),
+                     "for smaller ones from 3 x 3 on, otherwise mlp]"),
         say(["--hidden"], type=Swept(Widths(), "/"), default=widths, help="widths of the mlp; several separated by /"),
         say(["--activation"], type=Swept(click.Choice(build.ACTIVATIONS)), default=about.activation, help="of the mlp"),
         say(["--layer-norm/--no-layer-norm"], default=about.layer_norm, help="normalise each layer "
@@ -113,7 +113,7 @@ def run_options(about: Declaration, own: Sequence[click.Option]) -> list[click.P
                      "CartPole-v1 without velocities"),
         click.Option(["--time-limit"], type=Swept(Count()), help="truncate episodes after so many steps, also if the "
                      "environment's own limit is lower"),
-        click.Option(["--sticky-actions"], type=click.FloatRange(0, 1), help="probability that an action repeats"),
+        click.Option(["--sticky-actions"], type=Range(0, 1), help="probability that an action repeats"),
         click.Option(["--episodic/--no-episodic"], default=None, help="blocks of whole episodes, of at most "
                      "rollout_length steps  [default: as the agent needs]"),
         click.Option(["--group-size"], type=Count(), help="neighbouring environments that start each episode alike  "

@@ -114,6 +114,14 @@ def keys_of(seed: int, seeds: int) -> jax.Array:
     return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(seeds))
 
 
+def check_updates(flag: str, steps: int, step_size: int) -> int:
+    """The number of iterations of `step_size` steps; a ValueError that names the flag if it does not fit an int32."""
+    num_updates = steps // step_size
+    if num_updates >= 2**31:
+        raise ValueError(f"{flag} is {steps:,}: {num_updates:,} iterations of {step_size:,}; there can be 2147483647")
+    return num_updates
+
+
 def updates_per_chunk(config: dict[str, Any], num_updates: int, total_steps: int) -> int:
     """The updates of one chunk: as the config says, or for 100 to 1000 chunks of a run."""
     chunks = config["chunks"] or min(max(total_steps // 200_000, FEWEST_CHUNKS), 1000)

@@ -24,7 +24,7 @@ from purerl.runs import (
     text_training,
 )  # fmt: skip
 from purerl.runs.devices import check_memory
-from purerl.runs.plan import Plan, Watch, grid_of, keys_of, updates_per_chunk
+from purerl.runs.plan import Plan, Watch, check_updates, grid_of, keys_of, updates_per_chunk
 from purerl.runs.sources import NAMES, renamed, sources
 from purerl.text import assembly
 
@@ -142,7 +142,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
                              "return it with its parameters from FILE.py:name instead") from error  # fmt: skip
     check_memory(state, seeds * len(grid))
     step_size = num_envs * rollout_length
-    num_updates = steps // step_size
+    num_updates = check_updates("--steps", steps, step_size)
     every = updates_per_chunk(config, num_updates, seeds * len(grid) * steps)
     config["updates_per_chunk"] = every
     named = [name for name in NAMES if config[name]]

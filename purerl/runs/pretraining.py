@@ -16,7 +16,7 @@ from purerl.runs import loggers
 from purerl.runs.arguments import Count, Range, Seed
 from purerl.runs.devices import check_memory
 from purerl.runs.options import hyperparameter_options
-from purerl.runs.plan import Plan, Rows, Watch, grid_of, keys_of, updates_per_chunk
+from purerl.runs.plan import Plan, Rows, Watch, check_updates, grid_of, keys_of, updates_per_chunk
 from purerl.text import assembly, data, huggingface, models
 from purerl.text.generation import generate
 from purerl.text.likelihood import Likelihood, likelihood_learner, perplexity
@@ -178,7 +178,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
             title += f", the {len(rows.tokens):,} of {count:,} pairs that have at most {length + 1} tokens"
     else:
         batches, size = assembly.batches(tokenizer, train, length, between, batch), length
-    num_updates = config["steps"] // (batch * size)
+    num_updates = check_updates("--tokens", config["steps"], batch * size)
     if num_updates < 1:
         raise ValueError(
             f"--tokens is {config['steps']}; one update is {batch} x {size} = {batch * size} tokens, and there must be "

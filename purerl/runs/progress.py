@@ -116,7 +116,8 @@ class Progress:
     def update(self, iteration: int, result: float) -> None:
         """Show the number of completed updates, and the return so far."""
         seconds = self.run_seconds
-        shown = "-" if math.isnan(result) else f"{result:.1f}" if self.result == "return" else f"{result:.4g}"
+        digits = ".4g" if self.result != "return" else ".1f" if abs(result) >= 10 else ".3f"
+        shown = "-" if math.isnan(result) else format(result, digits)
         pace = (iteration - self.first) / max(seconds, 1e-9)
         speed = pace * self.steps_per_update
         self.bar.update(self.task, completed=iteration, speed=short(speed), result=shown)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from purerl import training
@@ -132,15 +133,15 @@ def _as_image(drawn: Any) -> np.ndarray:
         plt.close(figure)
         return np.asarray(Image.open(file).convert("RGB"))
     image = np.asarray(drawn)
-    if image.ndim != 3 or image.shape[-1] != 3:
+    if image.ndim != 3 or image.shape[-1] != 3 or image.size == 0:
         raise ValueError(f"render returns an array of shape {image.shape}; it must be [height, width, 3]")
     least, most = float(image.min()), float(image.max())
     if not 0 <= least <= most <= 255:
         raise ValueError(
             f"render returns an image from {least:g} to {most:g}; it must be in [0, 255], or of floats in [0, 1]"
         )
-    unit = image.dtype.kind == "b" or (image.dtype.kind == "f" and most <= 1)
-    return np.round(image * 255.0 if unit else image).astype(np.uint8)
+    unit = image.dtype.kind == "b" or (jnp.issubdtype(image.dtype, jnp.floating) and most <= 1)
+    return np.round(image.astype(np.float32) * 255.0 if unit else image).astype(np.uint8)
 
 
 def gif(

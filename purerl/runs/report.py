@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +45,11 @@ def note(text: str) -> None:
 def say(text: str) -> None:
     """Print one line of the result, on stdout."""
     console().print(text, highlight=False, soft_wrap=True)
+
+
+def to_resume(directory: Path) -> str:
+    """The command that resumes a run, for a shell."""
+    return f"purerl resume {shlex.quote(str(directory))}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -102,7 +108,8 @@ def table(panel: Panel, metric: str = "episode return") -> None:
     """Print the final values of a metric, one row for each curve."""
     swept = [panel.legend] if panel.legend else []
     out = grid(panel.title, *swept, metric=metric.removeprefix("episode "))
-    digits = 1 if metric == "episode return" else 3
+    large = any((np.abs(curve.final) >= 10).any() for curve in panel.curves)
+    digits = 1 if metric == "episode return" and large else 3
     for curve in panel.curves:
         cells = scores(curve.final, digits) if len(curve.final) else ["every seed is broken", "", "", ""]
         out.add_row(*([curve.label] if swept else []), *cells)

@@ -155,8 +155,9 @@ def renamed(config: Mapping[str, Any], used: Mapping[str, str]) -> dict[str, Any
         return {name: f"{used.get(path, path)}:{function}" for name, (path, _, function) in words.items()}
 
     out = {**config, **moved_names(config, NAMES)}
-    if isinstance(config.get("inner"), dict):
-        out["inner"] = {**config["inner"], **moved_names(config["inner"], INNER)}
+    if isinstance(inner := config.get("inner"), dict):
+        images = {} if build.is_own(str(inner.get("data"))) else {"data": _moved(str(inner.get("data")), used)}
+        out["inner"] = {**inner, **images, **moved_names(inner, INNER)}
     place = lambda part: {name: _moved(part[name], used) for name in PLACES if isinstance(part.get(name), str)}
     if isinstance(config.get("text"), dict):
         out["text"] = {**config["text"], **place(config["text"])}

@@ -197,10 +197,31 @@ def check_batch(make: Callable[[Any], Learner], hp: Any, keys: Any) -> None:
     assert_close(jax.tree.map(lambda x: x[1], several.agent), one.agent, "one of a batch against itself alone")
 
 
+def _random_action(space: Any, key: Any) -> Any:
+    """A random action, as policies have them: choices are counted from 0."""
+    parts, structure = jax.tree.flatten(distributions.tree_of(space))
+
+    def draw(part, key):
+        if not any(kind.__module__.startswith("gymnasium.") for kind in type(part).__mro__):
+            x = part.sample(key)
+            return x - first if np.any(first := distributions.first_of(part)) else x
+        if not hasattr(part, "low"):  # gymnasium's spaces have a generator of their own and take no key
+            count = part.nvec if hasattr(part, "nvec") else part.n if distributions.is_discrete(part) else 2
+            return jax.random.randint(key, part.shape, 0, np.asarray(count, np.int32))
+        low, high = np.asarray(part.low, np.float32), np.asarray(part.high, np.float32)
+        bounded = np.isfinite(low) & np.isfinite(high)
+        uniform = jax.random.uniform(
+            key, part.shape, minval=np.where(bounded, low, 0), maxval=np.where(bounded, high, 1)
+        )
+        return jnp.where(bounded, uniform, jnp.clip(jax.random.normal(key, part.shape), low, high))
+
+    keys = [key] if len(parts) == 1 else jax.random.split(key, len(parts))
+    return structure.unflatten([draw(part, key) for part, key in zip(parts, keys, strict=True)])
+
+
 def _legal_action(space: Any, key: Any, obs: Any) -> Any:
     """A random action, as policies have them, legal if the observation of one environment has a mask."""
-    counted = lambda part, x: x - first if np.any(first := distributions.first_of(part)) else x
-    action, (_, mask) = distributions.map_space(counted, space, space.sample(key)), networks.split_mask(obs)
+    action, (_, mask) = _random_action(space, key), networks.split_mask(obs)
     if mask is None:
         return action
     named, structure = jax.tree_util.tree_flatten_with_path(distributions.tree_of(space))
@@ -247,13 +268,15 @@ def check_env(env: Any, env_params: Any, key: Any, num_steps: int = 50, num_envs
     begin = jax.eval_shape(reset, keys)
     obs, state = begin
     _check_dtypes(name, env, env_params, obs, state, keys[0])
-    actions = jax.eval_shape(jax.vmap(action_space.sample), keys)
+    actions = jax.eval_shape(jax.vmap(partial(_random_action, action_space)), keys)
     jax.eval_shape(step, keys, keys, begin[1], actions)
-    if hasattr(space, "shape") or hasattr(space, "spaces"):
+    known = hasattr(space, "shape") or hasattr(space, "spaces")
+    parts = jax.tree.leaves(distributions.tree_of(space)) if known else []
+    if known:
         shapes = [x.shape[1:] for x in jax.tree.leaves(begin[0])]
-        wanted = [tuple(part.shape) for part in jax.tree.leaves(distributions.tree_of(space))]
+        wanted = [tuple(part.shape) for part in parts]
         assert shapes == wanted, f"{name}: observations have shapes {shapes}, the space has {wanted}"
-        for (path, x), part in zip(_leaves(begin[0]), jax.tree.leaves(distributions.tree_of(space)), strict=True):
+        for (path, x), part in zip(_leaves(begin[0]), parts, strict=True):
             declared = jax.dtypes.canonicalize_dtype(getattr(part, "dtype", x.dtype))
             assert x.dtype == declared, f"{name}: observation {path} is {x.dtype}, the space has {declared}"
 
@@ -265,15 +288,26 @@ def check_env(env: Any, env_params: Any, key: Any, num_steps: int = 50, num_envs
     assert_same_bits(steps.reward, again.reward, f"{name}: rewards of the same key")
     assert_same_bits(steps.next_obs, again.next_obs, f"{name}: observations of the same key")
     assert_finite((steps.next_obs, steps.reward), name)
-    if hasattr(space, "low"):
-        low, high = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
-        seen = np.asarray(steps.next_obs, np.float64)
-        outside = (seen < low - 1e-4) | (seen > high + 1e-4)
-        assert not outside.any(), f"{name}: observation {seen[outside][:3]} lies outside of {space!r}"
+    for seen in (steps.next_obs, obs) if known else ():  # the successors, and what a reset gives
+        for (path, x), part in zip(_leaves(seen), parts, strict=True):
+            which = "observation" if path == "it" else f"observation {path}"
+            outside = np.asarray(x)[_outside(part, np.asarray(x, np.float64))]
+            assert not outside.size, f"{name}: {which} {outside[:3]} lies outside of {part!r}"
     going_on = ~np.asarray(steps.terminated | steps.truncated)[:-1]
     for x, y in zip(jax.tree.leaves(steps.next_obs), jax.tree.leaves(obs), strict=True):
         x, y = np.asarray(x)[:-1][going_on], np.asarray(y)[1:][going_on]
         assert (x == y).all(), f"{name}: a step that did not end reports a successor that is not the next observation"
+
+
+def _outside(part: Any, x: np.ndarray) -> np.ndarray:
+    """Which of the numbers `[..., *shape]` lie outside of a space that is neither Dict nor Tuple."""
+    if hasattr(part, "low"):
+        low, high = np.asarray(part.low, np.float64), np.asarray(part.high, np.float64)
+    else:
+        count = part.nvec if hasattr(part, "nvec") else part.n if distributions.is_discrete(part) else 2
+        low = np.asarray(distributions.first_of(part))
+        high = low + np.asarray(count) - 1
+    return (x < low - 1e-4) | (x > high + 1e-4)
 
 
 def _check_dtypes(name: str, env: Any, env_params: Any, obs: Any, state: Any, key: Any) -> None:
@@ -282,12 +316,17 @@ def _check_dtypes(name: str, env: Any, env_params: Any, obs: Any, state: Any, ke
     space = env.action_space(env_params)
 
     def first(key, obs, state):
-        return step(key, state, distributions.clip_to_space(space, _legal_action(space, key, obs)), env_params)
+        action = distributions.clip_to_space(space, _legal_action(space, key, obs))
+        _, new, reward, terminated, *rest = step(key, state, action, env_params)
+        if not training.resets_itself(env):
+            return reward, terminated, env.is_truncated(new, env_params)
+        return reward, terminated, rest[0] if len(rest) > 1 else terminated  # five values are refused later
 
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (obs, state))
-    _, _, reward, terminated, *_ = jax.eval_shape(first, key, *one)
+    reward, terminated, truncated = jax.eval_shape(first, key, *one)
     assert reward.dtype == jnp.float32, f"{name}: the reward of a step is {reward.dtype}; it must be float32"
-    assert terminated.dtype == bool, f"{name}: terminated of a step is {terminated.dtype}; it must be bool"
+    for what, x in (("terminated", terminated), ("truncated", truncated)):
+        assert x.dtype == bool, f"{name}: {what} of a step is {x.dtype}; it must be bool"
 
 
 def check_reward(reward: Reward, transitions: Transition, key: Any) -> None:

@@ -306,9 +306,11 @@ def test_run_donates_its_state(make, key):
         lambda: next(purerl.run(make, purerl.A2C(), None, 1, state=states[0])),
         lambda: training.compile_run(make, purerl.A2C(), state=states[0]),
         lambda: purerl.evaluate(None, (), recorder(), states[0].agent, key, max_steps=1),
+        lambda: purerl.runs.save_state("/dev/null/state.safetensors", states[0]),
     ):
         with pytest.raises(ValueError, match=r"state was donated: .* jax.tree.map\(jnp.copy, state\)"):
             again()
+    assert repr(states[0]).startswith("LearnerState(iteration=<int32[]>, key=<1 array, 8 B>")
 
 
 def test_the_compiled_run_writes_into_its_donated_state(make, key):

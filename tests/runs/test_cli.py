@@ -8,20 +8,22 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from commands import ANSWERS, OWN, command, copy_of_own, train
 
 import purerl
-from purerl import bellman, build, envs, exploration, losses
+from purerl import bellman, build, envs, exploration, losses, training
 from purerl.agents.parts import sequences
 from purerl.agents.parts.declarations import Choice, declaration_of
 from purerl.cli import main as cli
-from purerl.runs import catalogue, devices, execute, files, report, sweeps
+from purerl.runs import catalogue, devices, evaluation, execute, files, report, sweeps
 from purerl.runs.arguments import Count
 from purerl.runs.progress import Progress
 from purerl.text import objectives
@@ -70,6 +72,11 @@ BAD = [
     (["CartPole-v1", "--time-limit", "1e10"], "'1e10' is too large; it must be below 2147483648"),
     (["CartPole-v1", "--rollout-length", "2147483648"], "'2147483648' is too large"),
     (["CartPole-v1", "--steps", "1e400"], "'1e400' is not a positive whole number"),
+    (["CartPole-v1", "--steps", "1e30"], "iterations of 512; there can be 2147483647"),
+    (["CartPole-v1", "--num-epochs", "1" + 10 * "0"], "PPO.num_epochs is 10000000000; it must be below 2147483648"),
+    (["CartPole-v1", "--save-every", "nan"], "'nan' is not in the range x>=0"),
+    (["CartPole-v1", "--env-param", "max_steps_in_episode=99999999999"], "it must be in [-2147483648, 2147483647]"),
+    (["CartPole-v1", "--env-param", "length=1e39"], "length is 1e+39; the largest float32 is 3.4e+38"),
     (["CartPole-v1", "--policy", "cauchy"], "'cauchy' is not one of 'normal', 'tanh-normal', 'beta'"),
     (["jumanj/Snake-v1"], "there is no package 'jumanj' of environments; allowed are brax, jumanji"),
     (
@@ -130,7 +137,7 @@ BAD_VALUES = [
     ),
     (
         ["dqn", "CartPole-v1", "--capacity", "1000000000000"],
-        "replay: capacity is 1000000000000; it must be below 2147483648",
+        "DQN.capacity is 1000000000000; it must be below 2147483648",
     ),
     (
         ["dqn", "CartPole-v1", "--burn-in", "4"],
@@ -261,6 +268,29 @@ def test_a_time_limit_may_exceed_the_environments_own(tmp_path, monkeypatch):
         at = lambda t, state=state: state._replace(env=state.env.replace(time=t), time=t)
         ends = [bool(plan.env.is_truncated(at(t), plan.env_params)) for t in (limit - 1, limit)]
         assert ends == [False, True]
+
+
+def test_evaluation_ends_at_the_time_limit_of_a_run_whose_environment_has_none(monkeypatch):
+    limits = []
+
+    def played(env, env_params, agent, state, key, episodes, limit, greedy, at_once):
+        limits.append(limit)
+        return training.evaluation.Evaluation(jnp.zeros(1), jnp.zeros(1), jnp.ones(1, bool))
+
+    monkeypatch.setattr(training, "evaluate", played)
+    parts = {"num_runs": 1, "env_params_of": lambda hp: (), "config": {"time_limit": 40}}
+    run = SimpleNamespace(
+        plan=SimpleNamespace(**parts),
+        broken={},
+        env=None,
+        agent=lambda hp: None,
+        hp=0.0,
+        state=SimpleNamespace(agent=0.0),
+    )
+    run.one = lambda r: run
+    for limit in (None, 9):
+        evaluation.play(run, 1, 0, limit)
+    assert limits == [40, 40, 9, 9]  # greedy and stochastic
 
 
 def test_the_command_line_trains_in_32_bits(monkeypatch, capsys):
@@ -459,6 +489,7 @@ def test_new_writes_an_example_that_trains(tmp_path, monkeypatch, capsys):
         before = Path(f"{kind}.py").read_text()
         assert command("new", kind, f"{kind}.py") == 2 and "exists; give another name" in capsys.readouterr().err
         assert before == Path(f"{kind}.py").read_text()
+    assert command("new", "env", "my env.py") == 0 and "train ppo 'my env.py':my_env" in capsys.readouterr().err
     for name, said in (("own.txt", "its ending must be .py"), ("no/own.py", "there is no directory no")):
         assert command("new", "env", name) == 2 and said in capsys.readouterr().err
 

@@ -320,7 +320,7 @@ def test_a_neighbour_that_has_changed_is_named(moved, tmp_path, refused, monkeyp
     try:
         refused("beside.py has changed since the run was made: --code run uses", "resume", a)
         assert command("repeat", a) == 0  # tries it, and finds that it is the same
-        capsys.readouterr()
+        assert "changed since that run was made, without effect on them: " in (said := capsys.readouterr().err), said
         manifest = files.read_json(a / "manifest.json")
         manifest["parameters"][0]["sha256"] = "0" * 64
         files.write_json(a / "manifest.json", manifest)

@@ -12,7 +12,7 @@ from commands import StopAfter, command, same_bits
 
 from purerl.envs.training_control import data as data_sets
 from purerl.envs.training_control import schedules
-from purerl.runs import comparison, execute, files, optimisation
+from purerl.runs import comparison, execute, files, optimisation, sources
 from purerl.runs.optimisation import Inner
 
 OWN = Path(__file__).parents[1] / "trainings.py"
@@ -112,6 +112,18 @@ def test_data_are_drawn_and_models_fit_their_numbers():
     assert obs.shape == (18,) and env.action_space(env_params).shape == (2,) and state.data.y.shape == (60, 1)
     assert env_params.settings.learning_rate == 0.3 and env_params.settings.optimizer == 3
     assert optimisation.assemble(inner)[0] is env and optimisation.scheduled(inner) == control
+
+
+def test_the_files_of_a_training_are_of_code_and_data(tmp_path):
+    """A changed file is another training; a folder named as a data set is not meant by that name."""
+    (tmp_path / "train-images-idx3-ubyte").touch()
+    images, labels = (str(tmp_path / f"train-{name}") for name in ("images-idx3-ubyte", "labels-idx1-ubyte.gz"))
+    assert optimisation.files_of(Inner("mlp", str(tmp_path), loss=f"{OWN}:loss")) == sorted([images, labels, str(OWN)])
+    assert optimisation.files_of(Inner("mlp", f"{OWN}:data")) == [str(OWN)]
+    assert optimisation.files_of(Inner("mlp", "digits")) == []
+    copies = {images: "/copies/train-images-idx3-ubyte", labels: "/copies/train-labels-idx1-ubyte.gz"}
+    moved = {place: sources.renamed({"inner": {"data": place}}, copies)["inner"] for place in (str(tmp_path), "digits")}
+    assert moved == {str(tmp_path): {"data": "/copies"}, "digits": {"data": "digits"}}
 
 
 @pytest.mark.parametrize(

@@ -139,15 +139,21 @@ def test_training_is_a_run_like_any_other(trained, pretrained, tmp_path, monkeyp
 def test_a_run_goes_on_with_the_devices_and_flags_of_its_beginning(trained, pretrained, tmp_path, monkeypatch):
     """Of XLA: with others, the bits of a resumed run would not be those of one that was not stopped."""
     seen = []
-    monkeypatch.setattr(devices, "set_up_jax", lambda one_device=False: seen.append(one_device))
+    monkeypatch.setattr(devices, "set_up_jax", lambda *how: seen.append(how))
     places = (sweeps, "resume"), (sweeps, "repeat"), (comparison, "finish"), (evaluation_of_runs, "evaluate")
     for module, name in places:
         monkeypatch.setattr(module, name, lambda *_, **__: True)
     (tmp_path / "config.json").write_text('{"agent": "ppo", "text": null}')
-    assert train(tmp_path / "run", pretrained, "--learning-rate", "x") == 2 and seen == [True]
-    for run, one in ((trained, True), (pretrained, True), (tmp_path, False), (tmp_path / "none", False)):
+    search = tmp_path / "search"
+    search.mkdir()
+    (search / "config.json").write_text('{"agent": "ppo", "inner": {"model": "mlp"}}')
+    assert train(tmp_path / "run", pretrained, "--learning-rate", "x") == 2 and seen == [(True, False)]
+    assert command("optimise", "mlp", "x") == 2 and seen[1:] == [(False, True)]
+    text, plain, quick = (True, False), (False, False), (False, True)
+    runs = {trained: text, pretrained: text, tmp_path: plain, tmp_path / "none": plain, search: quick}
+    for run, how in runs.items():
         seen.clear()
-        assert [command(name, run) for name in ("resume", "repeat", "evaluate")] == [0, 0, 0] and seen == 3 * [one]
+        assert [command(name, run) for name in ("resume", "repeat", "evaluate")] == [0, 0, 0] and seen == 3 * [how]
 
 
 def test_the_trained_model_is_written_for_others(trained, pretrained):

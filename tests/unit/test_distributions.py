@@ -393,6 +393,8 @@ def test_the_environment_gets_the_declared_dtype():
     whole = spaces.Dict({"a": spaces.Box(0, 10, (3,), jnp.uint8), "b": spaces.Box(-1.0, 1.0, (), jnp.float16)})
     action = distributions.clip_to_space(whole, {"a": jnp.array([-3.0, 2.6, 99.0]), "b": jnp.array(0.25)})
     assert action["a"].dtype == jnp.uint8 and action["a"].tolist() == [0, 3, 10] and action["b"].dtype == jnp.float16
+    wide = gymnasium.spaces.Box(-(2**62), 2**62, (2,), np.int64)
+    assert distributions.clip_to_space(wide, jnp.array([2.6, -999.0])).tolist() == [3, -999]
 
 
 def test_a_hybrid_takes_actions_apart_and_together():

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from purerl import networks
-from purerl.envs.training_control import learned, optimizers
+from purerl.envs.training_control import actions, learned, models, optimizers
+from purerl.envs.training_control.data import Data
+from purerl.envs.training_control.environment import TrainingControl
 from purerl.envs.training_control.optimizers import InnerOptimizer, Settings
 
 
@@ -43,6 +45,31 @@ def test_a_coordinatewise_network_against_a_loop_over_coordinates(key):
             wanted.append(0.5 * 0.2 * (slow[at][1] @ head + bias))
         ours = np.append(np.asarray(change["a"]).ravel(), change["b"])
         np.testing.assert_allclose(ours, wanted, rtol=2e-4, atol=1e-6)
+
+
+def test_a_learned_optimiser_trains_a_network_in_the_environment(key):
+    """As `unroll` does, with minibatches that are the whole training part; an agent sets its rate."""
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(12, 3)).astype(np.float32), generator.integers(0, 2, 12).astype(np.int32)
+    model, optimizer = models.with_head(networks.MLP((3,)), 2), learned.coordinatewise(networks.lstm(3))
+
+    @jax.jit
+    def train(key):
+        inner = optimizer.optimizer(optimizer.init(key))
+        env = TrainingControl(
+            model, Data(x, y), 6, 3, 3, updates_per_step=2, batch_size=6, actions=actions.change(), optimizer=inner
+        )
+        params = env.default_params.replace(settings=Settings(learning_rate=0.5))
+        begin = state = env.reset_env(key, params)[1]
+        for action in (1.0, 0.0):  # the rate becomes 1, that of `unroll`, and stays
+            state = env.step_env(None, state, jnp.array([action]), params)[1]
+        x_, y_ = (jnp.asarray(part)[begin.parts.train] for part in (x, y))
+        loss = lambda params: models.cross_entropy(model.apply(params, x_), y_).mean()
+        return begin.params, state.params, learned.unroll(key, inner, loss, begin.params, begin.opt_state, 4).params
+
+    begin, ours, wanted = train(key)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), ours, wanted)
+    assert max(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.abs(a - b).max(), begin, ours))) > 0.01
 
 
 def shift(weight):

@@ -127,6 +127,7 @@ def test_images_of_any_dtype():
     for image in (ramp, ramp.astype(np.float32), whole, whole.astype(np.int64), whole.astype(float)):
         np.testing.assert_array_equal(render._as_image(image), whole)
     np.testing.assert_array_equal(render._as_image(ramp > 0.5), np.where(ramp > 0.5, 255, 0))
+    assert render._as_image((ramp > 0.5).astype(jnp.bfloat16)).max() == 255
     for wrong in (ramp - 1, ramp * np.nan, 256 * ramp):
         with pytest.raises(ValueError, match=r"it must be in \[0, 255\], or of floats in \[0, 1\]"):
             render._as_image(wrong)
@@ -141,7 +142,7 @@ def test_the_pace_of_a_resumed_run_is_that_of_its_own_updates(monkeypatch):
             clock.now += 2.0
             bar.update(80, 7.0)
     # 20 updates of 10 steps in 2 s, and 20 updates to go
-    assert "iteration 80/100  return 7.0  100 steps/s  2 s left" in console.export_text()
+    assert "iteration 80/100  return 7.000  100 steps/s  2 s left" in console.export_text()
 
 
 # --- what the command line is given --------------------------------------------------------------------------------
@@ -276,8 +277,8 @@ def test_states_of_wrapped_environments_are_drawn():
     assert draw(Timed(Sticky(1.0, 0, False), 3)).tolist() == np.full((2, 2, 3), 128).tolist() and pace == 10
     on, off = (render.painter(Channels(), None)[0](state) for state in (True, False))
     assert on.shape[-1] == 3 and (on != off).all(-1).any()
-    for shape in ((2, 2), (2, 2, 4)):
-        with pytest.raises(ValueError, match=r"render returns an array of shape \(2, 2.*; it must be \[height"):
+    for shape in ((2, 2), (2, 2, 4), (2, 0, 3)):
+        with pytest.raises(ValueError, match=r"render returns an array of shape \(2, .*; it must be \[height"):
             render._as_image(np.zeros(shape))
     with pytest.raises(ValueError, match=r"an image from 0 to 256; it must be in \[0, 255\]"):
         render._as_image(np.full((2, 2, 3), 256) * (np.arange(3) > 0))

