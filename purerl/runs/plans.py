@@ -149,7 +149,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
     words = [options.absolute(config[name]) for name in named]
     config |= zip(named, words, strict=True)
     short = lambda name: Path(name).name if build.is_own(name) else name
-    stem = lambda name: short(name).replace(".py:", ".")
+    stem = lambda name: short(name).replace(".py:", ".").rpartition("/")[2]  # of text/DATA and brax/ENV the end
     used = build.own_files(words)
     if settings:
         used += [*assembly.files_of(settings.model), *assembly.files_of(settings.data)]

@@ -26,6 +26,7 @@ def test_a_directory_holds_everything(whole):
     config, manifest = files.read_json(whole / "config.json"), files.read_json(whole / "manifest.json")
     asked = {p.name for p in cli.purerl_command.commands["train"].get_command(None, "ppo").params}
     how = {"directory", "devices", "save_every", "compilation_cache"}
+    how |= {"init_from", "init_optimizer"}  # noted in the manifest, with the state itself
     stored = set(config) - {"format", "agent", "hyperparameters", "horizons", "updates_per_chunk"}
     assert stored | set(config["hyperparameters"]) == asked - how  # nothing that was asked for is missing
     assert config["hyperparameters"]["anneal_steps"] == [640.0] and config["network"] == "mlp"

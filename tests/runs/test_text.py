@@ -324,6 +324,7 @@ def test_what_a_training_is_assembled_of(pretrained, tmp_path, monkeypatch):
     job = ["text", "train", "grpo", "addition:1", "--model", pretrained, *TASK, "--no-evaluate", "--seeds", 2]
     assert command(*job, "--temperature", 0.5) == 0
     assert temperatures == [0.5] and plans[0].config["text"]["temperature"] == 0.5
+    assert plans[0].name == "grpo-addition-1"  # and not in a folder text
     assert text_training.parts_of_agent(purerl.grpo) == {"ended": ended_by_token}
     assert text_training.parts_of_agent(purerl.rloo) == {}
     run = ["text", "pretrain", "addition:1", *SIZES, "--tokens", 240]
