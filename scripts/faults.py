@@ -2893,7 +2893,7 @@ FAULTS = [
         ("runs/test_export_command.py::test_a_policy_of_another_shape_is_refused",),
     ),
     Fault(
-        "A policy that training starts from is compared in the environment as it was",
+        "A policy that training starts from is compared in one environment alone",
         "runs/initial.py",
         "plan.env_params_of(hp)",
         "plan.env_params",
@@ -2919,6 +2919,13 @@ FAULTS = [
         "not np.isfinite(converted).all()",
         "np.isinf(converted).all()",
         ("unit/test_serve.py::test_requests_are_refused_with_a_sentence",),
+    ),
+    Fault(
+        "Functions of jax stay as the converter to ONNX replaced them",
+        "export/onnx.py",
+        "if vars(module).get(name) is not x:",
+        "if vars(module).get(name) is x:",
+        ("unit/test_export.py::test_functions_of_jax_that_the_converter_replaces_are_put_back",),
     ),
     Fault(
         "A page plays the plain environment in place of a wrapped one",

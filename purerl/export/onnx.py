@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,12 +21,30 @@ def _package(name: str) -> Any:
         raise ValueError(f"ONNX needs the package {name}: pip install 'purerl[onnx]'") from None
 
 
+@contextlib.contextmanager
+def _jax_as_it_was() -> Iterator[None]:
+    """Put back the functions of jax that the converter replaces, some of them when it is imported."""
+    public = [m for name, m in sys.modules.items() if name.partition(".")[0] == "jax" and "._" not in name]
+    before = [(module, name, x) for module in public for name, x in vars(module).items() if callable(x)]
+    try:
+        yield
+    finally:
+        for module, name, x in before:
+            if vars(module).get(name) is not x:
+                setattr(module, name, x)
+
+
 def write(program: Any) -> bytes:
     """The program, a `programs.Program`, as an ONNX model without custom operators, checked by `onnx.checker`.
 
     Raises:
       ValueError: if a package is missing, or the program has an operation that the converter does not know.
     """
+    with _jax_as_it_was():
+        return _written(program)
+
+
+def _written(program: Any) -> bytes:
     jax2onnx, onnx = _package("jax2onnx"), _package("onnx")
     from jax import export
 

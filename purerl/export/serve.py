@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -149,6 +150,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError("serving needs the package waitress: pip install 'purerl[serve]'") from None
         most = {"max_request_body_size": MOST_BYTES, "max_request_header_size": 2**14}
         settings = {"host": given.host, "port": given.port, "threads": given.threads, "channel_timeout": 30}
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # requests that wait are no event
         server = waitress.create_server(application(padded(policy)), **settings, **most)
     except (ValueError, OSError) as error:
         sys.exit(_refuse(error))

@@ -96,7 +96,9 @@ def _policy(
         page.check(about)
     returns_key, parity_key = jax.random.split(jax.random.fold_in(evaluation_key(seed), run))
     greedy = choose is not programs.sampled
-    play = partial(training.evaluate, one.env, one.env_params, agent, max_steps=max_steps, greedy=greedy)
+    limit = env_parameters.longest_episode(one.env_params, one.plan.config["time_limit"])
+    limit = limit if max_steps is None else max_steps
+    play = partial(training.evaluate, one.env, one.env_params, agent, max_steps=limit, greedy=greedy)
     out_of = jax.jit(lambda state, key: play(state, key, num_episodes=episodes, at_once=AT_ONCE))(state, returns_key)
     about["unfinished_episodes"] = int((~out_of.finished).sum())
     files = {learned.AGENT: learned.packed(one.state)}

@@ -12,6 +12,7 @@ import numpy as np
 from purerl import training
 from purerl.export import folder
 from purerl.runs import checkpoint, execute, learned, loading, report
+from purerl.runs.env_parameters import longest_episode
 from purerl.runs.evaluation import evaluation_key
 from purerl.runs.export import best
 from purerl.runs.plan import Plan
@@ -66,7 +67,8 @@ def read(source: Path, optimizer: bool) -> dict[str, np.ndarray]:
 
 def compare(plan: Plan, directory: Path) -> None:
     """Print the returns of the policy that a run started from and of those that it learned, in its environment."""
-    if getattr(plan.env_params, "max_steps_in_episode", None) is None:
+    limit = longest_episode(plan.env_params, plan.config["time_limit"])
+    if limit is None:
         report.note("no table before and after: the environment has no limit of steps; `purerl evaluate` takes one")
         return
     loaded, first = loading.load(directory), checkpoint.read(directory / learned.FILE)[0]
@@ -74,7 +76,7 @@ def compare(plan: Plan, directory: Path) -> None:
 
     def play(hp, state, key):
         where = plan.env, plan.env_params_of(hp)
-        return training.evaluate(*where, plan.agent(hp), state, key, EPISODES, greedy=True).returns
+        return training.evaluate(*where, plan.agent(hp), state, key, EPISODES, limit, greedy=True).returns
 
     play, key = jax.jit(play), evaluation_key(0)
     sound = [run for run in range(plan.num_runs) if run not in loaded.broken]

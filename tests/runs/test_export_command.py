@@ -89,12 +89,12 @@ def of_best(run, optimizer):
 
 def test_training_starts_from_a_policy(small, tmp_path, capsys):
     """A rate of 0 leaves the parameters as they are, and equal rewards an optimiser that is fresh."""
-    changed = "--init-from", small, "--save-every", 0, "--rate", 0, "--env-param", "pay=7"
+    changed = "--init-from", small, "--save-every", 0, "--rate", 0, "--env-param", "pay=7,3"
     assert train(tmp_path / "new", *changed, **JOB) == 0
     said, first, found = capsys.readouterr(), of_best(small, True), newest(tmp_path / "new")
     assert "optimiser fresh" in said.err and "after - before" in said.out
-    assert re.search(r"before\W+7\.0\W+", said.out), said.out  # in the changed environment
-    np.testing.assert_array_equal(found[".agent.params"], np.stack([first[".agent.params"]] * 2))
+    assert re.search(r"before\W+5\.0\W+", said.out), said.out  # each in its own environment
+    np.testing.assert_array_equal(found[".agent.params"], np.stack([first[".agent.params"]] * 4))
     assert np.any(first[".agent.opt_state"]) and not np.any(found[".agent.opt_state"])
 
 

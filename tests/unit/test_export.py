@@ -364,6 +364,21 @@ def test_onnx_runtime_gets_arrays_by_name(monkeypatch):
         onnx.read(b"damaged", ())
 
 
+def test_functions_of_jax_that_the_converter_replaces_are_put_back(monkeypatch):
+    """In place of the package, which is an extra."""
+    before = jnp.cumsum
+
+    def to_onnx(*_, **__):
+        jnp.cumsum = None
+        raise TypeError("no rule\nfor it")
+
+    monkeypatch.setitem(sys.modules, "jax2onnx", types.SimpleNamespace(to_onnx=to_onnx))
+    monkeypatch.setitem(sys.modules, "onnx", types.SimpleNamespace())
+    with pytest.raises(ValueError, match=r"the policy cannot be converted to ONNX: TypeError: no rule$"):
+        onnx.write(programs.Program(lambda x: (x,), (programs.Port("obs", (), (None,), "float32"),), ()))
+    assert jnp.cumsum is before
+
+
 def test_spaces_are_described():
     space = gymnax_spaces.Tuple((gymnax_spaces.Box(-jnp.inf, jnp.array([1.0, 2.0]), (2,)), MultiDiscrete([2, 3])))
     box, choices = spaces.describe(space)["parts"]
