@@ -4,9 +4,9 @@
     python benchmarks/papers/training_control_rates.py [--seeds 5] [--only cosine] [--report]
 
 An agent is trained on a distribution of tasks: networks of 32 hidden units on random teachers, with inputs of scales
-that differ by two orders of magnitude. Everything that it is compared with is tuned on the same distribution, at the
-cost of the agent's training. All are judged on held-out tasks: other data, other widths, longer budgets. A training
-has 20 stretches, and a learning rate holds for one of them, for agents and schedules alike.
+that differ by two orders of magnitude. Everything that it is compared with is tuned on the same distribution, with
+three times as many trainings as the agent learns from. All are judged on held-out tasks: other data, other widths,
+longer budgets. A training has 20 stretches, and a learning rate holds for one of them, for agents and schedules alike.
 
 There is one JSON file for each rival's tuning, and one for each arm and seed of the judgement, under
 results/training-control-rates/; a run that was stopped continues with what is missing.
@@ -42,15 +42,15 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "training-control-rates"
 PICTURE = HERE / "training-control-rates.png"
 SEEDS, STRETCHES = 5, 20
-NUM_ENVS, UPDATES = 64, 150  # of PPO: 9,600 trainings
-CANDIDATES, JUDGED, CHUNK = 50, 24, 48
+NUM_ENVS, GROUP, UPDATES = 64, 8, 100  # of PPO: 6,400 trainings
+CANDIDATES, TUNED, JUDGED, CHUNK = 50, 384, 12, 48  # tuning: 19,200 trainings
 TRAINING, JUDGING, TUNING = 0, 1, 2  # purposes of keys
 CEILING = 2.0  # nats
 
 # --- tasks ------------------------------------------------------------------------------------------------------------
 
 
-def teachers(key: Any, num: int = 1200, num_inputs: int = 16, num_classes: int = 4) -> Data:
+def teachers(key: Any, num: int = 1040, num_inputs: int = 16, num_classes: int = 4) -> Data:
     """A random teacher: inputs of a scale in e^[-3, 1.5], of features that differ, and up to 10 % of random labels."""
     teacher_key, scale_key, feature_key, share_key, noisy_key, label_key = jax.random.split(key, 6)
     x, y = data.teacher_student(num, num_inputs, num_classes)(teacher_key)
@@ -71,10 +71,10 @@ class Task(NamedTuple):
     updates: int
 
 
-TRAINED = Task("teachers", (32,), 4, lambda: teachers, (800, 200, 200), 10)
+TRAINED = Task("teachers", (32,), 4, lambda: teachers, (640, 200, 200), 10)
 HELD_OUT = {
     "digits": Task("digits, 32 units, 200 updates", (32,), 10, data.digits, (1000, 300, 400), 10),
-    "digits-long": Task("digits, 64 and 64 units, 600 updates", (64, 64), 10, data.digits, (1000, 300, 400), 30),
+    "digits-long": Task("digits, 32 and 32 units, 600 updates", (32, 32), 10, data.digits, (1000, 300, 400), 30),
     "spirals": Task("two spirals, 64 units, 800 updates", (64,), 2, data.two_spirals, (500, 200, 300), 40),
     "cancer": Task("breast cancer, 16 units, 200 updates", (16,), 2, data.breast_cancer, (300, 100, 160), 10),
     "teacher": Task("teacher of 10 classes, 128 units, 400 updates", (128,), 10,
@@ -82,18 +82,32 @@ HELD_OUT = {
 }  # fmt: skip
 
 
-def environment(task: Task, control: Any = None, optimizer: InnerOptimizer | None = None) -> TrainingControl:
-    """The environment of a task."""
+def environment(
+    task: Task, control: Any = None, optimizer: InnerOptimizer | None = None, steps: int = STRETCHES
+) -> TrainingControl:
+    """The environment of a task, whose updates are split into so many steps."""
     model = models.with_head(networks.MLP(task.hidden), task.num_classes)
     return TrainingControl(
-        model, task.data(), *task.sizes, updates_per_step=task.updates, batch_size=32, budget=STRETCHES,
-        actions=control, optimizer=optimizer,
+        model, task.data(), *task.sizes, updates_per_step=task.updates * STRETCHES // steps, batch_size=32,
+        budget=steps, actions=control, optimizer=optimizer,
     )  # fmt: skip
 
 
 def params_of(spread: float = 0.0) -> Any:
     """Momentum 0.9, from a rate of 0.01; in the agent's training it starts within `spread` nats of that."""
     return TrainingControlParams(Settings(optimizer=MOMENTUM), spread, CEILING, STRETCHES)
+
+
+def scheduled(rate: optax.Schedule) -> InnerOptimizer:
+    """The package's optimisers with a schedule of the learning rate, by the number of updates."""
+    inner = optimizers.first_order()
+
+    def update(grads, state, params, settings):
+        state, count = state
+        updates, state = inner.update(grads, state, params, settings._replace(learning_rate=rate(count)))
+        return updates, (state, count + 1)
+
+    return InnerOptimizer(lambda params: (inner.init(params), jnp.zeros((), jnp.int32)), update)
 
 
 # --- rivals -----------------------------------------------------------------------------------------------------------
@@ -166,14 +180,12 @@ def training(task: Task, name: str, kept: tuple[str, ...]) -> Callable[..., Any]
 
     def program(candidate, keys):
         rates, kind = candidate if rival.optimizer is None else (rival.shape(candidate)(jnp.asarray(USED)), MOMENTUM)
-        inner, own = None, lambda used: rates[jnp.round(used * STRETCHES).astype(int)]
-        if rival.optimizer is not None:
-            inner = rival.optimizer(candidate, lambda count: rates[jnp.minimum(count // task.updates, STRETCHES - 1)])
-            own = schedules.constant(1.0)
-        env = environment(task, optimizer=inner)
-        params = params_of()
-        params = params.replace(settings=params.settings._replace(optimizer=kind))
-        play = lambda key: schedules.rollout(key, env, params, STRETCHES, schedules.follow(own))
+        rate = lambda count: rates[jnp.minimum(count // task.updates, STRETCHES - 1)]
+        inner = scheduled(rate) if rival.optimizer is None else rival.optimizer(candidate, rate)
+        # nothing is decided on the way, so all updates are one step, whose losses are computed once
+        env = environment(task, optimizer=inner, steps=1)
+        params = TrainingControlParams(Settings(1.0, optimizer=kind), ceiling=CEILING, max_steps_in_episode=1)
+        play = lambda key: schedules.rollout(key, env, params, 1, schedules.follow(schedules.constant(1.0)))
         return jax.vmap(lambda key: outcome(play(key), kept))(keys)
 
     return program
@@ -203,7 +215,7 @@ def tune(name: str) -> None:
     path = RESULTS / "tuning" / f"{name}.json"
     if path.exists():
         return
-    keys = keys_of(TUNING, 0, NUM_ENVS * UPDATES // CANDIDATES)
+    keys = keys_of(TUNING, 0, TUNED)
     program, begin = training(TRAINED, name, ()), time.perf_counter()
     rival = rivals()[name]
     gain = lambda c, keys: program(c, keys)["gain"]
@@ -249,12 +261,8 @@ class Arm(NamedTuple):
 def agents() -> dict[str, Arm]:
     """Agents by their keys."""
     steps = float(NUM_ENVS * STRETCHES * UPDATES)
-    hp = ppo(learning_rate=1e-3, anneal_steps=steps, gae_lambda=0.95)
-    return {
-        "ppo": Arm("PPO, rate × 4^a, a in [-1, 1]", actions.change({"learning_rate": float(np.log(4))}), hp),
-        "ppo-discrete": Arm("PPO, rate × ¼, ½, 1, 2 or 4", actions.scale_rate((0.25, 0.5, 1.0, 2.0, 4.0)),
-                            ppo(learning_rate=1e-3, anneal_steps=steps, gae_lambda=0.95, entropy_cost=0.003)),
-    }  # fmt: skip
+    hp = ppo(learning_rate=1e-3, anneal_steps=steps, gae_lambda=0.95, num_epochs=6, normalize_obs=True)
+    return {"ppo": Arm("PPO, rate × 4^a, a in [-1, 1]", actions.change({"learning_rate": float(np.log(4))}), hp)}
 
 
 @cache
@@ -274,7 +282,7 @@ def run_agent(name: str, seed: int) -> None:
         return
     report.note(f"{arm.about}: seed {seed}, {UPDATES} updates")
     begin, env = time.perf_counter(), environment(TRAINED, arm.actions)
-    state, curve = train(env, params_of(spread=2.3), arm.hp, NUM_ENVS, UPDATES, seed)
+    state, curve = train(env, params_of(spread=2.3), arm.hp, NUM_ENVS, UPDATES, seed, GROUP)
     seconds, found = time.perf_counter() - begin, {}
     for i, (at, task) in enumerate(HELD_OUT.items()):
         out = agent_program(task, name)(state, keys_of(JUDGING, seed * len(HELD_OUT) + i, JUDGED))
@@ -340,7 +348,7 @@ def write_report() -> None:
         "## Learning rates of networks",
         "",
         f"`python benchmarks/papers/training_control_rates.py`. {NUM_ENVS * UPDATES:,} trainings on random teachers "
-        "for each agent and for the tuning of each rival; all are then judged on held-out tasks, with "
+        f"for each agent, and {CANDIDATES * TUNED:,} for the tuning of each rival; all are then judged on held-out tasks, with "
         f"{JUDGED} networks for each task and seed, which are the same for all. The score is the log test loss above "
         "that of the best of 25 constant rates for the held-out task itself (b), a mean over tasks; below 0 is better "
         "than (b). The constant rate that is tuned on the training tasks is (a).",
