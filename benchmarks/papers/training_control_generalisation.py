@@ -180,8 +180,9 @@ def write_report() -> None:
         "## Generalisation: regularisation that an agent chooses",
         "",
         "`python benchmarks/papers/training_control_generalisation.py`. A network of 64 hidden units on few of the "
-        f"digits, Adam, {NUM_UPDATES} updates of 20 images. PPO chooses dropout, label smoothing and weight decay {STRETCHES} times in a "
-        f"training; it learned on {TRAINED_ON} images of one half of the digits, in {NUM_ENVS * UPDATES:,} trainings, "
+        f"digits, Adam, {NUM_UPDATES} updates of {BATCH} images. PPO chooses dropout, label smoothing and weight decay "
+        f"{STRETCHES} times in a training; it learned on {TRAINED_ON} images of one half of the digits, in "
+        f"{NUM_ENVS * UPDATES:,} trainings, "
         "as many as the random search had. Judged on the other half: means over "
         f"{JUDGED} trainings for each seed, the same for all. The gap is the accuracy on training images minus that on "
         "test images. Means of seeds with 95 % intervals.",
