@@ -373,10 +373,10 @@ def write_report() -> None:
         "",
         f"`python benchmarks/papers/training_control_rates.py`. {NUM_ENVS * UPDATES:,} trainings on random teachers "
         f"for each agent, and {CANDIDATES * TUNED:,} for the tuning of each rival; all are then judged on held-out "
-        f"tasks, with {JUDGED} networks for each task and seed, which are the same for all. The score is the log test loss above "
-        "that of the best of 25 constant rates for the held-out task itself (b), a mean over tasks; below 0 is better "
-        "than (b). The constant rate that is tuned on the training tasks is (a). The gain is the fall of the log "
-        "validation loss on the training tasks, in nats, and what is tuned was chosen by it.",
+        f"tasks, with {JUDGED} networks for each task and seed, which are the same for all. The score is the log test "
+        "loss above that of the best of 25 constant rates for the held-out task itself (b), a mean over tasks; below "
+        "0 is better than (b). The constant rate that is tuned on the training tasks is (a). The gain is the fall of "
+        "the log validation loss on the training tasks, in nats, and what is tuned was chosen by it.",
         "",
         "| | log test loss above (b), mean [95 % interval] | least, most | seeds | gain | chosen |",
         "|---|---|---|---|---|---|",
