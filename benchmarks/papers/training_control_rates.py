@@ -355,6 +355,22 @@ FIRST = (
 )
 
 
+def verdict(name: str) -> str:
+    """Whether an agent reaches the target, as far as seeds tell."""
+    target = "The target: better than (a), intervals apart, and no worse than the tuned cosine."
+    ours, flat, cosine = (excess(x) for x in (name, "constant", "cosine"))
+    seeds = sorted(set(ours) & set(flat) & set(cosine))
+    if len(seeds) < SEEDS:
+        return f"{target} {names()[name]}: open, after {len(seeds)} of {SEEDS} seeds."
+    better = np.mean([ours[i] - flat[i] for i in seeds]) < 0 and against(name, "constant").endswith("| apart")
+    no_worse = statistics.interval([ours[i] - cosine[i] for i in seeds], statistics.mean)[0] <= 0
+    words = (
+        ("not better than (a) by that measure", "better than (a)")[better],
+        ("worse than", "no worse than")[no_worse],
+    )
+    return f"{target} {names()[name]}: {words[0]}, {words[1]} cosine."
+
+
 def names() -> dict[str, str]:
     """Arms by their keys."""
     return {key: arm.about for key, arm in agents().items()} | {key: rival.about for key, rival in rivals().items()}
@@ -403,6 +419,9 @@ def write_report() -> None:
         lines.append(f"| {arms[key]} | {' | '.join(cells)} |")
     best = {at: np.mean([oracle(seed)[at] for seed in seeds_of("constant")]) for at in HELD_OUT}
     lines.append(f"| best of 25 constants for the task (b) | {' | '.join(f'{x:.3f}' for x in best.values())} |")
+    missing = [about for key, about in names().items() if key not in arms]
+    lines += ["", *[verdict(key) for key in agents() if key in arms]]
+    lines += [f"Not run: {'; '.join(missing)}."] if missing else []
     lines += ["", FIRST, "", f"![learning rates of networks]({PICTURE.name})"]
     control_section("rates", "\n".join(lines))
     picture(arms, order)
@@ -418,7 +437,6 @@ def picture(arms: dict[str, str], order: list[str]) -> None:
         scores.plot(values, np.full(len(values), i), "C0." if key in agents() else "k.")
         scores.plot(np.mean(values), i, "C0o" if key in agents() else "ko")
     scores.axvline(0, color="grey", linewidth=0.7, linestyle=":")
-    scores.set_xscale("symlog", linthresh=0.1)
     scores.set(yticks=range(len(order)), yticklabels=[arms[key] for key in order], title="log test loss above (b)")
     scores.invert_yaxis()
     agent = next(key for key in order if key in agents()) if any(key in agents() for key in order) else None
