@@ -362,13 +362,15 @@ def verdict(name: str) -> str:
     seeds = sorted(set(ours) & set(flat) & set(cosine))
     if len(seeds) < SEEDS:
         return f"{target} {names()[name]}: open, after {len(seeds)} of {SEEDS} seeds."
-    better = np.mean([ours[i] - flat[i] for i in seeds]) < 0 and against(name, "constant").endswith("| apart")
+    lower = np.mean([ours[i] - flat[i] for i in seeds]) < 0
+    apart = against(name, "constant").endswith("| apart")
     no_worse = statistics.interval([ours[i] - cosine[i] for i in seeds], statistics.mean)[0] <= 0
-    words = (
-        ("not better than (a) by that measure", "better than (a)")[better],
-        ("worse than", "no worse than")[no_worse],
+    reached = "reached" if lower and apart and no_worse else "missed"
+    first = (
+        f"its mean is {'below' if lower else 'above'} (a)'s, their intervals are {'apart' if apart else 'not apart'}"
     )
-    return f"{target} {names()[name]}: {words[0]}, {words[1]} cosine."
+    second = f"the interval of its difference from cosine {'does not lie' if no_worse else 'lies'} above 0"
+    return f"{target} {names()[name]}: {reached}; {first}, and {second}."
 
 
 def names() -> dict[str, str]:
