@@ -16,10 +16,11 @@ import numpy as np
 from training_control_exact import write
 
 import purerl
-from purerl import build
+from purerl import build, rewards
 from purerl.core import Agent
 from purerl.envs.training_control import schedules
 from purerl.envs.training_control.environment import TrainingControl
+from purerl.rewards import Term
 from purerl.runs import report
 from purerl.runs.stream import measure
 
@@ -51,11 +52,34 @@ def controlled(env: TrainingControl, agent: Agent, num_steps: int, shown: tuple[
     return judge
 
 
-def train(env: TrainingControl, env_params: Any, hp: Any, num_envs: int, updates: int, seed: int) -> tuple[Any, Any]:
-    """PPO on whole trainings, with a progress bar: the agent's state, and the mean return of every chunk of updates."""
+def against_group(size: int) -> Term:
+    """The reward of a step, minus its mean over the `size` neighbours that train the same network.
+
+        r'ₜ = rₜ - bₜ,   and at the end of an episode minus Σ bₛ over the later steps s, which others have
+
+    Returns are then those of the environment minus the group's mean return, whenever an episode ends.
+    """
+
+    def relative(tr):
+        reward = jnp.where(tr.valid, tr.reward, 0.0)
+        mean = jnp.repeat(reward.reshape(len(reward), -1, size).mean(-1), size, axis=1)
+        later = jnp.flip(jnp.cumsum(jnp.flip(mean, 0), 0), 0) - mean
+        return tr.reward - mean - jnp.where(tr.terminated, later, 0.0)
+
+    return relative
+
+
+def train(
+    env: TrainingControl, env_params: Any, hp: Any, num_envs: int, updates: int, seed: int, group: int = 1
+) -> tuple[Any, Any]:
+    """PPO on whole trainings, with a progress bar: the agent's state, and the mean return of every chunk of updates.
+
+    group: the number of neighbours that train the same network on the same data, and whose mean return is a baseline.
+    """
     agent = build.agent(purerl.ppo, env.action_space(env_params))
     length = int(env_params.max_steps_in_episode)
-    make = lambda hp: purerl.learner(env, env_params, agent(hp), num_envs, length)
+    own = {"group_size": group, "reward": rewards.term(against_group(group))} if group > 1 else {}
+    make = lambda hp: purerl.learner(env, env_params, agent(hp), num_envs, length, episodic=True, **own)
     measured = measure(
         make, hp, keys_of(0, seed, 1), jax.devices()[:1], updates, max(1, updates // 50), num_envs * length
     )

@@ -3,7 +3,7 @@
     pip install 'purerl[data]'
     python benchmarks/papers/training_control_generalisation.py [--seeds 5] [--report]
 
-The agent chooses dropout, label smoothing and weight decay at 20 times of a training on 200 images. Of the 1,797 digits
+The agent chooses dropout, label smoothing and weight decay at 5 times of a training on 200 images. Of the 1,797 digits
 it sees one half, and the other half is for the judgement, on 100, 200 and 400 images. A fixed setting of the three is
 found by random search on the first half, at the cost of the agent's training, for the same criterion: the final
 validation accuracy. There is one JSON file for each arm and seed under results/training-control-generalisation/, and a
@@ -37,9 +37,9 @@ from purerl.runs.devices import set_up_jax
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "training-control-generalisation"
 PICTURE = HERE / "training-control-generalisation.png"
-SEEDS, STRETCHES, UPDATES_PER_STEP, BATCH = 5, 20, 20, 20
-NUM_ENVS, UPDATES, CANDIDATES = 64, 100, 64  # 6,400 trainings, of PPO and of random search
-IMAGES, TRAINED_ON, JUDGED = (100, 200, 400), 200, 200
+SEEDS, STRETCHES, NUM_UPDATES, BATCH = 5, 5, 200, 20
+NUM_ENVS, GROUP, UPDATES, CANDIDATES = 64, 8, 40, 64  # 2,560 trainings, of PPO and of random search
+IMAGES, TRAINED_ON, JUDGED = (100, 200, 400), 200, 100
 CONTROLS = ("dropout", "label_smoothing", "weight_decay")
 TRAINING, JUDGING, SEARCHING, DRAWING = 0, 1, 2, 3  # purposes of keys
 
@@ -58,16 +58,21 @@ def final_accuracy(transitions: Transition) -> Any:
 
 
 @cache
-def environment(part: int, images: int) -> TrainingControl:
-    """Networks of 64 hidden units, Adam, 400 updates, on so many images of one half."""
+def environment(part: int, images: int, steps: int = STRETCHES) -> TrainingControl:
+    """Networks of 64 hidden units, Adam, 200 updates, on so many images of one half.
+
+    The first half is for training the agent and for the search alone, so that its images that no network is trained on
+    are all for validation but for a few.
+    """
+    validation, test = ((len(halves()[0].y) - images - 20), 20) if part == 0 else (200, 298)
     model = models.with_head(networks.MLP((64,), activation=jax.nn.relu), 10, dropout=True)
     return TrainingControl(
-        model, halves()[part], images, 200, 298, updates_per_step=UPDATES_PER_STEP, batch_size=BATCH,
-        budget=STRETCHES, actions=actions.choose(*CONTROLS), reward=final_accuracy,
+        model, halves()[part], images, validation, test, updates_per_step=NUM_UPDATES // steps, batch_size=BATCH,
+        budget=steps, actions=actions.choose(*CONTROLS), reward=final_accuracy,
     )  # fmt: skip
 
 
-BEFORE = Settings(learning_rate=3e-3, optimizer=ADAM)  # without dropout, label smoothing and weight decay
+BEFORE = Settings(learning_rate=5e-3, optimizer=ADAM)  # without dropout, label smoothing and weight decay
 
 
 PARAMS = TrainingControlParams(BEFORE, max_steps_in_episode=STRETCHES)
@@ -76,7 +81,7 @@ PARAMS = TrainingControlParams(BEFORE, max_steps_in_episode=STRETCHES)
 def hyperparameters() -> Any:
     """PPO's."""
     steps = float(NUM_ENVS * STRETCHES * UPDATES)
-    return ppo(learning_rate=1e-3, anneal_steps=steps, gae_lambda=1.0)
+    return ppo(learning_rate=3e-3, anneal_steps=steps, gae_lambda=1.0, normalize_obs=True)
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -85,12 +90,13 @@ def hyperparameters() -> Any:
 @cache
 def fixed(part: int, images: int) -> Any:
     """Trainings with one setting: `(settings, keys [n]) -> outcomes [n]`."""
-    env = environment(part, images)
+    env = environment(part, images, 1)  # nothing is decided on the way, so all updates are one step
+    params = PARAMS.replace(max_steps_in_episode=1)
 
     @jax.jit
     def judge(settings, keys):
         control = lambda carry, obs, now, used: (carry, settings)
-        play = lambda key: schedules.rollout(key, env, PARAMS, STRETCHES, control)
+        play = lambda key: schedules.rollout(key, env, params, 1, control)
         return jax.vmap(lambda key: outcome(play(key), (*LAST, "score"), CONTROLS))(keys)
 
     return judge
@@ -106,7 +112,7 @@ def random_search(seed: int) -> dict[str, Any]:
     tried = jax.random.uniform(keys_of(SEARCHING, seed, 1)[0], (CANDIDATES, len(CONTROLS)), minval=-1.0)
     program = lambda action, keys: fixed(0, TRAINED_ON)(settings_of(action), keys)["score"]
     num = NUM_ENVS * UPDATES // CANDIDATES
-    scores = search(f"random search, seed {seed}", program, tried, keys_of(SEARCHING, seed + 1000, num), 50)
+    scores = search(f"random search, seed {seed}", program, tried, keys_of(SEARCHING, seed + 1000, num), 40)
     best = int(scores.argmax())
     found = {name: float(getattr(settings_of(tried[best]), name)) for name in CONTROLS}
     return {"trainings": num * CANDIDATES, "chosen": found, "scores": rounded(scores)}
@@ -118,7 +124,7 @@ def judged(program: Any, seed: int) -> dict[str, Any]:
     for images in IMAGES:
         out = program(images)(keys_of(JUDGING, seed * 1000 + images, JUDGED))
         mean = {name: float(np.mean(out[name])) for name in LAST[1:]}
-        found[str(images)] = mean | {name: np.mean(out[name], axis=0) for name in CONTROLS}
+        found[str(images)] = mean | {name: np.resize(np.mean(out[name], axis=0), STRETCHES) for name in CONTROLS}
     return rounded(found, 7)  # weight decay is small
 
 
@@ -139,7 +145,7 @@ def run(arm: str, seed: int) -> None:
     begin, more = time.perf_counter(), {}
     if arm == "ppo":
         env = environment(0, TRAINED_ON)
-        state, curve = train(env, PARAMS, hyperparameters(), NUM_ENVS, UPDATES, seed)
+        state, curve = train(env, PARAMS, hyperparameters(), NUM_ENVS, UPDATES, seed, GROUP)
         more = {"trainings": NUM_ENVS * UPDATES, "curve": curve, "hyperparameters": vars(hyperparameters())}
 
         def program(images):
@@ -174,8 +180,9 @@ def write_report() -> None:
         "## Generalisation: regularisation that an agent chooses",
         "",
         "`python benchmarks/papers/training_control_generalisation.py`. A network of 64 hidden units on few of the "
-        "digits, Adam, 400 updates of 20 images. PPO chooses dropout, label smoothing and weight decay 20 times in a "
-        f"training; it learned on {TRAINED_ON} images of one half of the digits, in {NUM_ENVS * UPDATES:,} trainings, "
+        f"digits, Adam, {NUM_UPDATES} updates of {BATCH} images. PPO chooses dropout, label smoothing and weight decay "
+        f"{STRETCHES} times in a training; it learned on {TRAINED_ON} images of one half of the digits, in "
+        f"{NUM_ENVS * UPDATES:,} trainings, "
         "as many as the random search had. Judged on the other half: means over "
         f"{JUDGED} trainings for each seed, the same for all. The gap is the accuracy on training images minus that on "
         "test images. Means of seeds with 95 % intervals.",
@@ -220,11 +227,11 @@ def picture() -> None:
                 ax.plot(np.full(len(values), at), values, f"C{i}.", label=about if j == 0 else None)
         ax.set(xticks=range(len(IMAGES)), xticklabels=[f"{x} images" for x in IMAGES], title=title)
     axes[0].legend(fontsize=8)
-    used = np.arange(STRETCHES) / STRETCHES
+    used = np.arange(STRETCHES + 1) / STRETCHES
     for ax, name in zip(axes[2:], CONTROLS, strict=True):
         for arm, color in (("fixed", "C1"), ("ppo", "C2")):
             for x in of_arm(arm, TRAINED_ON).values():
-                ax.plot(used, x[name], color, alpha=0.7)
+                ax.step(used, [*x[name], x[name][-1]], color, where="post", alpha=0.7)
         ax.set(xlabel="fraction of the budget", title=name.replace("_", " "))
     axes[-1].set_yscale("log")
     figure.savefig(PICTURE, dpi=110)
