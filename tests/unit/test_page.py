@@ -80,7 +80,7 @@ def test_environments_step_as_gymnax_does(key):
     steps = json.loads(ran.stdout)
     for at, (name, (_, _, states, _, _)) in enumerate(jobs.items()):
         numbers, want = np.array([row[:-1] for row in steps[60 * at : 60 * at + 60]]), np.asarray(found[name])
-        np.testing.assert_allclose(numbers, want, rtol=2e-5, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(numbers, want, rtol=2e-4, atol=2e-5, err_msg=name)  # float64 and float32
         assert steps[60 * at][-1] == states.shape[1]
         assert name == "Pendulum-v1" or 0 < want[:, -1].sum() < 60
 
