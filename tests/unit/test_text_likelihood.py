@@ -199,6 +199,7 @@ def test_terms_by_name_are_those_of_the_module(monkeypatch):
         "chrf": ("chrf", task),
         "sentiment": ("sentiment", "tokenizer", ("vader_lexicon",)),
         "fluency": ("fluency", "model", "params", task),
+        "perplexity": ("perplexity", "model", "params", task),
         "repetition": ("repetition_penalty", 5),
         "distinct": ("distinct", 5),
         "overlong": ("overlong_penalty", 5, 9, 2),
