@@ -85,7 +85,6 @@ def test_the_schedule_trains_a_model_without_agents(optimised):
     assert schedules.load(optimised / "schedule.json")(3) == schedules.load(optimised / "schedule.csv")(3)
 
 
-@pytest.mark.wide
 def test_a_resumed_search_finds_the_same_schedule(optimised, tmp_path, monkeypatch):
     directory = tmp_path / "resumed"
     with monkeypatch.context() as patch:
