@@ -39,7 +39,7 @@ def points_of(config: dict[str, Any]) -> list[Point]:
 def short(value: Any) -> str:
     """A value of an option in a table and in a folder's name.
 
-    >>> short((64, 64)), short(4), short("/work/own.py:torso")
+    >>> short((64, 64)), short(4), short("parts/own.py:torso")
     ('64-64', '4', 'own.py:torso')
     """
     return "-".join(map(str, value)) if isinstance(value, tuple) else str(value).rpartition("/")[2]
