@@ -31,14 +31,13 @@ from typing import Any
 
 import click
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
 import purerl
-from purerl import normalize
 from purerl.export import folder, page, programs, saving
 from purerl.runs import options, plans, sweeps
+from purerl.testing.checks import initial_state
 
 RESULTS = Path(__file__).parent / "results" / "deployment"
 SPACES = {"CartPole-v1": "Discrete", "MaskedGrid-v0": "Discrete, masked", "Pendulum-v1": "Box", "Platform-v0": "hybrid"}
@@ -69,17 +68,7 @@ def plan(agent: str, env: str, *words: str) -> Any:
 def begun(job: Any, key: Any) -> tuple[Any, Any]:
     """The agent of a plan, and an initial state whose normaliser, if it has one, has seen observations."""
     agent = job.agent(job.grid[0])
-
-    @jax.jit
-    def init(key):
-        obs, _ = jax.vmap(lambda key: job.env.reset(key, job.env_params))(jax.random.split(key, 3))
-        state = agent.init(key, obs)
-        if isinstance(state, normalize.NormalizedState):
-            seen = jax.tree.map(lambda x: 1 + 2 * jax.random.normal(key, (50, *x.shape[1:])), obs)
-            state = state._replace(moments=normalize.merge(state.moments, seen, jnp.ones(50, bool)))
-        return state
-
-    return agent, init(key)
+    return agent, initial_state(agent, job.env, job.env_params, key)
 
 
 def parity(only: str | None, hidden: int) -> None:

@@ -174,6 +174,7 @@ def first_failure(output: str) -> tuple[str, str]:
     said = match[2] or ""
     if not said or said.endswith(":"):  # NumPy's messages begin with an empty line
         said = " ".join([said, *re.findall(r"^E +(\S.*)$", output, re.MULTILINE)[1:4]])
+    said = said.replace(str(Path.home()), "~").replace(tempfile.gettempdir(), "")  # the machine's own paths
     return match[1], " ".join(said.split())[:160]
 
 

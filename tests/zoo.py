@@ -273,14 +273,4 @@ def begun(name) -> tuple[Row, purerl.Agent, Any]:
     """A row, its agent, and an initial state whose normaliser, if it has one, has seen observations."""
     own = row(name)
     agent = own.agent(own.hp)
-
-    @jax.jit
-    def init(key):
-        obs, _ = jax.vmap(lambda key: own.env.reset(key, own.env_params))(jax.random.split(key, 3))
-        state = agent.init(key, obs)
-        if isinstance(state, normalize.NormalizedState):
-            seen = jax.tree.map(lambda x: 1 + 2 * jax.random.normal(key, (50, *x.shape[1:])), obs)
-            state = state._replace(moments=normalize.merge(state.moments, seen, jnp.ones(50, bool)))
-        return state
-
-    return own, agent, init(jax.random.key(0))
+    return own, agent, checks.initial_state(agent, own.env, own.env_params, jax.random.key(0))

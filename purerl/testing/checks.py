@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purerl import distributions, networks, training
+from purerl import distributions, networks, normalize, training
 from purerl.core import Agent, Learner, Reward, Transition
 from purerl.training.loop import as_arrays
 
@@ -22,6 +22,21 @@ def _leaves(tree: Any) -> list[tuple[str, Any]]:
 def _plain(x: Any) -> np.ndarray:
     is_key = jnp.issubdtype(jnp.asarray(x).dtype if not hasattr(x, "dtype") else x.dtype, jax.dtypes.prng_key)
     return np.asarray(jax.random.key_data(x) if is_key else x)
+
+
+def initial_state(agent: Agent, env: Any, env_params: Any, key: Any) -> Any:
+    """An agent's initial state, whose normaliser, if it has one, has seen observations."""
+
+    @jax.jit
+    def init(key):
+        obs, _ = jax.vmap(lambda key: env.reset(key, env_params))(jax.random.split(key, 3))
+        state = agent.init(key, obs)
+        if isinstance(state, normalize.NormalizedState):
+            seen = jax.tree.map(lambda x: 1 + 2 * jax.random.normal(key, (50, *x.shape[1:])), obs)
+            state = state._replace(moments=normalize.merge(state.moments, seen, jnp.ones(50, bool)))
+        return state
+
+    return init(key)
 
 
 def assert_same_structure(a: Any, b: Any, what: str) -> None:
