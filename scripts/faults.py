@@ -990,7 +990,8 @@ FAULTS = [
         "A resumed run forgets its optimizer",
         "runs/execute.py",
         "            saved = first, state, notes\n",
-        "            begun = training.batch(plan.make)(plan.hp()).init(plan.run_keys())\n"
+        "            from purerl.runs.plan import initializer\n"
+        "            begun = initializer(plan)(plan.hp(), plan.run_keys())\n"
         "            state = state._replace(agent=state.agent._replace(opt_state=begun.agent.opt_state))\n"
         "            saved = first, state, notes\n",
         ("runs/test_resume.py::test_stopped_twice_and_resumed_is_uninterrupted",),
@@ -999,7 +1000,8 @@ FAULTS = [
         "A resumed run forgets its replay",
         "runs/execute.py",
         "            saved = first, state, notes\n",
-        "            begun = training.batch(plan.make)(plan.hp()).init(plan.run_keys())\n"
+        "            from purerl.runs.plan import initializer\n"
+        "            begun = initializer(plan)(plan.hp(), plan.run_keys())\n"
         "            if hasattr(state.agent, 'replay'):\n"
         "                state = state._replace(agent=state.agent._replace(replay=begun.agent.replay))\n"
         "            saved = first, state, notes\n",
@@ -1009,7 +1011,8 @@ FAULTS = [
         "A resumed run begins new episodes",
         "runs/execute.py",
         "            saved = first, state, notes\n",
-        "            begun = training.batch(plan.make)(plan.hp()).init(plan.run_keys())\n"
+        "            from purerl.runs.plan import initializer\n"
+        "            begun = initializer(plan)(plan.hp(), plan.run_keys())\n"
         "            state = state._replace(position=begun.position)\n"
         "            saved = first, state, notes\n",
         ("runs/test_resume.py::test_stopped_twice_and_resumed_is_uninterrupted",),

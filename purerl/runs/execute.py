@@ -12,10 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from purerl import training
 from purerl.runs import checkpoint, files, learned, loggers, milestones, report
 from purerl.runs.devices import usable_devices
-from purerl.runs.plan import Plan, Watch
+from purerl.runs.plan import Plan, Watch, like
 from purerl.runs.plans import plan_of_directory, plan_with
 from purerl.runs.progress import Progress
 from purerl.runs.record import Record, held, not_numbers, panel_of
@@ -25,11 +24,6 @@ from purerl.runs.stopped import Stopped
 from purerl.runs.stream import Chunk, Interrupts, results_so_far, stream, stride
 
 Start = tuple[dict[str, np.ndarray], dict[str, str]]
-
-
-def like(plan: Plan) -> Any:
-    """Shapes and dtypes of the state of all runs."""
-    return jax.eval_shape(lambda hp, keys: training.batch(plan.make)(hp).init(keys), plan.hp(), plan.run_keys())
 
 
 def _chunks(plan: Plan, devices: list[Any], progress: Progress, first: int, state: Any) -> Iterator[Chunk]:

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from purerl import training
 from purerl.runs import checkpoint
-from purerl.runs.plan import Plan
+from purerl.runs.plan import Plan, initializer
 
 FILE = "initial.safetensors"  # in the directory of a run that started from a policy
 AGENT = "agent.safetensors"  # in the folder of an exported policy
@@ -55,7 +54,7 @@ def check(plan: Plan, leaves: dict[str, np.ndarray], optimizer: bool, source: Pa
 
 def state_of(plan: Plan, leaves: dict[str, np.ndarray]) -> Any:
     """The initial state of all runs with the given leaves in place of their own."""
-    state = jax.jit(lambda hp, keys: training.batch(plan.make)(hp).init(keys))(plan.hp(), plan.run_keys())
+    state = jax.jit(initializer(plan))(plan.hp(), plan.run_keys())
 
     def place(path, x):
         found = leaves.get(jax.tree_util.keystr(path))

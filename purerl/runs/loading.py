@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from purerl.runs import checkpoint, files, milestones
-from purerl.runs.execute import like
-from purerl.runs.plan import Plan
+from purerl.runs.plan import Plan, like
 from purerl.runs.plans import plan_of_directory
 from purerl.runs.record import Record
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purerl import training
 from purerl.runs import env_parameters
 from purerl.runs.stream import FEWEST_CHUNKS
 
@@ -126,3 +127,13 @@ def updates_per_chunk(config: dict[str, Any], num_updates: int, total_steps: int
     """The updates of one chunk: as the config says, or for 100 to 1000 chunks of a run."""
     chunks = config["chunks"] or min(max(total_steps // 200_000, FEWEST_CHUNKS), 1000)
     return config.get("updates_per_chunk") or max(1, num_updates // chunks)
+
+
+def initializer(plan: Plan) -> Callable[[Any, Any], Any]:
+    """`(hp, keys [R]) -> state` of all runs at their beginning; see `purerl.batch`."""
+    return lambda hp, keys: training.batch(plan.make)(hp).init(keys)
+
+
+def like(plan: Plan) -> Any:
+    """Shapes and dtypes of the state of all runs."""
+    return jax.eval_shape(initializer(plan), plan.hp(), plan.run_keys())

@@ -8,9 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from purerl import training
 from purerl.runs import checkpoint, files, milestones, report
-from purerl.runs.plan import Plan
+from purerl.runs.plan import Plan, initializer, like
 from purerl.runs.plans import plan_with
 
 
@@ -50,7 +49,7 @@ def _converted(plan: Plan, leaves: dict[str, np.ndarray], shapes: dict[str, Any]
             )
     at = int(leaves[".iteration"].max())
     keys = jax.vmap(lambda key: jax.random.fold_in(key, 2**31 + at))(plan.run_keys())  # not those of a beginning
-    fresh = checkpoint.to_host(jax.jit(lambda hp, keys: training.batch(plan.make)(hp).init(keys))(plan.hp(at), keys))
+    fresh = checkpoint.to_host(jax.jit(initializer(plan))(plan.hp(at), keys))
     stays = lambda name: not name.startswith(".position") and name in leaves and kind(leaves[name]) == kind(fresh[name])
     return {name: leaves[name] if stays(name) else x for name, x in fresh.items()}
 
@@ -63,8 +62,7 @@ def resize(plan: Plan, directory: Path, before: Plan) -> None:
     """
     folder = directory / files.CHECKPOINTS
     best = [path for path in [folder / f"{milestones.BEST}.safetensors"] if path.is_file()]
-    state = jax.eval_shape(lambda hp, keys: training.batch(plan.make)(hp).init(keys), plan.hp(), plan.run_keys())
-    shapes = checkpoint.shapes_of(state)
+    shapes = checkpoint.shapes_of(like(plan))
     new = {}
     for path in [*checkpoint.paths(folder), *folder.glob(f"{milestones.KEPT}/*.safetensors"), *best]:
         try:

@@ -212,6 +212,13 @@ def check_batch(make: Callable[[Any], Learner], hp: Any, keys: Any) -> None:
     assert_close(jax.tree.map(lambda x: x[1], several.agent), one.agent, "one of a batch against itself alone")
 
 
+def _num_choices(part: Any) -> np.ndarray:
+    """The number of values of each entry of a discrete space; bits have two."""
+    return np.asarray(
+        part.nvec if hasattr(part, "nvec") else part.n if distributions.is_discrete(part) else 2, np.int32
+    )
+
+
 def _random_action(space: Any, key: Any) -> Any:
     """A random action, as policies have them: choices are counted from 0."""
     parts, structure = jax.tree.flatten(distributions.tree_of(space))
@@ -221,8 +228,7 @@ def _random_action(space: Any, key: Any) -> Any:
             x = part.sample(key)
             return x - first if np.any(first := distributions.first_of(part)) else x
         if not hasattr(part, "low"):  # gymnasium's spaces have a generator of their own and take no key
-            count = part.nvec if hasattr(part, "nvec") else part.n if distributions.is_discrete(part) else 2
-            return jax.random.randint(key, part.shape, 0, np.asarray(count, np.int32))
+            return jax.random.randint(key, part.shape, 0, _num_choices(part))
         low, high = np.asarray(part.low, np.float32), np.asarray(part.high, np.float32)
         bounded = np.isfinite(low) & np.isfinite(high)
         uniform = jax.random.uniform(
@@ -319,9 +325,8 @@ def _outside(part: Any, x: np.ndarray) -> np.ndarray:
     if hasattr(part, "low"):
         low, high = np.asarray(part.low, np.float64), np.asarray(part.high, np.float64)
     else:
-        count = part.nvec if hasattr(part, "nvec") else part.n if distributions.is_discrete(part) else 2
         low = np.asarray(distributions.first_of(part))
-        high = low + np.asarray(count) - 1
+        high = low + _num_choices(part) - 1
     return (x < low - 1e-4) | (x > high + 1e-4)
 
 
