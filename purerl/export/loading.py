@@ -86,6 +86,8 @@ class Policy:
                 raise ValueError(f"{port['name']} is {given}; it must be {_shape(port)}{said}")
             arrays.append(x)
         outputs = self.program(*arrays)
+        if len(outputs) != len(self.about["outputs"]):
+            raise ValueError(f"the program has {len(outputs)} outputs; policy.json lists {len(self.about['outputs'])}")
         return {port["name"]: x for port, x in zip(self.about["outputs"], outputs, strict=True)}
 
     def memory(self, batch: int) -> tuple[np.ndarray, ...]:

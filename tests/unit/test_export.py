@@ -114,22 +114,32 @@ def test_observations_of_another_shape_or_dtype_are_refused(change, message, exp
         policy(obs)
     with pytest.raises(ValueError, match=r"there is no input 'nosuch'; the inputs are obs.action_mask, obs.cell"):
         policy.run({"nosuch": 1})
+    obs = {**obs, "cell": np.zeros((2, 16), np.float32)}
     with pytest.raises(ValueError, match="memory or reset is given, and the policy has no memory"):
-        policy({**obs, "cell": np.zeros((2, 16), np.float32)}, reset=np.ones(2, bool))
+        policy(obs, reset=np.ones(2, bool))
+    with pytest.raises(ValueError, match=r"the program has 2 outputs; policy.json lists 1"):
+        loading.Policy(policy.about, lambda *_: (1, 2))(obs)
 
 
-def test_folders_that_are_changed_newer_or_expired_are_refused(copied, monkeypatch):
-    refused = lambda directory, message: pytest.raises(ValueError, match=message) and _refused(directory, message)
-    refused(copied(format=2), r"has format 2; this version reads format 1; a newer version of purerl reads it")
-    refused(copied(format=1, inputs=[{"name": "obs"}]), "is damaged: an input or output lacks")
-    refused(copied(inputs=[], readable_until="soon"), "readable_until is no date")
-    refused(copied(versions={"jax": "0.1"}, readable_until="2020-01-01"), "could be read until 2020-01-01, and this is")
-    directory = copied(files={})
-    refused(directory, "it has no program")
+def test_folders_that_are_changed_newer_or_expired_are_refused(copied, exported):
+    sound = json.loads((exported / folder.ABOUT).read_text())
+    port = sound["inputs"][0]
+    refused = lambda message, **changes: _refused(copied(**{**sound, **changes}), message)
+    refused(r"has format 2; this version reads format 1; a newer version of purerl reads it", format=2)
+    refused("readable_until is no date", readable_until="soon")
+    refused("could be read until 2020-01-01, and this is", versions={"jax": "0.1"}, readable_until="2020-01-01")
+    refused("is damaged: versions is missing or malformed", versions="0.1")
+    for change in ({"name": None}, {"path": "x"}, {"path": [[]]}, {"shape": ["batch", -1]}, {"dtype": "O"}):
+        refused("is damaged: name, path, shape or dtype of an input", inputs=[{**port, **change}])
+    for changes in ({"inputs": []}, {"inputs": [{**port, "name": "x"}]}, {"inputs": [port, port]}, {"outputs": []}):
+        refused("is damaged: it has no observation, no output, or two of one name", **changes)
+    refused("is damaged: files has no hash of some", files={folder.STABLEHLO: 5})
+    refused("it has no program", files={})
+    directory = copied(**{**sound, "files": {}})
     with pytest.raises(ValueError, match=r"has no policy.onnx; it has no program"):
         purerl.export.load(directory, folder.ONNX)
     (directory / folder.ABOUT).unlink()
-    refused(directory, "is not an exported policy: it has no policy.json")
+    _refused(directory, "is not an exported policy: it has no policy.json")
 
 
 def _refused(directory, message):
@@ -173,7 +183,9 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path):
         folder.write(tmp_path / "new", {"a": b"1", "b/c": b"2"}, about)
     assert not list(tmp_path.iterdir())
     (tmp_path / "new").mkdir()  # an empty one is taken
-    folder.write(tmp_path / "new", {"a": b"1"}, about)
+    folder.write(tmp_path / "new", {"a": b"1"}, {**about, "format": 9, "files": {"a": {"sha256": "0"}}})
+    found = json.loads((tmp_path / "new" / folder.ABOUT).read_text())
+    assert found["format"] == folder.FORMAT and found["files"]["a"]["sha256"] == folder.sha256(b"1")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["README.md", "a", "policy.json"]
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
