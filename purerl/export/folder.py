@@ -132,8 +132,9 @@ def check_date(directory: Path, about: Mapping[str, Any], version: str) -> None:
 
 
 def _example(port: Mapping[str, Any]) -> str:
-    shape = ", ".join("1" if n == "batch" else str(n) for n in port["shape"])
-    return f"np.zeros(({shape},), np.{'bool_' if port['dtype'] == 'bool' else port['dtype']})"
+    shape = tuple(1 if n == "batch" else n for n in port["shape"])
+    fill = "ones" if port["name"] == "reset" else "zeros"
+    return f"np.{fill}({shape}, np.{'bool_' if port['dtype'] == 'bool' else port['dtype']})"
 
 
 def readme(about: Mapping[str, Any]) -> str:
@@ -157,6 +158,11 @@ def readme(about: Mapping[str, Any]) -> str:
         ]
     if any(port["name"].startswith("noise") for port in about["inputs"]):
         lines += ["", "Actions are sampled: fill `noise` with independent uniform uint32 numbers at every step."]
+    if "most_tokens" in about:
+        lines += [
+            "",
+            f"A text has at most {about['most_tokens']} tokens, its prompt included; a further one replaces the last.",
+        ]
     if STABLEHLO in about["files"]:
         lines += [
             "",

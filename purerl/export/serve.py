@@ -92,8 +92,8 @@ def application(policy: loading.Policy, most_bytes: int = MOST_BYTES) -> Callabl
 
     `GET /health` says that it is ready, `GET /policy` returns policy.json, and `POST /act` takes the inputs of the
     program as a JSON object of lists by name, such as {"obs": [[0.0, 0.1, 0.0, 0.2]]}, and returns its outputs alike,
-    with null for numbers that are not finite. HEAD is answered where GET is. Errors are {"error": "..."}: 400 for inputs
-    that are not those of the program, 404, 405, 411 without a length, 413 for more than `most_bytes`.
+    with null for numbers that are not finite. HEAD is answered where GET is. Errors are {"error": "..."}: 400 for
+    inputs that are not those of the program, 404, 405, 411 without a length, 413 for more than `most_bytes`.
     """
 
     def act(environ: Mapping[str, Any]) -> dict[str, Any]:

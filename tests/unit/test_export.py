@@ -3,6 +3,7 @@
 import collections
 import datetime
 import json
+import re
 import shutil
 import sys
 import types
@@ -188,6 +189,18 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path):
     assert found["format"] == folder.FORMAT and found["files"]["a"]["sha256"] == folder.sha256(b"1")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["README.md", "a", "policy.json"]
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_the_readme_begins_an_episode(tmp_path):
+    made = lambda name, dtype, *shape: {"name": name, "shape": [*shape], "dtype": dtype}
+    inputs = [made("obs", "float32", "batch", 3), made("reset", "bool", "batch"), made("noise", "uint32")]
+    about = {"versions": {"purerl": "1"}, "made": "today", "outputs": [], "inputs": inputs, "most_tokens": 7}
+    text = folder.readme({**about, "files": {folder.ONNX: {}}})
+    (code,) = (part.split("```")[0] for part in text.split("```python\n")[1:])
+    (feed,) = re.findall(r"inputs = (\{.*?\})\n", code, re.DOTALL)
+    found = eval(feed, {"np": np})
+    assert {name: x.shape for name, x in found.items()} == {"obs": (1, 3), "reset": (1,), "noise": ()}
+    assert found["reset"].all() and found["noise"].dtype == np.uint32 and "at most 7 tokens" in text
 
 
 # --- the comparison -------------------------------------------------------------------------------------------------

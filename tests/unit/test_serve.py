@@ -88,7 +88,10 @@ def test_bad_input_of_the_server_is_one_line(tmp_path, capsys):
         serve.main([str(tmp_path)])
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"purerl: error: {tmp_path} is not an exported policy: it has no policy.json\n"
-    for words, message in (("--port 70000", "--port is 70000; it must be from 0 to"), ("--threads 0", "it must be from 1 to 100")):
+    for words, message in (
+        ("--port 70000", "--port is 70000; it must be from 0 to"),
+        ("--threads 0", "it must be from 1 to 100"),
+    ):
         with pytest.raises(SystemExit):
             serve.main([str(tmp_path), *words.split()])
         assert message in capsys.readouterr().err
