@@ -126,6 +126,8 @@ class Policy:
 
     def _named(self, group: str, arrays: Sequence[Any]) -> dict[str, Any]:
         ports = self._groups.get(group, [])
+        if not isinstance(arrays, (tuple, list)):
+            raise ValueError(f"{group} is {type(arrays).__name__}; it must be a tuple of {len(ports)} arrays")
         if len(arrays) != len(ports):
             raise ValueError(f"{group} has {len(arrays)} arrays; the policy takes {len(ports)}")
         return {port["name"]: x for port, x in zip(ports, arrays, strict=True)}

@@ -7,6 +7,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,22 @@ import numpy as np
 OPSET = 18  # of the standard operators; ONNX Runtime of Python and of the web run it
 
 
+def _missing(name: str) -> ValueError:
+    return ValueError(f"ONNX needs the package {name}: pip install 'purerl[onnx]'")
+
+
 def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise ValueError(f"ONNX needs the package {name}: pip install 'purerl[onnx]'") from None
+        raise _missing(name) from None
+
+
+def check() -> None:
+    """Raise a ValueError if a package that writes or reads models is missing; none is imported."""
+    for name in ("jax2onnx", "onnx", "onnxruntime"):
+        if find_spec(name) is None:
+            raise _missing(name)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purerl import build, statistics, training
-from purerl.export import language, page, programs, saving
+from purerl.export import language, onnx, page, programs, saving
 from purerl.runs import env_parameters, learned, loading, pretraining, report
 from purerl.runs.evaluation import AT_ONCE, evaluation_key
 from purerl.runs.progress import progress_bar
@@ -49,7 +49,8 @@ def _runs(loaded: loading.Loaded, seed: str) -> list[int]:
         return [run for run in range(loaded.plan.num_runs) if run not in loaded.broken]
     if not seed.isdecimal():
         raise ValueError(f"--seed is {seed!r}; it must be best, all, or the number of a run, from 0")
-    loaded.one(int(seed))  # raises if there is no such run
+    if int(seed) >= loaded.plan.num_runs:
+        raise ValueError(f"--seed is {seed}; there are {loaded.plan.num_runs} runs, from 0")
     if int(seed) in loaded.broken:
         raise ValueError(f"--seed is {seed}; that run is not finite from iteration {loaded.broken[int(seed)]} on")
     return [int(seed)]
@@ -146,6 +147,8 @@ def export(
       ValueError: if the run has no checkpoint, or as `purerl.export.save`.
     """
     beside = _page(to, with_page, runtime)
+    if saving.ONNX in FORMATS[to]:
+        onnx.check()
     loaded = loading.load(run, code, checkpoint)
     text = "text" in loaded.plan.config or loaded.plan.config.get("kind") == pretraining.KIND
     if text and (seed != "best" or choose is not programs.greedy or beside or checkpoint):
@@ -182,7 +185,8 @@ def _say(folder: Path, about: dict[str, Any]) -> None:
             + (f", and {measured['differing_ties']} of ties" if measured["differing_ties"] else "")
         )
     if score := about["return"]:
+        cut = about["unfinished_episodes"]
         report.say(f"{about['run']['name']}: return {score['mean']:.1f} [{score['low']:.1f}, {score['high']:.1f}] in "
-                   f"{score['episodes']} episodes")  # fmt: skip
+                   f"{score['episodes']} episodes" + (f", {cut} of them cut short" if cut else ""))  # fmt: skip
     until = f"readable until {about['readable_until']}; " if saving.STABLEHLO.file in about["files"] else ""
     report.note(f"{until}`purerl.export.load({str(folder)!r})` gives policy(obs)")

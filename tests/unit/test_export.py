@@ -237,12 +237,21 @@ def test_a_discrete_action_may_differ_where_the_best_two_are_equal():
     found, margin = chosen.copy(), np.full(10, 1.0)
     found[0, 3], margin[3] = 1, 0.9e-5
     compare = lambda: parity.compare(program, [found], episodes_of({"action": chosen}, margin), "it")
-    assert compare()["differing_ties"] == 1 and compare()["discrete"] == 10
+    assert compare()["differing_ties"] == compare()["ties"] == 1 and compare()["discrete"] == 10
     margin[3] = 1.1e-5
     with pytest.raises(
         ValueError, match=r"differs from the agent's in 1 of 10 observations, where the best two are up"
     ):
         compare()
+
+
+def test_a_comparison_on_no_observation_is_refused(tmp_path):
+    """It would find no difference."""
+    row, agent, state = zoo.begun(NAME)
+    with pytest.raises(ValueError, match="steps is 0; it must be a positive int"):
+        purerl.export.save(tmp_path / "new", row.env, row.env_params, agent, state, jax.random.key(3), steps=0)
+    with pytest.raises(ValueError, match="steps is 0; it must be a positive int"):
+        language.save(tmp_path / "new", *a_language_model(), jax.random.key(1), 2, steps=0)
 
 
 def test_a_program_whose_normaliser_is_lost_is_refused():
@@ -313,6 +322,8 @@ def test_a_policy_with_memory_or_noise_is_called_by_its_parts():
         policy(obs, memory)
     with pytest.raises(ValueError, match="memory has 0 arrays; the policy takes 1"):
         policy(obs, (), None, noise)
+    with pytest.raises(ValueError, match="noise is ndarray; it must be a tuple of 1 arrays"):
+        policy(obs, memory, None, noise[0])
 
 
 def test_observations_may_have_any_names():
