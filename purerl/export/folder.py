@@ -14,6 +14,7 @@ from typing import Any
 FORMAT = 1
 ABOUT, README = "policy.json", "README.md"
 STABLEHLO, ONNX = "policy.stablehlo", "policy.onnx"
+PAGE, AGENT = "page.html", "agent.safetensors"  # of `export.page`, and what training can go on from
 READABLE_DAYS = 180  # jax.export reads programs that are up to six months old
 _PARTS = {"inputs": list, "outputs": list, "files": dict, "observation": dict, "action": dict, "versions": dict}
 _DTYPES = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")
@@ -193,6 +194,8 @@ def readme(about: Mapping[str, Any]) -> str:
             f"print(dict(zip({names}, outputs)))",
             "```",
         ]
+    if PAGE in about["files"]:
+        lines += ["", "## Browser", "", f"`python -m http.server` in this folder, then http://localhost:8000/{PAGE}."]
     lines += [
         "",
         "## purerl",
@@ -201,4 +204,6 @@ def readme(about: Mapping[str, Any]) -> str:
         "purerl.export.serve FOLDER` answers JSON over HTTP.",
         "",
     ]
+    if AGENT in about["files"]:
+        lines[-1:] = ["", f"`purerl train ... --init-from FOLDER` goes on from `{AGENT}`; no program reads it.", ""]
     return "\n".join(lines)

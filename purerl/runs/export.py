@@ -15,6 +15,7 @@ import numpy as np
 
 from purerl import build, statistics, training
 from purerl.export import language, onnx, page, programs, saving
+from purerl.export.folder import AGENT, PAGE
 from purerl.runs import env_parameters, learned, loading, pretraining, report
 from purerl.runs.evaluation import AT_ONCE, evaluation_key
 from purerl.runs.progress import progress_bar
@@ -102,7 +103,7 @@ def _policy(
     play = partial(training.evaluate, one.env, one.env_params, agent, max_steps=limit, greedy=greedy)
     out_of = jax.jit(lambda state, key: play(state, key, num_episodes=episodes, at_once=AT_ONCE))(state, returns_key)
     about["unfinished_episodes"] = int((~out_of.finished).sum())
-    files = {learned.AGENT: learned.packed(one.state)}
+    files = {AGENT: learned.packed(one.state)}
     where, returns = (one.env, one.env_params), np.asarray(out_of.returns)
     more = {"files": files, **({"beside": beside} if beside else {})}
     return saving.save(out, *where, agent, state, parity_key, choose, to, returns, about, **more)
@@ -188,5 +189,7 @@ def _say(folder: Path, about: dict[str, Any]) -> None:
         cut = about["unfinished_episodes"]
         report.say(f"{about['run']['name']}: return {score['mean']:.1f} [{score['low']:.1f}, {score['high']:.1f}] in "
                    f"{score['episodes']} episodes" + (f", {cut} of them cut short" if cut else ""))  # fmt: skip
+    if PAGE in about["files"]:
+        report.say(f"the page: python -m http.server -d {folder}, then http://localhost:8000/{PAGE}")
     until = f"readable until {about['readable_until']}; " if saving.STABLEHLO.file in about["files"] else ""
     report.note(f"{until}`purerl.export.load({str(folder)!r})` gives policy(obs)")

@@ -15,7 +15,6 @@ from purerl.runs import checkpoint
 from purerl.runs.plan import Plan, initializer
 
 FILE = "initial.safetensors"  # in the directory of a run that started from a policy
-AGENT = "agent.safetensors"  # in the folder of an exported policy
 LEARNED = ("params", "target_params", "moments")  # fields of an agent's state
 OPTIMIZER = ("opt_state",)
 

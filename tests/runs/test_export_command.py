@@ -10,6 +10,7 @@ import pytest
 from commands import OWN, command, newest, train, train_own
 
 import purerl
+from purerl.export import folder
 from purerl.runs import checkpoint, export, learned, loading
 
 FEW = ("--episodes", 3, "--max-steps", 5)
@@ -39,7 +40,7 @@ def test_a_runs_policy_is_exported(whole, tmp_path, capsys):
     obs = np.linspace(-1, 1, 80, dtype=np.float32).reshape(20, 4)
     agent = one.agent(jax.tree.map(jnp.float32, one.hp))
     np.testing.assert_array_equal(purerl.export.load(out)(obs), agent.greedy(one.state.agent, (), obs)[0])
-    there = checkpoint.read(out / learned.AGENT)[0]
+    there = checkpoint.read(out / folder.AGENT)[0]
     assert there and all((x == newest(whole)[name][number]).all() for name, x in there.items())
     assert command("export", whole, "--out", out) == 2
     assert f"{out} exists and is not empty; give another --out" in capsys.readouterr().err.replace("\n", " ")

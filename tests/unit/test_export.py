@@ -195,7 +195,8 @@ def test_the_readme_begins_an_episode(tmp_path):
     made = lambda name, dtype, *shape: {"name": name, "shape": [*shape], "dtype": dtype}
     inputs = [made("obs", "float32", "batch", 3), made("reset", "bool", "batch"), made("noise", "uint32")]
     about = {"versions": {"purerl": "1"}, "made": "today", "outputs": [], "inputs": inputs, "most_tokens": 7}
-    text = folder.readme({**about, "files": {folder.ONNX: {}}})
+    text = folder.readme({**about, "files": {name: {} for name in (folder.ONNX, folder.PAGE, folder.AGENT)}})
+    assert "http://localhost:8000/page.html" in text and "goes on from `agent.safetensors`" in text
     (code,) = (part.split("```")[0] for part in text.split("```python\n")[1:])
     (feed,) = re.findall(r"inputs = (\{.*?\})\n", code, re.DOTALL)
     found = eval(feed, {"np": np})
