@@ -29,6 +29,8 @@ OF_ENVIRONMENT = ("observe", "time_limit", "sticky_actions")  # wrappers that th
 def best(loaded: loading.Loaded) -> int:
     """The run with the largest mean return of its last episodes in training, among those that are not broken.
 
+    The last ones are those before the checkpoint that is loaded, which may be an early one.
+
     Raises:
       ValueError: if there is none.
     """
@@ -38,7 +40,9 @@ def best(loaded: loading.Loaded) -> int:
         raise ValueError("every run is broken: its state is not finite")
     if "episode_return" not in columns or len(sound) == 1:
         return sound[0]
-    final = statistics.last_returns(columns["episodes"], columns["episode_return"], ENOUGH)[sound]
+    before = loaded.metrics.iterations[:, None] <= np.asarray(loaded.state.iteration)
+    episodes = np.where(before, columns["episodes"], 0)
+    final = statistics.last_returns(episodes, columns["episode_return"], ENOUGH)[sound]
     return sound[0] if np.isnan(final).all() else sound[int(np.nanargmax(final))]
 
 

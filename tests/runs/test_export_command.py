@@ -53,6 +53,9 @@ def test_the_best_run_is_that_of_the_largest_return_that_is_not_broken(whole):
     columns = {**loaded.metrics.columns, "episode_return": returns, "episodes": np.full_like(returns, 9)}
     loaded = loaded._replace(metrics=loaded.metrics._replace(columns=columns))
     assert export.best(loaded) == runs - 1
+    returns[0] = -returns[0]
+    first = np.full(runs, loaded.metrics.iterations[0])
+    assert export.best(loaded._replace(state=loaded.state._replace(iteration=first))) == 0
     assert export.best(loaded._replace(broken={runs - 1: 3, 2: 4})) == runs - 2
     assert export._runs(loaded._replace(broken={1: 3}), "all") == [0, *range(2, runs)]
     with pytest.raises(ValueError, match="every run is broken"):
