@@ -47,6 +47,19 @@ def _shape(port: Mapping[str, Any]) -> str:
     return f"{port['dtype']} [{', '.join(map(str, port['shape']))}]"
 
 
+def _choices(space: Any, path: Sequence[str | int]) -> tuple[int, int] | None:
+    """The least and the largest number of the discrete part at a path of a space of policy.json; None of any other."""
+    for step in path:
+        parts = space.get("parts") if isinstance(space, dict) else None
+        known = parts if isinstance(parts, dict) else range(len(parts)) if isinstance(parts, list) else ()
+        if step not in known:
+            return None
+        space = parts[step]
+    if not isinstance(space, dict) or space.get("type") != "Discrete":
+        return None
+    return space["start"], space["start"] + space["n"] - 1
+
+
 class Policy:
     """An exported policy.
 
@@ -63,12 +76,14 @@ class Policy:
         self._groups: dict[str, list[dict[str, Any]]] = {}
         for port in about["inputs"]:
             self._groups.setdefault(port["name"].partition(".")[0], []).append(port)
+        found = {p["name"]: _choices(about.get("observation"), p["path"]) for p in self._groups.get("obs", ())}
+        self._choices = {name: choices for name, choices in found.items() if choices}
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The program: outputs by name, of arrays by the names of the inputs.
 
         Raises:
-          ValueError: if an input is missing, unknown, or of another shape or dtype.
+          ValueError: if an input is missing, unknown, of another shape or dtype, or outside of a discrete space.
         """
         names = [port["name"] for port in self.about["inputs"]]
         if unknown := sorted(set(inputs) - set(names)):
@@ -84,6 +99,9 @@ class Policy:
                 given = f"{x.dtype.name} [{', '.join(map(str, x.shape))}]"
                 said = f", and batch is {batch}, as of {names[0]}" if arrays else ""
                 raise ValueError(f"{port['name']} is {given}; it must be {_shape(port)}{said}")
+            low, high = self._choices.get(port["name"], (None, None))
+            if low is not None and (wrong := x[(x < low) | (x > high)]).size:
+                raise ValueError(f"{port['name']} has the value {wrong[0]}; values must be from {low} to {high}")
             arrays.append(x)
         outputs = self.program(*arrays)
         if len(outputs) != len(self.about["outputs"]):

@@ -90,15 +90,23 @@ def read(data: bytes, names: Sequence[str]) -> Callable[..., tuple[np.ndarray, .
     Args:
       names: of the outputs.
     Raises:
-      ValueError: if onnxruntime is missing, or cannot read it.
+      ValueError: if onnxruntime is missing, or cannot read it; of the function, if it cannot run it.
     """
     onnxruntime = _package("onnxruntime")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    options.intra_op_num_threads, options.log_severity_level = 1, 4  # errors are raised
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         text = str(error).split("\n")[0]
         raise ValueError(f"ONNX Runtime {onnxruntime.__version__} cannot read the model: {text}") from error
     inputs = [x.name for x in session.get_inputs()]
-    return lambda *arrays: tuple(session.run(list(names), dict(zip(inputs, arrays, strict=True))))
+
+    def call(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        try:
+            return tuple(session.run(list(names), dict(zip(inputs, arrays, strict=True))))
+        except Exception as error:  # such as an index that is out of range
+            text = str(error).split("\n")[0]
+            raise ValueError(f"ONNX Runtime cannot run the model on these inputs: {text}") from error
+
+    return call

@@ -148,6 +148,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on  [default: %(default)s]")
     parser.add_argument("--port", type=int, default=8000, help="0: any that is free  [default: %(default)s]")
     parser.add_argument("--threads", type=int, default=4, help="requests answered at once  [default: %(default)s]")
+    parser.add_argument(
+        "--max-bytes", type=int, default=MOST_BYTES,
+        help="of a request, which holds the memory of a recurrent policy  [default: %(default)s]",
+    )  # fmt: skip
     parser.add_argument("--file", help="policy.stablehlo or policy.onnx  [default: the first that can be run]")
     given = parser.parse_args(arguments)
     try:
@@ -155,17 +159,20 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError(f"--port is {given.port}; it must be from 0 to {2**16 - 1}")
         if not 1 <= given.threads <= MOST_THREADS:
             raise ValueError(f"--threads is {given.threads}; it must be from 1 to {MOST_THREADS}")
+        if given.max_bytes < 1:
+            raise ValueError(f"--max-bytes is {given.max_bytes}; it must be at least 1")
         policy = loading.load(given.folder, given.file)
         try:
             waitress: Any = importlib.import_module("waitress")
         except ImportError:
             raise ValueError("serving needs the package waitress: pip install 'purerl[serve]'") from None
         # waitress refuses larger requests itself, without JSON and before it has read them
-        most = {"max_request_body_size": 2 * MOST_BYTES, "max_request_header_size": 2**14}
+        most = {"max_request_body_size": 2 * given.max_bytes, "max_request_header_size": 2**14}
         settings = {"host": given.host, "port": given.port, "threads": given.threads, "channel_timeout": 30}
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # requests that wait are no event
         try:
-            server = waitress.create_server(application(padded(policy)), **settings, **most)
+            answers = application(padded(policy), given.max_bytes)
+            server = waitress.create_server(answers, **settings, **most)
         except (ValueError, OSError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ValueError(f"--host {given.host} --port {given.port} cannot be listened on: {reason}") from None

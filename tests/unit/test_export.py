@@ -334,6 +334,21 @@ def test_observations_may_have_any_names():
     assert policy({"items": obs}).tolist() == [1, 1] == policy(types.SimpleNamespace(items=obs)).tolist()
 
 
+def test_discrete_observations_are_choices_of_their_space():
+    """A token that does not exist would be another one in silence, or an error in the middle of the program."""
+    part = {"type": "Discrete", "n": 3, "start": 1, "shape": [], "dtype": "int32"}
+    space = {"type": "Dict", "parts": {"k": {"type": "Tuple", "parts": [part]}}}
+    port = {"name": "obs.k.0", "path": ["k", 0], "shape": ["batch"], "dtype": "int32"}
+    about = {"inputs": [port], "outputs": [{**port, "name": "action", "path": []}], "observation": space}
+    policy = loading.Policy(about, lambda x: (x,))
+    assert policy({"k": [np.array([1, 3], np.int32)]}).tolist() == [1, 3]
+    for wrong in (0, 4):
+        with pytest.raises(ValueError, match=f"obs.k.0 has the value {wrong}; values must be from 1 to 3"):
+            policy({"k": [np.array([2, wrong], np.int32)]})
+    for other in ({}, {"parts": []}, {"parts": {"k": {"type": "Tuple", "parts": []}}}, None):
+        assert loading.Policy({**about, "observation": other}, lambda x: (x,)).run({"obs.k.0": np.ones(1, np.int32)})
+
+
 def test_q_values_are_of_agents_that_choose_by_them():
     agent, state = standardizing()
     _, outputs, _ = programs.greedy_and_values(agent, state, BOX)(None, (), jnp.array([[3.0], [5.0]]))
@@ -390,6 +405,8 @@ def test_onnx_runtime_gets_arrays_by_name(monkeypatch):
             return [port("obs"), port("reset")]
 
         def run(self, names, inputs):
+            if inputs["obs"] == 13:
+                raise RuntimeError("out of bounds\nat node 36")
             given.update(inputs, names=names)
             return [1, 2]
 
@@ -397,6 +414,8 @@ def test_onnx_runtime_gets_arrays_by_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     assert onnx.read(b"", ("action", "next_memory.0"))("o", "r") == (1, 2)
     assert given == {"obs": "o", "reset": "r", "names": ["action", "next_memory.0"]}
+    with pytest.raises(ValueError, match=r"cannot run the model on these inputs: out of bounds$"):
+        onnx.read(b"", ())(13, "r")
     with pytest.raises(ValueError, match=r"ONNX Runtime 1.0 cannot read the model: No opset$"):
         onnx.read(b"damaged", ())
 

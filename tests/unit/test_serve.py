@@ -91,6 +91,7 @@ def test_bad_input_of_the_server_is_one_line(tmp_path, capsys):
     for words, message in (
         ("--port 70000", "--port is 70000; it must be from 0 to"),
         ("--threads 0", "it must be from 1 to 100"),
+        ("--max-bytes 0", "it must be at least 1"),
     ):
         with pytest.raises(SystemExit):
             serve.main([str(tmp_path), *words.split()])
@@ -101,13 +102,13 @@ def test_an_address_that_is_taken_is_named(monkeypatch, capsys):
     """In place of the package, which is an extra."""
 
     def taken(*_, **settings):
-        assert settings["max_request_body_size"] > serve.MOST_BYTES + 1  # those are refused in JSON
+        assert settings["max_request_body_size"] == 10_000  # up to which those that are too large are refused in JSON
         raise OSError(98, "Address already in use")
 
     monkeypatch.setattr(serve.loading, "load", lambda *_: loading.Policy(ABOUT, lambda *_: ()))
     monkeypatch.setitem(sys.modules, "waitress", types.SimpleNamespace(create_server=taken))
     with pytest.raises(SystemExit):
-        serve.main(["policy", "--port", "80"])
+        serve.main(["policy", "--port", "80", "--max-bytes", "5000"])
     said = capsys.readouterr().err
     assert said == "purerl: error: --host 127.0.0.1 --port 80 cannot be listened on: Address already in use\n"
 
