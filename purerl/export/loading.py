@@ -50,7 +50,7 @@ def _shape(port: Mapping[str, Any]) -> str:
 def _choices(space: Any, path: Sequence[str | int]) -> tuple[int, int] | None:
     """The least and the largest number of the discrete part at a path of a space of policy.json; None of any other."""
     for step in path:
-        parts = space.get("parts") if isinstance(space, dict) else None
+        parts: Any = space.get("parts") if isinstance(space, dict) else None
         known = parts if isinstance(parts, dict) else range(len(parts)) if isinstance(parts, list) else ()
         if step not in known:
             return None

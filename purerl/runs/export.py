@@ -17,7 +17,7 @@ from purerl import build, statistics, training
 from purerl.export import language, onnx, page, programs, saving
 from purerl.export.folder import AGENT, PAGE
 from purerl.runs import env_parameters, learned, loading, pretraining, report
-from purerl.runs.evaluation import AT_ONCE, evaluation_key
+from purerl.runs.evaluation import AT_ONCE, cap_of, evaluation_key
 from purerl.runs.progress import progress_bar
 from purerl.runs.record import ENOUGH
 from purerl.text import assembly
@@ -102,8 +102,7 @@ def _policy(
         page.check(about)
     returns_key, parity_key = jax.random.split(jax.random.fold_in(evaluation_key(seed), run))
     greedy = choose is not programs.sampled
-    limit = env_parameters.longest_episode(one.env_params, one.plan.config["time_limit"])
-    limit = limit if max_steps is None else max_steps
+    limit = cap_of(one.env_params, one.plan.config["time_limit"], max_steps)
     play = partial(training.evaluate, one.env, one.env_params, agent, max_steps=limit, greedy=greedy)
     out_of = jax.jit(lambda state, key: play(state, key, num_episodes=episodes, at_once=AT_ONCE))(state, returns_key)
     about["unfinished_episodes"] = int((~out_of.finished).sum())

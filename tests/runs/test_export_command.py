@@ -11,7 +11,7 @@ from commands import OWN, command, newest, train, train_own
 
 import purerl
 from purerl.export import folder
-from purerl.runs import checkpoint, export, learned, loading
+from purerl.runs import checkpoint, evaluation, export, learned, loading
 
 FEW = ("--episodes", 3, "--max-steps", 5)
 
@@ -77,6 +77,12 @@ def test_bad_input_of_an_export_is_one_line(arguments, message, whole, tmp_path,
     assert command("export", whole, "--out", tmp_path / "new", *arguments) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error and not (tmp_path / "new").exists()
+
+
+def test_episodes_without_a_limit_need_one():
+    assert evaluation.cap_of((), None, 7) == 7 and evaluation.cap_of((), 50, None) == 50
+    with pytest.raises(ValueError, match="have no limit of steps: give one, --max-steps"):
+        evaluation.cap_of((), None, None)
 
 
 def test_a_missing_package_is_named_before_episodes_are_played(whole, tmp_path, capsys, monkeypatch):
