@@ -27,6 +27,8 @@ def _nested(leaves: Sequence[tuple[Sequence[str | int], Any]]) -> Any:
     """Leaves `(path, x)` as their paths nest them: x itself, or dicts and tuples."""
     if len(leaves) == 1 and not leaves[0][0]:
         return leaves[0][1]
+    if not all(path for path, _ in leaves):
+        raise ValueError("policy.json is damaged: the path of an input or output ends where that of another goes on")
     heads = list(dict.fromkeys(path[0] for path, _ in leaves))
     parts = {head: _nested([(path[1:], x) for path, x in leaves if path[0] == head]) for head in heads}
     return tuple(parts.values()) if all(type(head) is int for head in heads) else parts
@@ -49,15 +51,12 @@ def _shape(port: Mapping[str, Any]) -> str:
 
 def _choices(space: Any, path: Sequence[str | int]) -> tuple[int, int] | None:
     """The least and the largest number of the discrete part at a path of a space of policy.json; None of any other."""
-    for step in path:
-        parts: Any = space.get("parts") if isinstance(space, dict) else None
-        known = parts if isinstance(parts, dict) else range(len(parts)) if isinstance(parts, list) else ()
-        if step not in known:
-            return None
-        space = parts[step]
-    if not isinstance(space, dict) or space.get("type") != "Discrete":
+    try:
+        for step in path:
+            space = space["parts"][step]
+        return (space["start"], space["start"] + space["n"] - 1) if space["type"] == "Discrete" else None
+    except (KeyError, IndexError, TypeError):
         return None
-    return space["start"], space["start"] + space["n"] - 1
 
 
 class Policy:

@@ -118,6 +118,16 @@ def test_observations_of_another_shape_or_dtype_are_refused(change, message, exp
     obs = {**obs, "cell": np.zeros((2, 16), np.float32)}
     with pytest.raises(ValueError, match="memory or reset is given, and the policy has no memory"):
         policy(obs, reset=np.ones(2, bool))
+    port = policy.about["inputs"][0]
+    for change, message in (
+        ({"inputs": [*policy.about["inputs"], {**port, "name": "obs.more"}]}, "takes 2 inputs; policy.json lists 3"),
+        ({"outputs": [*policy.about["outputs"], {**port, "name": "action.x"}]}, "program has 1 outputs"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loading.Policy({**policy.about, **change}, policy.program)(obs)
+    paths = {"outputs": [{**port, "path": path, "name": f"action.{i}"} for i, path in enumerate(([], ["x"]))]}
+    with pytest.raises(ValueError, match="is damaged: the path of an input or output ends where"):
+        loading.Policy({**policy.about, **paths}, lambda *_: (1, 2))(obs)
     with pytest.raises(ValueError, match=r"the program has 2 outputs; policy.json lists 1"):
         loading.Policy(policy.about, lambda *_: (1, 2))(obs)
 
