@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -128,6 +129,9 @@ def _model(name: str, width: int, dropout: bool, y: Any) -> Model | Any:
     """A model by name, with as many outputs as y needs."""
     if name in TORSOS:
         classes = np.issubdtype(y.dtype, np.integer)
+        if classes and np.max(y) >= len(y):
+            raise ValueError(f"the integers y go up to {np.max(y)}, for {len(y)} examples; classes are numbered from "
+                             "0, and numbers to predict must be floats")  # fmt: skip
         return models.with_head(TORSOS[name](width), int(np.max(y)) + 1 if classes else y.shape[-1], dropout)
     if not build.is_own(name):
         raise ValueError(f"there is no model {name!r}; allowed are {', '.join(TORSOS)}, or your own FILE.py:name")
@@ -168,6 +172,22 @@ def _optimizer(name: str) -> tuple[InnerOptimizer, int]:
     return optimizers.of_optax(made), optimizers.MOMENTUM
 
 
+def _check_effects(inner: Inner, objective: Objective) -> None:
+    """Raise a ValueError for a setting that the training does not depend on; dropout is checked with the model."""
+    of_optimizer = {"momentum": ("momentum", "adam"), "weight_decay": optimizers.OPTIMIZERS}
+    for name in inner.control:
+        if inner.optimizer not in of_optimizer.get(name, (inner.optimizer,)):
+            raise ValueError(f"--control is {name}, which has no effect with --optimizer {inner.optimizer}")
+        own = build.from_file(inner.loss) if inner.loss else objective
+        smooths = own is not models.regression if isinstance(own, Objective) else _num_arguments(own) == 3
+        if name == "label_smoothing" and not smooths:
+            loss = "squared error" if inner.loss is None else f"--loss {inner.loss}, which has two arguments"
+            raise ValueError(f"--control is {name}, which has no effect on {loss}")
+    if inner.weight_decay and inner.optimizer not in optimizers.OPTIMIZERS:
+        raise ValueError(f"--weight-decay is {inner.weight_decay}, which has no effect with --optimizer "
+                         f"{inner.optimizer}; give it to the optimiser itself")  # fmt: skip
+
+
 # --- the environment --------------------------------------------------------------------------------------------------
 
 
@@ -185,11 +205,16 @@ def _environment(inner: Inner, sources: tuple[str, ...]) -> TrainingControl:
     test = min(num // 5, MOST_TEST) if inner.test is None else inner.test
     validation = min(num // 5, MOST_VALIDATION) if inner.validation is None else inner.validation
     train = num - test - validation if inner.train is None else inner.train
+    if min(train, validation, test) < 1 or train + validation + test > num:
+        raise ValueError(f"the data have {num} examples, and --train {train}, --validation {validation} and --test "
+                         f"{test} must fit into them, each at least 1")  # fmt: skip
     if inner.discrete and inner.control != ("learning_rate",):
         raise ValueError(f"--control is {','.join(inner.control)}; this agent chooses among factors of the learning "
                          "rate, and controls nothing else")  # fmt: skip
     if unknown := [name for name in inner.control if name not in LARGEST]:
         raise ValueError(f"--control is {unknown[0]}; allowed are {', '.join(LARGEST)}")
+    objective = _objective(inner.loss, some.y)
+    _check_effects(inner, objective)
     return TrainingControl(
         _model(inner.model, inner.width, "dropout" in inner.control, some.y),
         found,
@@ -200,7 +225,7 @@ def _environment(inner: Inner, sources: tuple[str, ...]) -> TrainingControl:
         batch_size=inner.batch_size,
         budget=inner.changes,
         actions=actions.scale_rate() if inner.discrete else actions.change({x: LARGEST[x] for x in inner.control}),
-        objective=_objective(inner.loss, some.y),
+        objective=objective,
         optimizer=_optimizer(inner.optimizer)[0],
         partition=last_for_test,
     )
@@ -265,24 +290,25 @@ def parameters(agent: str) -> tuple[list[click.Parameter], list[click.Parameter]
     of_run, own = options.parameters(agent)
     make = build.agent_function(agent)
     say, default = partial(click.Option, show_default=True), Inner("", "")
-    positive = Range(0, min_open=True)
+    rate = actions.COORDINATES["learning_rate"]
     training = [
         click.Argument(["model"], metavar="MODEL"),
         click.Argument(["data"], metavar="DATA"),
         click.Option(["--loss"], metavar="FILE.py:name", help="a function (outputs [B, ...], y [B, ...]) that returns "
-                     "the loss of each example  [default: cross-entropy of classes, squared error of numbers]"),
+                     "the loss of each example, whose mean is positive; or an Objective, with a score too  [default: "
+                     "cross-entropy of classes, squared error of numbers]"),
         say(["--optimizer"], default=default.optimizer, metavar="NAME", help=f"{', '.join(optimizers.OPTIMIZERS)}; or "
             "FILE.py:name, an optimiser of optax with a learning rate of 1"),
         say(["--momentum"], type=Range(0, 1, max_open=True), default=default.momentum,
             help="of momentum; of adam it is β₁"),
-        say(["--weight-decay"], type=Range(0), default=default.weight_decay, help="decoupled"),
+        say(["--weight-decay"], type=Range(0, math.inf, max_open=True), default=default.weight_decay, help="decoupled"),
         say(["--width"], type=Count(), default=default.width, help="of a MODEL by name"),
         say(["--batch-size"], type=Count(), default=default.batch_size, help="of a minibatch"),
         say(["--updates"], type=Count(), default=default.updates, help="of one training, from beginning to end"),
         say(["--changes"], type=Count(), default=default.changes, help="times that the schedule may change in a "
             "training; they divide --updates"),
-        click.Option(["--rate"], type=positive, help="your constant learning rate: the schedule starts from it, and "
-                     "the table has it  [default: the best of constant rates over six decades]"),
+        click.Option(["--rate"], type=Range(rate.low, rate.high), help="your constant learning rate: the schedule "
+                     "starts from it, and the table has it  [default: the best of constant rates over six decades]"),
         click.Option(["--train"], type=Count(), help="training examples, drawn anew for every training  [default: all "
                      "others]"),
         click.Option(["--validation"], type=Count(), help="examples whose loss the agent learns from, drawn anew for "
@@ -351,7 +377,7 @@ def config_of(given: Mapping[str, Any]) -> tuple[dict[str, Any], Inner]:
 
 
 def trainings_of(config: Mapping[str, Any], inner: Inner) -> int:
-    """The inner trainings that a search costs, that for its first rate included."""
+    """The inner trainings that a search costs, those for its first rate included."""
     block = config["num_envs"] * config["rollout_length"]
     return config["seeds"] * (config["steps"] // block * block) // inner.changes + inner.sweep
 

@@ -33,6 +33,7 @@ OPTIMISE = """Find a learning-rate schedule for the training of a model, by rein
     \b
     from purerl.envs.training_control import schedules
     optimizer = optax.sgd(schedules.load("runs/optimise-mlp-digits/schedule.csv"), momentum=0.9)
+    optimizer = schedules.optimizer("runs/optimise-mlp-digits/schedule.json")    # with all settings of the training
 
     The table compares it with the best constant rate and the best cosine, each tuned with as many trainings as the
     search took, on fresh trainings: other initial parameters and minibatches, and test examples that no search saw.
