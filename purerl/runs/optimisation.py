@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +40,7 @@ TORSOS = {
     "transformer": lambda width: models.over_time(networks.transformer(width)),
 }
 MOST_VALIDATION, MOST_TEST = 256, 1000  # examples of these parts by default
+DRAWS = 64  # of data that are drawn, to see which classes they have
 OFFERED = ("seeds", "seed", "chunks", "tensorboard", "wandb", "mlflow")  # options as of `purerl train`
 # γ = 1: rewards sum to the fall of the log loss over the whole training; a training is short, so agents learn faster
 DEFAULTS: dict[str, Any] = {"gamma": 1.0, "learning_rate": 1e-3, "entropy_cost": 0.0, "learning_starts": 500}
@@ -125,14 +126,25 @@ def _sample(found: Data | Draw, seed: int) -> Data:
     return made
 
 
-def _model(name: str, width: int, dropout: bool, y: Any) -> Model | Any:
+def _num_outputs(found: Data | Draw, some: Data, seed: int) -> int:
+    """The outputs that y needs: its numbers, or its classes; those of one draw of data may lack some."""
+    if not np.issubdtype(some.y.dtype, np.integer):
+        return some.y.shape[-1]
+    largest = int(np.max(some.y))
+    if callable(found):
+        of_draws = lambda keys: jax.lax.map(lambda key: found(key).y.max(), keys).max()
+        keys = jax.random.split(jax.random.key(seed), DRAWS)
+        largest = max(largest, int(jax.jit(of_draws, compiler_options=ONCE)(keys)))
+    if largest >= len(some.y):
+        raise ValueError(f"the integers y go up to {largest}, for {len(some.y)} examples; classes are numbered from 0, "
+                         "and numbers to predict must be floats")  # fmt: skip
+    return largest + 1
+
+
+def _model(name: str, width: int, dropout: bool, num_outputs: Callable[[], int]) -> Model | Any:
     """A model by name, with as many outputs as y needs."""
     if name in TORSOS:
-        classes = np.issubdtype(y.dtype, np.integer)
-        if classes and np.max(y) >= len(y):
-            raise ValueError(f"the integers y go up to {np.max(y)}, for {len(y)} examples; classes are numbered from "
-                             "0, and numbers to predict must be floats")  # fmt: skip
-        return models.with_head(TORSOS[name](width), int(np.max(y)) + 1 if classes else y.shape[-1], dropout)
+        return models.with_head(TORSOS[name](width), num_outputs(), dropout)
     if not build.is_own(name):
         raise ValueError(f"there is no model {name!r}; allowed are {', '.join(TORSOS)}, or your own FILE.py:name")
     made = build.from_file(name)
@@ -216,7 +228,7 @@ def _environment(inner: Inner, sources: tuple[str, ...]) -> TrainingControl:
     objective = _objective(inner.loss, some.y)
     _check_effects(inner, objective)
     return TrainingControl(
-        _model(inner.model, inner.width, "dropout" in inner.control, some.y),
+        _model(inner.model, inner.width, "dropout" in inner.control, partial(_num_outputs, found, some, inner.shuffle)),
         found,
         train,
         validation,

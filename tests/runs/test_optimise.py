@@ -139,6 +139,19 @@ def test_what_is_printed_trains_as_the_search_did(tmp_path):
     assert say(optimizer="/a/own.py:lion") == f"optimizer = optax.chain(lion, optax.scale_by_schedule({load}))"
 
 
+def test_data_that_are_drawn_have_the_classes_of_all_draws():
+    found = optimisation._data(f"{OWN}:rarely_of_three_classes", 0)
+    some = next(x for x in (optimisation._sample(found, seed) for seed in range(9)) if x.y.max() == 1)
+    assert optimisation._num_outputs(found, some, 0) == 3
+
+
+def test_a_directory_that_is_not_new_is_refused_before_any_training(tmp_path, monkeypatch, capsys):
+    (tmp_path / "notes").touch()
+    monkeypatch.setattr(comparison, "with_rate", lambda *_: pytest.fail("it trained"))
+    assert optimise("--dir", tmp_path) == 2
+    assert "exists and is not empty; give another --dir" in capsys.readouterr().err
+
+
 def test_truths_are_two_classes():
     y = optimisation._data(f"{OWN}:truths", 0).y
     assert y.dtype == np.int32 and sorted(set(y.tolist())) == [0, 1]

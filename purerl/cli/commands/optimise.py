@@ -60,7 +60,7 @@ class Sections(click.Command):
 def optimise_command(agent: str) -> click.Command:
     """The command that searches with one agent."""
     prepare(quick=True)
-    from purerl.runs import comparison, execute, optimisation, plans
+    from purerl.runs import comparison, execute, files, optimisation, plans
 
     with one_line():
         agents.check_name(agent)
@@ -72,6 +72,8 @@ def optimise_command(agent: str) -> click.Command:
         with one_line():
             config, inner = optimisation.config_of(given)
             plan = plans.plan_of({**config, "inner": inner._asdict()})  # its errors come before the first training
+            if how["directory"]:
+                files.check_new(how["directory"])
             if inner.rate is None:
                 inner = comparison.with_rate(inner, given["seed"], how["devices"])
                 plan = plans.plan_of({**config, "inner": inner._asdict()})
