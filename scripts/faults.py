@@ -2514,6 +2514,20 @@ FAULTS = [
         ("runs/test_optimise.py::test_the_schedule_is_on_disk_with_its_cost",),
     ),
     Fault(
+        "A sweep of the agent's hyperparameters costs as much as one value",
+        "runs/optimisation.py",
+        'return num_agents * (config["steps"]',
+        'return config["seeds"] * (config["steps"]',
+        ("runs/test_optimise.py::test_the_schedule_is_on_disk_with_its_cost",),
+    ),
+    Fault(
+        "An interval of three trainings decides which schedule is better",
+        "runs/comparison.py",
+        "verdict if count >= FEW else",
+        "verdict if count else",
+        ("runs/test_optimise.py::test_few_trainings_have_no_verdict",),
+    ),
+    Fault(
         "The test part that all episodes share is trained on",
         "envs/training_control/environment.py",
         "order = permutation(key, first)",

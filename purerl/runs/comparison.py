@@ -31,6 +31,7 @@ from purerl.runs.stopped import Stopped
 RATES = np.logspace(-5, 1, 61)  # constant rates, and the first of cosines, to choose from
 FIRST = 8  # trainings of every second of them, before the search
 CHOICE = 64  # trainings that choose among the agents' schedules
+FEW = 10  # trainings of the table: below, a bootstrap interval of 95 % contains the mean less than 88 % of the time
 AT_ONCE, MOST_BYTES = 256, 2**30  # trainings in one call of the program, and their states
 FIND, TUNE, CHOOSE, COMPARE = range(4)  # streams of keys: none is used twice
 CSV, JSON, PICTURE, COMPARISON = "schedule.csv", "schedule.json", "schedule.png", "comparison.csv"
@@ -132,7 +133,7 @@ def with_rate(inner: Inner, seed: int, devices: int | None) -> Inner:
             f"the training diverges at every constant rate, {rates[0]:g} the lowest; try another --optimizer"
         )
     best = float(np.float32(rates[out["log_loss"].mean(1).argmin()]))
-    report.note(f"the best constant rate is {best:.3g}; the schedule starts from it")
+    report.note(f"the best constant rate is {best:.3g}; the agents start from it")
     return inner._replace(rate=best, sweep=len(rates) * FIRST)
 
 
@@ -183,7 +184,7 @@ def candidates(loaded: loading.Loaded, inner: Inner, keys: jax.Array) -> dict[st
 
 def cost_of(config: Mapping[str, Any], inner: Inner, num_agents: int) -> int:
     """The trainings of a search, with those that the agents' schedules were read from and chosen by."""
-    return optimisation.trainings_of(config, inner) + 2 * CHOICE * num_agents
+    return optimisation.trainings_of(config, inner, num_agents) + 2 * CHOICE * num_agents
 
 
 class Row(NamedTuple):
@@ -224,7 +225,7 @@ def _finish(directory: Path, loaded: loading.Loaded, devices: list[Any]) -> None
     agent = Path(config["agent"]).name
     rows = {f"found by {agent}": {name: x[chosen] for name, x in found.items()}}
 
-    cost = cost_of(config, inner, count)
+    cost = cost_of(config, inner, plan.num_runs)
     num = -(-cost // len(RATES))
     report.note(
         f"constant rates and cosines: {num} trainings of each of {len(RATES)}, at the search's cost of {cost:,}"
@@ -321,6 +322,7 @@ def show(title: str, rows: Sequence[Row], score: str) -> None:
         difference = rows[-1].results["test_loss"] - row.results["test_loss"]
         low, high = statistics.interval(difference, statistics.mean)
         verdict = "lower" if high < 0 else "higher" if low > 0 else "no clear difference"
+        verdict = verdict if count >= FEW else "too few trainings to say"  # their intervals are too narrow
         report.say(f"test loss, against {row.name}: {difference.mean():+.4f} [{low:+.4f}, {high:+.4f}], {verdict}; "
                    f"lower in {(difference < 0).sum()} of {count} trainings")  # fmt: skip
     for row in rows:

@@ -28,7 +28,7 @@ from purerl.envs.training_control.environment import (
 from purerl.envs.training_control.models import Model, Objective
 from purerl.envs.training_control.optimizers import InnerOptimizer, Settings
 from purerl.runs import files, options
-from purerl.runs.arguments import Count, Names, Range
+from purerl.runs.arguments import Count, Names, Range, Swept
 
 # the largest change in one step, on the scales of `actions.COORDINATES`
 LARGEST = {"learning_rate": float(np.log(2)), "momentum": 0.5, "weight_decay": 1.0, "dropout": 0.1,
@@ -286,7 +286,13 @@ def restored(stored: Any) -> Inner:
 
 
 def _renamed(p: click.Parameter) -> click.Parameter:
-    """An option of the agent as `--agent-NAME`: the training that it optimises has options of such names too."""
+    """An option of the agent as `--agent-NAME`: the training that it optimises has options of such names too.
+
+    Structure has one value: a search is one program.
+    """
+    if isinstance(p.type, Swept):
+        p.type = p.type.one
+        p.help = p.help and p.help.replace("; several separated by /", "")  # pyright: ignore[reportAttributeAccessIssue]
     prefixed = lambda flags: [f"--{PREFIX[:-1]}-{x[2:]}" if not x.startswith("--no-") else f"--no-agent-{x[5:]}"
                               for x in flags]  # fmt: skip
     p.name, p.opts, p.secondary_opts = f"{PREFIX}{p.name}", prefixed(p.opts), prefixed(p.secondary_opts)
@@ -319,8 +325,8 @@ def parameters(agent: str) -> tuple[list[click.Parameter], list[click.Parameter]
         say(["--updates"], type=Count(), default=default.updates, help="of one training, from beginning to end"),
         say(["--changes"], type=Count(), default=default.changes, help="times that the schedule may change in a "
             "training; they divide --updates"),
-        click.Option(["--rate"], type=Range(rate.low, rate.high), help="your constant learning rate: the schedule "
-                     "starts from it, and the table has it  [default: the best of constant rates over six decades]"),
+        click.Option(["--rate"], type=Range(rate.low, rate.high), help="your constant learning rate: the agents "
+                     "start from it, and the table has it  [default: the best of constant rates over six decades]"),
         click.Option(["--train"], type=Count(), help="training examples, drawn anew for every training  [default: all "
                      "others]"),
         click.Option(["--validation"], type=Count(), help="examples whose loss the agent learns from, drawn anew for "
@@ -385,13 +391,17 @@ def config_of(given: Mapping[str, Any]) -> tuple[dict[str, Any], Inner]:
         "rollout_length": inner.changes if declared.family is POLICY_GRADIENT else declared.rollout_length,
         "steps": trainings * inner.changes,
     }
+    least = -(-parallel * blocks["rollout_length"] // inner.changes)
+    if trainings < least:
+        raise ValueError(f"--trainings is {trainings}; it must be at least {least} for this agent, which learns from "
+                         f"{blocks['rollout_length']} steps of --parallel {parallel}")  # fmt: skip
     return {"agent": agent, **config, **of_agent, **values, **blocks, "hyperparameters": hyperparameters}, inner
 
 
-def trainings_of(config: Mapping[str, Any], inner: Inner) -> int:
+def trainings_of(config: Mapping[str, Any], inner: Inner, num_agents: int) -> int:
     """The inner trainings that a search costs, those for its first rate included."""
     block = config["num_envs"] * config["rollout_length"]
-    return config["seeds"] * (config["steps"] // block * block) // inner.changes + inner.sweep
+    return num_agents * (config["steps"] // block * block) // inner.changes + inner.sweep
 
 
 def scheduled(inner: Inner) -> tuple[str, ...]:

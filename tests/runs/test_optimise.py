@@ -50,8 +50,9 @@ def test_the_schedule_is_on_disk_with_its_cost(optimised):
     assert stored["schedule"]["learning_rate"] == [float(row["learning_rate"]) for row in rows]
     # two agents of 16 trainings, and two trainings of two rates before them
     inner = Inner(**{**files.read_config(optimised)["inner"], "control": ("learning_rate",)})
-    assert inner.sweep == 4 and optimisation.trainings_of(files.read_config(optimised), inner) == 36
+    assert inner.sweep == 4 and optimisation.trainings_of(files.read_config(optimised), inner, 2) == 36
     assert comparison.cost_of(files.read_config(optimised), inner, 2) == 36 + 2 * (2 + 2)
+    assert comparison.cost_of(files.read_config(optimised), inner, 6) == 6 * (16 + 2 + 2) + 4  # three values, two seeds
     assert 0.01 * 0.5**2 <= stored["schedule"]["learning_rate"][0] <= 2
 
 
@@ -101,6 +102,18 @@ def test_a_training_that_ended_counts_until_its_end():
     table = {"learning_rate": np.array([[0.1, 0.4], [0.4, 9.0]], np.float32)}
     found = comparison.averaged(table, np.array([[True, True], [True, False]]))
     np.testing.assert_allclose(found["learning_rate"], [0.2, 0.4], rtol=1e-5)
+
+
+def test_few_trainings_have_no_verdict(capsys):
+    """The bootstrap interval of three differences of one sign lies on one side of 0, one time in four by chance."""
+
+    def row(name, losses):
+        results = {x: np.array(losses) for x in comparison.FINAL} | {"diverged": np.zeros(len(losses), bool)}
+        return comparison.Row(name, {}, results)
+
+    for count, verdict in ((3, "too few trainings to say; lower in 3 of 3"), (10, "lower; lower in 10 of 10")):
+        comparison.show("one", [row("constant", [1.0] * count), row("found", [0.5] * count)], "accuracy")
+        assert f"[-0.5000, -0.5000], {verdict} trainings" in capsys.readouterr().out
 
 
 def test_data_are_drawn_and_models_fit_their_numbers():
@@ -181,6 +194,8 @@ def test_truths_are_two_classes():
         ({"more": ["--weight-decay", 0.1, "--optimizer", f"{OWN}:lion"]}, "--weight-decay is 0.1, which has no effect"),
         ({"more": ["--control", "label_smoothing", "--loss", f"{OWN}:loss"]}, "smoothing, which has no effect on"),
         ({"model": "mlp", "data": f"{OWN}:drawn", "more": ["--control", "label_smoothing"]}, "effect on squared error"),
+        ({"more": ["--agent-hidden", "4/8"]}, "Invalid value for '--agent-hidden': '4/8'"),
+        ({"more": ["--agent-num-epochs", "1,2"]}, "'1,2' is not a valid integer"),
         ({"more": ["--rate", "inf"]}, "is not in the range 1e-06<=x<=10"),
         ({"more": ["--weight-decay", "inf"]}, "is not in the range 0<=x<inf"),
         ({"more": ["--loss", f"{OWN}:mean_loss"]}, "the loss of 4 examples has shape (); it must have (4,)"),
@@ -200,6 +215,12 @@ def test_bad_input_is_one_line(arguments, message, capsys):
     assert optimise(*more, **arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1, error
+
+
+def test_an_agent_that_learns_from_long_blocks_needs_more_trainings(capsys):
+    few = ["--updates", 4, "--changes", 2, "--parallel", 4, "--trainings", 16]
+    assert command("optimise", f"{OWN}:network", f"{OWN}:data", "--agent", "dqn", *few) == 2
+    assert "--trainings is 16; it must be at least 20 for this agent, which learns" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_named(monkeypatch, capsys):
