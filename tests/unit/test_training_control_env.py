@@ -664,7 +664,7 @@ BIG = models.with_head(models.Model(lambda key, x: {}, lambda params, x: x * 1e3
                 ((X[:, 0], Y), r"data.x has shape \(60,\) and data.y \(60,\); they must be \[n, ...\] and \[n\]"),
                 ((X, Y[0]), r"data.x has shape \(60, 5\) and data.y \(\)"),
                 ((X, X * np.inf), "values that are not finite"),
-                ((X, Y[:, None]), r"data.y are integers \(60, 1\), from 0; classes are"),
+                ((X, Y[:, None]), r"data.y are integers \(60, 1\), from 0 to 2; classes are"),
             )
         ],
         (
