@@ -657,7 +657,7 @@ BIG = models.with_head(models.Model(lambda key, x: {}, lambda params, x: x * 1e3
             r"data.x has shape \(60, 5\) and data.y \(9,\)",
         ),
         (lambda: TrainingControl(MODEL, Data(X * np.nan, Y), *PARTS, batch_size=8), "values that are not finite"),
-        (lambda: TrainingControl(MODEL, Data(X, Y - 1), *PARTS, batch_size=8), "from -1; classes are"),
+        (lambda: TrainingControl(MODEL, Data(X, Y - 1), *PARTS, batch_size=8), "from -1 to 1; classes are"),
         *[
             (lambda given=given: TrainingControl(MODEL, Data(*given), *PARTS, batch_size=8), message)
             for given, message in (
