@@ -73,7 +73,8 @@ def opened(where: str, sampler: str, seed: int, space: Space, identity: Mapping[
     Args:
       where: a file of Optuna's journal, or the URL of a database.
       identity: what every trial of the study has in common, such as agent, environment and steps.
-      trials: how many the study is to have, those of other processes included.
+      trials: how many are to finish, those of other processes included; a batch that each of these has begun may exceed
+        it. Trials of a process that was killed and not resumed stay unfinished in the study, and do not count.
     Raises:
       ValueError: if Optuna is missing, the storage cannot be opened, or the study is of another identity or space.
     """
