@@ -1,5 +1,5 @@
 """The search for hyperparameters: spaces, designs and early stopping, as pure functions."""
 
-from purerl.search import designs, halving, importance, spaces
+from purerl.search import designs, halving, importance, metagradient, pbt, spaces
 
-__all__ = ["designs", "halving", "importance", "spaces"]
+__all__ = ["designs", "halving", "importance", "metagradient", "pbt", "spaces"]
