@@ -6,8 +6,8 @@
     python benchmarks/deployment.py report
 
 It needs the extras onnx and serve, in an environment of their own. `parity` exports every agent in every kind of action
-space that it takes, without memory and with a GRU, as StableHLO and ONNX: parameters as initialised, moments of
-normalised observations as after 50 of them. `latency` times the action of PPO with two layers of 64 for CartPole in
+space that it takes, without memory and with a GRU, as StableHLO and ONNX: parameters with noise, so that no bias is 0
+and no scale is 1, and moments of normalised observations as after 50 of them. `latency` times the action of PPO with two layers of 64 for CartPole in
 alternation: the jitted agent, the exported programs by `purerl.export.load`, and `predict` of Stable-Baselines3's PPO
 with the same layers, which `--sb3` names the Python of. `load` starts the server and asks it from this machine. Each
 writes JSON to results/deployment/, and `report` its tables.
@@ -25,25 +25,35 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import jax
+import jax.numpy as jnp
 import numpy as np
+from gymnax.environments import environment, spaces
 from rich.progress import track
 
 import purerl
+from purerl.envs.spaces import MultiBinary, MultiDiscrete
 from purerl.export import folder, page, programs, saving
 from purerl.runs import options, plans, sweeps
 from purerl.testing.checks import initial_state
 
 RESULTS = Path(__file__).parent / "results" / "deployment"
-SPACES = {"CartPole-v1": "Discrete", "MaskedGrid-v0": "Discrete, masked", "Pendulum-v1": "Box", "Platform-v0": "hybrid"}
+HERE = f"{Path(__file__)}:"
+SPACES = {
+    "CartPole-v1": "Discrete", "MaskedGrid-v0": "Discrete, masked", "Sigmoid-v0": "MultiDiscrete",
+    f"{HERE}bits": "MultiBinary", "Pendulum-v1": "Box", f"{HERE}several": "Dict and Tuple", "Platform-v0": "hybrid",
+}  # fmt: skip
 AGENTS = ("ppo", "a2c", "reinforce", "dqn", "c51", "qrdqn", "iqn", "rainbow", "pqn", "sac", "td3", "ddpg")
 MEMORIES = ("none", "gru")
 BATCHES = (1, 256)
+PERTURBATION = 0.3  # standard deviation of the noise of parameters
 ROUNDS, CALLS = 15, 200  # of latency: medians of CALLS calls, in alternation
 REQUESTS = 2000  # of the load test, for each number of clients
 
@@ -65,20 +75,64 @@ def plan(agent: str, env: str, *words: str) -> Any:
     return plans.plan_of(point.config)
 
 
+class Noise(environment.Environment):
+    """Observations `[3]` that are noise, for an action space; episodes of 20 steps. An agent cannot learn in it."""
+
+    def __init__(self, space: spaces.Space):
+        self._space = space
+
+    @property
+    def default_params(self) -> environment.EnvParams:
+        return environment.EnvParams(20)
+
+    def reset_env(self, key, params):
+        return jax.random.normal(key, (3,)), environment.EnvState(jnp.zeros((), jnp.int32))
+
+    def step_env(self, key, state, action, params):
+        state = environment.EnvState(state.time + 1)
+        ended = state.time >= params.max_steps_in_episode
+        return jax.random.normal(key, (3,)), state, jnp.zeros(()), ended, {}
+
+    def observation_space(self, params):
+        return spaces.Box(-jnp.inf, jnp.inf, (3,), jnp.float32)
+
+    def action_space(self, params=None):
+        return self._space
+
+
+bits = partial(Noise, MultiBinary(3))
+several = partial(Noise, spaces.Dict({
+    "gear": spaces.Discrete(3), "pedals": spaces.Tuple((spaces.Box(-2.0, 1.0, (2,)), MultiDiscrete((2, 3)))),
+}))  # fmt: skip
+
+
+def perturbed(key: Any, state: Any) -> Any:
+    """An agent's state whose parameters have noise added, as after some training."""
+
+    def moved(path, x):
+        if not any(getattr(part, "name", None) == "params" for part in path):
+            return x
+        own = jax.random.fold_in(key, zlib.crc32(jax.tree_util.keystr(path).encode()))
+        return x + PERTURBATION * jax.random.normal(own, x.shape)
+
+    return jax.jit(partial(jax.tree_util.tree_map_with_path, moved))(state)
+
+
 def begun(job: Any, key: Any) -> tuple[Any, Any]:
-    """The agent of a plan, and an initial state whose normaliser, if it has one, has seen observations."""
+    """The agent of a plan, and a state whose normaliser, if it has one, has seen observations."""
     agent = job.agent(job.grid[0])
-    return agent, initial_state(agent, job.env, job.env_params, key)
+    return agent, perturbed(key, initial_state(agent, job.env, job.env_params, key))
 
 
 def parity(only: str | None, hidden: int) -> None:
     """Export every agent in every action space, with memory and without, and note the largest differences."""
     path = RESULTS / "parity.json"
     found = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
-    jobs = [(a, e, m) for a in AGENTS for e in SPACES for m in MEMORIES if only is None or a == only]
     known = {(row["agent"], row["environment"], row["memory"]) for row in found}
-    for agent_name, env, memory in track([job for job in jobs if job not in known], "exporting"):
-        row: dict[str, Any] = {"agent": agent_name, "environment": env, "memory": memory}
+    jobs = [(a, e, m) for a in AGENTS for e in SPACES for m in MEMORIES if only is None or a == only]
+    missing = [(a, e, m) for a, e, m in jobs if (a, e.removeprefix(HERE), m) not in known]
+    for agent_name, env, memory in track(missing, "exporting"):
+        row: dict[str, Any] = {"agent": agent_name, "environment": env.removeprefix(HERE), "memory": memory}
         words = ["--hidden", str(hidden), "--memory", memory, "--memory-size", "8", "--seeds", "1"]
         try:
             normalized = ["--normalize-obs"] if agent_name in ("ppo", "a2c", "reinforce", "pqn") else []
@@ -232,7 +286,8 @@ def differences(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The table of parity: a row for each agent and memory, a column for each kind of action space."""
 
     def cell(agent: str, env: str, memory: str) -> str:
-        row = next((r for r in rows if (r["agent"], r["environment"], r["memory"]) == (agent, env, memory)), None)
+        at = agent, env.removeprefix(HERE), memory
+        row = next((r for r in rows if (r["agent"], r["environment"], r["memory"]) == at), None)
         if row is None:
             return "not run"
         if "parity" not in row:

@@ -217,7 +217,8 @@ def discrete_arms() -> dict[str, Arm]:
         "luby-dqn": Arm("Luby, T = 64: DQN", Luby(), purerl.dqn, deep, 16, 16, 1_200, mean_return, of_returns),
     }  # fmt: skip
     for levels in LEVELS:
-        hp = ppo(128 * 20 * 600, gae_lambda=0.0, entropy_cost=0.003)
+        # actions change nothing but the reward
+        hp = ppo(128 * 20 * 600, gamma=0.0, gae_lambda=0.0, entropy_cost=0.01, learning_rate=3e-3)
         about = f"Sigmoid, T = 10, levels {' x '.join(map(str, levels))}: PPO"
         arms[f"sigmoid-{'-'.join(map(str, levels))}"] = Arm(
             about, Sigmoid(levels), purerl.ppo, hp, 128, 20, 600, mean_regret(levels), of_returns
@@ -459,11 +460,14 @@ def write_report() -> None:
         "",
         *quadratic_rows(),
         "",
-        "**NoisyQuadratic**, T rates, the deterministic MDP of the second moments. PPO with different rewards:",
+        "**NoisyQuadratic**, T rates, the deterministic MDP of the second moments. PPO with different rewards. Where θ "
+        "is sampled, the policy observes its loss, and may be better than the best schedule, which is fixed:",
         "",
         *noisy_rows(),
         "**LeadingOnes, Luby, Sigmoid**. Expected evaluations are those of the formula; the regret of Luby is the "
-        f"number of wrong actions of {len(luby.luby(64))}, that of Sigmoid is in units of the return, at most 10.",
+        f"number of wrong actions of {len(luby.luby(64))}, that of Sigmoid is in units of the return, at most 10. PPO's "
+        "settings on Sigmoid are a second choice, made on another seed; with γ = 1, a rate of 0.001 and an entropy cost "
+        "of 0.003 the regrets were 1.10 [1.05, 1.14] and 2.18 [2.17, 2.19].",
         "",
         *discrete_rows(),
         "",

@@ -31,7 +31,7 @@ from training_control_exact import summary
 
 import purerl
 from purerl import build, networks, statistics
-from purerl.envs.training_control import actions, data, models, optimizers, schedules
+from purerl.envs.training_control import actions, data, models, observations, optimizers, schedules
 from purerl.envs.training_control.data import Data
 from purerl.envs.training_control.environment import TrainingControl, TrainingControlParams
 from purerl.envs.training_control.optimizers import ADAM, MOMENTUM, InnerOptimizer, Settings
@@ -91,19 +91,23 @@ HELD_OUT = {
 
 
 def environment(
-    task: Task, control: Any = None, optimizer: InnerOptimizer | None = None, steps: int = STRETCHES
+    task: Task,
+    control: Any = None,
+    optimizer: InnerOptimizer | None = None,
+    steps: int = STRETCHES,
+    observe: Callable[..., Any] | None = None,
 ) -> TrainingControl:
     """The environment of a task, whose updates are split into so many steps."""
     model = models.with_head(networks.MLP(task.hidden), task.num_classes)
     return TrainingControl(
         model, task.data(), *task.sizes, updates_per_step=task.updates * STRETCHES // steps, batch_size=32,
-        budget=steps, actions=control, optimizer=optimizer,
+        budget=steps, actions=control, optimizer=optimizer, observe=observe,
     )  # fmt: skip
 
 
-def params_of(spread: float = 0.0) -> Any:
-    """Momentum 0.9, from a rate of 0.01; in the agent's training it starts within `spread` nats of that."""
-    return TrainingControlParams(Settings(optimizer=MOMENTUM), spread, CEILING, STRETCHES)
+def params_of(spread: float = 0.0, kind: int = MOMENTUM) -> Any:
+    """Momentum 0.9 or Adam, from a rate of 0.01; in the agent's training it starts within `spread` nats of that."""
+    return TrainingControlParams(Settings(optimizer=kind), spread, CEILING, STRETCHES)
 
 
 def scheduled(rate: optax.Schedule) -> InnerOptimizer:
@@ -259,28 +263,54 @@ def judge_rivals(names: tuple[str, ...], seed: int) -> None:
 
 
 class Arm(NamedTuple):
-    """An agent: its actions and hyperparameters."""
+    """An agent that learns from `num_envs * num_updates` trainings of the tasks `TRAINED`."""
 
     about: str
     actions: actions.Actions
     hp: Any
+    agent: Callable[..., Any] = purerl.ppo
+    observe: Callable[..., Any] | None = None  # None: `observations.relative` or `with_settings`, as the actions need
+    kind: int = MOMENTUM  # the inner optimiser, unless actions choose it
+    num_envs: int = NUM_ENVS
+    num_updates: int = UPDATES
+    group: int = GROUP
+
+
+def rate_and_time(s: observations.Statistics) -> Any:
+    """log₁₀ learning rate and the fraction of the budget left, float32 `[2]`: nothing that tells tasks apart."""
+    return jnp.stack([jnp.log10(s.settings.learning_rate), s.left])
 
 
 def agents() -> dict[str, Arm]:
-    """Agents by their keys."""
+    """Agents by their keys. The first is what was planned; the others were tried after it had missed the target."""
     steps = float(NUM_ENVS * STRETCHES * UPDATES)
     hp = ppo(learning_rate=1e-3, anneal_steps=steps, gae_lambda=0.95, num_epochs=6, normalize_obs=True)
-    return {"ppo": Arm("PPO, rate × 4^a, a in [-1, 1]", actions.change({"learning_rate": float(np.log(4))}), hp)}
+    change = actions.change({"learning_rate": float(np.log(4))})
+    factors = actions.scale_rate((0.25, 0.5, 1.0, 2.0, 4.0))
+    replay = {"gamma": 1.0, "capacity": 96_000, "learning_starts": 4_800, "learning_rate": 1e-3}
+    off_policy = {"num_envs": 16, "num_updates": 300, "group": 1}
+    dqn = purerl.DQN(**replay, batch_size=256, train_every=16, target_period=800, explore_steps=steps / 2)
+    sac = purerl.SAC(**replay, train_every=16)
+    return {
+        "ppo": Arm("PPO, rate × 4^a, a in [-1, 1]", change, hp),
+        "ppo-discrete": Arm("PPO, rate × ¼, ½, 1, 2 or 4", factors, hp),
+        "ppo-hybrid": Arm("PPO, momentum or Adam and its rate", actions.optimizer_and_rate(
+            {name: actions.RATES[name] for name in ("momentum", "adam")}), hp),
+        "ppo-of-adam": Arm("PPO, Adam's rate × 4^a, a in [-1, 1]", change, hp, kind=ADAM),
+        "ppo-blind": Arm("PPO, rate × 4^a, sees rate and budget left", change, hp, observe=rate_and_time),
+        "dqn": Arm("DQN, rate × ¼, ½, 1, 2 or 4", factors, dqn, purerl.dqn, **off_policy),
+        "sac": Arm("SAC, rate × 4^a, a in [-1, 1]", change, sac, purerl.sac, **off_policy),
+    }  # fmt: skip
 
 
 @cache
 def agent_program(task: Task, name: str) -> Callable[..., Any]:
     """Trainings of a task under an agent's greedy actions."""
     arm = agents()[name]
-    env = environment(task, arm.actions)
-    agent = build.agent(purerl.ppo, env.action_space())(arm.hp)
+    env = environment(task, arm.actions, observe=arm.observe)
+    agent = build.agent(arm.agent, env.action_space())(arm.hp)
     program = controlled(env, agent, STRETCHES, ("learning_rate",))
-    return lambda state, keys: program(state, params_of(), keys)
+    return lambda state, keys: program(state, params_of(kind=arm.kind), keys)
 
 
 def run_agent(name: str, seed: int) -> None:
@@ -288,9 +318,10 @@ def run_agent(name: str, seed: int) -> None:
     path, arm = RESULTS / name / f"{seed}.json", agents()[name]
     if path.exists():
         return
-    report.note(f"{arm.about}: seed {seed}, {UPDATES} updates")
-    begin, env = time.perf_counter(), environment(TRAINED, arm.actions)
-    state, curve = train(env, params_of(spread=2.3), arm.hp, NUM_ENVS, UPDATES, seed, GROUP)
+    report.note(f"{arm.about}: seed {seed}, {arm.num_updates} updates")
+    begin, env = time.perf_counter(), environment(TRAINED, arm.actions, observe=arm.observe)
+    params = params_of(spread=2.3, kind=arm.kind)
+    state, curve = train(env, params, arm.hp, arm.num_envs, arm.num_updates, seed, arm.group, arm.agent)
     seconds, found = time.perf_counter() - begin, {}
     for i, (at, task) in enumerate(HELD_OUT.items()):
         out = agent_program(task, name)(state, keys_of(JUDGING, seed * len(HELD_OUT) + i, JUDGED))
@@ -301,7 +332,7 @@ def run_agent(name: str, seed: int) -> None:
         }
     gain = agent_program(TRAINED, name)(state, keys_of(TUNING, 0, TUNED))["gain"].mean()
     save(path, {
-        "arm": name, "seed": seed, "trainings": NUM_ENVS * UPDATES, "gain": float(gain), "tasks": rounded(found),
+        "arm": name, "seed": seed, "trainings": arm.num_envs * arm.num_updates, "gain": float(gain), "tasks": rounded(found),
         "curve": curve, "seconds": round(seconds, 1), "hyperparameters": vars(arm.hp),
     })  # fmt: skip
 
