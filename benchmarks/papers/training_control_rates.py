@@ -105,9 +105,9 @@ def environment(
     )  # fmt: skip
 
 
-def params_of(spread: float = 0.0, kind: int = MOMENTUM) -> Any:
-    """Momentum 0.9 or Adam, from a rate of 0.01; in the agent's training it starts within `spread` nats of that."""
-    return TrainingControlParams(Settings(optimizer=kind), spread, CEILING, STRETCHES)
+def params_of(spread: float = 0.0, kind: int = MOMENTUM, rate: float = 0.01) -> Any:
+    """Momentum 0.9 or Adam, from a rate; in the agent's training it starts within `spread` nats of that."""
+    return TrainingControlParams(Settings(rate, optimizer=kind), spread, CEILING, STRETCHES)
 
 
 def scheduled(rate: optax.Schedule) -> InnerOptimizer:
@@ -271,6 +271,8 @@ class Arm(NamedTuple):
     agent: Callable[..., Any] = purerl.ppo
     observe: Callable[..., Any] | None = None  # None: `observations.relative` or `with_settings`, as the actions need
     kind: int = MOMENTUM  # the inner optimiser, unless actions choose it
+    optimizer: InnerOptimizer | None = None  # in place of those of the package
+    rate: float = 0.01  # at the start
     num_envs: int = NUM_ENVS
     num_updates: int = UPDATES
     group: int = GROUP
@@ -297,6 +299,8 @@ def agents() -> dict[str, Arm]:
         "ppo-hybrid": Arm("PPO, momentum or Adam and its rate", actions.optimizer_and_rate(
             {name: actions.RATES[name] for name in ("momentum", "adam")}), hp),
         "ppo-of-adam": Arm("PPO, Adam's rate × 4^a, a in [-1, 1]", change, hp, kind=ADAM),
+        "ppo-of-d-adaptation": Arm("PPO, D-Adaptation's rate × 4^a, a in [-1, 1]", change, hp, rate=1.0,
+                                   optimizer=optimizers.of_optax(optax.contrib.dadapt_adamw(1.0))),
         "ppo-blind": Arm("PPO, rate × 4^a, sees rate and budget left", change, hp, observe=rate_and_time),
         "dqn": Arm("DQN, rate × ¼, ½, 1, 2 or 4", factors, dqn, purerl.dqn, **off_policy),
         "sac": Arm("SAC, rate × 4^a, a in [-1, 1]", change, sac, purerl.sac, **off_policy),
@@ -307,10 +311,10 @@ def agents() -> dict[str, Arm]:
 def agent_program(task: Task, name: str) -> Callable[..., Any]:
     """Trainings of a task under an agent's greedy actions."""
     arm = agents()[name]
-    env = environment(task, arm.actions, observe=arm.observe)
+    env = environment(task, arm.actions, arm.optimizer, observe=arm.observe)
     agent = build.agent(arm.agent, env.action_space())(arm.hp)
     program = controlled(env, agent, STRETCHES, ("learning_rate",))
-    return lambda state, keys: program(state, params_of(kind=arm.kind), keys)
+    return lambda state, keys: program(state, params_of(0.0, arm.kind, arm.rate), keys)
 
 
 def run_agent(name: str, seed: int) -> None:
@@ -319,8 +323,8 @@ def run_agent(name: str, seed: int) -> None:
     if path.exists():
         return
     report.note(f"{arm.about}: seed {seed}, {arm.num_updates} updates")
-    begin, env = time.perf_counter(), environment(TRAINED, arm.actions, observe=arm.observe)
-    params = params_of(spread=2.3, kind=arm.kind)
+    begin, env = time.perf_counter(), environment(TRAINED, arm.actions, arm.optimizer, observe=arm.observe)
+    params = params_of(2.3, arm.kind, arm.rate)
     state, curve = train(env, params, arm.hp, arm.num_envs, arm.num_updates, seed, arm.group, arm.agent)
     seconds, found = time.perf_counter() - begin, {}
     for i, (at, task) in enumerate(HELD_OUT.items()):
