@@ -2944,4 +2944,32 @@ FAULTS = [
         "jax.lax.expand_dims(place - 1, range(1, x.ndim)) == slots",
         ("unit/test_rewriting.py::test_a_primitive_is_rewritten_as_others_that_compute_the_same",),
     ),
+    Fault(
+        "An answer to HEAD has a body",
+        "export/serve.py",
+        'return [b"" if asked == "HEAD" else body]',
+        "return [body]",
+        ("unit/test_serve.py::test_head_is_answered_without_a_body",),
+    ),
+    Fault(
+        "What is said about a policy replaces the hashes of its files",
+        "export/folder.py",
+        '{**about, "format": FORMAT, "files": listed}',
+        '{"format": FORMAT, "files": listed, **about}',
+        ("unit/test_export.py::test_a_folder_appears_complete_or_not_at_all",),
+    ),
+    Fault(
+        "A discrete observation may be one more than its space has",
+        "export/loading.py",
+        "x[(x < low) | (x > high)]",
+        "x[(x < low) | (x > high + 1)]",
+        ("unit/test_export.py::test_discrete_observations_are_choices_of_their_space",),
+    ),
+    Fault(
+        "The best run of an early checkpoint is the one of the whole training",
+        "runs/export.py",
+        'np.where(before, columns["episodes"], 0)',
+        'np.where(True, columns["episodes"], 0)',
+        ("runs/test_export_command.py::test_the_best_run_is_that_of_the_largest_return_that_is_not_broken",),
+    ),
 ]

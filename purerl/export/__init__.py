@@ -42,8 +42,8 @@ def save(
       about: further entries of policy.json, such as {"agent": "ppo"}.
       steps: steps of episodes in each of ten environments.
     Raises:
-      ValueError: if the folder is not empty, a package is missing, the program cannot be written in a format, or its
-        outputs differ from the agent's.
+      ValueError: if the folder is not empty, a package is missing, steps are no positive count, returns are not finite,
+        the program cannot be written in a format, or its outputs differ from the agent's.
     """
     from purerl.export import programs, saving
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 FORMAT = 1
 ABOUT, README = "policy.json", "README.md"
 STABLEHLO, ONNX = "policy.stablehlo", "policy.onnx"
+PAGE, AGENT = "page.html", "agent.safetensors"  # of `export.page`, and what training can go on from
 READABLE_DAYS = 180  # jax.export reads programs that are up to six months old
-_PARTS = {"inputs": list, "outputs": list, "files": dict, "observation": dict, "action": dict}
-_PORT = {"name": str, "path": list, "shape": list, "dtype": str}
+_PARTS = {"inputs": list, "outputs": list, "files": dict, "observation": dict, "action": dict, "versions": dict}
+_DTYPES = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")
 
 
 def sha256(data: bytes) -> str:
@@ -28,7 +30,7 @@ def write(directory: Path, files: Mapping[str, bytes], about: Mapping[str, Any])
 
     Args:
       files: the programs by their file names.
-      about: the contents of policy.json, to which format and hashes are added.
+      about: the contents of policy.json, to which format, sizes and hashes are added.
     Raises:
       ValueError: if the directory exists and is not empty.
       OSError: if it cannot be written.
@@ -37,7 +39,7 @@ def write(directory: Path, files: Mapping[str, bytes], about: Mapping[str, Any])
         raise ValueError(f"{directory} exists and is not empty; give another folder, or remove it first")
     directory = directory.absolute()
     listed = {name: {"sha256": sha256(data), "bytes": len(data)} for name, data in files.items()}
-    about = {"format": FORMAT, **about, "files": {**listed, **about.get("files", {})}}
+    about = {**about, "format": FORMAT, "files": listed}
     texts = {ABOUT: json.dumps(about, indent=1, allow_nan=False) + "\n", README: readme(about)}
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -51,6 +53,16 @@ def write(directory: Path, files: Mapping[str, bytes], about: Mapping[str, Any])
             new.rename(directory)
     except OSError as error:
         raise OSError(f"{directory} cannot be written: {error.strerror or error}") from error
+
+
+def _is_port(port: Any) -> bool:
+    """Whether an entry of policy.json is that of an input or output."""
+    if not isinstance(port, dict) or not all(isinstance(port.get(name), list) for name in ("path", "shape")):
+        return False
+    size = lambda n: n == "batch" or (type(n) is int and n >= 0)
+    named = isinstance(port.get("name"), str) and isinstance(port.get("dtype"), str)
+    steps = all(isinstance(step, (str, int)) for step in port["path"])
+    return named and steps and all(map(size, port["shape"])) and bool(_DTYPES.fullmatch(port["dtype"]))
 
 
 def read(directory: Path) -> dict[str, Any]:
@@ -75,9 +87,15 @@ def read(directory: Path) -> dict[str, Any]:
     for name, kind in _PARTS.items():
         if not isinstance(about.get(name), kind):
             raise ValueError(f"{path} is damaged: {name} is missing or malformed")
-    for port in [*about["inputs"], *about["outputs"]]:
-        if not isinstance(port, dict) or not all(isinstance(port.get(name), kind) for name, kind in _PORT.items()):
-            raise ValueError(f"{path} is damaged: an input or output lacks {', '.join(_PORT)}")
+    ports = [*about["inputs"], *about["outputs"]]
+    if not all(map(_is_port, ports)):
+        raise ValueError(f"{path} is damaged: name, path, shape or dtype of an input or output is missing or malformed")
+    names = [port["name"] for port in ports]
+    observed = any(port["name"].partition(".")[0] == "obs" for port in about["inputs"])
+    if not observed or not about["outputs"] or len({*names}) < len(names):
+        raise ValueError(f"{path} is damaged: it has no observation, no output, or two of one name")
+    if not all(isinstance(listed, dict) for listed in about["files"].values()):
+        raise ValueError(f"{path} is damaged: files has no hash of some")
     return about
 
 
@@ -88,7 +106,7 @@ def read_program(directory: Path, about: Mapping[str, Any], name: str) -> bytes:
       ValueError: if it is missing, has been changed, or has expired.
     """
     listed = about["files"].get(name)
-    if not isinstance(listed, dict):
+    if listed is None:
         programs = [other for other in (STABLEHLO, ONNX) if other in about["files"]]
         raise ValueError(f"{directory} has no {name}; it has {', '.join(programs) or 'no program'}")
     try:
@@ -102,7 +120,7 @@ def read_program(directory: Path, about: Mapping[str, Any], name: str) -> bytes:
 
 def check_date(directory: Path, about: Mapping[str, Any], version: str) -> None:
     """Raise a ValueError if the StableHLO program has expired, unless JAX has the version that wrote it."""
-    made = about.get("versions", {}).get("jax")
+    made = about["versions"].get("jax")
     try:
         until = datetime.date.fromisoformat(about["readable_until"])
     except (KeyError, TypeError, ValueError):
@@ -115,8 +133,9 @@ def check_date(directory: Path, about: Mapping[str, Any], version: str) -> None:
 
 
 def _example(port: Mapping[str, Any]) -> str:
-    shape = ", ".join("1" if n == "batch" else str(n) for n in port["shape"])
-    return f"np.zeros(({shape},), np.{'bool_' if port['dtype'] == 'bool' else port['dtype']})"
+    shape = tuple(1 if n == "batch" else n for n in port["shape"])
+    fill = "ones" if port["name"] == "reset" else "zeros"
+    return f"np.{fill}({shape}, np.{'bool_' if port['dtype'] == 'bool' else port['dtype']})"
 
 
 def readme(about: Mapping[str, Any]) -> str:
@@ -140,6 +159,11 @@ def readme(about: Mapping[str, Any]) -> str:
         ]
     if any(port["name"].startswith("noise") for port in about["inputs"]):
         lines += ["", "Actions are sampled: fill `noise` with independent uniform uint32 numbers at every step."]
+    if "most_tokens" in about:
+        lines += [
+            "",
+            f"A text has at most {about['most_tokens']} tokens, its prompt included; a further one replaces the last.",
+        ]
     if STABLEHLO in about["files"]:
         lines += [
             "",
@@ -170,6 +194,8 @@ def readme(about: Mapping[str, Any]) -> str:
             f"print(dict(zip({names}, outputs)))",
             "```",
         ]
+    if PAGE in about["files"]:
+        lines += ["", "## Browser", "", f"`python -m http.server` in this folder, then http://localhost:8000/{PAGE}."]
     lines += [
         "",
         "## purerl",
@@ -178,4 +204,6 @@ def readme(about: Mapping[str, Any]) -> str:
         "purerl.export.serve FOLDER` answers JSON over HTTP.",
         "",
     ]
+    if AGENT in about["files"]:
+        lines[-1:] = ["", f"`purerl train ... --init-from FOLDER` goes on from `{AGENT}`; no program reads it.", ""]
     return "\n".join(lines)

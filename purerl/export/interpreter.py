@@ -15,7 +15,9 @@ from purerl.core import Array
 
 Rule = Callable[..., Sequence[Any]]  # (equation, *values) -> its results
 # primitives that only call a function; loops and branches are not entered
-_CALLS = frozenset(("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2"))
+_CALLS = frozenset((
+    "jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat", "remat2", "checkpoint",
+))  # fmt: skip
 _COMPARISONS = ("gt", "lt", "ge", "le")
 
 
@@ -25,7 +27,7 @@ class _Key:
 
 def _called(eqn: Any) -> Any:
     """The function that an equation calls, a closed jaxpr; None if it is no call."""
-    if eqn.primitive.name not in _CALLS and eqn.primitive.name not in ("remat", "checkpoint"):
+    if eqn.primitive.name not in _CALLS:
         return None
     return next((eqn.params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in eqn.params), None)
 

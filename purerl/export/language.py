@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from purerl.arguments import check_counts
 from purerl.core import Array, Key
 from purerl.export import parity, programs, saving
 from purerl.text.models import LanguageModel
@@ -75,6 +76,7 @@ def save(
       The contents of policy.json.
     """
     slots = model.shape.context if slots is None else slots
+    check_counts("export.language.save", slots=slots, steps=steps)
     choose, start = next_token(model, params), lambda n: model.cache(n, slots)
     program = programs.program(choose, start, reset, jax.ShapeDtypeStruct((1,), jnp.int32))
     episodes = jax.jit(lambda key: write_texts(model, choose, slots, first, key, steps))(key)

@@ -27,6 +27,8 @@ def _nested(leaves: Sequence[tuple[Sequence[str | int], Any]]) -> Any:
     """Leaves `(path, x)` as their paths nest them: x itself, or dicts and tuples."""
     if len(leaves) == 1 and not leaves[0][0]:
         return leaves[0][1]
+    if not all(path for path, _ in leaves):
+        raise ValueError("policy.json is damaged: the path of an input or output ends where that of another goes on")
     heads = list(dict.fromkeys(path[0] for path, _ in leaves))
     parts = {head: _nested([(path[1:], x) for path, x in leaves if path[0] == head]) for head in heads}
     return tuple(parts.values()) if all(type(head) is int for head in heads) else parts
@@ -47,6 +49,16 @@ def _shape(port: Mapping[str, Any]) -> str:
     return f"{port['dtype']} [{', '.join(map(str, port['shape']))}]"
 
 
+def _choices(space: Any, path: Sequence[str | int]) -> tuple[int, int] | None:
+    """The least and the largest number of the discrete part at a path of a space of policy.json; None of any other."""
+    try:
+        for step in path:
+            space = space["parts"][step]
+        return (space["start"], space["start"] + space["n"] - 1) if space["type"] == "Discrete" else None
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
 class Policy:
     """An exported policy.
 
@@ -63,12 +75,14 @@ class Policy:
         self._groups: dict[str, list[dict[str, Any]]] = {}
         for port in about["inputs"]:
             self._groups.setdefault(port["name"].partition(".")[0], []).append(port)
+        found = {p["name"]: _choices(about.get("observation"), p["path"]) for p in self._groups.get("obs", ())}
+        self._choices = {name: choices for name, choices in found.items() if choices}
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The program: outputs by name, of arrays by the names of the inputs.
 
         Raises:
-          ValueError: if an input is missing, unknown, or of another shape or dtype.
+          ValueError: if an input is missing, unknown, of another shape or dtype, or outside of a discrete space.
         """
         names = [port["name"] for port in self.about["inputs"]]
         if unknown := sorted(set(inputs) - set(names)):
@@ -84,8 +98,13 @@ class Policy:
                 given = f"{x.dtype.name} [{', '.join(map(str, x.shape))}]"
                 said = f", and batch is {batch}, as of {names[0]}" if arrays else ""
                 raise ValueError(f"{port['name']} is {given}; it must be {_shape(port)}{said}")
+            low, high = self._choices.get(port["name"], (None, None))
+            if low is not None and (wrong := x[(x < low) | (x > high)]).size:
+                raise ValueError(f"{port['name']} has the value {wrong[0]}; values must be from {low} to {high}")
             arrays.append(x)
         outputs = self.program(*arrays)
+        if len(outputs) != len(self.about["outputs"]):
+            raise ValueError(f"the program has {len(outputs)} outputs; policy.json lists {len(self.about['outputs'])}")
         return {port["name"]: x for port, x in zip(self.about["outputs"], outputs, strict=True)}
 
     def memory(self, batch: int) -> tuple[np.ndarray, ...]:
@@ -124,6 +143,8 @@ class Policy:
 
     def _named(self, group: str, arrays: Sequence[Any]) -> dict[str, Any]:
         ports = self._groups.get(group, [])
+        if not isinstance(arrays, (tuple, list)):
+            raise ValueError(f"{group} is {type(arrays).__name__}; it must be a tuple of {len(ports)} arrays")
         if len(arrays) != len(ports):
             raise ValueError(f"{group} has {len(arrays)} arrays; the policy takes {len(ports)}")
         return {port["name"]: x for port, x in zip(ports, arrays, strict=True)}

@@ -7,6 +7,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,22 @@ import numpy as np
 OPSET = 18  # of the standard operators; ONNX Runtime of Python and of the web run it
 
 
+def _missing(name: str) -> ValueError:
+    return ValueError(f"ONNX needs the package {name}: pip install 'purerl[onnx]'")
+
+
 def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise ValueError(f"ONNX needs the package {name}: pip install 'purerl[onnx]'") from None
+        raise _missing(name) from None
+
+
+def check() -> None:
+    """Raise a ValueError if a package that writes or reads models is missing; none is imported."""
+    for name in ("jax2onnx", "onnx", "onnxruntime"):
+        if find_spec(name) is None:
+            raise _missing(name)
 
 
 @contextlib.contextmanager
@@ -78,15 +90,23 @@ def read(data: bytes, names: Sequence[str]) -> Callable[..., tuple[np.ndarray, .
     Args:
       names: of the outputs.
     Raises:
-      ValueError: if onnxruntime is missing, or cannot read it.
+      ValueError: if onnxruntime is missing, or cannot read it; of the function, if it cannot run it.
     """
     onnxruntime = _package("onnxruntime")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    options.intra_op_num_threads, options.log_severity_level = 1, 4  # errors are raised
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         text = str(error).split("\n")[0]
         raise ValueError(f"ONNX Runtime {onnxruntime.__version__} cannot read the model: {text}") from error
     inputs = [x.name for x in session.get_inputs()]
-    return lambda *arrays: tuple(session.run(list(names), dict(zip(inputs, arrays, strict=True))))
+
+    def call(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        try:
+            return tuple(session.run(list(names), dict(zip(inputs, arrays, strict=True))))
+        except Exception as error:  # such as an index that is out of range
+            text = str(error).split("\n")[0]
+            raise ValueError(f"ONNX Runtime cannot run the model on these inputs: {text}") from error
+
+    return call

@@ -83,7 +83,8 @@ def run(program: Program, call: Callable[..., tuple[np.ndarray, ...]], episodes:
 def compare(program: Program, found: Sequence[np.ndarray], episodes: Episodes, what: str) -> dict[str, Any]:
     """The differences between an exported program's outputs and the agent's, for policy.json.
 
-    Differences of continuous outputs are divided by the size of the agent's where that is above 1.
+    Ties are observations whose margin is at most `TOLERANCE`; in these alone a discrete output may differ. Differences
+    of continuous outputs are divided by the size of the agent's where that is above 1.
 
     Raises:
       ValueError: if a continuous output differs by more than `TOLERANCE`, a discrete one where its margin is larger
@@ -117,4 +118,5 @@ def compare(program: Program, found: Sequence[np.ndarray], episodes: Episodes, w
             "exported"
         )
     counts = {"observations": int(margin.size), "batches": list(BATCHES), "episodes": int(np.sum(episodes.begun))}
-    return {**counts, "largest_difference": largest, "discrete": discrete, "differing_ties": ties}
+    near = int((margin <= TOLERANCE).sum())
+    return {**counts, "largest_difference": largest, "discrete": discrete, "ties": near, "differing_ties": ties}

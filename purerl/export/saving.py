@@ -14,6 +14,7 @@ import numpy as np
 
 import purerl
 from purerl import statistics
+from purerl.arguments import check_counts
 from purerl.core import Agent, Key
 from purerl.export import folder, onnx, parity, programs, spaces, stablehlo
 from purerl.export.programs import Choose, Program
@@ -102,6 +103,7 @@ def save(
     beside: Beside = lambda about, programs: {},
 ) -> dict[str, Any]:
     """See `purerl.export.save`, and `write` for `files` and `beside`."""
+    check_counts("export.save", steps=steps)
     space = env.action_space(env_params)
     chosen = choose(agent, state, space)
     obs, _ = jax.eval_shape(jax.vmap(lambda key: env.reset(key, env_params)), jax.random.split(key, 1))

@@ -40,5 +40,11 @@ def read(data: bytes) -> Callable[..., tuple[np.ndarray, ...]]:
     except Exception as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"JAX {jax.__version__} cannot read the program: {reason}") from error
-    call = jax.jit(exported.call)
-    return lambda *inputs: tuple(map(np.asarray, call(*inputs)))
+    call, count = jax.jit(exported.call), len(exported.in_avals)
+
+    def run(*inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        if len(inputs) != count:
+            raise ValueError(f"the program takes {count} inputs; policy.json lists {len(inputs)}")
+        return tuple(map(np.asarray, call(*inputs)))
+
+    return run

@@ -26,6 +26,18 @@ def evaluation_key(seed: int) -> Any:
     return jax.random.fold_in(jax.random.key(seed), 2**31)
 
 
+def cap_of(env_params: Any, time_limit: int | None, max_steps: int | None) -> Any:
+    """The steps at which episodes are cut: `--max-steps`, or else the number at which they end at the latest.
+
+    Raises:
+      ValueError: if there is neither.
+    """
+    cap = longest_episode(env_params, time_limit) if max_steps is None else max_steps
+    if cap is None:
+        raise ValueError("episodes of this environment have no limit of steps: give one, --max-steps")
+    return cap
+
+
 class Evaluated(NamedTuple):
     """Means over the episodes of R runs, for each of `MODES`; NaN for broken runs."""
 
@@ -40,7 +52,7 @@ def play(loaded: loading.Loaded, episodes: int, seed: int, max_steps: int | None
 
     def one_mode(hp, state, key, greedy):
         agent, env_params = loaded.agent(hp), plan.env_params_of(hp)
-        limit = longest_episode(env_params, plan.config["time_limit"]) if max_steps is None else max_steps
+        limit = cap_of(env_params, plan.config["time_limit"], max_steps)
         return training.evaluate(loaded.env, env_params, agent, state, key, episodes, limit, greedy, at_once=AT_ONCE)
 
     one_mode = jax.jit(one_mode, static_argnums=3)

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from purerl import build, statistics, training
-from purerl.export import language, page, programs, saving
+from purerl.export import language, onnx, page, programs, saving
+from purerl.export.folder import AGENT, PAGE
 from purerl.runs import env_parameters, learned, loading, pretraining, report
-from purerl.runs.evaluation import AT_ONCE, evaluation_key
+from purerl.runs.evaluation import AT_ONCE, cap_of, evaluation_key
 from purerl.runs.progress import progress_bar
 from purerl.runs.record import ENOUGH
 from purerl.text import assembly
@@ -28,6 +29,8 @@ OF_ENVIRONMENT = ("observe", "time_limit", "sticky_actions")  # wrappers that th
 def best(loaded: loading.Loaded) -> int:
     """The run with the largest mean return of its last episodes in training, among those that are not broken.
 
+    The last ones are those before the checkpoint that is loaded, which may be an early one.
+
     Raises:
       ValueError: if there is none.
     """
@@ -37,7 +40,9 @@ def best(loaded: loading.Loaded) -> int:
         raise ValueError("every run is broken: its state is not finite")
     if "episode_return" not in columns or len(sound) == 1:
         return sound[0]
-    final = statistics.last_returns(columns["episodes"], columns["episode_return"], ENOUGH)[sound]
+    before = loaded.metrics.iterations[:, None] <= np.asarray(loaded.state.iteration)
+    episodes = np.where(before, columns["episodes"], 0)
+    final = statistics.last_returns(episodes, columns["episode_return"], ENOUGH)[sound]
     return sound[0] if np.isnan(final).all() else sound[int(np.nanargmax(final))]
 
 
@@ -49,7 +54,8 @@ def _runs(loaded: loading.Loaded, seed: str) -> list[int]:
         return [run for run in range(loaded.plan.num_runs) if run not in loaded.broken]
     if not seed.isdecimal():
         raise ValueError(f"--seed is {seed!r}; it must be best, all, or the number of a run, from 0")
-    loaded.one(int(seed))  # raises if there is no such run
+    if int(seed) >= loaded.plan.num_runs:
+        raise ValueError(f"--seed is {seed}; there are {loaded.plan.num_runs} runs, from 0")
     if int(seed) in loaded.broken:
         raise ValueError(f"--seed is {seed}; that run is not finite from iteration {loaded.broken[int(seed)]} on")
     return [int(seed)]
@@ -96,12 +102,11 @@ def _policy(
         page.check(about)
     returns_key, parity_key = jax.random.split(jax.random.fold_in(evaluation_key(seed), run))
     greedy = choose is not programs.sampled
-    limit = env_parameters.longest_episode(one.env_params, one.plan.config["time_limit"])
-    limit = limit if max_steps is None else max_steps
+    limit = cap_of(one.env_params, one.plan.config["time_limit"], max_steps)
     play = partial(training.evaluate, one.env, one.env_params, agent, max_steps=limit, greedy=greedy)
     out_of = jax.jit(lambda state, key: play(state, key, num_episodes=episodes, at_once=AT_ONCE))(state, returns_key)
     about["unfinished_episodes"] = int((~out_of.finished).sum())
-    files = {learned.AGENT: learned.packed(one.state)}
+    files = {AGENT: learned.packed(one.state)}
     where, returns = (one.env, one.env_params), np.asarray(out_of.returns)
     more = {"files": files, **({"beside": beside} if beside else {})}
     return saving.save(out, *where, agent, state, parity_key, choose, to, returns, about, **more)
@@ -146,6 +151,8 @@ def export(
       ValueError: if the run has no checkpoint, or as `purerl.export.save`.
     """
     beside = _page(to, with_page, runtime)
+    if saving.ONNX in FORMATS[to]:
+        onnx.check()
     loaded = loading.load(run, code, checkpoint)
     text = "text" in loaded.plan.config or loaded.plan.config.get("kind") == pretraining.KIND
     if text and (seed != "best" or choose is not programs.greedy or beside or checkpoint):
@@ -182,7 +189,10 @@ def _say(folder: Path, about: dict[str, Any]) -> None:
             + (f", and {measured['differing_ties']} of ties" if measured["differing_ties"] else "")
         )
     if score := about["return"]:
+        cut = about["unfinished_episodes"]
         report.say(f"{about['run']['name']}: return {score['mean']:.1f} [{score['low']:.1f}, {score['high']:.1f}] in "
-                   f"{score['episodes']} episodes")  # fmt: skip
+                   f"{score['episodes']} episodes" + (f", {cut} of them cut short" if cut else ""))  # fmt: skip
+    if PAGE in about["files"]:
+        report.say(f"the page: python -m http.server -d {folder}, then http://localhost:8000/{PAGE}")
     until = f"readable until {about['readable_until']}; " if saving.STABLEHLO.file in about["files"] else ""
     report.note(f"{until}`purerl.export.load({str(folder)!r})` gives policy(obs)")

@@ -52,14 +52,14 @@ def read(source: Path, optimizer: bool) -> dict[str, np.ndarray]:
         leaves = learned.learned(checkpoint.to_host(loaded.one(best(loaded)).state), optimizer)
     else:
         about = folder.read(source)
-        if learned.AGENT not in about["files"]:
+        if folder.AGENT not in about["files"]:
             raise ValueError(
-                f"--init-from is {source}; it has no {learned.AGENT}: it was not exported from a run of an agent"
+                f"--init-from is {source}; it has no {folder.AGENT}: it was not exported from a run of an agent"
             )
         if optimizer:
             raise ValueError(f"--init-optimizer is kept; {source} has the policy alone: give the run's directory")
-        folder.read_program(source, about, learned.AGENT)  # its hash is checked
-        leaves = checkpoint.read(source / learned.AGENT)[0]
+        folder.read_program(source, about, folder.AGENT)  # its hash is checked
+        leaves = checkpoint.read(source / folder.AGENT)[0]
     if not leaves:
         raise ValueError(f"--init-from is {source}; its agent has nothing that is learned")
     return leaves

@@ -15,7 +15,6 @@ from purerl.runs import checkpoint
 from purerl.runs.plan import Plan, initializer
 
 FILE = "initial.safetensors"  # in the directory of a run that started from a policy
-AGENT = "agent.safetensors"  # in the folder of an exported policy
 LEARNED = ("params", "target_params", "moments")  # fields of an agent's state
 OPTIMIZER = ("opt_state",)
 
@@ -43,12 +42,11 @@ def check(plan: Plan, leaves: dict[str, np.ndarray], optimizer: bool, source: Pa
     expected = learned({jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(state)}, optimizer)
     show = lambda x: f"{x.dtype}{list(x.shape)}"
     for name in sorted(expected.keys() | leaves.keys()):
-        there = show(leaves[name]) if name in leaves else "missing"
-        wanted = show(expected[name]) if name in expected else "unknown"
+        there, wanted = (show(tree[name]) if name in tree else "absent" for tree in (leaves, expected))
         if there != wanted:
             raise ValueError(
                 f"--init-from is {source}; {name} is {there} there and {wanted} in this run: agent, network, "
-                "observations and actions must be the same"
+                "--normalize-obs, observations and actions must be the same"
             )
 
 

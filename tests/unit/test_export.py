@@ -3,6 +3,7 @@
 import collections
 import datetime
 import json
+import re
 import shutil
 import sys
 import types
@@ -114,22 +115,42 @@ def test_observations_of_another_shape_or_dtype_are_refused(change, message, exp
         policy(obs)
     with pytest.raises(ValueError, match=r"there is no input 'nosuch'; the inputs are obs.action_mask, obs.cell"):
         policy.run({"nosuch": 1})
+    obs = {**obs, "cell": np.zeros((2, 16), np.float32)}
     with pytest.raises(ValueError, match="memory or reset is given, and the policy has no memory"):
-        policy({**obs, "cell": np.zeros((2, 16), np.float32)}, reset=np.ones(2, bool))
+        policy(obs, reset=np.ones(2, bool))
+    port = policy.about["inputs"][0]
+    for change, message in (
+        ({"inputs": [*policy.about["inputs"], {**port, "name": "obs.more"}]}, "takes 2 inputs; policy.json lists 3"),
+        ({"outputs": [*policy.about["outputs"], {**port, "name": "action.x"}]}, "program has 1 outputs"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loading.Policy({**policy.about, **change}, policy.program)(obs)
+    paths = {"outputs": [{**port, "path": path, "name": f"action.{i}"} for i, path in enumerate(([], ["x"]))]}
+    with pytest.raises(ValueError, match="is damaged: the path of an input or output ends where"):
+        loading.Policy({**policy.about, **paths}, lambda *_: (1, 2))(obs)
+    with pytest.raises(ValueError, match=r"the program has 2 outputs; policy.json lists 1"):
+        loading.Policy(policy.about, lambda *_: (1, 2))(obs)
 
 
-def test_folders_that_are_changed_newer_or_expired_are_refused(copied, monkeypatch):
-    refused = lambda directory, message: pytest.raises(ValueError, match=message) and _refused(directory, message)
-    refused(copied(format=2), r"has format 2; this version reads format 1; a newer version of purerl reads it")
-    refused(copied(format=1, inputs=[{"name": "obs"}]), "is damaged: an input or output lacks")
-    refused(copied(inputs=[], readable_until="soon"), "readable_until is no date")
-    refused(copied(versions={"jax": "0.1"}, readable_until="2020-01-01"), "could be read until 2020-01-01, and this is")
-    directory = copied(files={})
-    refused(directory, "it has no program")
+def test_folders_that_are_changed_newer_or_expired_are_refused(copied, exported):
+    sound = json.loads((exported / folder.ABOUT).read_text())
+    port = sound["inputs"][0]
+    refused = lambda message, **changes: _refused(copied(**{**sound, **changes}), message)
+    refused(r"has format 2; this version reads format 1; a newer version of purerl reads it", format=2)
+    refused("readable_until is no date", readable_until="soon")
+    refused("could be read until 2020-01-01, and this is", versions={"jax": "0.1"}, readable_until="2020-01-01")
+    refused("is damaged: versions is missing or malformed", versions="0.1")
+    for change in ({"name": None}, {"path": "x"}, {"path": [[]]}, {"shape": ["batch", -1]}, {"dtype": "O"}):
+        refused("is damaged: name, path, shape or dtype of an input", inputs=[{**port, **change}])
+    for changes in ({"inputs": []}, {"inputs": [{**port, "name": "x"}]}, {"inputs": [port, port]}, {"outputs": []}):
+        refused("is damaged: it has no observation, no output, or two of one name", **changes)
+    refused("is damaged: files has no hash of some", files={folder.STABLEHLO: 5})
+    refused("it has no program", files={})
+    directory = copied(**{**sound, "files": {}})
     with pytest.raises(ValueError, match=r"has no policy.onnx; it has no program"):
         purerl.export.load(directory, folder.ONNX)
     (directory / folder.ABOUT).unlink()
-    refused(directory, "is not an exported policy: it has no policy.json")
+    _refused(directory, "is not an exported policy: it has no policy.json")
 
 
 def _refused(directory, message):
@@ -173,9 +194,24 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path):
         folder.write(tmp_path / "new", {"a": b"1", "b/c": b"2"}, about)
     assert not list(tmp_path.iterdir())
     (tmp_path / "new").mkdir()  # an empty one is taken
-    folder.write(tmp_path / "new", {"a": b"1"}, about)
+    folder.write(tmp_path / "new", {"a": b"1"}, {**about, "format": 9, "files": {"a": {"sha256": "0"}}})
+    found = json.loads((tmp_path / "new" / folder.ABOUT).read_text())
+    assert found["format"] == folder.FORMAT and found["files"]["a"]["sha256"] == folder.sha256(b"1")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["README.md", "a", "policy.json"]
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_the_readme_begins_an_episode(tmp_path):
+    made = lambda name, dtype, *shape: {"name": name, "shape": [*shape], "dtype": dtype}
+    inputs = [made("obs", "float32", "batch", 3), made("reset", "bool", "batch"), made("noise", "uint32")]
+    about = {"versions": {"purerl": "1"}, "made": "today", "outputs": [], "inputs": inputs, "most_tokens": 7}
+    text = folder.readme({**about, "files": {name: {} for name in (folder.ONNX, folder.PAGE, folder.AGENT)}})
+    assert "http://localhost:8000/page.html" in text and "goes on from `agent.safetensors`" in text
+    (code,) = (part.split("```")[0] for part in text.split("```python\n")[1:])
+    (feed,) = re.findall(r"inputs = (\{.*?\})\n", code, re.DOTALL)
+    found = eval(feed, {"np": np})
+    assert {name: x.shape for name, x in found.items()} == {"obs": (1, 3), "reset": (1,), "noise": ()}
+    assert found["reset"].all() and found["noise"].dtype == np.uint32 and "at most 7 tokens" in text
 
 
 # --- the comparison -------------------------------------------------------------------------------------------------
@@ -212,12 +248,21 @@ def test_a_discrete_action_may_differ_where_the_best_two_are_equal():
     found, margin = chosen.copy(), np.full(10, 1.0)
     found[0, 3], margin[3] = 1, 0.9e-5
     compare = lambda: parity.compare(program, [found], episodes_of({"action": chosen}, margin), "it")
-    assert compare()["differing_ties"] == 1 and compare()["discrete"] == 10
+    assert compare()["differing_ties"] == compare()["ties"] == 1 and compare()["discrete"] == 10
     margin[3] = 1.1e-5
     with pytest.raises(
         ValueError, match=r"differs from the agent's in 1 of 10 observations, where the best two are up"
     ):
         compare()
+
+
+def test_a_comparison_on_no_observation_is_refused(tmp_path):
+    """It would find no difference."""
+    row, agent, state = zoo.begun(NAME)
+    with pytest.raises(ValueError, match="steps is 0; it must be a positive int"):
+        purerl.export.save(tmp_path / "new", row.env, row.env_params, agent, state, jax.random.key(3), steps=0)
+    with pytest.raises(ValueError, match="steps is 0; it must be a positive int"):
+        language.save(tmp_path / "new", *a_language_model(), jax.random.key(1), 2, steps=0)
 
 
 def test_a_program_whose_normaliser_is_lost_is_refused():
@@ -288,6 +333,8 @@ def test_a_policy_with_memory_or_noise_is_called_by_its_parts():
         policy(obs, memory)
     with pytest.raises(ValueError, match="memory has 0 arrays; the policy takes 1"):
         policy(obs, (), None, noise)
+    with pytest.raises(ValueError, match="noise is ndarray; it must be a tuple of 1 arrays"):
+        policy(obs, memory, None, noise[0])
 
 
 def test_observations_may_have_any_names():
@@ -295,6 +342,21 @@ def test_observations_may_have_any_names():
     policy = loading.Policy({"inputs": [port], "outputs": [{**port, "name": "action", "path": []}]}, lambda x: (x,))
     obs = np.ones(2, np.float32)
     assert policy({"items": obs}).tolist() == [1, 1] == policy(types.SimpleNamespace(items=obs)).tolist()
+
+
+def test_discrete_observations_are_choices_of_their_space():
+    """A token that does not exist would be another one in silence, or an error in the middle of the program."""
+    part = {"type": "Discrete", "n": 3, "start": 1, "shape": [], "dtype": "int32"}
+    space = {"type": "Dict", "parts": {"k": {"type": "Tuple", "parts": [part]}}}
+    port = {"name": "obs.k.0", "path": ["k", 0], "shape": ["batch"], "dtype": "int32"}
+    about = {"inputs": [port], "outputs": [{**port, "name": "action", "path": []}], "observation": space}
+    policy = loading.Policy(about, lambda x: (x,))
+    assert policy({"k": [np.array([1, 3], np.int32)]}).tolist() == [1, 3]
+    for wrong in (0, 4):
+        with pytest.raises(ValueError, match=f"obs.k.0 has the value {wrong}; values must be from 1 to 3"):
+            policy({"k": [np.array([2, wrong], np.int32)]})
+    for other in ({}, {"parts": []}, {"parts": {"k": {"type": "Tuple", "parts": []}}}, None):
+        assert loading.Policy({**about, "observation": other}, lambda x: (x,)).run({"obs.k.0": np.ones(1, np.int32)})
 
 
 def test_q_values_are_of_agents_that_choose_by_them():
@@ -353,6 +415,8 @@ def test_onnx_runtime_gets_arrays_by_name(monkeypatch):
             return [port("obs"), port("reset")]
 
         def run(self, names, inputs):
+            if inputs["obs"] == 13:
+                raise RuntimeError("out of bounds\nat node 36")
             given.update(inputs, names=names)
             return [1, 2]
 
@@ -360,6 +424,8 @@ def test_onnx_runtime_gets_arrays_by_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     assert onnx.read(b"", ("action", "next_memory.0"))("o", "r") == (1, 2)
     assert given == {"obs": "o", "reset": "r", "names": ["action", "next_memory.0"]}
+    with pytest.raises(ValueError, match=r"cannot run the model on these inputs: out of bounds$"):
+        onnx.read(b"", ())(13, "r")
     with pytest.raises(ValueError, match=r"ONNX Runtime 1.0 cannot read the model: No opset$"):
         onnx.read(b"damaged", ())
 

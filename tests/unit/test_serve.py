@@ -2,6 +2,8 @@
 
 import io
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ ABOUT = {
 }
 GOOD = {"obs": [[1, 2.5], [3, 4]], "kind": [1, 2], "reset": [True, False]}
 ANSWER = serve.application(loading.Policy(ABOUT, lambda obs, kind, reset: (obs.sum(-1) + kind * reset,)), 200)
+LARGE = 3e38  # twice it is no float32
 
 
 def ask(body=None, path="/act", method="POST", length=None):
@@ -35,16 +38,27 @@ def test_actions_are_answered():
     assert ask(GOOD) == (200, {"action": [4.5, 7.0]})
     assert ask(path="/health", method="GET") == (200, {"status": "ready", "agent": "ppo"})
     assert ask(path="/policy", method="GET") == (200, ABOUT)
+    with np.errstate(over="ignore"):
+        assert ask({**GOOD, "obs": [[LARGE, LARGE], [3, 4]]}) == (200, {"action": [None, 7.0]})
+
+
+def test_head_is_answered_without_a_body():
+    """A server passes on the body that it is given, and the client would take it for the next answer."""
+    for path, status in (("/health", 200), ("/act", 405), ("/nosuch", 404)):
+        said = {}
+        environ = {"REQUEST_METHOD": "HEAD", "PATH_INFO": path}
+        found = ANSWER(environ, lambda status, headers, said=said: said.update(status=status, **dict(headers)))
+        assert b"".join(found) == b"" and said["status"].startswith(str(status)) and int(said["Content-Length"]) > 9
 
 
 REFUSED = [
     ({**GOOD, "obs": [[1, 2], [3]]}, 400, "obs must be nested lists of finite numbers, float32 [batch, 2]"),
     ({**GOOD, "obs": "text"}, 400, "obs must be nested lists"),
     ({**GOOD, "obs": [[1, 2, 3]]}, 400, "obs is float32 [1, 3]; it must be float32 [batch, 2]"),
-    ({**GOOD, "kind": [1.5, 2]}, 400, "kind must be nested lists of finite numbers, int32 [batch]"),
+    ({**GOOD, "kind": [1.5, 2]}, 400, "kind must be nested lists of integers, int32 [batch]"),
     ({**GOOD, "kind": [2**31, 2]}, 400, "kind must be"),
     ({**GOOD, "kind": [10**30, 2]}, 400, "kind must be"),
-    ({**GOOD, "reset": [1, 0]}, 400, "reset must be nested lists of finite numbers, bool [batch]"),
+    ({**GOOD, "reset": [1, 0]}, 400, "reset must be nested lists of true or false, bool [batch]"),
     ({**GOOD, "obs": [[1, float("nan")], [3, 4]]}, 400, "obs must be nested lists of finite numbers"),
     ({**GOOD, "obs": [[1, 1e39], [3, 4]]}, 400, "obs must be nested lists of finite numbers"),
     ({"obs": [[1, 2]], "reset": [True]}, 400, "kind is missing; it must be int32 [batch]"),
@@ -74,10 +88,29 @@ def test_bad_input_of_the_server_is_one_line(tmp_path, capsys):
         serve.main([str(tmp_path)])
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"purerl: error: {tmp_path} is not an exported policy: it has no policy.json\n"
-    for words, message in (("--port 70000", "--port is 70000; it must be from 0 to"), ("--threads 0", "at least 1")):
+    for words, message in (
+        ("--port 70000", "--port is 70000; it must be from 0 to"),
+        ("--threads 0", "it must be from 1 to 100"),
+        ("--max-bytes 0", "it must be at least 1"),
+    ):
         with pytest.raises(SystemExit):
             serve.main([str(tmp_path), *words.split()])
         assert message in capsys.readouterr().err
+
+
+def test_an_address_that_is_taken_is_named(monkeypatch, capsys):
+    """In place of the package, which is an extra."""
+
+    def taken(*_, **settings):
+        assert settings["max_request_body_size"] == 10_000  # up to which those that are too large are refused in JSON
+        raise OSError(98, "Address already in use")
+
+    monkeypatch.setattr(serve.loading, "load", lambda *_: loading.Policy(ABOUT, lambda *_: ()))
+    monkeypatch.setitem(sys.modules, "waitress", types.SimpleNamespace(create_server=taken))
+    with pytest.raises(SystemExit):
+        serve.main(["policy", "--port", "80", "--max-bytes", "5000"])
+    said = capsys.readouterr().err
+    assert said == "purerl: error: --host 127.0.0.1 --port 80 cannot be listened on: Address already in use\n"
 
 
 def test_batches_are_filled_up_to_a_power_of_two():

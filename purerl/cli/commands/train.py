@@ -36,6 +36,8 @@ def agent_command(name: str) -> click.Command:
         with one_line():
             points = sweeps.points_of({"agent": name, **take(run), "hyperparameters": take(own)})
             if given["init_from"] is None:
+                if given["init_optimizer"] == "kept":
+                    raise ValueError("--init-optimizer is kept, and there is no --init-from to take its state from")
                 sweeps.train(points, **take(execution))
                 return
             if len(points) > 1:

@@ -12,7 +12,6 @@ from typing import Any
 
 from purerl.export import folder
 
-FILE = "page.html"
 # of the npm package onnxruntime-web, in its folder dist
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 HERE = Path(__file__).parent
@@ -63,7 +62,7 @@ def page(about: Mapping[str, Any], model: bytes) -> str:
 
 def beside(more: Mapping[str, bytes]) -> Callable[[Mapping[str, Any], Mapping[str, bytes]], dict[str, bytes]]:
     """The files of a page, for `saving.write`: the page, and `more`, such as those of `runtime`."""
-    return lambda about, programs: {FILE: page(about, programs[folder.ONNX]).encode(), **more}
+    return lambda about, programs: {folder.PAGE: page(about, programs[folder.ONNX]).encode(), **more}
 
 
 def runtime(directory: Path) -> dict[str, bytes]:
