@@ -7,10 +7,10 @@
 
 It needs the extras onnx and serve, in an environment of their own. `parity` exports every agent in every kind of action
 space that it takes, without memory and with a GRU, as StableHLO and ONNX: parameters with noise, so that no bias is 0
-and no scale is 1, and moments of normalised observations as after 50 of them. `latency` times the action of PPO with two layers of 64 for CartPole in
-alternation: the jitted agent, the exported programs by `purerl.export.load`, and `predict` of Stable-Baselines3's PPO
-with the same layers, which `--sb3` names the Python of. `load` starts the server and asks it from this machine. Each
-writes JSON to results/deployment/, and `report` its tables.
+and no scale is 1, and moments of normalised observations as after 50 of them. `latency` times the action of PPO with two layers of 64 for CartPole in alternation:
+the jitted agent, the exported programs by `purerl.export.load`, and `predict` of Stable-Baselines3's PPO with the same
+layers, which `--sb3` names the Python of. `load` starts the server and asks it from this machine. Run both on an idle
+core: `taskset -c 0 python ...`. Each writes JSON to results/deployment/, and `report` its tables.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import argparse
 import datetime
 import http.client
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import environment, spaces
 from rich.progress import track
+from tabular import describe
 
 import purerl
 from purerl.envs.spaces import MultiBinary, MultiDiscrete
@@ -53,6 +54,12 @@ SPACES = {
 AGENTS = ("ppo", "a2c", "reinforce", "dqn", "c51", "qrdqn", "iqn", "rainbow", "pqn", "sac", "td3", "ddpg")
 MEMORIES = ("none", "gru")
 BATCHES = (1, 256)
+REFUSALS = (
+    "is for discrete actions",
+    "are for continuous actions",
+    "takes no network with memory",
+    "hybrid: the space",
+)
 PERTURBATION = 0.3  # standard deviation of the noise of parameters
 ROUNDS, CALLS = 15, 200  # of latency: medians of CALLS calls, in alternation
 REQUESTS = 2000  # of the load test, for each number of clients
@@ -61,7 +68,11 @@ REQUESTS = 2000  # of the load test, for each number of clients
 def store(name: str, found: Any) -> None:
     """Write results with what they were measured on."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    about = {"date": datetime.date.today().isoformat(), "machine": platform.machine(), "jax": jax.__version__}
+    about = {
+        "date": datetime.date.today().isoformat(),
+        **describe(),
+        **{package: version(package) for package in ("jax2onnx", "onnxruntime", "waitress")},
+    }
     text = json.dumps({**about, "results": found}, indent=1)
     (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
@@ -138,6 +149,8 @@ def parity(only: str | None, hidden: int) -> None:
             normalized = ["--normalize-obs"] if agent_name in ("ppo", "a2c", "reinforce", "pqn") else []
             job = plan(agent_name, env, *words, *normalized)
         except (click.UsageError, ValueError) as error:
+            if not any(words in str(error) for words in REFUSALS):
+                raise
             found.append({**row, "refused": str(error)})
             store("parity", found)
             continue
@@ -261,6 +274,8 @@ def load(clients: Sequence[int] = (1, 4, 16)) -> None:
                         for thread in threads:
                             thread.join()
                         seconds = time.perf_counter() - begin
+                        if len(times) != share * count:
+                            raise RuntimeError(f"{len(times)} of {share * count} requests were answered")
                         quantiles = [1e3 * float(np.quantile(times, q)) for q in (0.5, 0.99)]
                         rows.append({
                             "file": file, "clients": count, "batch": batch, "requests": len(times),
@@ -301,7 +316,7 @@ def differences(rows: Sequence[dict[str, Any]]) -> list[str]:
 
     pairs = [(a, m) for a in AGENTS for m in MEMORIES]
     lines = [[a, m, *(cell(a, env, m) for env in SPACES)] for a, m in pairs]
-    shown = [line for line in lines if {*line[2:]} - {"—", "not run"}]
+    shown = [line for line in lines if {*line[2:]} != {"—"}]
     return table(["agent", "memory", *SPACES.values()], shown)
 
 
@@ -313,6 +328,8 @@ def report() -> None:
         lines += [
             f"Largest difference of an action from the agent's on 1,000 observations of episodes, StableHLO / ONNX "
             f"(`parity`; {count} policies, 1e-5 is allowed; 0: every action is the same; —: not taken by the agent).",
+            f"Parameters have noise of standard deviation {PERTURBATION:g} added; normalised observations, of PPO, "
+            "A2C, REINFORCE and PQN, have moments of 50 of them.",
             "", *differences(rows),
         ]  # fmt: skip
     if found := read("latency"):
@@ -330,7 +347,7 @@ def report() -> None:
         cells = [[r["file"], str(r["clients"]), str(r["batch"]), f"{r['per_second']:.0f}", f"{r['median_ms']:.1f}",
                   f"{r['p99_ms']:.1f}"] for r in rows]  # fmt: skip
         lines += [
-            "The server on the loopback, asked by clients on the same core, which other work shared (`load`).", "",
+            "The server on the loopback, asked by clients on the same core (`load`).", "",
             *table(["program", "clients", "batch", "requests/s", "median ms", "99 % ms"], cells),
         ]  # fmt: skip
     (RESULTS / "RESULTS.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")

@@ -465,9 +465,9 @@ def write_report() -> None:
         "",
         *noisy_rows(),
         "**LeadingOnes, Luby, Sigmoid**. Expected evaluations are those of the formula; the regret of Luby is the "
-        f"number of wrong actions of {len(luby.luby(64))}, that of Sigmoid is in units of the return, at most 10. PPO's "
-        "settings on Sigmoid are a second choice, made on another seed; with γ = 1, a rate of 0.001 and an entropy cost "
-        "of 0.003 the regrets were 1.10 [1.05, 1.14] and 2.18 [2.17, 2.19].",
+        f"number of wrong actions of {len(luby.luby(64))}, that of Sigmoid is in units of the return, at most 10. "
+        "PPO's settings on Sigmoid are a second choice, made on another seed; with γ = 1, a rate of 0.001 and an "
+        "entropy cost of 0.003 the regrets were 1.10 [1.05, 1.14] and 2.18 [2.17, 2.19].",
         "",
         *discrete_rows(),
         "",

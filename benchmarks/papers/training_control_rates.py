@@ -336,8 +336,8 @@ def run_agent(name: str, seed: int) -> None:
         }
     gain = agent_program(TRAINED, name)(state, keys_of(TUNING, 0, TUNED))["gain"].mean()
     save(path, {
-        "arm": name, "seed": seed, "trainings": arm.num_envs * arm.num_updates, "gain": float(gain), "tasks": rounded(found),
-        "curve": curve, "seconds": round(seconds, 1), "hyperparameters": vars(arm.hp),
+        "arm": name, "seed": seed, "trainings": arm.num_envs * arm.num_updates, "gain": float(gain),
+        "tasks": rounded(found), "curve": curve, "seconds": round(seconds, 1), "hyperparameters": vars(arm.hp),
     })  # fmt: skip
 
 
