@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ from purerl.envs.training_control.environment import (
 from purerl.envs.training_control.models import Model, Objective
 from purerl.envs.training_control.optimizers import InnerOptimizer, Settings
 from purerl.runs import files, options
-from purerl.runs.arguments import Count, Names, Range
+from purerl.runs.arguments import Count, Names, Range, Swept
 
 # the largest change in one step, on the scales of `actions.COORDINATES`
 LARGEST = {"learning_rate": float(np.log(2)), "momentum": 0.5, "weight_decay": 1.0, "dropout": 0.1,
@@ -39,6 +40,7 @@ TORSOS = {
     "transformer": lambda width: models.over_time(networks.transformer(width)),
 }
 MOST_VALIDATION, MOST_TEST = 256, 1000  # examples of these parts by default
+DRAWS = 64  # of data that are drawn, to see which classes they have
 OFFERED = ("seeds", "seed", "chunks", "tensorboard", "wandb", "mlflow")  # options as of `purerl train`
 # γ = 1: rewards sum to the fall of the log loss over the whole training; a training is short, so agents learn faster
 DEFAULTS: dict[str, Any] = {"gamma": 1.0, "learning_rate": 1e-3, "entropy_cost": 0.0, "learning_starts": 500}
@@ -124,11 +126,25 @@ def _sample(found: Data | Draw, seed: int) -> Data:
     return made
 
 
-def _model(name: str, width: int, dropout: bool, y: Any) -> Model | Any:
+def _num_outputs(found: Data | Draw, some: Data, seed: int) -> int:
+    """The outputs that y needs: its numbers, or its classes; those of one draw of data may lack some."""
+    if not np.issubdtype(some.y.dtype, np.integer):
+        return some.y.shape[-1]
+    largest = int(np.max(some.y))
+    if callable(found):
+        of_draws = lambda keys: jax.lax.map(lambda key: found(key).y.max(), keys).max()
+        keys = jax.random.split(jax.random.key(seed), DRAWS)
+        largest = max(largest, int(jax.jit(of_draws, compiler_options=ONCE)(keys)))
+    if largest >= len(some.y):
+        raise ValueError(f"the integers y go up to {largest}, for {len(some.y)} examples; classes are numbered from 0, "
+                         "and numbers to predict must be floats")  # fmt: skip
+    return largest + 1
+
+
+def _model(name: str, width: int, dropout: bool, num_outputs: Callable[[], int]) -> Model | Any:
     """A model by name, with as many outputs as y needs."""
     if name in TORSOS:
-        classes = np.issubdtype(y.dtype, np.integer)
-        return models.with_head(TORSOS[name](width), int(np.max(y)) + 1 if classes else y.shape[-1], dropout)
+        return models.with_head(TORSOS[name](width), num_outputs(), dropout)
     if not build.is_own(name):
         raise ValueError(f"there is no model {name!r}; allowed are {', '.join(TORSOS)}, or your own FILE.py:name")
     made = build.from_file(name)
@@ -168,6 +184,22 @@ def _optimizer(name: str) -> tuple[InnerOptimizer, int]:
     return optimizers.of_optax(made), optimizers.MOMENTUM
 
 
+def _check_effects(inner: Inner, objective: Objective) -> None:
+    """Raise a ValueError for a setting that the training does not depend on; dropout is checked with the model."""
+    of_optimizer = {"momentum": ("momentum", "adam"), "weight_decay": optimizers.OPTIMIZERS}
+    for name in inner.control:
+        if inner.optimizer not in of_optimizer.get(name, (inner.optimizer,)):
+            raise ValueError(f"--control is {name}, which has no effect with --optimizer {inner.optimizer}")
+        own = build.from_file(inner.loss) if inner.loss else objective
+        smooths = own is not models.regression if isinstance(own, Objective) else _num_arguments(own) == 3
+        if name == "label_smoothing" and not smooths:
+            loss = "squared error" if inner.loss is None else f"--loss {inner.loss}, which has two arguments"
+            raise ValueError(f"--control is {name}, which has no effect on {loss}")
+    if inner.weight_decay and inner.optimizer not in optimizers.OPTIMIZERS:
+        raise ValueError(f"--weight-decay is {inner.weight_decay}, which has no effect with --optimizer "
+                         f"{inner.optimizer}; give it to the optimiser itself")  # fmt: skip
+
+
 # --- the environment --------------------------------------------------------------------------------------------------
 
 
@@ -185,13 +217,18 @@ def _environment(inner: Inner, sources: tuple[str, ...]) -> TrainingControl:
     test = min(num // 5, MOST_TEST) if inner.test is None else inner.test
     validation = min(num // 5, MOST_VALIDATION) if inner.validation is None else inner.validation
     train = num - test - validation if inner.train is None else inner.train
+    if min(train, validation, test) < 1 or train + validation + test > num:
+        raise ValueError(f"the data have {num} examples, and --train {train}, --validation {validation} and --test "
+                         f"{test} must fit into them, each at least 1")  # fmt: skip
     if inner.discrete and inner.control != ("learning_rate",):
         raise ValueError(f"--control is {','.join(inner.control)}; this agent chooses among factors of the learning "
                          "rate, and controls nothing else")  # fmt: skip
     if unknown := [name for name in inner.control if name not in LARGEST]:
         raise ValueError(f"--control is {unknown[0]}; allowed are {', '.join(LARGEST)}")
+    objective = _objective(inner.loss, some.y)
+    _check_effects(inner, objective)
     return TrainingControl(
-        _model(inner.model, inner.width, "dropout" in inner.control, some.y),
+        _model(inner.model, inner.width, "dropout" in inner.control, partial(_num_outputs, found, some, inner.shuffle)),
         found,
         train,
         validation,
@@ -200,7 +237,7 @@ def _environment(inner: Inner, sources: tuple[str, ...]) -> TrainingControl:
         batch_size=inner.batch_size,
         budget=inner.changes,
         actions=actions.scale_rate() if inner.discrete else actions.change({x: LARGEST[x] for x in inner.control}),
-        objective=_objective(inner.loss, some.y),
+        objective=objective,
         optimizer=_optimizer(inner.optimizer)[0],
         partition=last_for_test,
     )
@@ -249,7 +286,13 @@ def restored(stored: Any) -> Inner:
 
 
 def _renamed(p: click.Parameter) -> click.Parameter:
-    """An option of the agent as `--agent-NAME`: the training that it optimises has options of such names too."""
+    """An option of the agent as `--agent-NAME`: the training that it optimises has options of such names too.
+
+    Structure has one value: a search is one program.
+    """
+    if isinstance(p.type, Swept):
+        p.type = p.type.one
+        p.help = p.help and p.help.replace("; several separated by /", "")  # pyright: ignore[reportAttributeAccessIssue]
     prefixed = lambda flags: [f"--{PREFIX[:-1]}-{x[2:]}" if not x.startswith("--no-") else f"--no-agent-{x[5:]}"
                               for x in flags]  # fmt: skip
     p.name, p.opts, p.secondary_opts = f"{PREFIX}{p.name}", prefixed(p.opts), prefixed(p.secondary_opts)
@@ -265,24 +308,25 @@ def parameters(agent: str) -> tuple[list[click.Parameter], list[click.Parameter]
     of_run, own = options.parameters(agent)
     make = build.agent_function(agent)
     say, default = partial(click.Option, show_default=True), Inner("", "")
-    positive = Range(0, min_open=True)
+    rate = actions.COORDINATES["learning_rate"]
     training = [
         click.Argument(["model"], metavar="MODEL"),
         click.Argument(["data"], metavar="DATA"),
         click.Option(["--loss"], metavar="FILE.py:name", help="a function (outputs [B, ...], y [B, ...]) that returns "
-                     "the loss of each example  [default: cross-entropy of classes, squared error of numbers]"),
+                     "the loss of each example, whose mean is positive; or an Objective, with a score too  [default: "
+                     "cross-entropy of classes, squared error of numbers]"),
         say(["--optimizer"], default=default.optimizer, metavar="NAME", help=f"{', '.join(optimizers.OPTIMIZERS)}; or "
             "FILE.py:name, an optimiser of optax with a learning rate of 1"),
         say(["--momentum"], type=Range(0, 1, max_open=True), default=default.momentum,
             help="of momentum; of adam it is β₁"),
-        say(["--weight-decay"], type=Range(0), default=default.weight_decay, help="decoupled"),
+        say(["--weight-decay"], type=Range(0, math.inf, max_open=True), default=default.weight_decay, help="decoupled"),
         say(["--width"], type=Count(), default=default.width, help="of a MODEL by name"),
         say(["--batch-size"], type=Count(), default=default.batch_size, help="of a minibatch"),
         say(["--updates"], type=Count(), default=default.updates, help="of one training, from beginning to end"),
         say(["--changes"], type=Count(), default=default.changes, help="times that the schedule may change in a "
             "training; they divide --updates"),
-        click.Option(["--rate"], type=positive, help="your constant learning rate: the schedule starts from it, and "
-                     "the table has it  [default: the best of constant rates over six decades]"),
+        click.Option(["--rate"], type=Range(rate.low, rate.high), help="your constant learning rate: the agents "
+                     "start from it, and the table has it  [default: the best of constant rates over six decades]"),
         click.Option(["--train"], type=Count(), help="training examples, drawn anew for every training  [default: all "
                      "others]"),
         click.Option(["--validation"], type=Count(), help="examples whose loss the agent learns from, drawn anew for "
@@ -347,13 +391,17 @@ def config_of(given: Mapping[str, Any]) -> tuple[dict[str, Any], Inner]:
         "rollout_length": inner.changes if declared.family is POLICY_GRADIENT else declared.rollout_length,
         "steps": trainings * inner.changes,
     }
+    least = -(-parallel * blocks["rollout_length"] // inner.changes)
+    if trainings < least:
+        raise ValueError(f"--trainings is {trainings}; it must be at least {least} for this agent, which learns from "
+                         f"{blocks['rollout_length']} steps of --parallel {parallel}")  # fmt: skip
     return {"agent": agent, **config, **of_agent, **values, **blocks, "hyperparameters": hyperparameters}, inner
 
 
-def trainings_of(config: Mapping[str, Any], inner: Inner) -> int:
-    """The inner trainings that a search costs, that for its first rate included."""
+def trainings_of(config: Mapping[str, Any], inner: Inner, num_agents: int) -> int:
+    """The inner trainings that a search costs, those for its first rate included."""
     block = config["num_envs"] * config["rollout_length"]
-    return config["seeds"] * (config["steps"] // block * block) // inner.changes + inner.sweep
+    return num_agents * (config["steps"] // block * block) // inner.changes + inner.sweep
 
 
 def scheduled(inner: Inner) -> tuple[str, ...]:

@@ -50,7 +50,9 @@ def test_the_schedule_is_on_disk_with_its_cost(optimised):
     assert stored["schedule"]["learning_rate"] == [float(row["learning_rate"]) for row in rows]
     # two agents of 16 trainings, and two trainings of two rates before them
     inner = Inner(**{**files.read_config(optimised)["inner"], "control": ("learning_rate",)})
-    assert inner.sweep == 4 and optimisation.trainings_of(files.read_config(optimised), inner) == 36
+    assert inner.sweep == 4 and optimisation.trainings_of(files.read_config(optimised), inner, 2) == 36
+    assert comparison.cost_of(files.read_config(optimised), inner, 2) == 36 + 2 * (2 + 2)
+    assert comparison.cost_of(files.read_config(optimised), inner, 6) == 6 * (16 + 2 + 2) + 4  # three values, two seeds
     assert 0.01 * 0.5**2 <= stored["schedule"]["learning_rate"][0] <= 2
 
 
@@ -102,6 +104,18 @@ def test_a_training_that_ended_counts_until_its_end():
     np.testing.assert_allclose(found["learning_rate"], [0.2, 0.4], rtol=1e-5)
 
 
+def test_few_trainings_have_no_verdict(capsys):
+    """The bootstrap interval of three differences of one sign lies on one side of 0, one time in four by chance."""
+
+    def row(name, losses):
+        results = {x: np.array(losses) for x in comparison.FINAL} | {"diverged": np.zeros(len(losses), bool)}
+        return comparison.Row(name, {}, results)
+
+    for count, verdict in ((3, "too few trainings to say; lower in 3 of 3"), (10, "lower; lower in 10 of 10")):
+        comparison.show("one", [row("constant", [1.0] * count), row("found", [0.5] * count)], "accuracy")
+        assert f"[-0.5000, -0.5000], {verdict} trainings" in capsys.readouterr().out
+
+
 def test_data_are_drawn_and_models_fit_their_numbers():
     """Of one column, with what an agent may change besides the rate."""
     control = ("learning_rate", "dropout")
@@ -125,6 +139,37 @@ def test_the_files_of_a_training_are_of_code_and_data(tmp_path):
     assert moved == {str(tmp_path): {"data": "/copies"}, "digits": {"data": "digits"}}
 
 
+def test_what_is_printed_trains_as_the_search_did(tmp_path):
+    """All settings that have a schedule, and those that have none, are in the Python that is printed."""
+    say = lambda **settings: comparison.usage(tmp_path, Inner("mlp", "digits", **settings))
+    load = f'schedules.load("{tmp_path}/schedule.csv")'
+    assert say(optimizer="rmsprop") == f"optimizer = optax.rmsprop({load}, 0.9, eps_in_sqrt=False)"
+    assert say(momentum=0.5) == f"optimizer = optax.sgd({load}, momentum=0.5)"
+    whole = f'optimizer = schedules.optimizer("{tmp_path}/schedule.json")'
+    assert say(weight_decay=0.1) == whole == say(control=("momentum",)) == say(control=("weight_decay",))
+    dropout = f'schedules.load("{tmp_path}/schedule.csv", "dropout")'
+    assert say(control=("weight_decay", "dropout")) == f"{whole}; dropout = {dropout}"
+    assert say(optimizer="/a/own.py:lion") == f"optimizer = optax.chain(lion, optax.scale_by_schedule({load}))"
+
+
+def test_data_that_are_drawn_have_the_classes_of_all_draws():
+    found = optimisation._data(f"{OWN}:rarely_of_three_classes", 0)
+    some = next(x for x in (optimisation._sample(found, seed) for seed in range(9)) if x.y.max() == 1)
+    assert optimisation._num_outputs(found, some, 0) == 3
+
+
+def test_a_directory_that_is_not_new_is_refused_before_any_training(tmp_path, monkeypatch, capsys):
+    (tmp_path / "notes").touch()
+    monkeypatch.setattr(comparison, "with_rate", lambda *_: pytest.fail("it trained"))
+    assert optimise("--dir", tmp_path) == 2
+    assert "exists and is not empty; give another --dir" in capsys.readouterr().err
+
+
+def test_truths_are_two_classes():
+    y = optimisation._data(f"{OWN}:truths", 0).y
+    assert y.dtype == np.int32 and sorted(set(y.tolist())) == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -133,6 +178,26 @@ def test_the_files_of_a_training_are_of_code_and_data(tmp_path):
         ({"model": f"{OWN}:wide"}, "the model gives outputs of shape (4, 5) for 4 examples; it must be (4, 2)"),
         ({"model": "cnn"}, "must be [batch, height, width, channels]"),
         ({"more": ["--loss", f"{OWN}:infinite"]}, "the inner loss is inf at the start; it must be finite"),
+        ({"more": ["--loss", f"{OWN}:below_zero"]}, "at the start; it must be finite and positive"),
+        (
+            {"model": f"{OWN}:network_of_one", "more": ["--loss", f"{OWN}:of_one_logit"]},
+            "it must be (4, 2), a logit for each class, which the score needs; other outputs need an Objective",
+        ),
+        ({"data": f"{OWN}:words"}, "data.x are float32 and data.y <U4; they must be real numbers"),
+        ({"data": f"{OWN}:ragged"}, "has rows of unequal lengths"),
+        ({"data": f"{OWN}:nobody"}, "data.y (0,); they must be [n, ...] and [n], n ≥ 1"),
+        ({"data": f"{OWN}:three"}, "the data have 3 examples, and --train 3, --validation 0 and --test 0 must fit"),
+        ({"more": ["--test", 50]}, "the data have 60 examples, and --train -2, --validation 12 and --test 50 must fit"),
+        ({"model": "mlp", "data": f"{OWN}:numbers_of_years"}, "the integers y go up to 2024, for 60 examples"),
+        ({"more": ["--control", "momentum", "--optimizer", "rmsprop"]}, "momentum, which has no effect with"),
+        ({"more": ["--control", "weight_decay", "--optimizer", f"{OWN}:lion"]}, "weight_decay, which has no effect"),
+        ({"more": ["--weight-decay", 0.1, "--optimizer", f"{OWN}:lion"]}, "--weight-decay is 0.1, which has no effect"),
+        ({"more": ["--control", "label_smoothing", "--loss", f"{OWN}:loss"]}, "smoothing, which has no effect on"),
+        ({"model": "mlp", "data": f"{OWN}:drawn", "more": ["--control", "label_smoothing"]}, "effect on squared error"),
+        ({"more": ["--agent-hidden", "4/8"]}, "Invalid value for '--agent-hidden': '4/8'"),
+        ({"more": ["--agent-num-epochs", "1,2"]}, "'1,2' is not a valid integer"),
+        ({"more": ["--rate", "inf"]}, "is not in the range 1e-06<=x<=10"),
+        ({"more": ["--weight-decay", "inf"]}, "is not in the range 0<=x<inf"),
         ({"more": ["--loss", f"{OWN}:mean_loss"]}, "the loss of 4 examples has shape (); it must have (4,)"),
         ({"more": ["--updates", 0]}, "'0' is not a positive whole number"),
         ({"more": ["--changes", 3]}, "--changes is 3; it must divide --updates, which is 4"),
@@ -140,7 +205,7 @@ def test_the_files_of_a_training_are_of_code_and_data(tmp_path):
         ({"more": ["--train", 70]}, "the data have 60 examples"),
         ({"more": ["--control", "rate"]}, "--control is rate; allowed are learning_rate, momentum"),
         ({"more": ["--optimizer", "adm"]}, "--optimizer is 'adm'; allowed are sgd, momentum"),
-        ({"more": ["--rate", 0]}, "0.0 is not in the range x>0"),
+        ({"more": ["--rate", 0]}, "0.0 is not in the range 1e-06<=x<=10"),
         ({"more": ["--agent", "pop"]}, "there is no agent 'pop'"),
     ],
     ids=lambda x: "",
@@ -150,6 +215,12 @@ def test_bad_input_is_one_line(arguments, message, capsys):
     assert optimise(*more, **arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1, error
+
+
+def test_an_agent_that_learns_from_long_blocks_needs_more_trainings(capsys):
+    few = ["--updates", 4, "--changes", 2, "--parallel", 4, "--trainings", 16]
+    assert command("optimise", f"{OWN}:network", f"{OWN}:data", "--agent", "dqn", *few) == 2
+    assert "--trainings is 16; it must be at least 20 for this agent, which learns" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_named(monkeypatch, capsys):

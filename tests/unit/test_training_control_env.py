@@ -504,12 +504,41 @@ def test_schedules_are_loaded_from_files(tmp_path):
         ("b.json", "[]"),
         ("c.csv", "update,learning_rate\n0,x\n"),
         ("d.csv", ""),
+        ("c.json", "{}"),
+        ("e.csv", f"update,learning_rate\n0,{'1' * 200_000}\n"),
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=f"{name} is not a schedule: "):
             schedules.load(tmp_path / name)
     with pytest.raises(ValueError, match=r"nothing.csv is not a schedule: No such file"):
         schedules.load(tmp_path / "nothing.csv")
+
+
+@pytest.mark.parametrize("kind", optimizers.OPTIMIZERS)
+def test_a_saved_training_is_an_optimiser_of_optax_with_all_settings(kind, tmp_path):
+    """A schedule of some settings and constants for the others, against a loop in NumPy."""
+    columns = {"update": [0, 2], "learning_rate": [0.25, 0.5], "weight_decay": [0.125, 0.0]}
+    path, mu, x = tmp_path / "schedule.json", 0.75, np.array([1.0, -2.0])
+    about = {"optimizer": kind, "momentum": mu}
+    path.write_text(json.dumps({"schedule": columns, "training": about}))
+    optimizer = schedules.optimizer(path)
+    params, m, v = jnp.asarray(x, jnp.float32), np.zeros(2), np.zeros(2)
+    state = optimizer.init(params)
+    for t, g in enumerate(np.random.default_rng(0).normal(size=(4, 2))):
+        updates, state = optimizer.update(jnp.asarray(g, jnp.float32), state, params)
+        params = params + updates
+        rate, decay = (columns[name][t // 2] for name in ("learning_rate", "weight_decay"))
+        m = {"momentum": mu * m + g, "adam": mu * m + (1 - mu) * g}.get(kind, g)
+        v = 0.999 * v + 0.001 * g**2 if kind == "adam" else 0.9 * v + 0.1 * g**2
+        corrected = m / (1 - mu ** (t + 1)), v / (1 - 0.999 ** (t + 1))
+        step = {"rmsprop": g / np.sqrt(v), "adam": corrected[0] / np.sqrt(corrected[1])}.get(kind, m)
+        x = x - rate * (step + decay * x)
+    np.testing.assert_allclose(params, x, rtol=1e-4)
+    with pytest.raises(ValueError, match="the update needs the parameters"):
+        optimizer.update(params, state)
+    path.write_text(json.dumps({"schedule": columns, "training": about | {"optimizer": "own.py:lion"}}))
+    with pytest.raises(ValueError, match=r"its optimizer is 'own.py:lion'; it must be one of sgd, momentum"):
+        schedules.optimizer(path)
 
 
 def test_an_agent_controls_by_its_greedy_action_within_the_space(key):
@@ -628,14 +657,14 @@ BIG = models.with_head(models.Model(lambda key, x: {}, lambda params, x: x * 1e3
             r"data.x has shape \(60, 5\) and data.y \(9,\)",
         ),
         (lambda: TrainingControl(MODEL, Data(X * np.nan, Y), *PARTS, batch_size=8), "values that are not finite"),
-        (lambda: TrainingControl(MODEL, Data(X, Y - 1), *PARTS, batch_size=8), "from -1; classes are"),
+        (lambda: TrainingControl(MODEL, Data(X, Y - 1), *PARTS, batch_size=8), "from -1 to 1; classes are"),
         *[
             (lambda given=given: TrainingControl(MODEL, Data(*given), *PARTS, batch_size=8), message)
             for given, message in (
                 ((X[:, 0], Y), r"data.x has shape \(60,\) and data.y \(60,\); they must be \[n, ...\] and \[n\]"),
                 ((X, Y[0]), r"data.x has shape \(60, 5\) and data.y \(\)"),
                 ((X, X * np.inf), "values that are not finite"),
-                ((X, Y[:, None]), r"data.y are integers \(60, 1\), from 0; classes are"),
+                ((X, Y[:, None]), r"data.y are integers \(60, 1\), from 0 to 2; classes are"),
             )
         ],
         (

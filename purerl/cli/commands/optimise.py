@@ -33,6 +33,7 @@ OPTIMISE = """Find a learning-rate schedule for the training of a model, by rein
     \b
     from purerl.envs.training_control import schedules
     optimizer = optax.sgd(schedules.load("runs/optimise-mlp-digits/schedule.csv"), momentum=0.9)
+    optimizer = schedules.optimizer("runs/optimise-mlp-digits/schedule.json")    # with all settings of the training
 
     The table compares it with the best constant rate and the best cosine, each tuned with as many trainings as the
     search took, on fresh trainings: other initial parameters and minibatches, and test examples that no search saw.
@@ -59,7 +60,7 @@ class Sections(click.Command):
 def optimise_command(agent: str) -> click.Command:
     """The command that searches with one agent."""
     prepare(quick=True)
-    from purerl.runs import comparison, execute, optimisation, plans
+    from purerl.runs import comparison, execute, files, optimisation, plans
 
     with one_line():
         agents.check_name(agent)
@@ -71,6 +72,8 @@ def optimise_command(agent: str) -> click.Command:
         with one_line():
             config, inner = optimisation.config_of(given)
             plan = plans.plan_of({**config, "inner": inner._asdict()})  # its errors come before the first training
+            if how["directory"]:
+                files.check_new(how["directory"])
             if inner.rate is None:
                 inner = comparison.with_rate(inner, given["seed"], how["devices"])
                 plan = plans.plan_of({**config, "inner": inner._asdict()})

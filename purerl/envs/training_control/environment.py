@@ -23,9 +23,11 @@ from purerl.envs.training_control.data import Data, Draw, pixels
 from purerl.envs.training_control.models import (
     Model,
     Objective,
+    accuracy,
     check_objective,
     check_outputs,
     classification,
+    r_squared,
     regression,
 )
 from purerl.envs.training_control.observations import BOUND, Statistics, relative, with_settings
@@ -160,7 +162,8 @@ class TrainingControl(Environment):
     Raises:
       ValueError: for a count that is not positive, such as a budget of 0; parts larger than the data; data of unequal
         lengths or with values that are not finite; a model whose outputs do not fit the data; an objective of your
-        own that does not give a loss for each example, and a score; a loss that is not finite at the start.
+        own that does not give a loss for each example, and a score; a loss that is not finite and positive at the
+        start.
 
     >>> from purerl import networks
     >>> from purerl.envs.training_control import data, models
@@ -237,15 +240,18 @@ class TrainingControl(Environment):
         classes = jnp.issubdtype(data.y.dtype, jnp.integer) and not callable(self._data)
         y = jax.ShapeDtypeStruct((self._batch_size, *data.y.shape[1:]), data.y.dtype)
         shaped = jax.eval_shape(of_seed(outputs), seed)
-        if self._objective in (classification, regression):
-            check_outputs(shaped, y, int(np.max(data.y)) + 1 if classes else None)
-        else:
+        usual = self._objective in (classification, regression)
+        if self._objective.score in (accuracy, r_squared):  # of other outputs they would be other numbers
+            hint = "" if usual else ", which the score needs; other outputs need an Objective(loss, score) of your own"
+            check_outputs(shaped, y, int(np.max(data.y)) + 1 if classes else None, hint)
+        if not usual:
             check_objective(self._objective, shaped, y)
         begin = of_seed(lambda key: self._begin(key, self.default_params)[0])
         seed = jnp.asarray(seed)  # a tracer within another jit, where the compiler has no options of its own
         loss = jax.jit(begin, compiler_options=None if isinstance(seed, Tracer) else ONCE)(seed)
-        if not isinstance(loss, Tracer) and not np.isfinite(loss):
-            raise ValueError(f"TrainingControl: the inner loss is {loss} at the start; it must be finite")
+        if not isinstance(loss, Tracer) and not 0 < loss < math.inf:
+            raise ValueError(f"TrainingControl: the inner loss is {loss} at the start; it must be finite and positive, "
+                             "since its logarithm is used")  # fmt: skip
 
     @property
     def num_actions(self) -> int:
@@ -435,18 +441,28 @@ def checked(data: Any) -> Data:
     """Data of NumPy arrays; raises a ValueError unless they are as many and finite."""
     if not isinstance(data, Data):
         raise ValueError(f"TrainingControl: data is {data!r:.80}; it must be Data(x, y), or a function of a key to it")
-    x, y = np.asarray(data.x), np.asarray(data.y)
-    if x.ndim < 2 or y.ndim < 1 or len(x) != len(y):
+    try:
+        x, y = np.asarray(data.x), np.asarray(data.y)
+    except ValueError:
+        raise ValueError("TrainingControl: data.x or data.y has rows of unequal lengths; they must be arrays") from None
+    if x.dtype.kind not in "fiub" or y.dtype.kind not in "fiub":
+        raise ValueError(f"TrainingControl: data.x are {x.dtype} and data.y {y.dtype}; they must be real numbers")
+    if x.ndim < 2 or y.ndim < 1 or len(x) != len(y) or not len(x):
         raise ValueError(
-            f"TrainingControl: data.x has shape {x.shape} and data.y {y.shape}; they must be [n, ...] and [n]"
+            f"TrainingControl: data.x has shape {x.shape} and data.y {y.shape}; they must be [n, ...] and [n], n ≥ 1"
         )
+    y = y.astype(np.int32) if y.dtype.kind == "b" else y  # two classes
+    with np.errstate(over="ignore"):
+        x = x if x.dtype == np.uint8 else x.astype(np.float32)
+        y = y if y.dtype.kind in "iu" else y.astype(np.float32)
     if not np.isfinite(x).all() or not np.isfinite(y).all():
-        raise ValueError("TrainingControl: data have values that are not finite")
-    if np.issubdtype(y.dtype, np.integer) and (y.ndim != 1 or y.min() < 0):
-        raise ValueError(f"TrainingControl: data.y are integers {y.shape}, from {y.min()}; classes are [n], from 0")
-    return Data(
-        x if x.dtype == np.uint8 else x.astype(np.float32), y.astype(np.int32 if y.dtype.kind in "iu" else np.float32)
-    )
+        raise ValueError("TrainingControl: data have values that are not finite in float32")
+    if y.dtype.kind in "iu":
+        if y.ndim != 1 or y.min() < 0 or y.max() >= 2**31:
+            raise ValueError(f"TrainingControl: data.y are integers {y.shape}, from {y.min()} to {y.max()}; classes "
+                             "are [n], from 0")  # fmt: skip
+        y = y.astype(np.int32)
+    return Data(x, y)
 
 
 def _as_arrays(data: Data) -> Data:

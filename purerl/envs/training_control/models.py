@@ -90,8 +90,8 @@ def over_time(core: Core) -> Model:
 class Objective(NamedTuple):
     """What an inner model is trained for.
 
-    `loss(outputs [B, ...], y [B, ...], label_smoothing []) -> [B]`; `score(outputs, y) -> []`, of which more is better
-    and 0 is that of a model which has diverged.
+    `loss(outputs [B, ...], y [B, ...], label_smoothing []) -> [B]`, whose mean is positive, for its logarithm;
+    `score(outputs, y) -> []`, of which more is better and 0 is that of a model which has diverged.
     """
 
     loss: Callable[[Array, Array, Any], Array]
@@ -132,21 +132,23 @@ classification = Objective(cross_entropy, accuracy)
 regression = Objective(squared_error, r_squared)
 
 
-def check_outputs(outputs: Any, y: Any, num_classes: int | None) -> None:
+def check_outputs(outputs: Any, y: Any, num_classes: int | None, hint: str = "") -> None:
     """Raise a ValueError unless shaped outputs are logits of the classes of y, or have the shape of y.
 
     Args:
-      num_classes: C, of integer y; None if it is unknown.
+      num_classes: C, of integer y; None if it is unknown.  hint: the end of the error.
     """
     shape = getattr(outputs, "shape", None)
     if jnp.issubdtype(y.dtype, jnp.integer):
         wanted = f"({y.shape[0]}, {num_classes or 'C'}), a logit for each class"
         right = shape is not None and len(shape) == 2 and shape[0] == y.shape[0] and num_classes in (None, shape[1])
     else:
-        wanted, right = f"{y.shape}, the shape of y", shape == y.shape
+        wanted, right = f"{y.shape}, the shape of y, floats to predict (classes are ints)", shape == y.shape
     if not right:
         found = f"a {type(outputs).__name__}" if shape is None else f"outputs of shape {shape}"
-        raise ValueError(f"TrainingControl: the model gives {found} for {y.shape[0]} examples; it must be {wanted}")
+        raise ValueError(
+            f"TrainingControl: the model gives {found} for {y.shape[0]} examples; it must be {wanted}{hint}"
+        )
 
 
 def check_objective(objective: Objective, outputs: Any, y: Any) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from purerl.arguments import check_range
 from purerl.core import Agent, Array, Key
 from purerl.distributions import clip_to_space
 from purerl.envs.training_control.environment import TrainingControl, TrainingControlParams
-from purerl.envs.training_control.optimizers import Settings
+from purerl.envs.training_control.optimizers import OPTIMIZERS, Settings, as_arrays, first_order
 
 Schedule = Callable[[Array], Array]  # fraction of the budget that is used, in [0, 1) -> learning rate
 # (carry, obs, settings so far, fraction used) -> (carry, settings of the next step)
@@ -179,6 +180,27 @@ def schedule_of(table: Mapping[str, Any], name: str = "learning_rate") -> optax.
     return schedule
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """The contents of `schedule.json`, of which a CSV file has the columns of `schedule` alone."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        stored = json.loads(text)
+        if not isinstance(stored, dict) or not isinstance(stored.get("schedule"), dict):
+            raise ValueError("it has no columns in `schedule`")
+        return stored
+    rows = list(csv.DictReader(io.StringIO(text)))
+    return {"schedule": {column: [float(row[column]) for row in rows] for column in (rows[0] if rows else ())}}
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of a file's contents name the file."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise ValueError(f"{path} is not a schedule: {getattr(error, 'strerror', None) or error}") from None
+
+
 def load(path: str | Path, name: str = "learning_rate") -> optax.Schedule:
     """The schedule that `purerl optimise` found, for any training with optax: `optax.sgd(load("schedule.csv"), 0.9)`.
 
@@ -188,14 +210,40 @@ def load(path: str | Path, name: str = "learning_rate") -> optax.Schedule:
     Raises:
       ValueError: if the file cannot be read, or has other columns or values.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
-            table = json.loads(text)["schedule"]
-        else:
-            rows = list(csv.DictReader(io.StringIO(text)))
-            table = {column: [float(row[column]) for row in rows] for column in (rows[0] if rows else ())}
-        return schedule_of(table, name)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is not a schedule: {getattr(error, 'strerror', None) or error}") from None
+    with _naming(path := Path(path)):
+        return schedule_of(_read(path)["schedule"], name)
+
+
+def optimizer(path: str | Path) -> optax.GradientTransformation:
+    """The optimiser of the training that `purerl optimise` found a schedule for, with all of its settings.
+
+    Learning rate, momentum and weight decay follow the schedule where it has them, and otherwise are those of the
+    training. It computes what `optimizers.first_order` does; its update needs the parameters.
+
+    Args:
+      path: `schedule.json` of a run whose optimiser is one of `OPTIMIZERS`.
+    Raises:
+      ValueError: if the file cannot be read, or has another optimiser or other values.
+    """
+    names = ("learning_rate", "momentum", "weight_decay")
+    with _naming(path := Path(path)):
+        stored = _read(path)
+        training, table = stored["training"], stored["schedule"]
+        if training["optimizer"] not in OPTIMIZERS:
+            raise ValueError(f"its optimizer is {training['optimizer']!r}; it must be one of {', '.join(OPTIMIZERS)}")
+        changing = {name: schedule_of(table, name) for name in names if name not in training}
+        fixed = {name: float(training[name]) for name in names if name in training}
+    kind, inner = OPTIMIZERS.index(training["optimizer"]), first_order()
+
+    def init(params):
+        return jnp.zeros((), jnp.int32), inner.init(params)
+
+    def update(grads, state, params=None):
+        if params is None:
+            raise ValueError("schedules.optimizer: the update needs the parameters: update(grads, state, params)")
+        count, state = state
+        now = {name: schedule(count) for name, schedule in changing.items()}
+        updates, state = inner.update(grads, state, params, as_arrays(Settings(**fixed, **now, optimizer=kind)))
+        return updates, (optax.safe_increment(count), state)
+
+    return optax.GradientTransformation(init, update)
