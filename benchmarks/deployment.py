@@ -7,10 +7,11 @@
 
 It needs the extras onnx and serve, in an environment of their own. `parity` exports every agent in every kind of action
 space that it takes, without memory and with a GRU, as StableHLO and ONNX: parameters with noise, so that no bias is 0
-and no scale is 1, and moments of normalised observations as after 50 of them. `latency` times the action of PPO with two layers of 64 for CartPole in alternation:
-the jitted agent, the exported programs by `purerl.export.load`, and `predict` of Stable-Baselines3's PPO with the same
-layers, which `--sb3` names the Python of. `load` starts the server and asks it from this machine. Run both on an idle
-core: `taskset -c 0 python ...`. Each writes JSON to results/deployment/, and `report` its tables.
+and no scale is 1, and moments of normalised observations as after 50 of them. `latency` times the action of PPO with
+two layers of 64 for CartPole in alternation: the jitted agent, the exported programs by `purerl.export.load`, and
+`predict` of Stable-Baselines3's PPO with the same layers, which `--sb3` names the Python of. `load` starts the server
+and asks it from this machine. Run both on an idle core: `taskset -c 0 python ...`. Each writes JSON to
+results/deployment/, and `report` its tables.
 """
 
 from __future__ import annotations

@@ -27,10 +27,10 @@ import numpy as np
 import optax
 from controlled_trainings import LAST, controlled, keys_of, load, outcome, ppo, rounded, save, search, train
 from text_report import control_section
-from training_control_exact import summary
+from training_control_exact import interval, summary
 
 import purerl
-from purerl import build, networks, statistics
+from purerl import build, networks
 from purerl.envs.training_control import actions, data, models, observations, optimizers, schedules
 from purerl.envs.training_control.data import Data
 from purerl.envs.training_control.environment import TrainingControl, TrainingControlParams
@@ -158,7 +158,8 @@ def rivals() -> dict[str, Rival]:
     one = lambda c: schedules.constant(c[0])
     return {
         "constant": Rival("constant (a)", fine[:, None], one),
-        "step": Rival("step, to 0.1 or 0.3 at thirds", grid(rates, (0.1, 0.3)), lambda c: schedules.step(c[0], c[1])),
+        "step": Rival("step, by 0.1 or 0.3 at each third", grid(rates, (0.1, 0.3)),
+                      lambda c: schedules.step(c[0], c[1])),
         "exponential": Rival("exponential, to 0.1 or 0.01", grid(rates, (0.1, 0.01)),
                              lambda c: schedules.exponential(c[0], c[0] * c[1])),
         "cosine": Rival("cosine, to 0 or 0.1", grid(rates, (0.0, 0.1)), lambda c: schedules.cosine(c[0], c[0] * c[1])),
@@ -374,7 +375,7 @@ def against(name: str, other: str) -> str:
     ours, theirs = excess(name), excess(other)
     both = sorted(set(ours) & set(theirs))
     difference = [ours[seed] - theirs[seed] for seed in both]
-    mine, his = (statistics.interval([x[seed] for seed in both], statistics.mean) for x in (ours, theirs))
+    mine, his = (interval([x[seed] for seed in both]) for x in (ours, theirs))
     apart = "apart" if mine[1] < his[0] or his[1] < mine[0] else "not apart"
     return f"{summary(difference, 4)} | {apart if len(both) > 2 else f'too few seeds to say: {len(both)}'}"
 
@@ -399,7 +400,7 @@ def verdict(name: str) -> str:
         return f"{target} {names()[name]}: open, after {len(seeds)} of {SEEDS} seeds."
     lower = np.mean([ours[i] - flat[i] for i in seeds]) < 0
     apart = against(name, "constant").endswith("| apart")
-    no_worse = statistics.interval([ours[i] - cosine[i] for i in seeds], statistics.mean)[0] <= 0
+    no_worse = interval([ours[i] - cosine[i] for i in seeds])[0] <= 0
     reached = "reached" if lower and apart and no_worse else "missed"
     first = (
         f"its mean is {'below' if lower else 'above'} (a)'s, their intervals are {'apart' if apart else 'not apart'}"
@@ -429,7 +430,9 @@ def write_report() -> None:
         f"tasks, with {JUDGED} networks for each task and seed, which are the same for all. The score is the log test "
         "loss above that of the best of 25 constant rates for the held-out task itself (b), a mean over tasks; below "
         "0 is better than (b). The constant rate that is tuned on the training tasks is (a). The gain is the fall of "
-        "the log validation loss on the training tasks, in nats, and what is tuned was chosen by it.",
+        "the log validation loss on the training tasks, in nats; what is tuned was chosen by it, as the best of "
+        f"{CANDIDATES}, so its gain is a little too high. Intervals are Student's. Seeds of an agent are trainings of "
+        "it, judged on other networks; a rival was tuned once, so its interval is that of the judgement alone.",
         "",
         "| | log test loss above (b), mean [95 % interval] | least, most | seeds | gain | chosen |",
         "|---|---|---|---|---|---|",

@@ -1,6 +1,6 @@
 """Inner training steps a second of `TrainingControl`, for 1 to many networks at once, and of a loop in PyTorch.
 
-    python benchmarks/training_control.py [--networks 1,16,256] [--torch PYTHON] [--seconds 5]
+    python benchmarks/papers/training_control_speed.py [--networks 1,16,256,4096] [--torch PYTHON] [--seconds 5]
 
 The inner training: a 64-32-10 tanh network on 1,797 images of 8 x 8 pixels (random ones, so that no package is needed),
 minibatches of 32, Adam, 400 training, 200 validation and 200 test images, K = 10 updates in a step of the environment.
@@ -10,7 +10,7 @@ updates; the time of 256 networks is 256 times that of one. Here the networks ar
 may use, if their number divides; PyTorch is measured with one thread and with as many.
 `--inner` is the part that needs PyTorch, run by that Python.
 
-Prints a line of JSON.
+With `--torch` the results are written to results/training-control-speed/cpu.json and CONTROL.md.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import argparse
 import json
 import math
 import os
+import platform
 import subprocess
-import sys
 import time
+from pathlib import Path
 
 NUM, INPUTS, WIDTH, CLASSES, BATCH, UPDATES = 1797, 64, 32, 10, 32, 10
+RESULTS = Path(__file__).parent / "results" / "training-control-speed" / "cpu.json"
 WARM_UP = 200  # updates of PyTorch that are not timed
 
 
@@ -107,10 +109,42 @@ def of_purerl(counts: list[int], seconds: float) -> dict[str, float]:
     return found
 
 
+def write_report(found: dict[str, float]) -> None:
+    """A file with the machine, and the section of CONTROL.md."""
+    import jax
+    from text_report import control_section
+    from training_control_exact import write
+
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = {line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")}
+    cores = len(os.sched_getaffinity(0))
+    about = {"processor": ", ".join(names) or platform.machine(), "cores": cores, "jax": jax.__version__}
+    write(RESULTS, about | {"updates_per_second": found})
+    best = max(x for name, x in found.items() if name.startswith("torch"))
+    counts = [name.split(", ")[1] for name in found if name.endswith("compilations")]
+    rows = [
+        f"| {int(n):,} | {found[f'purerl, {n}']:,.0f} | {found[f'purerl, {n}'] / best:.1f} "
+        f"| {found[f'purerl, {n}, bytes a network'] / 1024:.1f} | {found[f'purerl, {n}, compilations']:.0f} |"
+        for n in counts
+    ]
+    control_section("speed", "\n".join([
+        "## Speed",
+        "",
+        "`python benchmarks/papers/training_control_speed.py --torch PYTHON`. Inner updates a second of all networks "
+        f"together (64-32-10, minibatches of 32, Adam), with all that a step of the environment computes besides, on "
+        f"{cores} core{'s' if cores > 1 else ''} of {about['processor']}, and of a loop in PyTorch in the same run, "
+        f"which does nothing but updates: {best:,.0f} a second. Compilations are those after a changed rate.",
+        "",
+        "| networks | updates a second | times PyTorch | KiB a network | compilations |",
+        "|---|---|---|---|---|",
+        *rows,
+    ]))  # fmt: skip
+
+
 def main() -> None:
     """Run both, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", default="1,16,256", help="numbers of networks at once")
+    parser.add_argument("--networks", default="1,16,256,4096", help="numbers of networks at once")
     parser.add_argument("--torch", help="a Python that has PyTorch")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
@@ -123,8 +157,10 @@ def main() -> None:
         command = [arguments.torch, __file__, "--inner", "--seconds", str(arguments.seconds)]
         out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         found |= json.loads(out)
-    json.dump({name: round(x, 1) for name, x in found.items()}, sys.stdout, indent=1)
-    print()
+    found = {name: round(x, 1) for name, x in found.items()}
+    print(json.dumps(found, indent=1))
+    if arguments.torch:
+        write_report(found)
 
 
 if __name__ == "__main__":
