@@ -553,6 +553,21 @@ FAULTS = [
         "return jnp.where(state.cell < params.length, sign, seen)",
         ("unit/test_envs.py::test_tmaze",),
     ),
+    # --- trading, driving, images -------------------------------------------------------------------------------------
+    Fault(
+        "The impact of a trade lacks the half of the permanent impact that it bears itself",
+        "envs/fields/execution.py",
+        "    impact = params.temporary_impact - params.permanent_impact * interval / 2\n    ratio",
+        "    impact = params.temporary_impact\n    ratio",
+        ("unit/test_execution.py::test_the_optimum_has_the_published_numbers",),
+    ),
+    Fault(
+        "The risk of a trade is that of the shares before it",
+        "envs/fields/execution.py",
+        "params.shares * left**2",
+        "params.shares * state.left**2",
+        ("unit/test_execution.py::test_a_thousand_variants_are_one_program",),
+    ),
     # --- the loop -----------------------------------------------------------------------------------------------------
     Fault(
         "The successor of a step is the observation after the reset",

@@ -9,6 +9,7 @@ from gymnax.environments.environment import Environment
 
 from purerl.envs import adapters
 from purerl.envs.adapters.common import near
+from purerl.envs.fields.execution import Execution
 from purerl.envs.masked_grid import MaskedGrid
 from purerl.envs.platform import Platform
 from purerl.envs.tmaze import TMaze
@@ -21,7 +22,10 @@ from purerl.envs.training_control.sigmoid import Sigmoid
 from purerl.envs.wrappers import Cast
 
 _CLASSES = (TMaze, Platform, MaskedGrid, Quadratic, NoisyQuadratic, LeadingOnes, Luby, Sigmoid, ArchitectureSearch)
-OWN = {env.name: env for env in _CLASSES}
+_FIELDS = (
+    Execution,
+)  # fmt: skip
+OWN = {env.name: env for env in (*_CLASSES, *_FIELDS)}
 
 
 def make(env_id: str, **kwargs: Any) -> tuple[Environment, Any]:
