@@ -568,6 +568,27 @@ FAULTS = [
         "params.shares * state.left**2",
         ("unit/test_execution.py::test_a_thousand_variants_are_one_program",),
     ),
+    Fault(
+        "A vehicle that gives a change of lane up goes on with it",
+        "envs/fields/highway.py",
+        "return jnp.where(taken, lane, chosen)",
+        "return chosen",
+        ("unit/test_highway.py::test_a_step_against_loops_over_vehicles",),
+    ),
+    Fault(
+        "A vehicle accelerates as if its own lane alone counted during a change",
+        "envs/fields/highway.py",
+        "acceleration = jnp.minimum(acceleration, there)",
+        "acceleration = acceleration + 0 * there",
+        ("unit/test_highway.py::test_a_step_against_loops_over_vehicles",),
+    ),
+    Fault(
+        "The slip angle is half of the steering angle",
+        "envs/fields/highway.py",
+        "slip = jnp.arctan(jnp.tan(steering) / 2)",
+        "slip = steering / 2",
+        ("unit/test_highway.py::test_a_step_against_loops_over_vehicles",),
+    ),
     # --- the loop -----------------------------------------------------------------------------------------------------
     Fault(
         "The successor of a step is the observation after the reset",

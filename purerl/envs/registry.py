@@ -10,6 +10,7 @@ from gymnax.environments.environment import Environment
 from purerl.envs import adapters
 from purerl.envs.adapters.common import near
 from purerl.envs.fields.execution import Execution
+from purerl.envs.fields.highway import Highway
 from purerl.envs.masked_grid import MaskedGrid
 from purerl.envs.platform import Platform
 from purerl.envs.tmaze import TMaze
@@ -24,6 +25,7 @@ from purerl.envs.wrappers import Cast
 _CLASSES = (TMaze, Platform, MaskedGrid, Quadratic, NoisyQuadratic, LeadingOnes, Luby, Sigmoid, ArchitectureSearch)
 _FIELDS = (
     Execution,
+    Highway,
 )  # fmt: skip
 OWN = {env.name: env for env in (*_CLASSES, *_FIELDS)}
 
