@@ -589,6 +589,27 @@ FAULTS = [
         "slip = steering / 2",
         ("unit/test_highway.py::test_a_step_against_loops_over_vehicles",),
     ),
+    Fault(
+        "The agent sees tomorrow's prices",
+        "envs/fields/portfolio.py",
+        "state.day - self._window, rows)",
+        "state.day + 1 - self._window, rows)",
+        ("unit/test_portfolio.py::test_shuffling_the_future_changes_nothing_that_the_agent_saw",),
+    ),
+    Fault(
+        "Weights do not drift with the prices",
+        "envs/fields/portfolio.py",
+        "PortfolioState(state.day + 1, (grown / total)",
+        "PortfolioState(state.day + 1, (weights + 0 * grown / total)",
+        ("unit/test_portfolio.py::test_a_test_episode_against_a_loop",),
+    ),
+    Fault(
+        "The oracle pays for purchases alone",
+        "envs/fields/portfolio.py",
+        "change = np.log1p(-cost * is_asset)[:, None] - ",
+        "change = np.zeros((size, 1)) - ",
+        ("unit/test_portfolio.py::test_the_oracle_against_all_sequences",),
+    ),
     # --- the loop -----------------------------------------------------------------------------------------------------
     Fault(
         "The successor of a step is the observation after the reset",

@@ -17,6 +17,7 @@ _OWN = {
     "NoisyQuadratic": "purerl.envs.training_control.noisy_quadratic",
     "Parameterised": "purerl.envs.spaces",
     "Platform": "purerl.envs.platform",
+    "Portfolio": "purerl.envs.fields.portfolio",
     "Quadratic": "purerl.envs.training_control.quadratic",
     "Sigmoid": "purerl.envs.training_control.sigmoid",
     "Table": "purerl.envs.table",
@@ -33,7 +34,7 @@ def make(env_id: str, **kwargs: Any) -> tuple[Any, Any]:
     """Create an environment and its default parameters: `(env, env_params)`.
 
     Rewards and observations of gymnax environments are converted to float32, and Discrete observations to one-hot.
-    Of trading, driving and imaging there are "Execution-v0", "Highway-v0".
+    Of trading, driving and imaging there are "Execution-v0", "Highway-v0", "Portfolio-v0".
 
     Args:
       env_id: any id that gymnax has registered, such as "CartPole-v1" (`gymnax.register` adds to them), or one of

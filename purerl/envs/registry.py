@@ -11,6 +11,7 @@ from purerl.envs import adapters
 from purerl.envs.adapters.common import near
 from purerl.envs.fields.execution import Execution
 from purerl.envs.fields.highway import Highway
+from purerl.envs.fields.portfolio import Portfolio
 from purerl.envs.masked_grid import MaskedGrid
 from purerl.envs.platform import Platform
 from purerl.envs.tmaze import TMaze
@@ -26,6 +27,7 @@ _CLASSES = (TMaze, Platform, MaskedGrid, Quadratic, NoisyQuadratic, LeadingOnes,
 _FIELDS = (
     Execution,
     Highway,
+    Portfolio,
 )  # fmt: skip
 OWN = {env.name: env for env in (*_CLASSES, *_FIELDS)}
 

@@ -4,7 +4,6 @@ import math
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,7 +15,7 @@ from purerl.testing import check_env
 
 FIELDS = [name for name in HighwayState._fields if name != "time"]
 
-# --- a simulation in loops ----------------------------------------------------------------------------------------------
+# --- a simulation in loops --------------------------------------------------------------------------------------------
 
 
 def not_zero(x):
@@ -70,11 +69,11 @@ class Road:
         lane = self.lane_of(car)
         if lane != car.target_lane:
             for other in self.cars:
-                if other is not car and other.target_lane == car.target_lane != self.lane_of(other):
-                    if 0 < other.x - car.x < self.gap(car, other):
-                        car.target_lane = lane
-                        self.aborted += 1
-                        return
+                rival = other is not car and other.target_lane == car.target_lane != self.lane_of(other)
+                if rival and 0 < other.x - car.x < self.gap(car, other):
+                    car.target_lane = lane
+                    self.aborted += 1
+                    return
         elif car.timer > 1:
             car.timer = 0
             for side in (lane - 1, lane + 1):
@@ -280,7 +279,7 @@ def test_a_step_is_the_one_of_highway_env(key):
     assert ends > 0
 
 
-# --- the environment ----------------------------------------------------------------------------------------------------
+# --- the environment --------------------------------------------------------------------------------------------------
 
 
 def test_the_contract_and_the_picture(key):

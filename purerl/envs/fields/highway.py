@@ -31,7 +31,7 @@ EGO = 0  # the index of the agent's vehicle
 class HighwayParams:
     """The traffic and the reward; every field may be an array of many variants under `vmap`.
 
-    density: traffic relative to the default one, > 0.  ego_spacing: the space before the agent, relative to a vehicle's.
+    density: traffic relative to the default one, > 0.  ego_spacing: the space before the agent, relative to others'.
     speed_limit: m/s.  acceleration: a, deceleration: b, > 0, m/s².  jam_distance: d₀, m, between centres.
     headway: T, s.  politeness: p in [0, 1].  gain: m/s².  max_braking: m/s².  delay: between decisions, s.
     collision_reward, right_lane_reward, speed_reward: weights of the reward.  low_speed, high_speed: m/s, rewarded
@@ -181,7 +181,7 @@ class Highway(Environment):
         total = (total - params.collision_reward) / (best - params.collision_reward)
         y = state.y[EGO]
         on_road = jnp.abs(y - LANE_WIDTH * _closest_lane(y, self._num_lanes)) <= LANE_WIDTH / 2
-        return jnp.where(on_road, total, 0).astype(jnp.float32)
+        return jnp.asarray(jnp.where(on_road, total, 0), jnp.float32)
 
     def _see(self, state):
         velocity = state.speed * jnp.stack([jnp.cos(state.heading), jnp.sin(state.heading)])
@@ -254,7 +254,7 @@ def _check(params: HighwayParams) -> None:
 
 def _not_zero(x: Array) -> Array:
     """x, but at least 0.01 away from 0: distances and speeds are divided by."""
-    return jnp.where(jnp.abs(x) > 0.01, x, jnp.where(x >= 0, 0.01, -0.01))
+    return jnp.asarray(jnp.where(jnp.abs(x) > 0.01, x, jnp.where(x >= 0, 0.01, -0.01)))
 
 
 def _wrap(angle: Array) -> Array:
@@ -428,7 +428,7 @@ def _collisions(state: HighwayState, dt: float, others_collide: bool) -> tuple[A
     index = jnp.arange(len(state.x))
     rows = index if others_collide else index[:1]  # pairs of a row's vehicle and a column's
     intersect, will, push = _separation(state, rows, dt)
-    last = lambda who, axis: jnp.where(will, who, -1).max(axis)  # the pair that is looked at last
+    last = lambda who, axis: jnp.max(jnp.where(will, who, -1), axis)  # the pair that is looked at last
     by_row = last(rows[:, None], 0)
     impact = -jnp.take_along_axis(push, jnp.maximum(by_row, 0)[None, :, None], 0)[0] / 2
     hit, struck = intersect.any(0), will.any(0)
