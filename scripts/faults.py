@@ -610,6 +610,20 @@ FAULTS = [
         "change = np.zeros((size, 1)) - ",
         ("unit/test_portfolio.py::test_the_oracle_against_all_sequences",),
     ),
+    Fault(
+        "The best gains minimise the cost of the state before an action",
+        "envs/fields/car_following.py",
+        "s = q + value",
+        "s = value + 0.5 * q",
+        ("unit/test_car_following.py::test_the_best_gains_solve_the_least_squares_problem",),
+    ),
+    Fault(
+        "The gap that is wanted does not grow with the speed",
+        "envs/fields/car_following.py",
+        " - params.headway * a * interval\n",
+        "\n",
+        ("unit/test_car_following.py::test_a_step_against_a_loop",),
+    ),
     # --- the loop -----------------------------------------------------------------------------------------------------
     Fault(
         "The successor of a step is the observation after the reset",

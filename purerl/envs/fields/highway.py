@@ -321,7 +321,7 @@ def _idm(params: HighwayParams, state: HighwayState, exponent: Array, vehicle: A
     turned = heading - state.heading[front]
     gap = _gap(params, speed, speed - state.speed[front] * jnp.cos(turned))
     near = jnp.where(front >= 0, (gap / _not_zero(state.x[front] - x)) ** 2, 0)
-    return jnp.where(vehicle >= 0, params.acceleration * (1 - free**exponent - near), 0)
+    return jnp.asarray(jnp.where(vehicle >= 0, params.acceleration * (1 - free**exponent - near), 0))
 
 
 def _in_lane(table: Array, lane: Array) -> Array:
