@@ -624,6 +624,27 @@ FAULTS = [
         "\n",
         ("unit/test_car_following.py::test_a_step_against_a_loop",),
     ),
+    Fault(
+        "The middle of k-space begins one line too early",
+        "envs/fields/acquisition.py",
+        "begin = side // 2 - size // 2",
+        "begin = max(side // 2 - size // 2 - 1, 0)",
+        ("unit/test_acquisition.py::test_k_space_by_its_definition",),
+    ),
+    Fault(
+        "A line that is acquired again is rewarded again",
+        "envs/fields/acquisition.py",
+        "jnp.where(state.acquired[action], 0.0, energy[action])",
+        "energy[action]",
+        ("unit/test_acquisition.py::test_an_episode_against_a_loop",),
+    ),
+    Fault(
+        "The agent sees the energies of lines that were not acquired",
+        "envs/fields/acquisition.py",
+        "jnp.where(acquired, logarithm, 0)",
+        "logarithm",
+        ("unit/test_acquisition.py::test_what_is_seen_does_not_depend_on_lines_that_were_not_acquired",),
+    ),
     # --- the loop -----------------------------------------------------------------------------------------------------
     Fault(
         "The successor of a step is the observation after the reset",

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 _OWN = {
+    "Acquisition": "purerl.envs.fields.acquisition",
     "ArchitectureSearch": "purerl.envs.training_control.architecture",
     "CarFollowing": "purerl.envs.fields.car_following",
     "Execution": "purerl.envs.fields.execution",
@@ -35,7 +36,8 @@ def make(env_id: str, **kwargs: Any) -> tuple[Any, Any]:
     """Create an environment and its default parameters: `(env, env_params)`.
 
     Rewards and observations of gymnax environments are converted to float32, and Discrete observations to one-hot.
-    Of trading, driving and imaging there are "CarFollowing-v0", "Execution-v0", "Highway-v0", "Portfolio-v0".
+    Of trading, driving and imaging there are "CarFollowing-v0", "Execution-v0", "Highway-v0", "Portfolio-v0",
+    "Acquisition-v0".
 
     Args:
       env_id: any id that gymnax has registered, such as "CartPole-v1" (`gymnax.register` adds to them), or one of

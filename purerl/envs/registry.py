@@ -9,6 +9,7 @@ from gymnax.environments.environment import Environment
 
 from purerl.envs import adapters
 from purerl.envs.adapters.common import near
+from purerl.envs.fields.acquisition import Acquisition
 from purerl.envs.fields.car_following import CarFollowing
 from purerl.envs.fields.execution import Execution
 from purerl.envs.fields.highway import Highway
@@ -26,6 +27,7 @@ from purerl.envs.wrappers import Cast
 
 _CLASSES = (TMaze, Platform, MaskedGrid, Quadratic, NoisyQuadratic, LeadingOnes, Luby, Sigmoid, ArchitectureSearch)
 _FIELDS = (
+    Acquisition,
     CarFollowing,
     Execution,
     Highway,
