@@ -645,6 +645,20 @@ FAULTS = [
         "logarithm",
         ("unit/test_acquisition.py::test_what_is_seen_does_not_depend_on_lines_that_were_not_acquired",),
     ),
+    Fault(
+        "Rows and columns of a glimpse's location are exchanged",
+        "envs/fields/glimpses.py",
+        "(begin[0], begin[1])",
+        "(begin[1], begin[0])",
+        ("unit/test_glimpses.py::test_a_glimpse_against_a_loop",),
+    ),
+    Fault(
+        "Every right guess of the class is rewarded",
+        "envs/fields/glimpses.py",
+        "(last & right)",
+        "(right)",
+        ("unit/test_glimpses.py::test_an_episode",),
+    ),
     # --- the loop -----------------------------------------------------------------------------------------------------
     Fault(
         "The successor of a step is the observation after the reset",

@@ -10,6 +10,7 @@ _OWN = {
     "ArchitectureSearch": "purerl.envs.training_control.architecture",
     "CarFollowing": "purerl.envs.fields.car_following",
     "Execution": "purerl.envs.fields.execution",
+    "Glimpses": "purerl.envs.fields.glimpses",
     "Highway": "purerl.envs.fields.highway",
     "LeadingOnes": "purerl.envs.training_control.leading_ones",
     "Luby": "purerl.envs.training_control.luby",
@@ -37,7 +38,7 @@ def make(env_id: str, **kwargs: Any) -> tuple[Any, Any]:
 
     Rewards and observations of gymnax environments are converted to float32, and Discrete observations to one-hot.
     Of trading, driving and imaging there are "CarFollowing-v0", "Execution-v0", "Highway-v0", "Portfolio-v0",
-    "Acquisition-v0".
+    "Acquisition-v0", "Glimpses-v0".
 
     Args:
       env_id: any id that gymnax has registered, such as "CartPole-v1" (`gymnax.register` adds to them), or one of

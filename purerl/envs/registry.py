@@ -12,6 +12,7 @@ from purerl.envs.adapters.common import near
 from purerl.envs.fields.acquisition import Acquisition
 from purerl.envs.fields.car_following import CarFollowing
 from purerl.envs.fields.execution import Execution
+from purerl.envs.fields.glimpses import Glimpses
 from purerl.envs.fields.highway import Highway
 from purerl.envs.fields.portfolio import Portfolio
 from purerl.envs.masked_grid import MaskedGrid
@@ -30,6 +31,7 @@ _FIELDS = (
     Acquisition,
     CarFollowing,
     Execution,
+    Glimpses,
     Highway,
     Portfolio,
 )  # fmt: skip

@@ -159,7 +159,7 @@ class AcquisitionState(NamedTuple):
 class Acquisition(Environment):
     """Acquire K of the n lines of an image's k-space, one by one, for the smallest error of the zero-filled inverse.
 
-    With F the discrete Fourier transform of an image f, A the acquired lines, and f_A the inverse of F in A, 0 elsewhere,
+    With F the discrete Fourier transform of an image f, A the acquired lines, and f_A the inverse of F restricted to A,
 
         error = ‖f_A - f‖² / ‖f‖² = Σ_{k ∉ A} e_k,   e_k = Σ_x |F(k, x)|² / ‖F‖²       (Parseval)
         reward = e_k of the new line k, 0 if it was acquired before
@@ -237,7 +237,7 @@ class Acquisition(Environment):
         energy = line_energies(jnp.asarray(params.kspace)[state.image])
         reward = jnp.where(state.acquired[action], 0.0, energy[action])
         state = AcquisitionState(state.image, state.acquired.at[action].set(True), state.time + 1)
-        info = {"error": jnp.where(state.acquired, 0, energy).sum()}
+        info = {"error": jnp.sum(energy * ~state.acquired)}
         return self._see(state, params), state, reward, state.time >= params.max_steps_in_episode, info
 
     def _see(self, state, params):
