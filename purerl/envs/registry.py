@@ -27,15 +27,7 @@ from purerl.envs.training_control.sigmoid import Sigmoid
 from purerl.envs.wrappers import Cast
 
 _CLASSES = (TMaze, Platform, MaskedGrid, Quadratic, NoisyQuadratic, LeadingOnes, Luby, Sigmoid, ArchitectureSearch)
-_FIELDS = (
-    Acquisition,
-    CarFollowing,
-    Execution,
-    Glimpses,
-    Highway,
-    Portfolio,
-)  # fmt: skip
-OWN = {env.name: env for env in (*_CLASSES, *_FIELDS)}
+OWN = {env.name: env for env in _CLASSES}
 
 
 def make(env_id: str, **kwargs: Any) -> tuple[Environment, Any]:
@@ -57,3 +49,6 @@ def make(env_id: str, **kwargs: Any) -> tuple[Environment, Any]:
 
 
 DOWNLOADS = ("MNISTBandit-bsuite",)  # their data, when they are first made
+
+_TRADING_DRIVING_IMAGES = (Acquisition, CarFollowing, Execution, Glimpses, Highway, Portfolio)
+OWN |= {env.name: env for env in _TRADING_DRIVING_IMAGES}
