@@ -135,7 +135,7 @@ def optimal_gains(params: CarFollowingParams) -> np.ndarray:
 
         S = Q + Pₜ₊₁,   Kₜ = BᵀSA / (r + BᵀSB),   Pₜ = AᵀS (A - B Kₜ),   P_T = 0
 
-    Reference: Bertsekas, 2017, volume I, eqs. 3.3 to 3.5.
+    Reference: Bertsekas, 2017, volume I, section 3.1.
     Raises:
       ValueError: for parameters outside of their ranges.
 

@@ -60,7 +60,7 @@ class Execution(Environment):
 
     The optimum is `optimal_holdings`. 64-bit JAX computes in float64.
 
-    Reference: Almgren & Chriss, 2001, "Optimal execution of portfolio transactions", Journal of Risk 3, eqs. 1 to 20.
+    Reference: Almgren & Chriss, 2001, "Optimal execution of portfolio transactions", Journal of Risk 3, section 1.
     Raises:
       ValueError: when an episode starts, for parameters outside of their ranges.
     """
@@ -145,9 +145,9 @@ def optimal_holdings(params: ExecutionParams) -> np.ndarray:
 
         xⱼ = X sinh(κ (T - tⱼ)) / sinh(κT),   cosh(κτ) = 1 + λσ²τ² / (2η̃);   X (1 - j/N) for λσ² = 0
 
-    No policy has a higher mean return: the price is a martingale but for the impact, so that its past tells nothing.
+    No policy has a higher return: it depends on the holdings alone, and is a concave function of them.
 
-    Reference: Almgren & Chriss, 2001, eqs. 15 to 17.
+    Reference: Almgren & Chriss, 2001, section 2.2.
     Raises:
       ValueError: for parameters outside of their ranges.
 
@@ -176,7 +176,7 @@ def cost(holdings: Any, params: ExecutionParams) -> tuple[float, float]:
       holdings: the shares left after 0, 1, …, N trades, `[N + 1]`; the first is X and the last 0.
     Raises:
       ValueError: for other holdings, or parameters outside of their ranges.
-    Reference: Almgren & Chriss, 2001, eqs. 4, 5 and 8.
+    Reference: Almgren & Chriss, 2001, sections 1.4 and 1.5.
 
     >>> round(cost([1e6, 8e5, 6e5, 4e5, 2e5, 0], ExecutionParams())[0], 2)
     662500.0

@@ -81,7 +81,7 @@ class Highway(Environment):
 
         β = arctan(½ tan δ_f),   ẋ = v cos(ψ + β),   ẏ = v sin(ψ + β),   ψ̇ = v sin β / (L/2),   v̇ = a,   L = 5 m
 
-    and steers to its target lane, with ŷ = ẏ_ref from its lateral offset e and K = 1/0.6, 1/0.2 s⁻¹:
+    and steers to the centre of its target lane, at the lateral offset e, with gains K₁ = 1/0.6 and K₂ = 1/0.2 s⁻¹:
 
         ψ_ref = arcsin(-K₁ e / v) in ±π/4,   δ_f = arctan(2 tan arcsin(L/2 · K₂ (ψ_ref - ψ) / v)) in ±π/3
 
@@ -90,9 +90,9 @@ class Highway(Environment):
 
         a = a₀ (1 - (v / v*)^δ - (d* / d)²),   d* = d₀ + T v + v Δv / (2 √(a₀ b))
 
-    behind the vehicle at distance d in front, of the lower speed by Δv, in their lane and, during a change, in the
-    target lane: the lower a of both, in ±6 m/s². Once in a second each may change its lane, by MOBIL: if the new
-    follower brakes by at most 2 m/s² and
+    behind a vehicle in front at distance d, which they approach at Δv: in their lane and, during a change, in the
+    target lane too, with the lower a of both, in ±6 m/s². Once in a second each may change its lane, by MOBIL: if the
+    new follower brakes by at most 2 m/s² and
 
         ã - a + p (ã_new - a_new + ã_old - a_old) ≥ 0.2 m/s²     (~: after the change; new and old: followers)
 
@@ -109,8 +109,8 @@ class Highway(Environment):
     no vehicle comes to the end of its road at 10 km. `Highway(**FAST)` with `fast_params()` is its highway-fast-v0.
     64-bit JAX computes in float64.
 
-    References: Treiber, Hennecke & Helbing, 2000, arXiv:cond-mat/0002177, eqs. 2 and 3 (IDM); Kesting, Treiber &
-    Helbing, 2007, doi:10.3141/1999-10, eqs. 2 and 3 (MOBIL); Leurent, 2018, "An environment for autonomous driving
+    References: Treiber, Hennecke & Helbing, 2000, arXiv:cond-mat/0002177 (IDM); Kesting, Treiber &
+    Helbing, 2007, doi:10.3141/1999-10 (MOBIL); Leurent, 2018, "An environment for autonomous driving
     decision-making".
     Args:
       num_lanes: L.

@@ -125,7 +125,7 @@ class Portfolio(Environment):
     Baselines: `buy_and_hold`, `rebalanced` with `best_constant_weights` in hindsight, and `oracle`.
 
     References: Cover, 1991, "Universal portfolios", doi:10.1111/j.1467-9965.1991.tb00002.x; Jiang, Xu & Liang, 2017,
-    arXiv:1706.10059, eqs. 7 to 14 (costs).
+    arXiv:1706.10059, section 2 (costs).
     Args:
       prices: `[days, A]`, or None for `sp500_stocks()`.
       window: days seen.
