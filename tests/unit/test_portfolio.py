@@ -42,8 +42,8 @@ def test_a_test_episode_against_a_loop(key):
     env, prices = small(leak=True), walk()
     params = env.test_params
     days, split = params.last, params.first
-    actions = np.random.default_rng(1).uniform(0, 1, (days - split, 4))
-    actions[3] = 0  # all cash
+    actions = np.random.default_rng(1).uniform(-2, 2, (days - split, 4))
+    actions[3] = [10, -10, -10, -99]  # all cash
     with jax.enable_x64(True):
         obs, reward, turnover, terminated, truncated = map(
             np.asarray, jax.jit(play, static_argnums=0)(env, params, actions, key)
@@ -56,7 +56,7 @@ def test_a_test_episode_against_a_loop(key):
         returns = 100 * np.log(prices[day - 1 : day + 1] / prices[day - 2 : day])
         tomorrow = 100 * np.log(prices[day + 1] / price)
         np.testing.assert_allclose(obs[t], [*returns.ravel(), *held, *tomorrow], atol=1e-5)
-        weights = action / action.sum() if action.any() else np.array([1.0, 0, 0, 0])
+        weights = np.exp(np.clip(action, -10, 10)) / np.exp(np.clip(action, -10, 10)).sum()
         low, high = 0.5, 1.0  # of the wealth after costs, by bisection
         for _ in range(60):
             left = (low + high) / 2
@@ -106,7 +106,7 @@ def test_training_and_test_days_do_not_overlap(key):
 def test_a_thousand_costs_are_one_program(key):
     env = small()
     params = env.test_params.replace(cost=np.linspace(0, 0.1, 1000))
-    actions = np.tile(np.array([[0, 1, 0, 0], [0, 0, 1, 1]], np.float32), (9, 1))
+    actions = np.tile(np.array([[0, 9, 0, 0], [0, 0, 9, 9]], np.float32), (9, 1))
     axes = jax.tree.map(lambda _: None, params).replace(cost=0)
     run = jax.jit(jax.vmap(lambda params: play(env, params, actions, key)[1].sum(), (axes,)))
     total = np.asarray(run(params))
@@ -163,14 +163,14 @@ def test_baselines_are_policies_of_the_environment(key):
     growth = np.asarray(params.growth)[params.first : params.last]
     weights = np.array([0.1, 0.2, 0.3, 0.4])
     run = jax.jit(play, static_argnums=0)
-    even = run(env, params, np.tile(weights, (18, 1)).astype(np.float32), key)[1]
+    even = run(env, params, np.tile(np.log(weights), (18, 1)).astype(np.float32), key)[1]
     np.testing.assert_allclose(np.cumsum(even), portfolio.rebalanced(growth, weights, 0.01)[1:], atol=1e-5)
     best, held = portfolio.oracle(growth, 0.01)
-    known = run(env, params, np.eye(4, dtype=np.float32)[held], key)[1]
+    known = run(env, params, 20 * np.eye(4, dtype=np.float32)[held] - 10, key)[1]
     assert float(known.sum()) == pytest.approx(best, abs=1e-5)
     values = weights * np.cumprod(growth, 0)
     drift = np.concatenate([weights[None], (values / values.sum(1, keepdims=True))[:-1]])
-    kept = run(env, params, drift.astype(np.float32), key)[1]
+    kept = run(env, params, np.log(drift).astype(np.float32), key)[1]
     np.testing.assert_allclose(np.cumsum(kept), portfolio.buy_and_hold(growth, weights, 0.01)[1:], atol=1e-5)
 
 

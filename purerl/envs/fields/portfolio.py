@@ -20,7 +20,7 @@ from purerl.arguments import check_counts, check_range
 from purerl.core import Array
 from purerl.envs.training_control.data import file_of_package
 
-LARGEST_COST = 0.1
+LARGEST_COST, LARGEST_LOGIT = 0.1, 10.0
 ROUNDS = 8  # of the equation of the cost, whose error falls by the cost in each
 
 
@@ -110,7 +110,7 @@ class Portfolio(Environment):
 
     On day t the agent sees prices up to p(t), trades at p(t), and holds until p(t+1):
 
-        w = a / Σ a                           the action, float32 `[1 + A]` in [0, 1]; cash alone where Σ a = 0
+        w = softmax(a)                        the action a, float32 `[1 + A]` in [-10, 10]
         μ = 1 - c Σ_{i ≥ 1} |μ wᵢ - ŵᵢ|       what is left of 1 after costs on both sales and purchases of assets
         reward = log μ + log Σ wᵢ xᵢ,   xᵢ = pᵢ(t+1) / pᵢ(t),   x₀ = 1
         ŵᵢ ← wᵢ xᵢ / Σ w x                    the weights before the next trade; all cash at the beginning
@@ -209,7 +209,7 @@ class Portfolio(Environment):
         return (state.time >= params.max_steps_in_episode) | (state.day >= params.last)
 
     def action_space(self, params=None):
-        return spaces.Box(0.0, 1.0, (self.num_actions,), jnp.float32)
+        return spaces.Box(-LARGEST_LOGIT, LARGEST_LOGIT, (self.num_actions,), jnp.float32)
 
     def observation_space(self, params):
         size = (self._window + self._leak) * self._num_assets + self.num_actions
@@ -243,11 +243,8 @@ def growth_of(prices: Any) -> np.ndarray:
 
 
 def weights_of(action: Array, dtype: Any = None) -> Array:
-    """Weights a / Σ a of actions in [0, 1], `[1 + A]`; cash alone where Σ a is 0."""
-    action = jnp.clip(jnp.asarray(action, dtype), 0, 1)
-    total = action.sum()
-    cash = jnp.zeros_like(action).at[0].set(1)
-    return jnp.where(total > 1e-6, action / jnp.maximum(total, 1e-6), cash)
+    """Weights softmax(a) of actions `[1 + A]` in [-10, 10]: at the bounds all but 2e-9 of wealth is in one asset."""
+    return jax.nn.softmax(jnp.clip(jnp.asarray(action, dtype), -LARGEST_LOGIT, LARGEST_LOGIT))
 
 
 def left_after_cost(weights: Any, before: Any, cost: Any) -> Any:
