@@ -37,8 +37,8 @@ def make(env_id: str, **kwargs: Any) -> tuple[Any, Any]:
     """Create an environment and its default parameters: `(env, env_params)`.
 
     Rewards and observations of gymnax environments are converted to float32, and Discrete observations to one-hot.
-    Of trading, driving and imaging there are "CarFollowing-v0", "Execution-v0", "Highway-v0", "Portfolio-v0",
-    "Acquisition-v0", "Glimpses-v0".
+    Of trading, driving and imaging there are "Execution-v0", "Highway-v0" and "CarFollowing-v0", and with the extra
+    `data` "Portfolio-v0", "Acquisition-v0" and "Glimpses-v0".
 
     Args:
       env_id: any id that gymnax has registered, such as "CartPole-v1" (`gymnax.register` adds to them), or one of
