@@ -6,7 +6,12 @@ import importlib
 from typing import Any
 
 _OWN = {
+    "Acquisition": "purerl.envs.fields.acquisition",
     "ArchitectureSearch": "purerl.envs.training_control.architecture",
+    "CarFollowing": "purerl.envs.fields.car_following",
+    "Execution": "purerl.envs.fields.execution",
+    "Glimpses": "purerl.envs.fields.glimpses",
+    "Highway": "purerl.envs.fields.highway",
     "LeadingOnes": "purerl.envs.training_control.leading_ones",
     "Luby": "purerl.envs.training_control.luby",
     "MaskedGrid": "purerl.envs.masked_grid",
@@ -15,6 +20,7 @@ _OWN = {
     "NoisyQuadratic": "purerl.envs.training_control.noisy_quadratic",
     "Parameterised": "purerl.envs.spaces",
     "Platform": "purerl.envs.platform",
+    "Portfolio": "purerl.envs.fields.portfolio",
     "Quadratic": "purerl.envs.training_control.quadratic",
     "Sigmoid": "purerl.envs.training_control.sigmoid",
     "Table": "purerl.envs.table",
@@ -31,6 +37,8 @@ def make(env_id: str, **kwargs: Any) -> tuple[Any, Any]:
     """Create an environment and its default parameters: `(env, env_params)`.
 
     Rewards and observations of gymnax environments are converted to float32, and Discrete observations to one-hot.
+    Of trading, driving and imaging there are "Execution-v0", "Highway-v0" and "CarFollowing-v0", and with the extra
+    `data` "Portfolio-v0", "Acquisition-v0" and "Glimpses-v0".
 
     Args:
       env_id: any id that gymnax has registered, such as "CartPole-v1" (`gymnax.register` adds to them), or one of
