@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         rewards,
         runs,
         schedules,
+        search,
         statistics,
         tabular,
         testing,
@@ -84,7 +85,7 @@ _NAMES = {
 _MODULES = (
     "agents", "arguments", "bellman", "build", "cli", "core", "distributions", "envs", "exploration", "export",
     "gradients", "hyperparameters", "losses", "networks", "normalize", "replay", "returns", "rewards", "runs",
-    "schedules", "statistics", "tabular", "testing", "text", "training",
+    "schedules", "search", "statistics", "tabular", "testing", "text", "training",
 )  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted([*_HOME, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll]

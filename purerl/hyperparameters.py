@@ -15,6 +15,8 @@ from jax.core import Tracer
 __all__ = [
     "allowed",
     "config",
+    "hints_of",
+    "is_float",
     "option",
 ]
 
@@ -39,8 +41,14 @@ def _admits_none(hint: Any) -> bool:
     return isinstance(hint, types.UnionType) and types.NoneType in typing.get_args(hint)
 
 
-def _is_float(hint: Any) -> bool:
+def is_float(hint: Any) -> bool:
+    """Whether a field with this annotation is data: a float, or a float or None."""
     return hint is float or (_admits_none(hint) and float in typing.get_args(hint))
+
+
+def hints_of(config: type) -> dict[str, Any]:
+    """The annotations of the fields of a `@config` class, by name."""
+    return {name: x for name, x in typing.get_type_hints(config).items() if typing.get_origin(x) is not ClassVar}
 
 
 def allowed(field: dataclasses.Field, hint: Any) -> str:
@@ -54,7 +62,7 @@ def allowed(field: dataclasses.Field, hint: Any) -> str:
     low, high, open_low = field.metadata.get("range", (None, None, False))
     bounds = [f"{'>' if open_low else '>='} {low:g}"] if low is not None else []
     bounds += [f"<= {high:g}"] if high is not None else []
-    noun = "a number" if _is_float(hint) else {int: "an integer", bool: "True or False"}.get(hint, str(hint))
+    noun = "a number" if is_float(hint) else {int: "an integer", bool: "True or False"}.get(hint, str(hint))
     return " ".join([noun, " and ".join(bounds)]).strip() + (" or None" if _admits_none(hint) else "")
 
 
@@ -66,7 +74,7 @@ def _checked(name: str, field: dataclasses.Field, hint: Any, value: Any) -> Any:
         return value
     if isinstance(value, Tracer) or type(value) is object:  # traced, or a pytree's placeholder
         return value
-    if _is_float(hint):
+    if is_float(hint):
         if isinstance(value, bool | str) or np.asarray(value).dtype.kind not in "fiu":
             refuse()
         value = float(value) if isinstance(value, int | float) else jnp.asarray(value, jnp.result_type(float))
@@ -76,7 +84,7 @@ def _checked(name: str, field: dataclasses.Field, hint: Any, value: Any) -> Any:
     elif hint in (int, bool) and type(value) is not hint:
         refuse()
     low, high, open_low = field.metadata.get("range", (None, None, False))
-    numbers = np.asarray(value) if _is_float(hint) or hint is int else None
+    numbers = np.asarray(value) if is_float(hint) or hint is int else None
     if numbers is not None:
         if hint is int and abs(value) >= 2**31:  # most of them end in an int32
             raise ValueError(f"{name}.{field.name} is {value!r}; it must be below 2147483648")
@@ -111,9 +119,9 @@ def config(cls):
     ValueError: Settings.num_epochs is 0; it must be an integer >= 1
     """
     cls = dataclasses.dataclass(frozen=True)(cls)
-    hints = {k: h for k, h in typing.get_type_hints(cls).items() if typing.get_origin(h) is not ClassVar}
+    hints = hints_of(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    leaves = [name for name in fields if _is_float(hints[name])]
+    leaves = [name for name in fields if is_float(hints[name])]
     static = [name for name in fields if name not in leaves]
     construct = cls.__init__
 

@@ -21,6 +21,7 @@ from purerl.cli.commands.repeat import repeat
 from purerl.cli.commands.resume import resume
 from purerl.cli.commands.text import text
 from purerl.cli.commands.train import train
+from purerl.cli.commands.tune import tune
 from purerl.runs.stopped import Stopped
 
 
@@ -38,7 +39,7 @@ def purerl_command() -> None:
     """Reinforcement learning in JAX where everything is a pure function."""
 
 
-for _command in (train, resume, repeat, evaluate, export, plot, render, text, optimise, new, list_all):
+for _command in (train, tune, resume, repeat, evaluate, export, plot, render, text, optimise, new, list_all):
     purerl_command.add_command(_command)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,29 @@ from purerl.runs.record import Record, held, not_numbers, panel_of
 from purerl.runs.resized import resize, resized
 from purerl.runs.sources import COPIES, copies_of
 from purerl.runs.stopped import Stopped
-from purerl.runs.stream import Chunk, Interrupts, results_so_far, stream, stride
+from purerl.runs.stream import Chunk, Interrupts, results_so_far, stream, stream_of, stride
 
 Start = tuple[dict[str, np.ndarray], dict[str, str]]
 
 
-def _chunks(plan: Plan, devices: list[Any], progress: Progress, first: int, state: Any) -> Iterator[Chunk]:
-    """The rest of a plan, from an iteration and its state on; hyperparameters change where horizons change."""
+def _chunks(
+    plan: Plan, devices: list[Any], progress: Progress, first: int, state: Any, record: Record
+) -> Iterator[Chunk]:
+    """The rest of a plan, from an iteration and its state on; hyperparameters change where horizons change.
+
+    Runs that are not live are skipped by the same program if runs are isolated, and otherwise left out of the batch.
+    """
     changes = sorted({change["iteration"] for change in plan.config["horizons"]} | {plan.num_updates})
     for stop in [at for at in changes if first < at <= plan.num_updates]:
         keys = plan.run_keys() if state is None else None
         count, chunk, hp = stop - first, None, plan.hp(first)
-        job, isolate = (plan.make, hp, plan.num_runs, devices), bool(plan.config.get("isolate_seeds"))
-        for chunk in stream(*job, count, plan.every, progress, keys, state, isolate):
+        isolate, live = bool(plan.config.get("isolate_seeds")), lambda: record.mask(record.ended)
+        job = count, plan.every, progress
+        if state is None or isolate or plan.live is None or plan.live.all():
+            chunks = stream(plan.make, hp, plan.num_runs, devices, *job, keys, state, isolate, live=live)
+        else:
+            chunks = stream_of(plan.live, plan.make, hp, devices, *job, state)
+        for chunk in chunks:
             yield chunk
         first, state = stop, jax.tree.map(lambda x: x[: plan.num_runs], chunk.state) if chunk else state
 
@@ -52,14 +62,65 @@ def _save(
     return leaves
 
 
+def hashed(plan: Plan, directory: Path, record: Record, leaves: dict, progress: Progress) -> None:
+    """Write the hashes of what every run learned into the manifest; the least at the end of `execute`."""
+    del record, progress
+    manifest = files.read_manifest(directory)
+    iterations, hashes = leaves[".iteration"], files.hashes(leaves, plan.num_runs)
+    manifest["parameters"] = [
+        {"run": run, **{name: values[run] for name, values in plan.about().items()},
+         "iteration": int(iterations[run]), "sha256": hashes[run]}
+        for run in range(plan.num_runs)
+    ]  # fmt: skip
+    files.write_json(directory / files.MANIFEST, manifest)
+
+
+def reported(plan: Plan, directory: Path, record: Record, leaves: dict, progress: Progress, table: bool = True) -> None:
+    """Write the hashes and the learning curve, and print the cost, what there is to note, and the table."""
+    hashed(plan, directory, record, leaves, progress)
+    metrics = files.read_metrics(directory / files.METRICS, plan.num_runs)
+    panel, metric = panel_of(plan, metrics, record.broken, plan.metric), plan.metric.replace("_", " ")
+    if table:
+        report.table(panel, metric)
+    report.cost((record.iterations[-1] - progress.first) * plan.num_runs * plan.steps_per_update, progress)
+    for run, iteration in record.broken.items():
+        report.note(
+            f"{plan.name_of(run)}: not finite from iteration {iteration} on; excluded from the table and the curve"
+        )
+    there, full = held(leaves) or (0, 0)
+    if there < full:
+        report.note(
+            f"the replay buffer holds {there:,} steps and has room for {full:,}: so many episodes are truncated that "
+            "it lost the successors of older ones; a larger --capacity holds more"
+        )
+    if record.ended:
+        goal = plan.config.get("stop_when")
+        why = "stopped early" if goal is None else f"ended at a return of {goal:g}"
+        report.note(f"{len(record.ended)} of {plan.num_runs} runs {why}")
+    panels = [panel]
+    if milestones.METRIC in metrics.columns:
+        greedy = panel_of(plan, metrics, record.broken, milestones.METRIC)
+        panels.append(greedy._replace(title=f"{plan.title}, greedy"))
+        if (best := milestones.best_scores(directory / files.CHECKPOINTS)) is not None:
+            scores = ", ".join(f"{x:.1f}" for x in best)
+            report.note(f"best greedy return of each run: {scores} (--checkpoint best)")
+    report.picture(directory / files.CURVE, panels, metric, unit=plan.unit)
+    report.note(f"run: {directory}  (learning curve: {directory / files.CURVE})")
+
+
 def execute(
-    plan: Plan, directory: Path, devices: list[Any], save_every: float, saved: Any = None, table: bool = True
+    plan: Plan,
+    directory: Path,
+    devices: list[Any],
+    save_every: float,
+    saved: Any = None,
+    finish: Callable[[Plan, Path, Record, dict, Progress], None] = reported,
 ) -> Record:
     """Train the rest of a plan in its directory, until its end or until it is interrupted.
 
     Args:
       saved: `(iteration, state, notes)` of a checkpoint; None starts from the beginning.
-      table: print the table of the results.
+      finish: what is written and printed at the end, such as `hashed`.
     Raises:
       Stopped: if it was interrupted; the state up to there is on disk.
       OSError: if the disk is full; the last checkpoint is intact.
@@ -76,7 +137,8 @@ def execute(
     about, names = plan.about(), [plan.name_of(run) for run in range(plan.num_runs)]
     stands, reached, interrupted, last_save = first, first, False, time.perf_counter()
     name = {} if plan.metric == "episode_return" else {"result": plan.metric.replace("_", " ")}
-    progress = Progress(plan.num_updates, plan.num_runs * plan.steps_per_update, first=first, **name)
+    trained = int(record.mask(record.ended).sum())
+    progress = Progress(plan.num_updates, trained * plan.steps_per_update, first=first, **name)
     watch = plan.watch or Watch()
     del saved
     try:
@@ -85,7 +147,7 @@ def execute(
             Interrupts(progress.note) as interrupts,
             loggers.opened(directory, plan.config, first * plan.steps_per_update) as log,
         ):
-            for chunk in _chunks(plan, devices, progress, first, state) if not leaves else ():
+            for chunk in _chunks(plan, devices, progress, first, state, record) if not leaves else ():
                 state = None  # it was donated
                 chunk = chunk._replace(metrics={**chunk.metrics, **watch.measure(chunk.state)})
                 live, steps = record.mask(record.ended), chunk.iteration * plan.steps_per_update
@@ -123,50 +185,10 @@ def execute(
         raise OSError(f"{error}; iteration {stands} is on disk: {report.to_resume(directory)}") from error
     if not record.mask(record.ended, record.broken).any():
         report.note("every run has ended or is broken: no run is left to train")
-    _finish(plan, directory, record, leaves, progress, table)
+    finish(plan, directory, record, leaves, progress)
     if interrupted:
         raise Stopped(f"stopped and saved at iteration {stands} of {plan.num_updates}: {report.to_resume(directory)}")
     return record
-
-
-def _finish(plan: Plan, directory: Path, record: Record, leaves: dict, progress: Progress, shown: bool) -> None:
-    """Write the hashes and the learning curve, and print the table."""
-    manifest = files.read_manifest(directory)
-    iterations, hashes = leaves[".iteration"], files.hashes(leaves, plan.num_runs)
-    manifest["parameters"] = [
-        {"run": run, **{name: values[run] for name, values in plan.about().items()},
-         "iteration": int(iterations[run]), "sha256": hashes[run]}
-        for run in range(plan.num_runs)
-    ]  # fmt: skip
-    files.write_json(directory / files.MANIFEST, manifest)
-    metrics = files.read_metrics(directory / files.METRICS, plan.num_runs)
-    panel, metric = panel_of(plan, metrics, record.broken, plan.metric), plan.metric.replace("_", " ")
-    if shown:
-        report.table(panel, metric)
-    report.cost((record.iterations[-1] - progress.first) * plan.num_runs * plan.steps_per_update, progress)
-    for run, iteration in record.broken.items():
-        report.note(
-            f"{plan.name_of(run)}: not finite from iteration {iteration} on; excluded from the table and the curve"
-        )
-    there, full = held(leaves) or (0, 0)
-    if there < full:
-        report.note(
-            f"the replay buffer holds {there:,} steps and has room for {full:,}: so many episodes are truncated that "
-            "it lost the successors of older ones; a larger --capacity holds more"
-        )
-    if record.ended:
-        goal = plan.config.get("stop_when")
-        why = "stopped early" if goal is None else f"ended at a return of {goal:g}"
-        report.note(f"{len(record.ended)} of {plan.num_runs} runs {why}")
-    panels = [panel]
-    if milestones.METRIC in metrics.columns:
-        greedy = panel_of(plan, metrics, record.broken, milestones.METRIC)
-        panels.append(greedy._replace(title=f"{plan.title}, greedy"))
-        if (best := milestones.best_scores(directory / files.CHECKPOINTS)) is not None:
-            scores = ", ".join(f"{x:.1f}" for x in best)
-            report.note(f"best greedy return of each run: {scores} (--checkpoint best)")
-    report.picture(directory / files.CURVE, panels, metric, unit=plan.unit)
-    report.note(f"run: {directory}  (learning curve: {directory / files.CURVE})")
 
 
 def _announce(plan: Plan, devices: list[Any], first: int = 0) -> None:
@@ -257,7 +279,7 @@ def resume(
         if steps is not None or anneal_steps is not None:
             files.write_json(directory / files.CONFIG, {"format": files.FORMAT, **plan.config})
         _announce(plan, used, first)
-        execute(plan, directory, used, save_every, saved, table)
+        execute(plan, directory, used, save_every, saved, partial(reported, table=table))
 
 
 def _longer(plan: Plan, first: int, steps: int | None, anneal_steps: float | None) -> Plan:

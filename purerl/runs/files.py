@@ -24,7 +24,7 @@ import purerl
 from purerl.runs import checkpoint
 
 FORMAT = 1
-SWEEP = "sweep"  # the kind of a directory whose folders are runs
+SWEEP, SEARCH = "sweep", "search"  # kinds of directories whose folders are runs
 CONFIG, MANIFEST, METRICS, CHECKPOINTS, CURVE, CODE = (
     "config.json", "manifest.json", "metrics.csv", "checkpoints", "curve.png", "code",
 )  # fmt: skip
@@ -94,6 +94,12 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if not {"files", "num_devices"} <= manifest["made_with"].keys():
         raise ValueError(f"{directory / MANIFEST} is not a manifest: made_with lacks files or num_devices")
     return manifest
+
+
+def check_no_search(directory: Path, config: Mapping[str, Any]) -> None:
+    """Raise a ValueError if a directory with this config holds a search, where a run or a sweep is meant."""
+    if config.get("kind") == SEARCH:
+        raise ValueError(f"{directory} is a search; name one of its runs, such as {directory / 'final'}")
 
 
 def check_new(directory: Path) -> None:

@@ -13,6 +13,7 @@ import click
 
 from purerl import agents, build
 from purerl.agents.parts.declarations import Choice, Declaration, Option, Switch, declaration_of, options_of
+from purerl.hyperparameters import hints_of
 from purerl.runs import catalogue
 from purerl.runs.arguments import Assignment, Count, Entries, Names, Numbers, Range, Seed, Sweep, Swept, Widths
 
@@ -37,7 +38,7 @@ LATER = {
 
 def hyperparameter_options(config: type) -> list[click.Option]:
     """One option for every field of a config class."""
-    hints = {k: h for k, h in typing.get_type_hints(config).items() if typing.get_origin(h) is not typing.ClassVar}
+    hints = hints_of(config)
 
     def option(field: dataclasses.Field) -> click.Option:
         flag, hint = "--" + field.name.replace("_", "-"), hints[field.name]
@@ -214,6 +215,6 @@ def restore(stored: dict[str, Any]) -> dict[str, Any]:
     agent = stored.get("agent")
     of_run, own = parameters(str(agent))
     later = {name: value for name, value in LATER.items() if name in {p.name for p in of_run}}
-    apart = {name: stored[name] for name in ("agent", "text", "inner") if name in stored}
+    apart = {name: stored[name] for name in ("agent", "text", "inner", "points") if name in stored}
     stored = {name: value for name, value in (later | stored).items() if name not in apart}
     return {**apart, **restored(stored, of_run, own, str(agent))}

@@ -53,6 +53,7 @@ class Plan(NamedTuple):
     metric: str = "episode_return"  # the metric of progress, table and learning curve
     unit: str = "environment steps"  # of `steps_per_update`
     watch: Watch | None = None
+    live: np.ndarray | None = None  # bool [runs], those that are trained from here on; None: all
 
     @property
     def num_runs(self) -> int:
@@ -108,6 +109,17 @@ def grid_of(config: type, values: dict[str, Any]) -> tuple[list[Any], list[str],
     points = [dict(zip(swept, point, strict=True)) for point in itertools.product(*swept.values())]
     grid = [config(**{**values, **point}) for point in points]
     return grid, lists, [", ".join(f"{point[name]:g}" for name in lists) for point in points]
+
+
+def points_of(config: type, values: dict[str, Any], points: list[dict[str, float]]) -> tuple:
+    """One config for each of several points, `{name: value}` of the same names; as `grid_of`."""
+    fixed = {name: value[0] if isinstance(value, tuple) else value for name, value in values.items()}
+    names = list(points[0])
+    return (
+        [config(**{**fixed, **point}) for point in points],
+        names,
+        [", ".join(f"{point[name]:g}" for name in names) for point in points],
+    )
 
 
 def keys_of(seed: int, seeds: int) -> jax.Array:

@@ -24,7 +24,7 @@ from purerl.runs import (
     text_training,
 )  # fmt: skip
 from purerl.runs.devices import check_memory
-from purerl.runs.plan import Plan, Watch, check_updates, grid_of, keys_of, updates_per_chunk
+from purerl.runs.plan import Plan, Watch, check_updates, grid_of, keys_of, points_of, updates_per_chunk
 from purerl.runs.sources import NAMES, renamed, sources
 from purerl.text import assembly
 
@@ -49,7 +49,8 @@ def plan_of(config: dict[str, Any]) -> Plan:
     """Check every argument and assemble every part; nothing is compiled.
 
     Args:
-      config: values by the names of `options.parameters`, the agent's hyperparameters under "hyperparameters".
+      config: values by the names of `options.parameters`, the agent's hyperparameters under "hyperparameters"; under
+        "points", values of some of these for each configuration, in place of every combination of them.
     Raises:
       ValueError: if one is invalid; the message names the argument, the given value and the allowed ones.
     """
@@ -98,7 +99,8 @@ def plan_of(config: dict[str, Any]) -> Plan:
     of_environment = {env_parameters.PREFIX + name: numbers for name, numbers in floats.items()}
     if clash := sorted(of_environment.keys() & values.keys()):
         raise ValueError(f"--env-param: {config_class.__name__} has a hyperparameter {clash[0]}; rename it")
-    grid, swept, labels = grid_of(env_parameters.extended(config_class, tuple(floats)), {**values, **of_environment})
+    extended = env_parameters.extended(config_class, tuple(floats)), {**values, **of_environment}
+    grid, swept, labels = points_of(*extended, config["points"]) if config.get("points") else grid_of(*extended)
     worlds = [env_parameters.of_hp(env_params, hp) for hp in grid] if floats else [env_params]
     env_params, spaces = worlds[0], {repr(_bounds(env.action_space(world))) for world in worlds}
     if len(spaces) > 1:
@@ -210,6 +212,7 @@ def plan_of_directory(
         since, unless `same_files` is False; or if that file lies in the directory itself, since its origin is unknown.
     """
     stored = files.read_config(directory)
+    files.check_no_search(directory, stored)
     if stored.get("kind") == files.SWEEP:
         names = ", ".join(str(directory / name) for name in stored.get("members", ()))
         raise ValueError(f"{directory} is a sweep of several programs; name one of them: {names}")

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -82,27 +83,66 @@ def stream(
     keys: jax.Array | None = None,
     state: Any = None,
     isolate: bool = False,
+    live: Callable[[], np.ndarray] | None = None,
 ) -> Iterator[Chunk]:
     """Train R runs at once over the devices, from their keys `[R]` or from their state `[R, ...]`.
 
     Vectors among the leaves of `hp` have one entry for each run. Runs that only fill up the devices are discarded.
-    `isolate`: see `training.batch`.
+    `isolate`: see `training.batch`.  `live`: of isolated runs, those that are still trained, bool `[R]`; the others
+    take no time.
     """
     order = np.arange(num_runs + -num_runs % len(devices)) % num_runs
     hp = jax.tree.map(lambda x: jnp.asarray(x)[order] if jnp.ndim(x) else x, hp)
     make = training.batch(make, devices if len(devices) > 1 else None, isolate)
     if state is not None:
-        layout = NamedSharding(Mesh(np.array(devices), ("runs",)), P("runs")) if len(devices) > 1 else devices[0]
-        state = jax.device_put(jax.tree.map(lambda x: x[order], state), layout)
+        state = jax.tree.map(lambda x: x[order], state)
+        if len(devices) > 1:
+            state = jax.device_put(state, NamedSharding(Mesh(np.array(devices), ("runs",)), P("runs")))
+        elif devices[0] != jax.devices()[0]:  # otherwise it would be committed there, which is another program
+            state = jax.device_put(state, devices[0])
+    job: tuple = (make, hp, None if keys is None else keys[order])
+    fill = np.zeros(len(order) - num_runs, np.int32)
+    each = (lambda: np.append(live().astype(np.int32), fill)) if isolate and live is not None else None
     with progress.compiling():
-        program = _aside(training.compile_run, make, hp, None if keys is None else keys[order], state)
+        program = _aside(training.compile_run, *job, state, *([each()] if each else []))
         jax.block_until_ready(program.state)
     del state
+    if each:
+        compiled = program.advance
+        program = program._replace(advance=lambda *given: compiled(*given[:-1], given[-1] * each()))
     for iteration, new, metrics in training.run(make, hp, None, num_updates, every, program=program):
         _wait(metrics)
         # the dicts of a jitted function are sorted: the metrics that every run reports go first
         names = sorted(metrics, key=lambda name: (name != "episodes", not name.startswith("episode_"), name))
         yield Chunk(iteration, new, {name: np.asarray(metrics[name])[:num_runs] for name in names})
+
+
+@partial(jax.jit, donate_argnums=0)
+def _put(whole: Any, at: Any, rows: Any) -> Any:
+    """The state of all runs with the first of `rows` at some places."""
+    return jax.tree.map(lambda x, new: x.at[at].set(new[: len(at)]), whole, rows)
+
+
+def stream_of(
+    part: np.ndarray, make: Callable, hp: Any, devices: list[Any], num_updates: int, every: int, progress: Progress,
+    state: Any,
+) -> Iterator[Chunk]:  # fmt: skip
+    """Train a part, bool `[R]`, of R runs; the state of the others stays as it is, and their metrics are NaN.
+
+    The batch is smaller, and so another program than that of R runs. The state `[R, ...]` is donated.
+    """
+    at = np.flatnonzero(part)
+    hp, rows = jax.tree.map(lambda x: x[at] if jnp.ndim(x) else x, (hp, state))
+
+    def spread(name: str, values: np.ndarray) -> np.ndarray:
+        out = np.full(len(part), 0 if name == "episodes" else np.nan, values.dtype)
+        out[at] = values
+        return out
+
+    used = devices[: min(len(devices), len(at))]
+    for chunk in stream(make, hp, len(at), used, num_updates, every, progress, state=rows):
+        state = _put(state, at, chunk.state)
+        yield Chunk(chunk.iteration, state, {name: spread(name, x) for name, x in chunk.metrics.items()})
 
 
 class Measured(NamedTuple):

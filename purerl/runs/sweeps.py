@@ -45,13 +45,15 @@ def short(value: Any) -> str:
     return "-".join(map(str, value)) if isinstance(value, tuple) else str(value).rpartition("/")[2]
 
 
-def _folder(values: dict[str, Any]) -> str:
+def folder(values: dict[str, Any]) -> str:
+    """The name of the folder of a member, from the values by which it differs."""
     return re.sub(r"[^\w.,=-]", "-", ",".join(f"{name}={short(value)}" for name, value in values.items()))
 
 
 def members(directory: Path) -> list[tuple[dict[str, str], Path]]:
     """The runs of a directory and the values by which they differ: the directory itself, or the folders of a sweep."""
     stored = files.read_config(directory) if (directory / files.CONFIG).is_file() else {}
+    files.check_no_search(directory, stored)
     if stored.get("kind") != files.SWEEP:
         return [({}, directory)]
     found = stored.get("members")
@@ -64,12 +66,13 @@ def _sound(name: str, values: Any) -> bool:
     return Path(name).name == name and isinstance(values, dict) and all(isinstance(x, str) for x in values.values())
 
 
-def _said(values: dict[str, Any]) -> str:
+def said(values: dict[str, Any]) -> str:
+    """The values of a member, for a line of text."""
     return ", ".join(f"{name} {short(value)}" for name, value in values.items())
 
 
 @contextlib.contextmanager
-def _of_sweep(directory: Path, member: Path) -> Iterator[None]:
+def as_one(directory: Path, member: Path) -> Iterator[None]:
     """An interrupted member is resumed with the others."""
     try:
         yield
@@ -84,7 +87,7 @@ def train(points: Sequence[Point], directory: Path | None, devices: int | None, 
     """
     if len(points) == 1:
         return execute.train(plan_of(points[0].config), directory=directory, devices=devices, **how)
-    names, plans = [_folder(point.values) for point in points], [plan_of(point.config) for point in points]
+    names, plans = [folder(point.values) for point in points], [plan_of(point.config) for point in points]
     if twice := sorted(name for name in names if names.count(name) > 1):
         raise ValueError(f"{twice[0]} is given twice; the values of a sweep must differ")
     directory = directory or report.unused(Path("runs") / plans[0].name)
@@ -92,7 +95,7 @@ def train(points: Sequence[Point], directory: Path | None, devices: int | None, 
     files.create_sweep(directory, dict(zip(names, values, strict=True)))
     for name, plan in zip(names, plans, strict=True):
         execute.create(plan, directory / name, usable_devices(devices, plan.num_runs))
-    report.note(f"{len(points)} programs, one after another: {'; '.join(map(_said, values))}")
+    report.note(f"{len(points)} programs, one after another: {'; '.join(map(said, values))}")
     resume(directory, steps=None, anneal_steps=None, devices=devices, **how)
     return directory
 
@@ -106,10 +109,10 @@ def resume(directory: Path, steps: int | None, anneal_steps: float | None, **how
     if how.get("num_envs") is not None and found[0][0].keys() & {"num_envs", "rollout_length"}:
         raise ValueError(f"--num-envs is {how['num_envs']}; this sweep is over {', '.join(found[0][0])}: name one run")
     for values, member in found:
-        if steps is None and anneal_steps is None and _complete(member):
+        if steps is None and anneal_steps is None and complete(member):
             continue
-        report.note(f"{_said(values)}:")
-        with _of_sweep(directory, member):
+        report.note(f"{said(values)}:")
+        with as_one(directory, member):
             execute.resume(member, steps, anneal_steps, table=False, **how)
     shown = panel(directory)
     report.table(shown)
@@ -117,7 +120,8 @@ def resume(directory: Path, steps: int | None, anneal_steps: float | None, **how
     report.note(f"sweep: {directory}  (learning curves: {directory / files.CURVE})")
 
 
-def _complete(member: Path) -> bool:
+def complete(member: Path) -> bool:
+    """Whether a run has all of its planned steps."""
     stored, reached = files.read_config(member), files.read_manifest(member)["parameters"]
     planned = stored["steps"] // (stored["num_envs"] * stored["rollout_length"])
     return bool(reached) and max(run["iteration"] for run in reached) >= planned

@@ -68,12 +68,17 @@ class Program(NamedTuple):
     advance: Callable
 
 
-def compile_run(make: Callable[[Any], Learner], hp: Any, key: Key | None = None, state: Any = None) -> Program:
-    """Compile the program of `run` and compute its initial state, such as to time compilation separately."""
+def compile_run(
+    make: Callable[[Any], Learner], hp: Any, key: Key | None = None, state: Any = None, num_updates: Any = 1
+) -> Program:
+    """Compile the program of `run` and compute its initial state, such as to time compilation separately.
+
+    num_updates: an example of those of a call, for its shape.
+    """
     hp = as_arrays(hp)
     check_present("compile_run", state=state)
     state = _init(make, hp, key) if state is None else state
-    compiled = _advance.lower(make, hp, state, jnp.int32(1)).compile()
+    compiled = _advance.lower(make, hp, state, jnp.asarray(num_updates, jnp.int32)).compile()
     return Program(state, lambda make, hp, state, num_updates: compiled(hp, state, num_updates))
 
 

@@ -49,6 +49,8 @@ def batch(
 
     A run's results depend, by rounding, on how many runs share a device. With `isolate` they do not: in each chunk the
     runs of a device are trained one after another, and each equals, bit for bit on a CPU, the run of its key alone.
+    The number of updates may then be a vector `[S]`: a run with 0 stays as it is, takes no time, and has NaN as
+    metrics.
 
     Raises:
       ValueError: at trace time, if the number of devices does not divide S.
@@ -70,13 +72,12 @@ def _batch(make: Callable[[Any], Learner], devices: tuple[Any, ...] | None, isol
     def axes(hp):
         return jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, hp)
 
-    def over_devices(function, hp, shared=0):
+    def over_devices(function, hp):
         if devices is None:
             return function
         mesh = Mesh(np.array(devices), ("runs",))
         specs = jax.tree.map(lambda x: P("runs") if jnp.ndim(x) else P(), hp)
-        split = (specs, P("runs"), *[P()] * shared)
-        return jax.shard_map(function, mesh=mesh, in_specs=split, out_specs=P("runs"), check_vma=False)
+        return jax.shard_map(function, mesh=mesh, in_specs=(specs, P("runs")), out_specs=P("runs"), check_vma=False)
 
     def check(keys):
         if devices is not None and keys.shape[0] % len(devices):
@@ -92,14 +93,15 @@ def _batch(make: Callable[[Any], Learner], devices: tuple[Any, ...] | None, isol
         else:
             over_runs = lambda function: jax.vmap(function, (axes(hp), 0))
 
-        def advanced(hp, state, num_updates):
-            alone = lambda hp, state: advance(make(hp), state, num_updates)
-            return one_by_one(alone, hp, state)
+        def advanced(state, num_updates):
+            alone = lambda hp, given: advance(make(hp), *given)
+            of_each = jnp.broadcast_to(num_updates, jax.tree.leaves(state)[0].shape[:1])
+            return over_devices(partial(one_by_one, alone), hp)(hp, (state, of_each))
 
         return Learner(
             lambda keys: over_devices(over_runs(init), hp)(hp, check(keys)),
             partial(over_devices(over_runs(step), hp), hp),
-            partial(over_devices(advanced, hp, 1), hp) if isolate else None,
+            advanced if isolate else None,
         )
 
     return make_batch

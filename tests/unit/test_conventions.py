@@ -68,7 +68,7 @@ LAYERS = (
     ("agents.parts",),
     ("agents",),
     ("build",),
-    ("export",),
+    ("export", "search"),
     ("runs",),
     ("cli", "__main__"),
 )
@@ -217,7 +217,7 @@ def test_banned_words(path):
     for pattern, why in BANNED.items():
         allowed = (path.parent.name == "adapters" or path.name == "wrappers.py") and pattern == r"\bdone\b"
         if pattern == r"\brng\b":
-            allowed = path.name == "statistics.py"
+            allowed = path.name in ("statistics.py", "designs.py")  # of NumPy, and an argument of SciPy's
         if pattern == r"config\[":
             allowed = path.parent.name == "runs"  # there it is what config.json holds
         assert allowed or not re.search(pattern, code), f"{path.name}: {why}"

@@ -23,7 +23,14 @@ def resume(run: Path, **given: Any) -> None:
     """Continue a run that was stopped, or train it longer."""
     with one_line():
         prepare_for(run)
-        from purerl.runs import comparison, sweeps
+        from purerl.runs import comparison, search, sweeps, tuning
 
+        if search.is_search(run):
+            if given.keys() & {name for name in ("steps", "anneal_steps", "num_envs") if given[name] is not None}:
+                raise ValueError(
+                    f"{run} is a search, whose steps are fixed; resume one of its runs, such as {run}/final"
+                )
+            tuning.resume(run, given["devices"], given["save_every"], given["code"])
+            return
         sweeps.resume(run, **given)
         comparison.finish(run, given["devices"], given["code"])

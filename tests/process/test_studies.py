@@ -1,0 +1,95 @@
+"""Searches with a sampler of Optuna's: one study for several processes, whose storage is used once for each batch."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from commands import OWN, StopAfter, command, process
+
+from purerl.runs import execute, studies
+from purerl.search.spaces import choice, log_uniform
+
+optuna = pytest.importorskip("optuna")
+COMPLETE = optuna.trial.TrialState.COMPLETE
+BLOCK = ["--num-envs", 4, "--rollout-length", 8, "--hidden", 4, "--steps", 320, "--final-seeds", 1]
+SPACE = ["--rate", "log_uniform:0.01:10", "--rollout-length", "8,16"]
+
+
+def words(directory, *arguments, agent="mine"):
+    own = ["tune", f"{OWN}:{agent}", f"{OWN}:bandit", *BLOCK, *SPACE, "--sampler", "tpe", "--batch", 2]
+    return [*own, "--dir", directory, *arguments]
+
+
+def trials_of(path):
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+    return optuna.load_study(study_name=studies.NAME, storage=storage).trials
+
+
+def numbers_of(directory):
+    stored = [json.loads(path.read_text()) for path in sorted(directory.glob("generation-*/trials.json"))]
+    return [number for one in stored for number in one["numbers"]]
+
+
+def rows_of(directory):
+    with (directory / "trials.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_two_processes_share_a_study(tmp_path, capsys):
+    journal, directories = tmp_path / "study.journal", [tmp_path / "a", tmp_path / "b"]
+    started = [
+        process(*words(directory, "--study", journal, "--trials", 6, "--seed", seed, "--devices", 1))
+        for seed, directory in enumerate(directories)
+    ]
+    for one in started:
+        out, error = one.communicate(timeout=400)
+        assert one.returncode == 0, error
+        assert "winner's curse" in out
+    numbers = [numbers_of(directory) for directory in directories]
+    trials = trials_of(journal)
+    assert sorted([*numbers[0], *numbers[1]]) == [t.number for t in trials] and 6 <= len(trials) <= 8
+    assert min(map(len, numbers)) > 0 and {t.state for t in trials} == {COMPLETE}
+    for mine, directory in zip(numbers, directories, strict=True):
+        for number, row in zip(mine, rows_of(directory), strict=True):
+            assert trials[number].value == float(row["score"])
+            assert np.isclose(trials[number].params["rate"], float(row["rate"]), rtol=1e-6)
+            assert (8, 16)[trials[number].params["rollout_length"]] == int(row["rollout_length"])
+    given = words(tmp_path / "c", "--study", journal, "--trials", 9, agent="wrapped")
+    assert command(*given) == 2
+    error = capsys.readouterr().err
+    assert f"--study is {journal}; its agent is " in error and error.count("\n") == 1
+
+
+def test_an_interrupted_search_goes_on_with_its_trials(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "Interrupts", StopAfter(8))
+        assert command(*words(tmp_path / "a", "--trials", 4, "--chunks", 10)) == 130
+    before = numbers_of(tmp_path / "a")
+    assert command("resume", tmp_path / "a") == 0
+    trials = trials_of(tmp_path / "a" / "study.journal")
+    assert numbers_of(tmp_path / "a")[: len(before)] == before and len(trials) == 4
+    assert [t.value for t in trials] == [float(row["score"]) for row in rows_of(tmp_path / "a")]
+
+
+def test_the_storage_is_asked_and_told_by_batch(tmp_path, monkeypatch):
+    backend, calls = optuna.storages.journal.JournalFileBackend, []
+    append = backend.append_logs
+    monkeypatch.setattr(backend, "append_logs", lambda *given: calls.append(given) or append(*given))
+    space = {"rate": log_uniform(0.01, 1), "hidden": choice((4,), (8, 8))}
+    study = studies.opened(str(tmp_path / "j"), "tpe", 0, space, {"agent": "a"}, 5)
+    numbers, points = study.ask(3)
+    assert len(points) == 3 and all(p["hidden"] in ((4,), (8, 8)) and 0.01 <= p["rate"] <= 1 for p in points)
+    study.tell(numbers, np.array([1.0, np.nan, 2.0]))
+    few = len(calls)
+    study.tell(numbers, np.array([9.0, 9.0, 9.0]))  # told again, such as after a resume: without effect
+    assert [t.value for t in trials_of(tmp_path / "j")] == [1.0, None, 2.0]
+    assert len(study.ask(3)[0]) == 2 and few < 3 * 8  # to create a trial, its two values, and its end
+    with pytest.raises(ValueError, match="its agent is a, here it is b"):
+        studies.opened(str(tmp_path / "j"), "tpe", 0, space, {"agent": "b"}, 5)
+    with pytest.raises(ValueError, match=r"its space is .*, here it is "):
+        studies.opened(str(tmp_path / "j"), "tpe", 0, {"rate": log_uniform(0.01, 2)}, {"agent": "a"}, 5)
+    with pytest.raises(ValueError, match="cannot be opened: there is no directory"):
+        studies.opened(str(tmp_path / "no" / "j"), "tpe", 0, space, {"agent": "a"}, 5)
+    with pytest.raises(ValueError, match="cannot be opened"):
+        studies.opened("nosuch://host/database", "tpe", 0, space, {"agent": "a"}, 5)
