@@ -2301,6 +2301,35 @@ FAULTS = [
         "/ jnp.sqrt(size)",
         ("unit/test_architecture_search.py::test_the_masked_network_is_the_small_one",),
     ),
+    # --- fields: inventory, traffic, spectrum, battery ----------------------------------------------------------------
+    Fault(
+        "An order is paid for by what was asked, not by what fitted into the warehouse",
+        "envs/fields/inventory.py",
+        "cost = params.order_cost * (ordered > 0) + params.unit_cost * ordered",
+        "cost = params.order_cost * (action > 0) + params.unit_cost * action",
+        ("unit/test_inventory.py::test_rollouts_have_the_average_cost_and_the_steps_of_the_equations",),
+    ),
+    Fault(
+        "Cycles of an (s, S) policy do not repeat a stock after periods without demand",
+        "envs/fields/inventory.py",
+        "/ (1 - probability[0])\n",
+        "\n",
+        ("unit/test_inventory.py::test_an_s_S_policy_costs_what_its_cycles_say",),
+    ),
+    Fault(
+        "A plan forgets what the next order costs",
+        "envs/fields/inventory.py",
+        "value = np.minimum(total, ordering) - params.unit_cost * levels",
+        "value = np.minimum(total, ordering)",
+        ("unit/test_inventory.py::test_plans_of_small_systems_against_all_orders",),
+    ),
+    Fault(
+        "Bars of a picture have no sign",
+        "envs/fields/pictures.py",
+        "np.asarray(values, float)",
+        "np.abs(np.asarray(values, float))",
+        ("unit/test_inventory.py::test_they_are_environments",),
+    ),
     # --- training control: a network ----------------------------------------------------------------------------------
     Fault(
         "Momentum is kept where the inner optimiser changes",

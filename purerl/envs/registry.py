@@ -9,6 +9,7 @@ from gymnax.environments.environment import Environment
 
 from purerl.envs import adapters
 from purerl.envs.adapters.common import near
+from purerl.envs.fields import inventory
 from purerl.envs.masked_grid import MaskedGrid
 from purerl.envs.platform import Platform
 from purerl.envs.tmaze import TMaze
@@ -22,6 +23,11 @@ from purerl.envs.wrappers import Cast
 
 _CLASSES = (TMaze, Platform, MaskedGrid, Quadratic, NoisyQuadratic, LeadingOnes, Luby, Sigmoid, ArchitectureSearch)
 OWN = {env.name: env for env in _CLASSES}
+OWN |= {
+    "Newsvendor-v0": inventory.Newsvendor,
+    "Inventory-v0": inventory.Inventory,
+    "FiniteInventory-v0": inventory.finite_horizon,
+}
 
 
 def make(env_id: str, **kwargs: Any) -> tuple[Environment, Any]:
