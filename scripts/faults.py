@@ -2324,6 +2324,27 @@ FAULTS = [
         ("unit/test_inventory.py::test_plans_of_small_systems_against_all_orders",),
     ),
     Fault(
+        "The slot in which a signal switches serves the phase before",
+        "envs/fields/traffic_signal.py",
+        "jnp.asarray(self.phases, bool)[state.phase] & free & ~switching",
+        "jnp.asarray(self.phases, bool)[state.phase] & free",
+        ("unit/test_traffic_signal.py::test_every_step_is_that_of_the_rules",),
+    ),
+    Fault(
+        "The slot in which a signal switches is not one of the lost ones",
+        "envs/fields/traffic_signal.py",
+        "jnp.maximum(lost - 1, 0)",
+        "jnp.where(switching, lost, jnp.maximum(lost - 1, 0))",
+        ("unit/test_traffic_signal.py::test_every_step_is_that_of_the_rules",),
+    ),
+    Fault(
+        "Max-pressure switches at equality with the margin",
+        "envs/fields/traffic_signal.py",
+        "pressure.max() > pressure[state.phase] + margin",
+        "pressure.max() >= pressure[state.phase] + margin",
+        ("unit/test_traffic_signal.py::test_rules_of_an_intersection",),
+    ),
+    Fault(
         "Bars of a picture have no sign",
         "envs/fields/pictures.py",
         "np.asarray(values, float)",

@@ -21,6 +21,7 @@ _OWN = {
     "Sigmoid": "purerl.envs.training_control.sigmoid",
     "Table": "purerl.envs.table",
     "TMaze": "purerl.envs.tmaze",
+    "TrafficSignal": "purerl.envs.fields.traffic_signal",
     "TrainingControl": "purerl.envs.training_control.environment",
 }
 
@@ -38,7 +39,8 @@ def make(env_id: str, **kwargs: Any) -> tuple[Any, Any]:
       env_id: any id that gymnax has registered, such as "CartPole-v1" (`gymnax.register` adds to them), or one of
         "TMaze-v0", "Platform-v0" and "MaskedGrid-v0", or of the control of other optimisations "Quadratic-v0",
         "NoisyQuadratic-v0", "LeadingOnes-v0", "Luby-v0", "Sigmoid-v0" and "ArchitectureSearch-v0",
-        or of the fields of `purerl.envs.fields`: "Newsvendor-v0", "Inventory-v0", "FiniteInventory-v0";
+        or of the fields of `purerl.envs.fields`: "Newsvendor-v0", "Inventory-v0", "FiniteInventory-v0",
+        "TrafficSignal-v0", "Intersection-v0";
         or one of another package: "brax/ant", "jumanji/Snake-v1", "xminigrid/MiniGrid-Empty-5x5",
         "craftax/Craftax-Symbolic-v1", "pgx/connect_four". Those are extras.
       kwargs: arguments of the environment's constructor.

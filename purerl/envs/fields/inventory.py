@@ -54,7 +54,7 @@ class Newsvendor(Environment):
     Args:
       capacity: the largest order, units.
     Raises:
-      ValueError: for a capacity that is not positive, and at reset for costs or a standard deviation that are not.
+      ValueError: for a capacity that is not positive, and at a reset or step for such costs or standard deviation.
     """
 
     name: str = "Newsvendor-v0"
@@ -75,6 +75,7 @@ class Newsvendor(Environment):
         return self._see(params), NewsvendorState(zero, zero, jnp.zeros((), jnp.int32))
 
     def step_env(self, key, state, action, params):
+        _check_newsvendor(params)
         ordered = jnp.clip(jnp.reshape(action, ()), 0.0, self._capacity)
         demand = params.mean + params.std * jax.random.normal(key)
         cost = params.holding * jnp.maximum(ordered - demand, 0) + params.penalty * jnp.maximum(demand - ordered, 0)
@@ -224,7 +225,7 @@ class Inventory(Environment):
       horizon: T, or None.
       params: the default parameters; None: Poisson demand of mean 6 and the costs of `InventoryParams`.
     Raises:
-      ValueError: for a count that is none, and at reset for costs, probabilities or a capacity out of range.
+      ValueError: for a count that is none, and at a reset or step for costs, probabilities or a capacity out of range.
     """
 
     def __init__(self, max_order: int = 20, horizon: int | None = None, params: InventoryParams | None = None):
@@ -253,6 +254,7 @@ class Inventory(Environment):
         return self.see(state, params), state
 
     def step_env(self, key, state, action, params):
+        check_inventory(params)
         probability = jnp.asarray(params.demand, jnp.float32)
         demand = jax.random.choice(key, probability.shape[0], p=probability).astype(jnp.int32)
         room = jnp.maximum(jnp.asarray(params.capacity, jnp.int32) - state.stock, 0)
