@@ -7,6 +7,7 @@ from typing import Any
 
 _OWN = {
     "ArchitectureSearch": "purerl.envs.training_control.architecture",
+    "Battery": "purerl.envs.fields.battery",
     "Inventory": "purerl.envs.fields.inventory",
     "LeadingOnes": "purerl.envs.training_control.leading_ones",
     "Luby": "purerl.envs.training_control.luby",
@@ -41,7 +42,7 @@ def make(env_id: str, **kwargs: Any) -> tuple[Any, Any]:
         "TMaze-v0", "Platform-v0" and "MaskedGrid-v0", or of the control of other optimisations "Quadratic-v0",
         "NoisyQuadratic-v0", "LeadingOnes-v0", "Luby-v0", "Sigmoid-v0" and "ArchitectureSearch-v0",
         or of the fields of `purerl.envs.fields`: "Newsvendor-v0", "Inventory-v0", "FiniteInventory-v0",
-        "TrafficSignal-v0", "Intersection-v0", "Spectrum-v0";
+        "TrafficSignal-v0", "Intersection-v0", "Spectrum-v0", "Battery-v0";
         or one of another package: "brax/ant", "jumanji/Snake-v1", "xminigrid/MiniGrid-Empty-5x5",
         "craftax/Craftax-Symbolic-v1", "pgx/connect_four". Those are extras.
       kwargs: arguments of the environment's constructor.

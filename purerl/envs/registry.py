@@ -9,7 +9,7 @@ from gymnax.environments.environment import Environment
 
 from purerl.envs import adapters
 from purerl.envs.adapters.common import near
-from purerl.envs.fields import inventory, spectrum, traffic_signal
+from purerl.envs.fields import battery, inventory, spectrum, traffic_signal
 from purerl.envs.masked_grid import MaskedGrid
 from purerl.envs.platform import Platform
 from purerl.envs.tmaze import TMaze
@@ -30,6 +30,7 @@ OWN |= {
     "TrafficSignal-v0": traffic_signal.TrafficSignal,
     "Intersection-v0": traffic_signal.intersection,
     "Spectrum-v0": spectrum.Spectrum,
+    "Battery-v0": battery.Battery,
 }
 
 
