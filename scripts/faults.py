@@ -2401,6 +2401,20 @@ FAULTS = [
         ("unit/test_battery.py::test_the_optimum_against_all_policies",),
     ),
     Fault(
+        "A stage ships what it does not have",
+        "envs/fields/inventory.py",
+        "                shipped = jnp.minimum(shipped, stock[j + 1])\n",
+        "                shipped = shipped + 0 * stock[j + 1]\n",
+        ("unit/test_inventory.py::test_rollouts_of_a_serial_system",),
+    ),
+    Fault(
+        "The cost of a stage is not limited by the stock of the one before it",
+        "envs/fields/inventory.py",
+        "total[np.minimum(np.arange(len(levels)), best)]",
+        "total[np.arange(len(levels))]",
+        ("unit/test_inventory.py::test_base_stock_is_the_optimum_of_relative_value_iteration",),
+    ),
+    Fault(
         "Bars of a picture have no sign",
         "envs/fields/pictures.py",
         "np.asarray(values, float)",

@@ -19,6 +19,7 @@ _OWN = {
     "Parameterised": "purerl.envs.spaces",
     "Platform": "purerl.envs.platform",
     "Quadratic": "purerl.envs.training_control.quadratic",
+    "SerialInventory": "purerl.envs.fields.inventory",
     "Sigmoid": "purerl.envs.training_control.sigmoid",
     "Spectrum": "purerl.envs.fields.spectrum",
     "Table": "purerl.envs.table",
@@ -42,7 +43,7 @@ def make(env_id: str, **kwargs: Any) -> tuple[Any, Any]:
         "TMaze-v0", "Platform-v0" and "MaskedGrid-v0", or of the control of other optimisations "Quadratic-v0",
         "NoisyQuadratic-v0", "LeadingOnes-v0", "Luby-v0", "Sigmoid-v0" and "ArchitectureSearch-v0",
         or of the fields of `purerl.envs.fields`: "Newsvendor-v0", "Inventory-v0", "FiniteInventory-v0",
-        "TrafficSignal-v0", "Intersection-v0", "Spectrum-v0", "Battery-v0";
+        "SerialInventory-v0", "TrafficSignal-v0", "Intersection-v0", "Spectrum-v0", "Battery-v0";
         or one of another package: "brax/ant", "jumanji/Snake-v1", "xminigrid/MiniGrid-Empty-5x5",
         "craftax/Craftax-Symbolic-v1", "pgx/connect_four". Those are extras.
       kwargs: arguments of the environment's constructor.

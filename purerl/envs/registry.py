@@ -27,6 +27,7 @@ OWN |= {
     "Newsvendor-v0": inventory.Newsvendor,
     "Inventory-v0": inventory.Inventory,
     "FiniteInventory-v0": inventory.finite_horizon,
+    "SerialInventory-v0": inventory.SerialInventory,
     "TrafficSignal-v0": traffic_signal.TrafficSignal,
     "Intersection-v0": traffic_signal.intersection,
     "Spectrum-v0": spectrum.Spectrum,

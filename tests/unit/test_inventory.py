@@ -11,12 +11,19 @@ import zoo
 
 import purerl
 from purerl.envs.fields import inventory
-from purerl.envs.fields.inventory import Inventory, InventoryParams, Newsvendor, NewsvendorParams
+from purerl.envs.fields.inventory import (
+    Inventory,
+    InventoryParams,
+    Newsvendor,
+    NewsvendorParams,
+    SerialInventory,
+    SerialInventoryParams,
+)
 from purerl.tabular import MDP, relative_value_iteration
 from purerl.testing import check_env
 
 POISSON = InventoryParams(inventory.poisson(6.0, 41))
-IDS = ("Newsvendor-v0", "Inventory-v0", "FiniteInventory-v0")
+IDS = ("Newsvendor-v0", "Inventory-v0", "FiniteInventory-v0", "SerialInventory-v0")
 FINITE = inventory.finite_horizon().default_params
 
 
@@ -221,10 +228,89 @@ def test_rollouts_have_the_cost_of_the_plan(rollout, key):
     np.testing.assert_allclose(obs, [states.stock[0, 3] / 250, 0.4], rtol=1e-5)
 
 
+# --- a serial system --------------------------------------------------------------------------------------------------
+
+
+def serial_step(params, stock, transit, orders, demand):
+    """One period, unit by unit: the stocks and shipments after it, and its cost; transit: lists, the next one first."""
+    stock, transit = list(stock), [list(x) for x in transit]
+    N = len(stock)
+    for j in reversed(range(N)):
+        shipped = orders[j] if j == N - 1 else min(orders[j], stock[j + 1])
+        if j < N - 1:
+            stock[j + 1] -= shipped
+        if params.lead[j] == 0:
+            stock[j] += shipped
+        else:
+            transit[j][params.lead[j] - 1] += shipped
+    stock[0] -= demand
+    cost = params.penalty * max(-stock[0], 0)
+    for j in range(N):
+        cost += params.holding[j] * max(stock[j], 0)
+        cost += params.holding[j + 1] * sum(transit[j]) if j < N - 1 else 0
+    for j in range(N):
+        stock[j] += transit[j][0]
+        transit[j] = [*transit[j][1:], 0]
+    return stock, transit, cost
+
+
+def test_base_stock_is_the_optimum_of_relative_value_iteration():
+    """Two stages, of which the first has a lead time of one period: all states and all orders, enumerated."""
+    params = SerialInventoryParams(np.array([0.5, 0.3, 0.2]), np.array([2.0, 1.0]), 9.0, np.array([0, 1]))
+    low, high, first = -8, 4, 5
+    states = [(x, y) for x in range(low, high + 1) for y in range(first + 1)]
+    index = {state: i for i, state in enumerate(states)}
+    actions = [(a, b) for a in range(6) for b in range(5)]
+    R = np.full((len(states), len(actions)), -1e3)
+    successors = np.zeros((len(states), len(actions), 3), int)
+    for i, (x, y) in enumerate(states):
+        for k, orders in enumerate(actions):
+            if orders[0] <= y and x + orders[0] <= high and y - orders[0] + orders[1] <= first:
+                R[i, k] = 0
+                for d in range(3):
+                    (at, up), _, cost = serial_step(params, (x, y), ([0], [0]), orders, d)
+                    R[i, k] -= params.demand[d] * cost
+                    successors[i, k, d] = index[max(at, low), up]
+    P = np.broadcast_to(params.demand, successors.shape)
+    with jax.enable_x64(True):
+        gain = relative_value_iteration(
+            MDP(P, R, np.zeros(len(states), bool), successors=successors), tolerance=1e-9
+        ).gain
+    base_stock, cost = inventory.echelon_base_stock(params)
+    assert -float(gain) == pytest.approx(cost, abs=1e-6) and 0 < base_stock[0] <= base_stock[1] < high
+
+
+def test_rollouts_of_a_serial_system(rollout, key):
+    env, params = purerl.make("SerialInventory-v0", max_order=200)
+    base_stock, cost = inventory.echelon_base_stock(params)
+    assert base_stock.tolist() == [9, 15, 26] and cost == pytest.approx(52.0467, abs=5e-5)
+    policy = lambda key, x: jnp.where(
+        x.time < 40, jax.random.randint(key, (3,), 0, 9), inventory.base_stock_orders(x, base_stock)
+    )
+    states, info, reward, _ = rollout(env, policy, params, key, 128, 500)
+    keys = jax.vmap(lambda key: jax.random.split(key, 500))(jax.random.split(key, 128)[:1])[0]
+    stock, transit = [0, 0, 0], [[0, 0]] * 3
+    for t in range(80):
+        assert states.stock[0, t].tolist() == stock and states.transit[0, t].tolist() == transit
+        state = jax.tree.map(lambda x: x[0, t], states)
+        if t < 40:
+            orders = np.asarray(jax.random.randint(jax.random.split(keys[t])[0], (3,), 0, 9))
+        else:
+            on_the_way = np.add(stock, np.sum(transit, 1))
+            orders = [max(base_stock[j] - sum(on_the_way[: j + 1]), 0) for j in range(3)]
+        stock, transit, wanted = serial_step(
+            params, stock, transit, [int(x) for x in orders], int(info["demand"][0, t])
+        )
+        assert reward[0, t] == pytest.approx(-wanted, rel=1e-5)
+    np.testing.assert_allclose(env.see(state), np.append(state.stock, state.transit) / 200, rtol=1e-6)
+    costs = -reward[:, 70:].mean(1)
+    assert abs(costs.mean() - cost) < 4 * standard_error(costs)
+
+
 # --- all --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("env_id", zoo.params(IDS, wide={"Newsvendor-v0", "FiniteInventory-v0"}))
+@pytest.mark.parametrize("env_id", zoo.params(IDS, wide={"Newsvendor-v0", "FiniteInventory-v0", "SerialInventory-v0"}))
 def test_they_are_environments(env_id, key):
     env, params = purerl.make(env_id)
     assert env.name == env_id and getattr(purerl.envs, type(env).__name__) is type(env)
@@ -233,6 +319,9 @@ def test_they_are_environments(env_id, key):
     if env_id == "Newsvendor-v0":
         drawn = env.render(state._replace(ordered=57.0, demand=49.5), params)
         assert [bar.get_height() for bar in drawn.axes[0].patches] == [57, 49.5]
+    elif env_id == "SerialInventory-v0":
+        drawn = env.render(state._replace(stock=np.array([-3, 6, 9])), params)
+        assert [bar.get_height() for bar in drawn.axes[0].patches] == [9, 6, -3]
     else:
         drawn = env.render(state._replace(stock=-3, ordered=6, demand=9), params)
         assert [bar.get_height() for bar in drawn.axes[0].patches] == [-3, 6, 9]
@@ -285,6 +374,18 @@ def test_bad_input(key):
     for changed, said in (({"std": 0.0}, "std is 0.0"), ({"penalty": -1.0}, "penalty is -1.0")):
         with pytest.raises(ValueError, match=f"Newsvendor: {said}; it must be positive and finite"):
             Newsvendor().reset_env(key, replace(NewsvendorParams(), **changed))
+    serial = SerialInventory()
+    for changed, said in (
+        ({"lead": np.array([0, -1, 2])}, r"SerialInventory: lead is \[ 0 -1  2\]; it must lie in \[0, "),
+        ({"lead": np.array([0, 1])}, r"holding and lead have shapes \(3,\) and \(2,\); both must be \(N,\)"),
+        ({"holding": np.array([1.0, 2.0, 0.5])}, r"holding is .*; it must not increase"),
+        ({"penalty": 0.0}, r"SerialInventory: penalty is 0.0; it must be positive"),
+        ({"demand": np.array([0.5, 0.6])}, r"SerialInventory: demand adds up to 1.1"),
+    ):
+        params = replace(serial.default_params, **changed)
+        for call in (lambda: SerialInventory(params=params), lambda: serial.reset_env(key, params)):
+            with pytest.raises(ValueError, match=said):
+                call()
     with pytest.raises(ValueError, match=r"Newsvendor: capacity is 0; it must be positive"):
         Newsvendor(capacity=0)
     with pytest.raises(ValueError, match=r"horizon is 0; it must be a positive int"):
@@ -297,8 +398,10 @@ def test_bad_input(key):
         inventory.poisson(0.0, 10)
 
 
-def test_against_stockpyl():
+def test_against_stockpyl(monkeypatch):
     pytest.importorskip("stockpyl", reason="stockpyl is not installed: pip install stockpyl")
+    from stockpyl import ssm_serial
+    from stockpyl.demand_source import DemandSource
     from stockpyl.finite_horizon import finite_horizon_dp
     from stockpyl.newsvendor import newsvendor_normal
     from stockpyl.ss import s_s_cost_discrete, s_s_discrete_exact
@@ -317,3 +420,14 @@ def test_against_stockpyl():
     found = inventory.plan(5, FINITE)
     assert reorder[1:] == found.reorder.tolist() and order_up_to[1:] == found.order_up_to.tolist()
     assert found.cost == pytest.approx(cost, rel=2e-4)  # its demand is cut at 4 σ
+    # its own search of a grid calls np.array with copy=False, which NumPy 2 refuses
+    near = lambda array, values, *_: np.abs(np.subtract.outer(np.asarray(array), values)).argmin(0)
+    monkeypatch.setattr(ssm_serial, "find_nearest", near)
+    base_stock, cost = ssm_serial.optimize_base_stock_levels(
+        num_nodes=3, node_order_in_system=[3, 2, 1], node_order_in_lists=[1, 2, 3], echelon_holding_cost=[3, 2, 2],
+        lead_time=[1, 1, 2], stockout_cost=37.12, demand_source=DemandSource(type="P", mean=5),
+    )  # fmt: skip
+    found, average = inventory.echelon_base_stock(SerialInventory().default_params)
+    assert [base_stock[n] for n in (1, 2, 3)] == found.tolist()
+    # it counts the first period as lead time, and holding of the upper echelons before demand; its demand is cut
+    assert average == pytest.approx(cost - 5 * (2 + 2), rel=1e-4)

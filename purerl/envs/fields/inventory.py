@@ -1,4 +1,4 @@
-"""Inventory control: the newsvendor, and a stock reviewed every period, without end or over a finite horizon."""
+"""Inventory control: the newsvendor, a stock reviewed every period, and stages in a row."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from jax.core import Tracer
 from purerl.arguments import check_counts, check_range
 from purerl.core import Array
 from purerl.envs.fields.pictures import bars
+from purerl.envs.spaces import MultiDiscrete
 
 # --- the newsvendor ---------------------------------------------------------------------------------------------------
 
@@ -309,13 +310,17 @@ def check_inventory(params: InventoryParams) -> None:
     check_range("Inventory", 0.0, 1e30, **{name: getattr(params, name) for name in names})
     check_range("Inventory", 1, 2**30, capacity=params.capacity)
     check_range("Inventory", -(2**30), params.capacity, start=params.start)
-    if isinstance(params.demand, Tracer):
+    _check_demand("Inventory", params.demand)
+
+
+def _check_demand(function: str, demand: Any) -> None:
+    if isinstance(demand, Tracer):
         return
-    demand = np.asarray(params.demand, float)
-    if demand.ndim < 1 or not demand.size or not np.isfinite(demand).all() or (demand < 0).any() or (demand > 1).any():
-        raise ValueError(f"Inventory: demand is {params.demand}; it must be probabilities in [0, 1], of 0, 1, … units")
-    if not np.allclose(demand.sum(-1), 1, atol=1e-5):
-        raise ValueError(f"Inventory: demand adds up to {demand.sum(-1)}; probabilities must add up to 1")
+    p = np.asarray(demand, float)
+    if p.ndim < 1 or not p.size or not np.isfinite(p).all() or (p < 0).any() or (p > 1).any():
+        raise ValueError(f"{function}: demand is {demand}; it must be probabilities in [0, 1], of 0, 1, … units")
+    if not np.allclose(p.sum(-1), 1, atol=1e-5):
+        raise ValueError(f"{function}: demand adds up to {p.sum(-1)}; probabilities must add up to 1")
 
 
 def _linear(stock: Any, holding: Any, penalty: Any) -> Any:
@@ -437,3 +442,169 @@ def plan(horizon: int, params: InventoryParams) -> Plan:
         reorder.append(int(levels[np.flatnonzero(ordering < total)].max(initial=levels[0] - 1)))
         value = np.minimum(total, ordering) - params.unit_cost * levels
     return Plan(np.array(reorder[::-1]), np.array(order_up_to[::-1]), float(value[levels == params.start][0]))
+
+
+# --- a serial system --------------------------------------------------------------------------------------------------
+
+
+@struct.dataclass
+class SerialInventoryParams:
+    """The costs, the demand and the lead times of `SerialInventory`; stage 0 serves the customers.
+
+    demand: P(D = d), float `[M]`.  penalty: money per unit backordered at a period's end.
+    holding: H, money per unit in stock at a stage, or on its way from there, at a period's end, float `[N]`; not
+    increasing, since goods gain value downstream.
+    lead: L, periods on the way to each stage, int `[N]`.
+    """
+
+    demand: Any
+    holding: Any
+    penalty: Any
+    lead: Any
+    max_steps_in_episode: int = 100
+
+
+class SerialInventoryState(NamedTuple):
+    """Units in stock `[N]`, below 0 at stage 0: backordered; units that arrive after 1, …, periods `[N, max_lead]`."""
+
+    stock: Array
+    transit: Array
+    time: Array
+
+
+class SerialInventory(Environment):
+    """N stages in a row, each of which orders from the one before it in every period; the last stage faces demand D.
+
+        shipped to j:  min(order of j, stock of j + 1), all that is ordered for j = N - 1; there Lⱼ periods later
+        x'₀ = x₀ - D,   reward = -(Σⱼ Hⱼ xⱼ⁺ + Σⱼ<N-1 Hⱼ₊₁ (units on the way to j) + p x₀⁻),   at the period's end
+
+    Stages ship in turn from stage N - 1 on, then demand is served, then shipments move on: with Lⱼ = 0 they can be
+    shipped onwards or sold in the same period. The action is the order of each stage, ints in 0 .. max_order, `[N]`.
+    Observations, float32 `[N (1 + max_lead)]`, are all stocks and shipments, divided by max_order. The task is endless,
+    truncated at `max_steps_in_episode`. The optimum is the echelon base-stock policy `echelon_base_stock`. `info` has
+    the `demand`.
+
+    Reference: Clark & Scarf, 1960, doi:10.1287/mnsc.6.4.475; Snyder & Shen, 2019, section 6.2.
+    Args:
+      max_order: the most units of an order of a stage.
+      params: the default parameters, which determine N and the longest lead time; None: three stages.
+    Raises:
+      ValueError: for a count that is none, and, also at a reset or step, for parameters out of range.
+    """
+
+    name: str = "SerialInventory-v0"
+
+    def __init__(self, max_order: int = 20, params: SerialInventoryParams | None = None):
+        check_counts("SerialInventory", max_order=max_order)
+        if params is None:
+            lead, holding = np.array([0, 1, 2]), np.array([7.0, 4.0, 2.0])
+            params = SerialInventoryParams(poisson(5.0, 31), holding, 37.12, lead)
+        check_serial(params)
+        self._params, self._max_order = params, max_order
+        self._num_stages, self._max_lead = np.shape(params.lead)[-1], max(1, int(np.max(params.lead)))
+
+    @property
+    def num_actions(self) -> int:
+        return self._num_stages
+
+    @property
+    def default_params(self) -> SerialInventoryParams:
+        return self._params
+
+    def reset_env(self, key, params):
+        del key
+        check_serial(params)
+        stock, zero = jnp.zeros(self._num_stages, jnp.int32), jnp.zeros((), jnp.int32)
+        state = SerialInventoryState(stock, jnp.zeros((self._num_stages, self._max_lead), jnp.int32), zero)
+        return self.see(state), state
+
+    def step_env(self, key, state, action, params):
+        check_serial(params)
+        probability = jnp.asarray(params.demand, jnp.float32)
+        demand = jax.random.choice(key, probability.shape[0], p=probability).astype(jnp.int32)
+        orders = jnp.clip(jnp.asarray(action, jnp.int32), 0, self._max_order)
+        lead, holding = jnp.asarray(params.lead, jnp.int32), jnp.asarray(params.holding, jnp.float32)
+        stock, transit = state.stock, state.transit
+        for j in reversed(range(self._num_stages)):
+            shipped = orders[j]
+            if j + 1 < self._num_stages:
+                shipped = jnp.minimum(shipped, stock[j + 1])
+                stock = stock.at[j + 1].add(-shipped)
+            stock = stock.at[j].add(jnp.where(lead[j] == 0, shipped, 0))
+            transit = transit.at[j].add(jnp.where(jnp.arange(self._max_lead) == lead[j] - 1, shipped, 0))
+        stock = stock.at[0].add(-demand)
+        held = holding @ jnp.maximum(stock, 0) + holding[1:] @ transit[:-1].sum(-1)
+        cost = held + params.penalty * jnp.maximum(-stock[0], 0)
+        stock, transit = stock + transit[:, 0], jnp.pad(transit[:, 1:], ((0, 0), (0, 1)))
+        state = SerialInventoryState(stock, transit, state.time + 1)
+        return self.see(state), state, -jnp.asarray(cost, jnp.float32), jnp.zeros((), bool), {"demand": demand}
+
+    def see(self, state: SerialInventoryState) -> Array:
+        """The observation of a state, float32 `[N (1 + max_lead)]`."""
+        return jnp.append(state.stock, state.transit.reshape(-1)).astype(jnp.float32) / self._max_order
+
+    def is_truncated(self, state, params):
+        return state.time >= params.max_steps_in_episode
+
+    def action_space(self, params=None):
+        return MultiDiscrete([self._max_order + 1] * self._num_stages)
+
+    def observation_space(self, params):
+        return spaces.Box(-jnp.inf, jnp.inf, (self._num_stages * (1 + self._max_lead),), jnp.float32)
+
+    def render(self, state, params):
+        """The stock of each stage, the supplier's side to the left."""
+        names = [f"stage {j}" for j in reversed(range(self._num_stages))]
+        return bars(state.stock[::-1], names, (-2 * self._max_order, 2 * self._max_order), "stock")
+
+
+def check_serial(params: SerialInventoryParams) -> None:
+    """Raise a ValueError that names the first parameter out of range; traced values are not checked."""
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves(params)):
+        return
+    _check_demand("SerialInventory", params.demand)
+    _check_positive("SerialInventory", holding=params.holding, penalty=params.penalty)
+    check_range("SerialInventory", 0, 2**20, lead=params.lead)
+    if np.shape(params.holding) != np.shape(params.lead) or not np.shape(params.lead):
+        shapes = f"{np.shape(params.holding)} and {np.shape(params.lead)}"
+        raise ValueError(f"SerialInventory: holding and lead have shapes {shapes}; both must be (N,), N stages")
+    if (np.diff(params.holding) > 0).any():
+        raise ValueError(f"SerialInventory: holding is {params.holding}; it must not increase from stage 0 on")
+
+
+def echelon_base_stock(params: SerialInventoryParams) -> tuple[np.ndarray, float]:
+    """The echelon base-stock levels S of the lowest average cost among all policies, int `[N]`, and that cost.
+
+        Cⱼ(y) = hⱼ (y - (Lⱼ + 1) μ) + E[Cⱼ₋₁(min(Sⱼ₋₁, y - D(Lⱼ)))],   Sⱼ = argmin Cⱼ,   cost C_{N-1}(S_{N-1})
+
+    with hⱼ = Hⱼ - Hⱼ₊₁, D(L) the demand of L periods, and (p + H₀) E[(y - D(L₀ + 1))⁻] as the last term of C₀. In each
+    period stage j orders up to Sⱼ: `base_stock_orders`.
+
+    Reference: Clark & Scarf, 1960; Snyder & Shen, 2019, section 6.2.2.
+    Raises:
+      ValueError: for parameters out of range.
+
+    >>> echelon_base_stock(SerialInventory().default_params)[0].tolist()
+    [9, 15, 26]
+    """
+    check_serial(params)
+    demand, lead, holding = np.asarray(params.demand, float), np.asarray(params.lead), np.asarray(params.holding, float)
+    most, mean = len(demand) - 1, demand @ np.arange(len(demand))
+    levels = np.arange(-most * (int(lead.sum()) + 1), most * (int(lead.sum()) + 1) + 1)
+    following = (params.penalty + holding[0]) * np.maximum(-levels, 0.0)
+    following, levels = np.convolve(following, demand, "valid"), levels[most:]
+    base_stock, cost = [], np.inf
+    for periods, echelon in zip(lead, holding - np.append(holding[1:], 0.0), strict=True):
+        for _ in range(periods):
+            following, levels = np.convolve(following, demand, "valid"), levels[most:]
+        total = following + echelon * (levels - (periods + 1) * mean)
+        best = int(total.argmin())
+        base_stock.append(int(levels[best]))
+        following, cost = total[np.minimum(np.arange(len(levels)), best)], float(total[best])
+    return np.array(base_stock), cost
+
+
+def base_stock_orders(state: SerialInventoryState, base_stock: Any) -> Array:
+    """The orders of an echelon base-stock policy, int32 `[N]`: (Sⱼ - all units at, on the way to, after stage j)⁺."""
+    echelon = jnp.cumsum(state.stock + state.transit.sum(-1))
+    return jnp.maximum(jnp.asarray(base_stock) - echelon, 0).astype(jnp.int32)
