@@ -216,7 +216,7 @@ class Arm(NamedTuple):
     agent: Callable
     hp: Any
     blocks: tuple[int, int, int]  # environments, steps, updates
-    scale: float = 1.0  # of the training reward
+    reward: Callable[[Any], Any] = lambda hp: None  # hp -> the training reward; None: the environment's
     memory: Any = None
 
 
@@ -236,21 +236,37 @@ def dqn(blocks: tuple[int, int, int], **changed: Any) -> Any:
     return purerl.DQN(**usual | changed)
 
 
+def scaled(factor: float) -> Callable[[Any], Any]:
+    """`hp -> Reward`: the environment's, multiplied."""
+    return lambda hp: rewards.scale(factor)
+
+
+def worth_of_energy(hp: Any) -> Any:
+    """The battery's reward with stored energy as a potential, at the typical price: to charge costs nothing at first.
+
+    Without it agents learn to rest, since what is charged is sold much later.
+    """
+    typical = fields()["battery"]().env.default_params
+    phi = lambda obs: typical.typical * typical.capacity * obs[..., 0]
+    return rewards.chain(rewards.potential(phi, hp.gamma), rewards.scale(0.05))
+
+
 def arms() -> dict[str, Arm]:
     """Every arm by its key."""
-    on, off = (64, 64, 300), (16, 16, 1_600)
-    remembering = (64, 100, 300)
-    week = (32, 168, 300)
+    on, off, longer = (64, 64, 300), (16, 16, 1_600), (16, 16, 4_000)
+    remembering = (64, 100, 120)
+    week = (32, 168, 400)
     return {
-        "inventory-ppo": Arm("inventory", "PPO", purerl.ppo, ppo(on, normalize_obs=True), on, 0.1),
-        "inventory-dqn": Arm("inventory", "DQN", purerl.dqn, dqn(off), off, 0.1),
-        "traffic-ppo": Arm("traffic", "PPO", purerl.ppo, ppo(on), on, 0.1),
-        "traffic-dqn": Arm("traffic", "DQN", purerl.dqn, dqn(off), off, 0.1),
+        "inventory-ppo": Arm("inventory", "PPO", purerl.ppo, ppo(on, normalize_obs=True), on, scaled(0.1)),
+        "inventory-dqn": Arm("inventory", "DQN", purerl.dqn, dqn(off), off, scaled(0.1)),
+        "traffic-ppo": Arm("traffic", "PPO", purerl.ppo, ppo(on, normalize_obs=True, gae_lambda=0.9), on, scaled(0.1)),
+        "traffic-dqn": Arm("traffic", "DQN", purerl.dqn, dqn(longer), longer, scaled(0.1)),
         "spectrum-ppo": Arm("spectrum", "PPO, no memory", purerl.ppo, ppo(on, gamma=0.95), on),
-        "spectrum-ppo-gru": Arm("spectrum", "PPO, GRU", purerl.ppo, ppo(remembering, gamma=0.95), remembering, 1.0,
-                                networks.gru(64)),
-        "battery-ppo": Arm("battery", "PPO", purerl.ppo, ppo(week, gamma=0.995, entropy_cost=0.01), week, 0.02),
-        "battery-dqn": Arm("battery", "DQN", purerl.dqn, dqn(off, gamma=0.995), off, 0.02),
+        "spectrum-ppo-gru": Arm("spectrum", "PPO, GRU", purerl.ppo, ppo(remembering, gamma=0.95), remembering,
+                                memory=networks.gru(64)),
+        "battery-ppo": Arm("battery", "PPO", purerl.ppo, ppo(week, gamma=0.995, normalize_obs=True), week,
+                           worth_of_energy),
+        "battery-dqn": Arm("battery", "DQN", purerl.dqn, dqn(longer, gamma=0.995), longer, worth_of_energy),
     }  # fmt: skip
 
 
@@ -267,8 +283,7 @@ def run(root: Path, key: str, num_seeds: int) -> int:
     field = fields()[arm.field]()
     params, (num_envs, length, num_updates) = field.env.default_params, arm.blocks
     agent = build.agent(arm.agent, field.env.action_space(params), build.body(memory=arm.memory))
-    reward = rewards.scale(arm.scale) if arm.scale != 1 else None
-    make = lambda hp: purerl.learner(field.env, params, agent(hp), num_envs, length, reward)
+    make = lambda hp: purerl.learner(field.env, params, agent(hp), num_envs, length, arm.reward(hp))
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(30)))(jnp.array(missing))
     every = max(1, num_updates // 50)
     measured = measure(make, arm.hp, keys, jax.devices(), num_updates, every, num_envs * length)
@@ -281,7 +296,7 @@ def run(root: Path, key: str, num_seeds: int) -> int:
             "key": key, "seed": seed, "value": round(value, 6), "distance": round(field.distance(value), 6),
             "steps": int(np.prod(arm.blocks)), "seconds": round(measured.run_seconds / len(missing), 2),
             "curve": [None if np.isnan(x) else round(float(x), 4) for x in curve],
-            "hyperparameters": vars(arm.hp), "scale": arm.scale,
+            "hyperparameters": vars(arm.hp),
             "versions": {p: version(p) for p in ("purerl", "jax", "jaxlib", "numpy")},
             "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}, {platform.machine()}",
         })  # fmt: skip

@@ -120,7 +120,9 @@ def test_every_step_is_that_of_the_rules(env_id, key):
         assert reward[0, t] == -queue[t].sum()
     assert full and blocked
     obs = env.see(jax.tree.map(lambda x: jnp.asarray(x[0, 100]), states), params)
-    np.testing.assert_allclose(obs, [*queue[100] / 4, *np.eye(env.num_actions)[phase[100]], lost[100] / 3], rtol=1e-6)
+    np.testing.assert_allclose(
+        obs, [*np.log(1 + queue[100]) / np.log(5), *np.eye(env.num_actions)[phase[100]], lost[100] / 3], rtol=1e-6
+    )
 
 
 def test_arrivals_have_their_probabilities(key):

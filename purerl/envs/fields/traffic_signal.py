@@ -59,9 +59,10 @@ class TrafficSignal(Environment):
         q'ₘ = min(qₘ - [m is served and qₘ > 0] + Bernoulli(pₘ), room),   reward = -Σₘ qₘ, cars at the slot's start
 
     By Little's law the mean reward is minus the mean waiting time, slots, times the cars that enter per slot.
-    Observations, float32 `[M + P + 1]`, are (q / room, the phase one-hot, lost slots left / lost). The task is endless,
-    truncated at `max_steps_in_episode`; it begins empty, in phase 0. `two_approaches_mdp` has the optimum of the
-    smallest case by relative value iteration; `exhaustive` and `max_pressure` are rules for any.
+    Observations, float32 `[M + P + 1]`, are (log(1 + q) / log(1 + room), in which short queues are far apart, the phase
+    one-hot, lost slots left / lost). The task is endless, truncated at `max_steps_in_episode`; it begins empty, in
+    phase 0. `two_approaches_mdp` has the optimum of the smallest case by relative value iteration; `exhaustive` and
+    `max_pressure` are rules for any.
 
     Args:
       phases: which movements each phase serves, 0 or 1, `[P, M]`.
@@ -129,7 +130,7 @@ class TrafficSignal(Environment):
     def see(self, state: TrafficSignalState, params: TrafficSignalParams) -> Array:
         """The observation of a state, float32 `[M + P + 1]`."""
         phase = jax.nn.one_hot(state.phase, len(self.phases))
-        seen = (state.queue / params.room, phase, (state.lost / params.lost)[None])
+        seen = (jnp.log1p(state.queue) / jnp.log1p(params.room), phase, (state.lost / params.lost)[None])
         return jnp.concatenate([jnp.asarray(x, jnp.float32) for x in seen])
 
     def is_truncated(self, state, params):
