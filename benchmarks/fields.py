@@ -260,7 +260,7 @@ def arms() -> dict[str, Arm]:
         "inventory-ppo": Arm("inventory", "PPO", purerl.ppo, ppo(on, normalize_obs=True), on, scaled(0.1)),
         "inventory-dqn": Arm("inventory", "DQN", purerl.dqn, dqn(off), off, scaled(0.1)),
         "traffic-ppo": Arm("traffic", "PPO", purerl.ppo, ppo(on, normalize_obs=True, gae_lambda=0.9), on, scaled(0.1)),
-        "traffic-dqn": Arm("traffic", "DQN", purerl.dqn, dqn(longer), longer, scaled(0.1)),
+        "traffic-dqn": Arm("traffic", "DQN", purerl.dqn, dqn(longer, gamma=0.95, batch_size=256), longer, scaled(0.1)),
         "spectrum-ppo": Arm("spectrum", "PPO, no memory", purerl.ppo, ppo(on, gamma=0.95), on),
         "spectrum-ppo-gru": Arm("spectrum", "PPO, GRU", purerl.ppo, ppo(remembering, gamma=0.95), remembering,
                                 memory=networks.gru(64)),
