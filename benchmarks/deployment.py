@@ -6,11 +6,12 @@
     python benchmarks/deployment.py report
 
 It needs the extras onnx and serve, in an environment of their own. `parity` exports every agent in every kind of action
-space that it takes, without memory and with a GRU, as StableHLO and ONNX: parameters as initialised, moments of
-normalised observations as after 50 of them. `latency` times the action of PPO with two layers of 64 for CartPole in
-alternation: the jitted agent, the exported programs by `purerl.export.load`, and `predict` of Stable-Baselines3's PPO
-with the same layers, which `--sb3` names the Python of. `load` starts the server and asks it from this machine. Each
-writes JSON to results/deployment/, and `report` its tables.
+space that it takes, without memory and with a GRU, as StableHLO and ONNX: parameters with noise, so that no bias is 0
+and no scale is 1, and moments of normalised observations as after 50 of them. `latency` times the action of PPO with
+two layers of 64 for CartPole in alternation: the jitted agent, the exported programs by `purerl.export.load`, and
+`predict` of Stable-Baselines3's PPO with the same layers, which `--sb3` names the Python of. `load` starts the server
+and asks it from this machine. Run both on an idle core: `taskset -c 0 python ...`. Each writes JSON to
+results/deployment/, and `report` its tables.
 """
 
 from __future__ import annotations
@@ -19,31 +20,48 @@ import argparse
 import datetime
 import http.client
 import json
-import platform
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
 import jax
+import jax.numpy as jnp
 import numpy as np
+from gymnax.environments import environment, spaces
 from rich.progress import track
+from tabular import describe
 
 import purerl
+from purerl.envs.spaces import MultiBinary, MultiDiscrete
 from purerl.export import folder, page, programs, saving
 from purerl.runs import options, plans, sweeps
 from purerl.testing.checks import initial_state
 
 RESULTS = Path(__file__).parent / "results" / "deployment"
-SPACES = {"CartPole-v1": "Discrete", "MaskedGrid-v0": "Discrete, masked", "Pendulum-v1": "Box", "Platform-v0": "hybrid"}
+HERE = f"{Path(__file__)}:"
+SPACES = {
+    "CartPole-v1": "Discrete", "MaskedGrid-v0": "Discrete, masked", "Sigmoid-v0": "MultiDiscrete",
+    f"{HERE}bits": "MultiBinary", "Pendulum-v1": "Box", f"{HERE}several": "Dict and Tuple", "Platform-v0": "hybrid",
+}  # fmt: skip
 AGENTS = ("ppo", "a2c", "reinforce", "dqn", "c51", "qrdqn", "iqn", "rainbow", "pqn", "sac", "td3", "ddpg")
 MEMORIES = ("none", "gru")
 BATCHES = (1, 256)
+REFUSALS = (
+    "is for discrete actions",
+    "are for continuous actions",
+    "takes no network with memory",
+    "hybrid: the space",
+)
+PERTURBATION = 0.3  # standard deviation of the noise of parameters
 ROUNDS, CALLS = 15, 200  # of latency: medians of CALLS calls, in alternation
 REQUESTS = 2000  # of the load test, for each number of clients
 
@@ -51,7 +69,11 @@ REQUESTS = 2000  # of the load test, for each number of clients
 def store(name: str, found: Any) -> None:
     """Write results with what they were measured on."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    about = {"date": datetime.date.today().isoformat(), "machine": platform.machine(), "jax": jax.__version__}
+    about = {
+        "date": datetime.date.today().isoformat(),
+        **describe(),
+        **{package: version(package) for package in ("jax2onnx", "onnxruntime", "waitress")},
+    }
     text = json.dumps({**about, "results": found}, indent=1)
     (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
@@ -65,25 +87,71 @@ def plan(agent: str, env: str, *words: str) -> Any:
     return plans.plan_of(point.config)
 
 
+class Noise(environment.Environment):
+    """Observations `[3]` that are noise, for an action space; episodes of 20 steps. An agent cannot learn in it."""
+
+    def __init__(self, space: spaces.Space):
+        self._space = space
+
+    @property
+    def default_params(self) -> environment.EnvParams:
+        return environment.EnvParams(20)
+
+    def reset_env(self, key, params):
+        return jax.random.normal(key, (3,)), environment.EnvState(jnp.zeros((), jnp.int32))
+
+    def step_env(self, key, state, action, params):
+        state = environment.EnvState(state.time + 1)
+        ended = state.time >= params.max_steps_in_episode
+        return jax.random.normal(key, (3,)), state, jnp.zeros(()), ended, {}
+
+    def observation_space(self, params):
+        return spaces.Box(-jnp.inf, jnp.inf, (3,), jnp.float32)
+
+    def action_space(self, params=None):
+        return self._space
+
+
+bits = partial(Noise, MultiBinary(3))
+several = partial(Noise, spaces.Dict({
+    "gear": spaces.Discrete(3), "pedals": spaces.Tuple((spaces.Box(-2.0, 1.0, (2,)), MultiDiscrete((2, 3)))),
+}))  # fmt: skip
+
+
+def perturbed(key: Any, state: Any) -> Any:
+    """An agent's state whose parameters have noise added, as after some training."""
+
+    def moved(path, x):
+        if not any(getattr(part, "name", None) == "params" for part in path):
+            return x
+        own = jax.random.fold_in(key, zlib.crc32(jax.tree_util.keystr(path).encode()))
+        return x + PERTURBATION * jax.random.normal(own, x.shape)
+
+    return jax.jit(partial(jax.tree_util.tree_map_with_path, moved))(state)
+
+
 def begun(job: Any, key: Any) -> tuple[Any, Any]:
-    """The agent of a plan, and an initial state whose normaliser, if it has one, has seen observations."""
+    """The agent of a plan, and a state whose normaliser, if it has one, has seen observations."""
     agent = job.agent(job.grid[0])
-    return agent, initial_state(agent, job.env, job.env_params, key)
+    return agent, perturbed(key, initial_state(agent, job.env, job.env_params, key))
 
 
 def parity(only: str | None, hidden: int) -> None:
     """Export every agent in every action space, with memory and without, and note the largest differences."""
     path = RESULTS / "parity.json"
     found = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
-    jobs = [(a, e, m) for a in AGENTS for e in SPACES for m in MEMORIES if only is None or a == only]
     known = {(row["agent"], row["environment"], row["memory"]) for row in found}
-    for agent_name, env, memory in track([job for job in jobs if job not in known], "exporting"):
-        row: dict[str, Any] = {"agent": agent_name, "environment": env, "memory": memory}
+    jobs = [(a, e, m) for a in AGENTS for e in SPACES for m in MEMORIES if only is None or a == only]
+    missing = [(a, e, m) for a, e, m in jobs if (a, e.removeprefix(HERE), m) not in known]
+    for agent_name, env, memory in track(missing, "exporting"):
+        row: dict[str, Any] = {"agent": agent_name, "environment": env.removeprefix(HERE), "memory": memory}
         words = ["--hidden", str(hidden), "--memory", memory, "--memory-size", "8", "--seeds", "1"]
         try:
             normalized = ["--normalize-obs"] if agent_name in ("ppo", "a2c", "reinforce", "pqn") else []
             job = plan(agent_name, env, *words, *normalized)
         except (click.UsageError, ValueError) as error:
+            if not any(words in str(error) for words in REFUSALS):
+                raise
             found.append({**row, "refused": str(error)})
             store("parity", found)
             continue
@@ -207,6 +275,8 @@ def load(clients: Sequence[int] = (1, 4, 16)) -> None:
                         for thread in threads:
                             thread.join()
                         seconds = time.perf_counter() - begin
+                        if len(times) != share * count:
+                            raise RuntimeError(f"{len(times)} of {share * count} requests were answered")
                         quantiles = [1e3 * float(np.quantile(times, q)) for q in (0.5, 0.99)]
                         rows.append({
                             "file": file, "clients": count, "batch": batch, "requests": len(times),
@@ -232,7 +302,8 @@ def differences(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The table of parity: a row for each agent and memory, a column for each kind of action space."""
 
     def cell(agent: str, env: str, memory: str) -> str:
-        row = next((r for r in rows if (r["agent"], r["environment"], r["memory"]) == (agent, env, memory)), None)
+        at = agent, env.removeprefix(HERE), memory
+        row = next((r for r in rows if (r["agent"], r["environment"], r["memory"]) == at), None)
         if row is None:
             return "not run"
         if "parity" not in row:
@@ -246,7 +317,7 @@ def differences(rows: Sequence[dict[str, Any]]) -> list[str]:
 
     pairs = [(a, m) for a in AGENTS for m in MEMORIES]
     lines = [[a, m, *(cell(a, env, m) for env in SPACES)] for a, m in pairs]
-    shown = [line for line in lines if {*line[2:]} - {"—", "not run"}]
+    shown = [line for line in lines if {*line[2:]} != {"—"}]
     return table(["agent", "memory", *SPACES.values()], shown)
 
 
@@ -258,6 +329,8 @@ def report() -> None:
         lines += [
             f"Largest difference of an action from the agent's on 1,000 observations of episodes, StableHLO / ONNX "
             f"(`parity`; {count} policies, 1e-5 is allowed; 0: every action is the same; —: not taken by the agent).",
+            f"Parameters have noise of standard deviation {PERTURBATION:g} added; normalised observations, of PPO, "
+            "A2C, REINFORCE and PQN, have moments of 50 of them.",
             "", *differences(rows),
         ]  # fmt: skip
     if found := read("latency"):
@@ -275,7 +348,7 @@ def report() -> None:
         cells = [[r["file"], str(r["clients"]), str(r["batch"]), f"{r['per_second']:.0f}", f"{r['median_ms']:.1f}",
                   f"{r['p99_ms']:.1f}"] for r in rows]  # fmt: skip
         lines += [
-            "The server on the loopback, asked by clients on the same core, which other work shared (`load`).", "",
+            "The server on the loopback, asked by clients on the same core (`load`).", "",
             *table(["program", "clients", "batch", "requests/s", "median ms", "99 % ms"], cells),
         ]  # fmt: skip
     (RESULTS / "RESULTS.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")

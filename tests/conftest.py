@@ -21,10 +21,13 @@ FAST_TO_COMPILE = "--xla_backend_optimization_level=0"
 if version("jaxlib").startswith("0.9."):  # later versions have no such choice, and end at a flag that they do not know
     FAST_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
 NOT_SMOKE = (  # most of the time of the unit tests
+    *("test_execution.py", "test_highway.py", "test_car_following.py", "test_portfolio.py"),
+    *("test_acquisition.py", "test_glimpses.py"),
     *("test_tabular.py", "test_memory.py", "test_distributions.py", "test_rewards.py"),
     *("test_text_metrics.py", "test_text_objectives.py", "test_text_models.py", "test_text_generation.py"),
     *("test_text_environment.py", "test_text_rewards.py", "test_sequence_agents.py", "test_text_likelihood.py"),
     *("test_training_control.py", "test_training_control_env.py", "test_architecture_search.py"),
+    *("test_inventory.py", "test_traffic_signal.py", "test_spectrum.py", "test_battery.py"),
     *("test_replay.py", "test_values.py", "test_exploration.py"),
 )
 MOST_MAPPINGS = 40_000  # of the 65,530 that Linux allows a process; every compiled program keeps some

@@ -70,16 +70,24 @@ def against_group(size: int) -> Term:
 
 
 def train(
-    env: TrainingControl, env_params: Any, hp: Any, num_envs: int, updates: int, seed: int, group: int = 1
+    env: TrainingControl,
+    env_params: Any,
+    hp: Any,
+    num_envs: int,
+    updates: int,
+    seed: int,
+    group: int = 1,
+    algorithm: Callable[..., Agent] = purerl.ppo,
 ) -> tuple[Any, Any]:
-    """PPO on whole trainings, with a progress bar: the agent's state, and the mean return of every chunk of updates.
+    """An agent on trainings, with a progress bar: its state, and the mean return of every chunk of updates.
 
-    group: the number of neighbours that train the same network on the same data, and whose mean return is a baseline.
+    group: the number of neighbours that train the same network on the same data, and whose mean return is a baseline;
+      1: no such baseline.
     """
-    agent = build.agent(purerl.ppo, env.action_space(env_params))
+    agent = build.agent(algorithm, env.action_space(env_params))
     length = int(env_params.max_steps_in_episode)
-    own = {"group_size": group, "reward": rewards.term(against_group(group))} if group > 1 else {}
-    make = lambda hp: purerl.learner(env, env_params, agent(hp), num_envs, length, episodic=True, **own)
+    own = {"group_size": group, "reward": rewards.term(against_group(group)), "episodic": True} if group > 1 else {}
+    make = lambda hp: purerl.learner(env, env_params, agent(hp), num_envs, length, **own)
     measured = measure(
         make, hp, keys_of(0, seed, 1), jax.devices()[:1], updates, max(1, updates // 50), num_envs * length
     )

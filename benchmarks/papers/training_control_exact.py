@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 from text_report import control_section
 
 import purerl
-from purerl import build, distributions, statistics, training
+from purerl import build, distributions, training
 from purerl.envs import LeadingOnes, Luby, NoisyQuadratic, Quadratic, Sigmoid
 from purerl.envs.training_control import leading_ones, luby, noisy_quadratic, quadratic, rewards, sigmoid
 from purerl.runs import report
@@ -217,7 +218,8 @@ def discrete_arms() -> dict[str, Arm]:
         "luby-dqn": Arm("Luby, T = 64: DQN", Luby(), purerl.dqn, deep, 16, 16, 1_200, mean_return, of_returns),
     }  # fmt: skip
     for levels in LEVELS:
-        hp = ppo(128 * 20 * 600, gae_lambda=0.0, entropy_cost=0.003)
+        # actions change nothing but the reward
+        hp = ppo(128 * 20 * 600, gamma=0.0, gae_lambda=0.0, entropy_cost=0.01, learning_rate=3e-3)
         about = f"Sigmoid, T = 10, levels {' x '.join(map(str, levels))}: PPO"
         arms[f"sigmoid-{'-'.join(map(str, levels))}"] = Arm(
             about, Sigmoid(levels), purerl.ppo, hp, 128, 20, 600, mean_regret(levels), of_returns
@@ -279,13 +281,20 @@ def records(key: str) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((RESULTS / key).glob("*.json"))]
 
 
+def interval(values: list[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean of few seeds, by Student's t; the mean itself of one seed."""
+    mean = float(np.mean(values))
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return mean - half, mean + half
+
+
 def summary(values: list[float], digits: int) -> str:
     """Mean, 95 % interval, least and most of seeds."""
     if not np.isfinite(values).all():
         return (
             f"{sum(not np.isfinite(x) for x in values)} infinite | {min(values):.{digits}f}, {max(values):.{digits}f}"
         )
-    low, high = statistics.interval(values, statistics.mean)
+    low, high = interval(values)
     between = f"{min(values):.{digits}f}, {max(values):.{digits}f}"
     return f"{np.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] | {between}"
 
@@ -347,16 +356,17 @@ def noisy_rows() -> list[str]:
 
 
 def discrete_rows() -> list[str]:
-    lines = ["| environment and agent | measure | optimum | mean [95 % interval] | least, most | seeds |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
+    lines = ["| environment and agent | measure | optimum | mean [95 % interval] | least, most | seeds | within 3 % |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
     for key in discrete_arms():
         found, about = records(key), arms()[key].about
-        name, measure_of, digits = "score", "regret", 3
+        name, measure_of, digits, near = "score", "regret", 3, "-"
         optimum = "0"
         if key.startswith("leading"):
             name, measure_of, digits = "evaluations", "expected evaluations", 1
+            near = str(sum(x["score"] <= 1.03 for x in found))
             optimum = f"{leading_ones.expected_evaluations(leading_ones.best_flips(50, leading_ones.PORTFOLIO)):.4f}"
-        cells = f"{summary([x[name] for x in found], digits)} | {len(found)}" if found else "not run | |"
+        cells = f"{summary([x[name] for x in found], digits)} | {len(found)} | {near}" if found else "not run | | |"
         lines.append(f"| {about} | {measure_of} | {optimum} | {cells} |")
     return lines
 
@@ -452,18 +462,22 @@ def write_report() -> None:
         "## Exact: problems whose optimum is known",
         "",
         "`python benchmarks/papers/training_control_exact.py`. Policies are judged by their greedy actions after "
-        "training, losses in float64 from the rates chosen. Actor and critic are two networks of two layers of 64.",
+        "training, losses in float64 from the rates chosen. Actor and critic are two networks of two layers of 64. "
+        "Intervals of means over seeds are Student's.",
         "",
         "**Quadratic**, gradient descent with K rates; the optimum is K steps of conjugate gradients. PPO with the "
         "fall of the log loss as its reward, γ = 1.",
         "",
         *quadratic_rows(),
         "",
-        "**NoisyQuadratic**, T rates, the deterministic MDP of the second moments. PPO with different rewards:",
+        "**NoisyQuadratic**, T rates, the deterministic MDP of the second moments. PPO with different rewards. Where θ "
+        "is sampled, the policy observes its loss, and may be better than the best schedule, which is fixed:",
         "",
         *noisy_rows(),
         "**LeadingOnes, Luby, Sigmoid**. Expected evaluations are those of the formula; the regret of Luby is the "
-        f"number of wrong actions of {len(luby.luby(64))}, that of Sigmoid is in units of the return, at most 10.",
+        f"number of wrong actions of {len(luby.luby(64))}, that of Sigmoid is in units of the return, at most 10. "
+        "PPO's settings on Sigmoid are a second choice, made on another seed; with γ = 1, a rate of 0.001 and an "
+        "entropy cost of 0.003 the regrets were 1.10 [1.05, 1.14] and 2.18 [2.17, 2.19].",
         "",
         *discrete_rows(),
         "",

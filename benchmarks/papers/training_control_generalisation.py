@@ -186,7 +186,7 @@ def write_report() -> None:
         "as many as the random search had. Judged on the other half: means over "
         f"{JUDGED} trainings for each seed, the same for all. The gap is the accuracy on training images minus that on "
         "test images. Settings are chosen for accuracy alone; label smoothing raises the log loss. PPO's own settings "
-        "were not tuned. Means of seeds with 95 % intervals.",
+        "were not tuned. Means of seeds with 95 % intervals, Student's.",
         "",
         "| images | | test accuracy | train-test gap | log loss: test | its gap | seeds |",
         "|---|---|---|---|---|---|---|",

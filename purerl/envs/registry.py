@@ -9,6 +9,13 @@ from gymnax.environments.environment import Environment
 
 from purerl.envs import adapters
 from purerl.envs.adapters.common import near
+from purerl.envs.fields import battery, inventory, spectrum, traffic_signal
+from purerl.envs.fields.acquisition import Acquisition
+from purerl.envs.fields.car_following import CarFollowing
+from purerl.envs.fields.execution import Execution
+from purerl.envs.fields.glimpses import Glimpses
+from purerl.envs.fields.highway import Highway
+from purerl.envs.fields.portfolio import Portfolio
 from purerl.envs.masked_grid import MaskedGrid
 from purerl.envs.platform import Platform
 from purerl.envs.tmaze import TMaze
@@ -22,6 +29,16 @@ from purerl.envs.wrappers import Cast
 
 _CLASSES = (TMaze, Platform, MaskedGrid, Quadratic, NoisyQuadratic, LeadingOnes, Luby, Sigmoid, ArchitectureSearch)
 OWN = {env.name: env for env in _CLASSES}
+OWN |= {
+    "Newsvendor-v0": inventory.Newsvendor,
+    "Inventory-v0": inventory.Inventory,
+    "FiniteInventory-v0": inventory.finite_horizon,
+    "SerialInventory-v0": inventory.SerialInventory,
+    "TrafficSignal-v0": traffic_signal.TrafficSignal,
+    "Intersection-v0": traffic_signal.intersection,
+    "Spectrum-v0": spectrum.Spectrum,
+    "Battery-v0": battery.Battery,
+}
 
 
 def make(env_id: str, **kwargs: Any) -> tuple[Environment, Any]:
@@ -43,3 +60,6 @@ def make(env_id: str, **kwargs: Any) -> tuple[Environment, Any]:
 
 
 DOWNLOADS = ("MNISTBandit-bsuite",)  # their data, when they are first made
+
+_TRADING_DRIVING_IMAGES = (Acquisition, CarFollowing, Execution, Glimpses, Highway, Portfolio)
+OWN |= {env.name: env for env in _TRADING_DRIVING_IMAGES}

@@ -39,6 +39,9 @@ class MultiDiscrete(spaces.Space):
             raise ValueError(f"nvec is {nvec!r}; it must be ints of at least 1")
         self.shape, self.dtype = self.nvec.shape, jnp.int32
 
+    def __repr__(self):
+        return f"MultiDiscrete({self.nvec.tolist()})"
+
     def sample(self, key):
         return jax.random.randint(key, self.shape, 0, self.nvec)
 
@@ -57,6 +60,9 @@ class MultiBinary(spaces.Space):
         self.n, self.shape, self.dtype = n, (n,) if isinstance(n, int) else tuple(n), jnp.int32
         if not self.shape or min(self.shape) < 1:
             raise ValueError(f"n is {n!r}; it must be an int of at least 1 or a shape")
+
+    def __repr__(self):
+        return f"MultiBinary({self.n})"
 
     def sample(self, key):
         return jax.random.bernoulli(key, 0.5, self.shape).astype(jnp.int32)

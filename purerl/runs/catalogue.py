@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from purerl.runs.cache import cache_folder
+
+DATA_PACKAGES = ("skfolio", "nilearn", "sklearn")  # whose files environments read; without them these are not made
 
 
 class Entry(NamedTuple):
@@ -50,12 +53,13 @@ def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
 
 
 def _state() -> str:
-    """A digest of what the catalogue depends on: gymnax's version and the package's environments."""
+    """A digest of what the catalogue depends on: versions, the package's environments and the data they find."""
     import purerl
 
     folder = Path(purerl.__file__).parent
     sources = [Path(__file__), *sorted((folder / "envs").rglob("*.py"))]
-    total = hashlib.sha256(f"{version('gymnax')} {version('jax')}".encode())
+    there = [name for name in DATA_PACKAGES if find_spec(name)]
+    total = hashlib.sha256(f"{version('gymnax')} {version('jax')} {there}".encode())
     for path in sources:
         total.update(path.read_bytes())
     return total.hexdigest()[:16]
@@ -71,7 +75,11 @@ def _made() -> list[Entry]:
         if name in registry.DOWNLOADS:
             found.append(Entry(name, "downloads its data when it is first made", "", ""))
             continue
-        env, env_params = make(name)
+        try:
+            env, env_params = make(name)
+        except ValueError as error:  # of data that are not installed
+            found.append(Entry(name, str(error), "", ""))
+            continue
         limit = getattr(env_params, "max_steps_in_episode", None)
         spaces = _space(env.observation_space(env_params)), _space(env.action_space(env_params))
         found.append(Entry(name, *spaces, f"{int(limit)}" if limit else "none"))

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import click
+import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +22,7 @@ from rich.console import Console
 import purerl
 from purerl import replay
 from purerl.cli.main import purerl_command
-from purerl.envs import StickyActions, TimeLimit
+from purerl.envs import StickyActions, TimeLimit, registry
 from purerl.envs.spaces import MultiBinary, MultiDiscrete
 from purerl.envs.wrappers import Sticky, Timed
 from purerl.runs import arguments as options
@@ -187,6 +188,20 @@ def test_spaces_in_words():
         (None, "None"),
     ):
         assert catalogue._space(space) == words
+
+
+def test_environments_whose_data_are_missing_are_listed_with_what_they_need(monkeypatch):
+    def without_data():
+        raise ValueError("it needs the package nothing")
+
+    monkeypatch.setattr(gymnax, "registered_envs", ["CartPole-v1"])
+    monkeypatch.setattr(registry, "OWN", {"Missing-v0": without_data})
+    found = {entry.name: entry for entry in catalogue._made()}
+    assert found["Missing-v0"].observations == "it needs the package nothing"
+    assert found["CartPole-v1"].actions == "Discrete(2)"
+    state = catalogue._state()
+    monkeypatch.setattr(catalogue, "DATA_PACKAGES", ("json",))  # one that is there
+    assert catalogue._state() != state
 
 
 def test_what_a_shell_completes():

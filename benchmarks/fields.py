@@ -1,0 +1,381 @@
+"""Agents in the environments of the fields, against the optimum of each.
+
+    python benchmarks/fields.py [--seeds 10] [--only inventory] [--report]
+
+There is one JSON file for each arm and seed, and a run that was stopped continues with what is missing. Policies are
+judged by their greedy actions: on average cost and queues exactly, by the stationary law of the actions in every state;
+in `spectrum` by 512 episodes of 400 slots after the first 50; in `battery` by the only episode there is.
+A field is a row of `fields()`, an agent in it a row of `arms()`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from collections.abc import Callable
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import recorded
+
+import purerl
+from purerl import build, networks, rewards, statistics, training
+from purerl.envs.fields import battery, inventory, spectrum, traffic_signal
+from purerl.runs import report
+from purerl.runs.devices import set_up_jax
+from purerl.runs.stream import measure
+from purerl.tabular import relative_value_iteration
+
+RESULTS = Path(__file__).parent / "results" / "fields"
+SEEDS = 10
+
+
+# --- how a policy is judged -------------------------------------------------------------------------------------------
+
+
+def greedy(agent: Any, state: Any, obs: Any) -> Any:
+    """The greedy actions of an agent without memory, `[N]`, for observations `[N, ...]`."""
+    return agent.greedy(state, agent.memory(len(obs)), obs)[0]
+
+
+def stationary_average(P: np.ndarray, reward: np.ndarray, start: int) -> float:
+    """The average reward `[S]` of a Markov chain `[S, S]` from one state, also of one with cycles."""
+    return float(np.linalg.matrix_power(0.5 * (P + np.eye(len(P))), 2**16)[start] @ reward)
+
+
+LOW = -60  # the smallest stock judged; demand beyond waits there
+
+
+def orders(env: Any, agent: Any, state: Any, key: Any) -> dict[str, Any]:
+    """The greedy order at every stock from LOW to the capacity."""
+    del key
+    params = env.default_params
+    stock = jnp.arange(LOW, params.capacity + 1)
+    zero = jnp.zeros_like(stock)
+    states = inventory.InventoryState(stock, zero, zero, zero)
+    return {"orders": greedy(agent, state, jax.vmap(lambda state: env.see(state, params))(states))}
+
+
+def cost_of_orders(params: Any, found: dict[str, Any]) -> float:
+    """The average cost per period of orders at every stock."""
+    stock, demand = np.arange(LOW, int(params.capacity) + 1), np.asarray(params.demand)
+    ordered = np.minimum(found["orders"], params.capacity - stock)
+    level = stock + ordered
+    P = np.zeros((len(stock), len(stock)))
+    for d, p in enumerate(demand):
+        np.add.at(P, (np.arange(len(stock)), np.maximum(level - d, LOW) - LOW), p)
+    cost = params.order_cost * (ordered > 0) + params.unit_cost * ordered + inventory.one_period_cost(level, params)
+    return stationary_average(P, cost, -LOW)
+
+
+def switches(env: Any, agent: Any, state: Any, key: Any) -> dict[str, Any]:
+    """The greedy phase in every state of two approaches."""
+    del key
+    states = jax.tree.map(jnp.asarray, traffic_signal.every_state(env.default_params))
+    return {"phase": greedy(agent, state, jax.vmap(lambda state: env.see(state, env.default_params))(states))}
+
+
+def queue_of_switches(params: Any, found: dict[str, Any]) -> float:
+    """The mean number of cars that wait."""
+    mdp, action = traffic_signal.two_approaches_mdp(params), np.asarray(found["phase"])
+    every = np.arange(len(action))
+    P = np.zeros((len(every), len(every)))
+    np.add.at(P, (every[:, None], mdp.successors[every, action]), mdp.P[every, action])
+    return -stationary_average(P, mdp.R[every, action], 0)
+
+
+def played(
+    env: Any, agent: Any, state: Any, key: Any, num_episodes: int = 1, num_steps: int | None = None
+) -> jax.Array:
+    """Rewards of greedy episodes, `[T, E]`, that do not end before T steps."""
+    params = env.default_params
+    environment = training.vectorized(env, params)
+    reset_key, key = jax.random.split(key)
+    begin = environment.reset(jax.random.split(reset_key, num_episodes))
+
+    def step(carry, key):
+        obs, env_state, memory = carry
+        action, memory = agent.greedy(state, memory, obs)
+        keys = jax.random.split(key, num_episodes)
+        out = environment.step(keys, keys, env_state, action, None)
+        return (out.obs, out.state, memory), out.reward
+
+    keys = jax.random.split(key, num_steps or params.max_steps_in_episode)
+    return jax.lax.scan(step, (*begin, agent.memory(num_episodes)), keys)[1]
+
+
+def share_of_good(env: Any, agent: Any, state: Any, key: Any) -> dict[str, Any]:
+    """The share of slots in which the channel used was good, after the first 50."""
+    return {"value": played(env, agent, state, key, 512, 450)[50:].mean()}
+
+
+def earnings(env: Any, agent: Any, state: Any, key: Any) -> dict[str, Any]:
+    """The return of the only episode."""
+    return {"value": played(env, agent, state, key).sum()}
+
+
+def as_it_is(params: Any, found: dict[str, Any]) -> float:
+    """The value that was found."""
+    del params
+    return float(found["value"])
+
+
+# --- the fields -------------------------------------------------------------------------------------------------------
+
+
+class Field(NamedTuple):
+    """An environment, its optimum, and how a policy is judged against it."""
+
+    about: str
+    env: Any
+    optimum: float
+    known: dict[str, float]  # the values of rules, and of other ceilings
+    measure: Callable[..., dict[str, Any]]  # (env, agent, agent_state, key) -> arrays
+    value: Callable[[Any, dict[str, Any]], float]  # (env_params, those arrays) -> a cost, or a reward
+    is_cost: bool
+    target: float  # the largest relative distance from the optimum that counts as reached
+
+    def distance(self, value: float) -> float:
+        """The relative distance from the optimum, positive if worse."""
+        return value / self.optimum - 1 if self.is_cost else 1 - value / self.optimum
+
+
+def of_inventory() -> Field:
+    env = inventory.Inventory()
+    params = env.default_params
+    reorder, order_up_to, cost = inventory.best_policy(params)
+    base = min(inventory.average_cost(S - 1, S, params) for S in range(4, 16))
+    about = f"(s, S) inventory, average cost; the optimum is ({reorder}, {order_up_to})"
+    return Field(about, env, cost, {"best base-stock policy": base}, orders, cost_of_orders, True, 0.01)
+
+
+def of_traffic() -> Field:
+    params = traffic_signal.TrafficSignalParams(np.array([0.4, 0.3]))
+    env = traffic_signal.TrafficSignal(params=params)
+    with jax.enable_x64(True):
+        found = relative_value_iteration(traffic_signal.two_approaches_mdp(params), tolerance=1e-8)
+        optimum = -float(found.gain)
+    states = traffic_signal.every_state(params)
+    of_rule = lambda rule: queue_of_switches(params, {"phase": jax.jit(jax.vmap(rule))(states)})
+    pressure = partial(traffic_signal.max_pressure, margin=1)
+    known = {"until empty": of_rule(traffic_signal.exhaustive), "best max-pressure": of_rule(pressure)}
+    return Field("two approaches, mean queue", env, optimum, known, switches, queue_of_switches, True, 0.01)
+
+
+def of_spectrum() -> Field:
+    params = spectrum.equal_channels(3, 0.9, 0.1)
+    with jax.enable_x64(True):
+        optimum = float(relative_value_iteration(spectrum.belief_mdp(params, 20).mdp, tolerance=1e-8).gain)
+    known = {
+        "best without memory": spectrum.best_memoryless(params)[0],
+        "any channel": float(spectrum.stationary(0.9, 0.1)),
+    }
+    about = "three channels that mostly alternate, share of good slots"
+    return Field(about, spectrum.Spectrum(params), optimum, known, share_of_good, as_it_is, False, 0.02)
+
+
+def of_battery() -> Field:
+    env = battery.Battery()
+    best = battery.optimum(env.default_params).value
+    return Field("a week of hourly prices, money", env, best, {"rule of quantiles": rule_of_quantiles(env)}, earnings,
+                 as_it_is, False, 0.02)  # fmt: skip
+
+
+def rule_of_quantiles(env: Any) -> float:
+    """The return of `battery.quantile_rule`."""
+
+    def step(carry, _):
+        obs, state = carry
+        obs, state, reward, *_ = env.step_env(jax.random.key(0), state, battery.quantile_rule(obs), env.default_params)
+        return (obs, state), reward
+
+    play = lambda: jax.lax.scan(step, env.reset_env(jax.random.key(0), env.default_params), length=168)[1].sum()
+    return float(jax.jit(play)())
+
+
+@cache
+def fields() -> dict[str, Callable[[], Field]]:
+    """Every field by its key."""
+    every = {"inventory": of_inventory, "traffic": of_traffic, "spectrum": of_spectrum, "battery": of_battery}
+    return {name: cache(of) for name, of in every.items()}
+
+
+# --- the arms ---------------------------------------------------------------------------------------------------------
+
+
+class Arm(NamedTuple):
+    """One agent in one field."""
+
+    field: str
+    about: str
+    agent: Callable
+    hp: Any
+    blocks: tuple[int, int, int]  # environments, steps, updates
+    reward: Callable[[Any], Any] = lambda hp: None  # hp -> the training reward; None: the environment's
+    memory: Any = None
+
+
+def ppo(blocks: tuple[int, int, int], **changed: Any) -> Any:
+    """PPO's hyperparameters, its learning rate annealed over all environment steps."""
+    usual = {"learning_rate": 1e-3, "anneal_steps": float(np.prod(blocks)), "entropy_cost": 0.003}
+    return purerl.PPO(**usual | changed)
+
+
+def dqn(blocks: tuple[int, int, int], **changed: Any) -> Any:
+    """DQN's hyperparameters, its learning rate annealed and exploration reduced over the environment steps."""
+    steps = float(np.prod(blocks))
+    usual = {
+        "learning_rate": 1e-3, "anneal_steps": steps, "capacity": 100_000, "batch_size": 128, "learning_starts": 2_000,
+        "train_every": 16, "target_period": 1_000, "explore_end": 0.05, "explore_steps": 0.5 * steps,
+    }  # fmt: skip
+    return purerl.DQN(**usual | changed)
+
+
+def scaled(factor: float) -> Callable[[Any], Any]:
+    """`hp -> Reward`: the environment's, multiplied."""
+    return lambda hp: rewards.scale(factor)
+
+
+def worth_of_energy(hp: Any) -> Any:
+    """The battery's reward with stored energy as a potential, at the typical price: to charge costs nothing at first.
+
+    Without it agents learn to rest, since what is charged is sold much later.
+    """
+    typical = fields()["battery"]().env.default_params
+    phi = lambda obs: typical.typical * typical.capacity * obs[..., 0]
+    return rewards.chain(rewards.potential(phi, hp.gamma), rewards.scale(0.05))
+
+
+def arms() -> dict[str, Arm]:
+    """Every arm by its key."""
+    on, off, longer = (64, 64, 300), (16, 16, 1_600), (16, 16, 4_000)
+    remembering = (64, 100, 120)
+    week = (32, 168, 400)
+    return {
+        "inventory-ppo": Arm("inventory", "PPO", purerl.ppo, ppo(on, normalize_obs=True), on, scaled(0.1)),
+        "inventory-dqn": Arm("inventory", "DQN", purerl.dqn, dqn(off), off, scaled(0.1)),
+        "traffic-ppo": Arm("traffic", "PPO", purerl.ppo, ppo(on, normalize_obs=True, gae_lambda=0.9), on, scaled(0.1)),
+        "traffic-dqn": Arm("traffic", "DQN", purerl.dqn, dqn(longer, gamma=0.95, batch_size=256), longer, scaled(0.1)),
+        "spectrum-ppo": Arm("spectrum", "PPO, no memory", purerl.ppo, ppo(on, gamma=0.95), on),
+        "spectrum-ppo-gru": Arm("spectrum", "PPO, GRU", purerl.ppo, ppo(remembering, gamma=0.95), remembering,
+                                memory=networks.gru(64)),
+        "battery-ppo": Arm("battery", "PPO", purerl.ppo, ppo(week, gamma=0.995, normalize_obs=True), week,
+                           worth_of_energy),
+        "battery-dqn": Arm("battery", "DQN", purerl.dqn, dqn(longer, gamma=0.995), longer, worth_of_energy),
+    }  # fmt: skip
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def run(root: Path, key: str, num_seeds: int) -> int:
+    """Train the seeds of an arm that have no file yet, in one program, and judge them; return how many they are."""
+    arm = arms()[key]
+    missing = [seed for seed in range(num_seeds) if not (root / key / f"{seed}.json").exists()]
+    if not missing:
+        return 0
+    report.note(f"{key}: {len(missing)} seeds")
+    field = fields()[arm.field]()
+    params, (num_envs, length, num_updates) = field.env.default_params, arm.blocks
+    agent = build.agent(arm.agent, field.env.action_space(params), build.body(memory=arm.memory))
+    make = lambda hp: purerl.learner(field.env, params, agent(hp), num_envs, length, arm.reward(hp))
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(30)))(jnp.array(missing))
+    every = max(1, num_updates // 50)
+    measured = measure(make, arm.hp, keys, jax.devices(), num_updates, every, num_envs * length)
+    judge = lambda state, key: field.measure(field.env, agent(arm.hp), state, jax.random.fold_in(key, 1))
+    found = jax.tree.map(np.asarray, jax.jit(jax.vmap(judge))(measured.state.agent, keys))
+    for i, seed in enumerate(missing):
+        value = field.value(params, {name: x[i] for name, x in found.items()})
+        curve = measured.metrics["episode_return"][:, i]
+        recorded.save(root / key / f"{seed}.json", {
+            "key": key, "seed": seed, "value": round(value, 6), "distance": round(field.distance(value), 6),
+            "steps": int(np.prod(arm.blocks)), "seconds": round(measured.run_seconds / len(missing), 2),
+            "curve": [None if np.isnan(x) else round(float(x), 4) for x in curve],
+            "hyperparameters": vars(arm.hp),
+            "versions": {p: version(p) for p in ("purerl", "jax", "jaxlib", "numpy")},
+            "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}, {platform.machine()}",
+        })  # fmt: skip
+    return len(missing)
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def records(root: Path, key: str) -> list[dict[str, Any]]:
+    """The results of an arm, one for each seed."""
+    return [recorded.read(path) for path in sorted((root / key).glob("*.json"), key=lambda path: int(path.stem))]
+
+
+def table(root: Path, keys: list[str]) -> str:
+    """Every arm's value and distance from the optimum, in Markdown."""
+    lines = [
+        "| field | optimum | known beside it | agent | value | worse than the optimum, mean [95 %] | largest | target "
+        "| seeds within it |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for key in keys:
+        arm = arms()[key]
+        field, found = fields()[arm.field](), records(root, key)
+        known = "; ".join(f"{name} {value:.4f}" for name, value in field.known.items())
+        cells = f"| {field.about} | {field.optimum:.5f} | {known} | {arm.about} "
+        if len(found) < 2:
+            lines.append(cells + f"| {len(found)} seeds | | | | |")
+            continue
+        distance = 100 * np.array([x["distance"] for x in found])
+        low, high = statistics.interval(distance, statistics.mean)
+        within = int((distance <= 100 * field.target).sum())
+        lines.append(
+            f"{cells}| {np.mean([x['value'] for x in found]):.4f} | {distance.mean():.2f} % [{low:.2f}, {high:.2f}] "
+            f"| {distance.max():.2f} % | {100 * field.target:g} % | {within} of {len(found)} |"
+        )
+    return "\n".join(lines)
+
+
+def picture(root: Path, keys: list[str], path: Path) -> None:
+    """Each seed's distance from the optimum, per cent, and the targets."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 0.5 * len(keys) + 1.5), layout="constrained")
+    for row, key in enumerate(keys):
+        field = fields()[arms()[key].field]()
+        distance = [100 * x["distance"] for x in records(root, key)]
+        axes.plot(distance, np.full(len(distance), row), "o", alpha=0.6)
+        axes.plot([100 * field.target] * 2, [row - 0.3, row + 0.3], color="black")
+    axes.set_yticks(range(len(keys)), keys)
+    axes.set(xscale="symlog", xlabel="worse than the optimum, per cent; black: the target")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Train what is missing, then report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds of each arm [{SEEDS}]")
+    parser.add_argument("--only", default="", help="only arms whose key contains this word")
+    recorded.options(parser, RESULTS)
+    given = parser.parse_args()
+    keys = [key for key in arms() if given.only in key]
+    if not keys:
+        parser.error(f"--only: no arm contains {given.only!r}; there are {', '.join(arms())}")
+    place = recorded.place(given)
+    set_up_jax()
+    computed = 0 if given.report else sum(run(place.own, key, given.seeds) for key in keys)
+    if not computed:
+        recorded.nothing_computed(place, given.only or "every arm")
+    print(table(place.shown, keys))
+    if any(records(place.shown, key) for key in keys):
+        picture(place.shown, keys, place.shown / "fields.png")
+    seeds = lambda root: {
+        key: {x["seed"]: recorded.Seed(x["value"], x["curve"]) for x in records(root, key)} for key in keys
+    }
+    if place.shown != place.recorded:
+        print("\n".join(recorded.beside(seeds(place.shown), seeds(place.recorded))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Recognising digits from a few small glimpses, whose locations are chosen one by one."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from gymnax.environments import spaces
+from gymnax.environments.environment import Environment
+
+from purerl.arguments import check_counts, check_range
+from purerl.core import Array
+from purerl.envs.training_control.data import Data, digits, pixels
+
+
+@struct.dataclass
+class GlimpsesParams:
+    """images: float `[n, side, side]`.  labels: int `[n]`.  max_steps_in_episode: T, glimpses."""
+
+    images: Any
+    labels: Any
+    max_steps_in_episode: int
+
+
+class GlimpsesState(NamedTuple):
+    """The image, int32; the location of the glimpse `[2]` in [-1, 1]; and the steps taken."""
+
+    image: Array
+    location: Array
+    time: Array
+
+
+class Glimpses(Environment):
+    """Look at T glimpses of an image, then name its class.
+
+    A glimpse at a location l in [-1, 1]² (row, column) has the pixel nearest to (l + 1) (side - 1) / 2 in its middle,
+    and consists of S patches of g x g numbers: of the g x g pixels there, of the means of pixels in squares of 2 x 2
+    over twice the width, and so on. Pixels outside of the image are 0.
+
+    Actions are `{"class": int, "location": float32 [2]}`: where to look next, and a guess of the class, of which the
+    last one counts, with a reward of 1 if it is right. The first location is uniform. The episode terminates after T
+    guesses. Observations, float32 `[S g² + 3]`, are the patches, the location, and the fraction of the glimpses left
+    after this one; past glimpses must be remembered.
+
+    Digits are split in the order of the file: `default_params` are the earlier ones for training, `test_params` the
+    last. Baselines: `accuracy_of_fixed_glimpses`, and `accuracy_of_whole_images` as a ceiling.
+
+    Reference: Mnih et al., 2014, arXiv:1406.6247, sections 3 and 4.
+    Args:
+      data: images `[n, side, side, 1]` and labels, or None for `digits()` of scikit-learn, 8 x 8.
+      num_glimpses: T.
+      patch: g, odd.
+      scales: S.
+      test_share: the share of the images that are for test, in (0, 1).
+    Raises:
+      ValueError: for other data or counts, or if scikit-learn is needed and not installed.
+    """
+
+    name: str = "Glimpses-v0"
+
+    def __init__(
+        self,
+        data: Data | None = None,
+        num_glimpses: int = 3,
+        patch: int = 3,
+        scales: int = 1,
+        test_share: float = 0.3,
+    ):
+        check_counts("Glimpses", num_glimpses=num_glimpses, patch=patch, scales=scales)
+        check_range("Glimpses", np.finfo(np.float32).tiny, 1 - 1e-6, test_share=test_share)
+        if patch % 2 == 0:
+            raise ValueError(f"Glimpses: patch is {patch}; it must be odd, so that it has a middle")
+        data = digits() if data is None else data
+        x, y = np.asarray(pixels(jnp.asarray(data.x))), np.asarray(data.y)
+        if x.ndim != 4 or x.shape[1] != x.shape[2] or x.shape[3] != 1 or y.shape != x.shape[:1] or len(x) < 2:
+            raise ValueError(
+                f"Glimpses: data has shapes {x.shape} and {y.shape}; it must be [n, side, side, 1] and [n]"
+            )
+        if not np.isfinite(x).all() or y.min() < 0 or y.dtype.kind not in "iu":
+            raise ValueError("Glimpses: data must have finite images, and ints of at least 0 as labels")
+        split = min(max(len(x) - round(test_share * len(x)), 1), len(x) - 1)
+        self._images, self._labels, self._split = x[..., 0], y.astype(np.int32), split
+        self._num_glimpses, self._patch, self._scales = num_glimpses, patch, scales
+        self._side, self._num_classes = x.shape[1], int(y.max()) + 1
+
+    @property
+    def num_actions(self) -> int:
+        return self._num_classes
+
+    @property
+    def default_params(self) -> GlimpsesParams:
+        return GlimpsesParams(self._images[: self._split], self._labels[: self._split], self._num_glimpses)
+
+    @property
+    def test_params(self) -> GlimpsesParams:
+        """The images that are not in `default_params`."""
+        return GlimpsesParams(self._images[self._split :], self._labels[self._split :], self._num_glimpses)
+
+    def reset_env(self, key, params):
+        image_key, location_key = jax.random.split(key)
+        image = jax.random.randint(image_key, (), 0, len(params.images), jnp.int32)
+        location = jax.random.uniform(location_key, (2,), jnp.float32, -1, 1)
+        state = GlimpsesState(image, location, jnp.zeros((), jnp.int32))
+        return self._see(state, params), state
+
+    def step_env(self, key, state, action, params):
+        del key
+        time = state.time + 1
+        last = time >= params.max_steps_in_episode
+        right = action["class"] == jnp.asarray(params.labels)[state.image]
+        location = jnp.clip(jnp.asarray(action["location"], jnp.float32), -1, 1)
+        state = GlimpsesState(state.image, location, time)
+        return self._see(state, params), state, (last & right).astype(jnp.float32), last, {}
+
+    def _see(self, state, params):
+        seen = glimpse(jnp.asarray(params.images)[state.image], state.location, self._patch, self._scales)
+        left = jnp.maximum(1 - (state.time + 1) / params.max_steps_in_episode, 0)
+        return jnp.concatenate([seen.reshape(-1), state.location, left[None]]).astype(jnp.float32)
+
+    def is_truncated(self, state, params):
+        return jnp.zeros((), bool)
+
+    def action_space(self, params=None):
+        location = spaces.Box(-1.0, 1.0, (2,), jnp.float32)
+        return spaces.Dict({"class": spaces.Discrete(self._num_classes), "location": location})
+
+    def observation_space(self, params):
+        return spaces.Box(-jnp.inf, jnp.inf, (self._scales * self._patch**2 + 3,), jnp.float32)
+
+    def render(self, state, params):
+        """A figure of the image with the squares of the glimpse."""
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Rectangle
+
+        figure = Figure(figsize=(3, 3), layout="constrained")
+        axis = figure.subplots()
+        axis.imshow(np.asarray(params.images)[int(state.image)], cmap="gray")
+        row, column = np.round((np.asarray(state.location) + 1) * (self._side - 1) / 2)
+        for scale in range(self._scales):
+            width = self._patch * 2**scale
+            # squares of an even width have the middle pixel right of and below their middle
+            corner = (column - width // 2 - 0.5, row - width // 2 - 0.5)
+            axis.add_patch(Rectangle(corner, width, width, fill=False, color="tab:orange"))
+        axis.set(xticks=[], yticks=[], title=f"class {int(np.asarray(params.labels)[int(state.image)])}")
+        return figure
+
+
+def glimpse(image: Array, location: Array, patch: int, scales: int) -> Array:
+    """The patches of a glimpse, float `[S, g, g]`, of an image `[side, side]` at a location `[2]` in [-1, 1].
+
+    >>> glimpse(jnp.arange(9.0).reshape(3, 3), jnp.array([-1.0, 0.0]), 3, 1)[0].tolist()
+    [[0.0, 0.0, 0.0], [0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    """
+    side = image.shape[0]
+    middle = jnp.round((location + 1) * (side - 1) / 2).astype(jnp.int32)
+    margin = patch * 2 ** (scales - 1) // 2
+    padded = jnp.pad(image, margin)
+    patches = []
+    for scale in range(scales):
+        width, square = patch * 2**scale, 2**scale
+        begin = middle + margin - width // 2
+        seen = jax.lax.dynamic_slice(padded, (begin[0], begin[1]), (width, width))
+        patches.append(seen.reshape(patch, square, patch, square).mean((1, 3)))
+    return jnp.stack(patches)
+
+
+# --- baselines --------------------------------------------------------------------------------------------------------
+
+
+def _accuracy(train: Any, labels: Any, test: Any, test_labels: Any) -> float:
+    """The share of right answers of the nearest neighbour, of features `[n, d]` and `[m, d]`."""
+    train, test = (np.asarray(x, float).reshape(len(x), -1) for x in (train, test))
+    distance = (train**2).sum(1) - 2 * test @ train.T
+    return float((np.asarray(labels)[distance.argmin(1)] == np.asarray(test_labels)).mean())
+
+
+def accuracy_of_whole_images(train: GlimpsesParams, test: GlimpsesParams) -> float:
+    """The accuracy of the nearest neighbour of whole images, which no glimpses restrict."""
+    return _accuracy(train.images, train.labels, test.images, test.labels)
+
+
+def accuracy_of_fixed_glimpses(
+    train: GlimpsesParams, test: GlimpsesParams, locations: Any, patch: int = 3, scales: int = 1
+) -> float:
+    """The accuracy of the nearest neighbour of glimpses at the same locations `[T, 2]` in all images.
+
+    Raises:
+      ValueError: for locations of another shape or outside of [-1, 1].
+    """
+    locations = np.asarray(locations, np.float32)
+    if locations.ndim != 2 or locations.shape[1] != 2 or not len(locations):
+        raise ValueError(f"accuracy_of_fixed_glimpses: locations has shape {locations.shape}; it must be [T, 2]")
+    check_range("accuracy_of_fixed_glimpses", -1, 1, locations=locations)
+    one = lambda image: jax.vmap(lambda location: glimpse(image, location, patch, scales))(jnp.asarray(locations))
+    seen = jax.jit(jax.vmap(one))
+    return _accuracy(seen(jnp.asarray(train.images)), train.labels, seen(jnp.asarray(test.images)), test.labels)

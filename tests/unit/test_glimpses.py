@@ -1,0 +1,122 @@
+"""Glimpses on digits against a loop over pixels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import purerl
+from purerl.envs.fields import glimpses
+from purerl.envs.fields.glimpses import Glimpses
+from purerl.envs.training_control.data import Data
+from purerl.runs.render import painter
+from purerl.testing import check_env
+
+
+def squares(num=40, side=6, seed=0):
+    """Images of noise, of class 1 where the upper left is bright."""
+    draw = np.random.default_rng(seed)
+    y = draw.integers(0, 3, num)
+    x = draw.uniform(0, 0.2, (num, side, side, 1)).astype(np.float32)
+    for i, label in enumerate(y):
+        x[i, 2 * label : 2 * label + 2, :2] += 0.7
+    return Data(x, y.astype(np.int32))
+
+
+ENV = Glimpses(squares(), num_glimpses=3, patch=3, scales=2)
+
+
+def pixel(image, row, column):
+    return image[row, column] if 0 <= row < len(image) and 0 <= column < len(image) else 0.0
+
+
+@pytest.mark.parametrize(("patch", "scales"), [(3, 1), (3, 2), (1, 3), (5, 2)])
+def test_a_glimpse_against_a_loop(patch, scales):
+    image = np.random.default_rng(1).random((6, 6)).astype(np.float32)
+    locations = np.random.default_rng(2).uniform(-1, 1, (20, 2)).astype(np.float32)
+    locations[:4] = [[-1, -1], [1, 1], [-1, 1], [0.2, -1]]
+    seen = jax.jit(jax.vmap(lambda at: glimpses.glimpse(jnp.asarray(image), at, patch, scales)))(locations)
+    for at, found in zip(locations, seen, strict=True):
+        row, column = np.round((at + 1) * 5 / 2).astype(int)
+        for s in range(scales):
+            k = 2**s
+            first = patch * k // 2
+            for i in range(patch):
+                for j in range(patch):
+                    cells = [(row - first + i * k + a, column - first + j * k + b) for a in range(k) for b in range(k)]
+                    assert found[s, i, j] == pytest.approx(np.mean([pixel(image, *cell) for cell in cells]), abs=1e-6)
+
+
+def test_an_episode(key):
+    """Only the last guess counts, and each glimpse is at the location that was chosen before."""
+    params = ENV.default_params
+    step = jax.jit(ENV.step_env)
+    obs, state = ENV.reset_env(key, params)
+    label, image = int(params.labels[state.image]), jnp.asarray(params.images[state.image])
+    for right_until in (2, 3):
+        now, seen = state, obs
+        for t in range(3):
+            patches = glimpses.glimpse(image, now.location, 3, 2)
+            np.testing.assert_allclose(seen, [*np.ravel(patches), *now.location, 1 - (t + 1) / 3], atol=1e-6)
+            guess = label if t < right_until else (label + 1) % 3
+            action = {"class": guess, "location": jnp.array([0.4 * t - 0.5, 3.0])}
+            seen, now, reward, terminated, _ = step(key, now, action, params)
+            assert bool(terminated) == (t == 2)
+            assert float(reward) == (right_until == 3 and t == 2)
+            np.testing.assert_allclose(now.location, [0.4 * t - 0.5, 1.0], atol=1e-6)
+            seen = np.where(np.arange(len(seen)) == len(seen) - 1, max(1 - (t + 2) / 3, 0), seen)
+
+
+def test_baselines():
+    """The class is in the first two columns: a glimpse there is enough, one at the right edge tells nothing."""
+    env = Glimpses(squares(400), test_share=0.5)
+    train, test = env.default_params, env.test_params
+    assert len(train.images) == len(test.images) == 200
+    assert glimpses.accuracy_of_whole_images(train, test) > 0.99
+    left, right = [[-0.8, -0.8], [0.2, -0.8]], [[-0.8, 1.0], [0.2, 1.0]]
+    assert glimpses.accuracy_of_fixed_glimpses(train, test, left) > 0.99
+    assert glimpses.accuracy_of_fixed_glimpses(train, test, right) < 0.5
+
+
+def test_digits():
+    """Nearest neighbours of scikit-learn's digits, recorded."""
+    pytest.importorskip("sklearn")
+    env, params = purerl.make("Glimpses-v0")
+    assert params.images.shape == (1258, 8, 8) and env.test_params.images.shape == (539, 8, 8) and env.num_actions == 10
+    two = [[-0.14, 0.14], [0.71, -0.14]]
+    whole = glimpses.accuracy_of_whole_images(params, env.test_params)
+    fixed = glimpses.accuracy_of_fixed_glimpses(params, env.test_params, two)
+    np.testing.assert_allclose([whole, fixed], [0.9610, 0.9072], atol=1e-4)
+
+
+def test_the_contract_and_the_picture(key):
+    check_env(ENV, ENV.default_params, key)
+    draw, _ = painter(ENV, ENV.default_params)
+    _, state = ENV.reset_env(key, ENV.default_params)
+    assert draw(state).shape[-1] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_glimpses": 0}, "num_glimpses is 0"),
+        ({"patch": 4}, "patch is 4; it must be odd"),
+        ({"scales": -1}, "scales is -1"),
+        ({"test_share": 1.5}, "test_share is 1.5"),
+        ({"data": Data(np.zeros((3, 4, 5, 1)), np.zeros(3, int))}, r"shapes \(3, 4, 5, 1\)"),
+        ({"data": Data(np.zeros((0, 4, 4, 1)), np.zeros(0, int))}, r"shapes \(0, 4, 4, 1\)"),
+        ({"data": Data(np.full((3, 4, 4, 1), np.nan), np.zeros(3, int))}, "finite images"),
+        ({"data": Data(np.zeros((3, 4, 4, 1)), np.array([0, -1, 2]))}, "at least 0"),
+        ({"data": Data(np.zeros((3, 4, 4, 1)), np.array([0, 0.5, 2]))}, "ints"),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        Glimpses(**{"data": squares(), **options})
+
+
+def test_bad_locations():
+    params = ENV.default_params
+    for locations, message in (([0.0, 0.0], "shape"), (np.zeros((0, 2)), "shape"), ([[0.0, 1.5]], "must lie in")):
+        with pytest.raises(ValueError, match=message):
+            glimpses.accuracy_of_fixed_glimpses(params, params, locations)
