@@ -381,14 +381,14 @@ def against(name: str, other: str) -> str:
 
 
 FIRST = (
-    "How settings were chosen: those of the first agent, PPO with rate × 4^a, by one training on the training tasks, with "
-    "a seed that is not reported, and no others were tried. The other agents came after it had missed the target; each "
-    "was tried with one choice of settings. A first distribution of tasks, whose teachers were all hard to learn and had up to 10 % of "
-    "random labels, was given up after one seed had been judged (`results/training-control-rates-first/`): on its "
-    "training tasks the agent gained 0.735 nats, cosine 0.656 and (a) 0.633, but on the digits it lowered the rate to "
-    "0.002, where the best constant is 0.18, and its log test loss was -1.17, that of (a) -1.72. The distribution now "
-    "has easy teachers too, and half of the tasks have no random labels. The held-out tasks therefore had a part in "
-    "this choice."
+    "How settings were chosen: those of the first agent, PPO with rate × 4^a, by one training on the training tasks, "
+    "with a seed that is not reported, and no others were tried. The other agents came after it had missed the "
+    "target; each was tried with one choice of settings. A first distribution of tasks, whose teachers were all hard "
+    "to learn and had up to 10 % of random labels, was given up after one seed had been judged (`results/training-"
+    "control-rates-first/`): on its training tasks the agent gained 0.735 nats, cosine 0.656 and (a) 0.633, but on "
+    "the digits it lowered the rate to 0.002, where the best constant is 0.18, and its log test loss was -1.17, that "
+    "of (a) -1.72. The distribution now has easy teachers too, and half of the tasks have no random labels. The held-"
+    "out tasks therefore had a part in this choice."
 )
 
 
