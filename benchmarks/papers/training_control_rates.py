@@ -406,6 +406,8 @@ def verdict(name: str) -> str:
     first = (
         f"its mean is {'below' if lower else 'above'} (a)'s, their intervals are {'apart' if apart else 'not apart'}"
     )
+    below = interval([ours[i] - flat[i] for i in seeds])[1] < 0
+    first += f" (that of their difference, by seed, {'lies' if below else 'does not lie'} below 0)"
     second = f"the interval of its difference from cosine {'does not lie' if no_worse else 'lies'} above 0"
     return f"{target} {names()[name]}: {reached}; {first}, and {second}."
 
