@@ -394,11 +394,10 @@ FIRST = (
 
 def verdict(name: str) -> str:
     """Whether an agent reaches the target, as far as seeds tell."""
-    target = "The target: better than (a), intervals apart, and no worse than the tuned cosine."
     ours, flat, cosine = (excess(x) for x in (name, "constant", "cosine"))
     seeds = sorted(set(ours) & set(flat) & set(cosine))
     if len(seeds) < SEEDS:
-        return f"{target} {names()[name]}: open, after {len(seeds)} of {SEEDS} seeds."
+        return f"- {names()[name]}: open, after {len(seeds)} of {SEEDS} seeds."
     lower = np.mean([ours[i] - flat[i] for i in seeds]) < 0
     apart = against(name, "constant").endswith("| apart")
     no_worse = interval([ours[i] - cosine[i] for i in seeds])[0] <= 0
@@ -409,7 +408,7 @@ def verdict(name: str) -> str:
     below = interval([ours[i] - flat[i] for i in seeds])[1] < 0
     first += f" (that of their difference, by seed, {'lies' if below else 'does not lie'} below 0)"
     second = f"the interval of its difference from cosine {'does not lie' if no_worse else 'lies'} above 0"
-    return f"{target} {names()[name]}: {reached}; {first}, and {second}."
+    return f"- {names()[name]}: {reached}; {first}, and {second}."
 
 
 def names() -> dict[str, str]:
@@ -463,8 +462,9 @@ def write_report() -> None:
     best = {at: np.mean([oracle(seed)[at] for seed in seeds_of("constant")]) for at in HELD_OUT}
     lines.append(f"| best of 25 constants for the task (b) | {' | '.join(f'{x:.3f}' for x in best.values())} |")
     missing = [about for key, about in names().items() if key not in arms]
-    lines += ["", *[verdict(key) for key in agents() if key in arms]]
-    lines += [f"Not run: {'; '.join(missing)}."] if missing else []
+    lines += ["", "The target: better than (a), intervals apart, and no worse than the tuned cosine.", ""]
+    lines += [*[verdict(key) for key in agents() if key in arms]]
+    lines += ["", f"Not run: {'; '.join(missing)}."] if missing else []
     lines += ["", FIRST, "", f"![learning rates of networks]({PICTURE.name})"]
     control_section("rates", "\n".join(lines))
     picture(arms, order)
