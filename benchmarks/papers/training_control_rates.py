@@ -482,15 +482,15 @@ def picture(arms: dict[str, str], order: list[str]) -> None:
     scores.axvline(0, color="grey", linewidth=0.7, linestyle=":")
     scores.set(yticks=range(len(order)), yticklabels=[arms[key] for key in order], title="log test loss above (b)")
     scores.invert_yaxis()
-    agent = next(key for key in order if key in agents()) if any(key in agents() for key in order) else None
+    first = next(iter(agents()))
     for i, (at, task) in enumerate(HELD_OUT.items()):
-        for j, tasks in enumerate(seeds_of(agent).values() if agent else ()):
+        for j, tasks in enumerate(seeds_of(first).values()):
             rates.plot(USED, tasks[at]["rates"], f"C{i}", alpha=0.6, label=task.about if j == 0 else None)
         of_rates = [tasks[at] for tasks in seeds_of("constant").values()]
         mean = np.mean([x["of_rates"] for x in of_rates], 0)
         constants.plot(of_rates[0]["rates"], mean, f"C{i}", label=task.about)
         rates.axhline(of_rates[0]["rates"][int(mean.argmin())], color=f"C{i}", linewidth=0.7, linestyle=":")
-    rates.set(yscale="log", xlabel="fraction of the budget", title="rates of the agent (dotted: best constant)")
+    rates.set(yscale="log", xlabel="fraction of the budget", title=f"{agents()[first].about} (dotted: best constant)")
     rates.legend(fontsize=7)
     constants.set(xscale="log", xlabel="constant rate", title="log test loss of constants (dotted: (a))")
     constants.axvline(load(RESULTS / "tuning" / "constant.json")["chosen"][0], color="grey", linestyle=":")
