@@ -60,7 +60,9 @@ def digits() -> Data:
 
 
 def breast_cancer() -> Data:
-    """Breast cancer in Wisconsin, of scikit-learn: 569 cases, float32 `[n, 30]`, standardised; 0 malignant, 1 benign.
+    """Breast cancer in Wisconsin, of scikit-learn: 569 cases, float32 `[n, 30]`; 0 malignant, 1 benign.
+
+    Features are standardised by means and deviations of all cases, before any are set aside.
 
     Raises:
       ValueError: if scikit-learn is not installed; it names the extra.
