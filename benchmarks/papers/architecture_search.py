@@ -437,7 +437,8 @@ def write_report() -> None:
         "",
         "`python benchmarks/papers/architecture_search.py`. Best validation score so far after 100, 500 and 1,000 "
         f"queries, mean over {SEEDS} seeds [95 % interval]. Random search is the exact expectation of as many distinct "
-        "networks drawn from the table. For the searches every query counts, also of a network that was queried before. "
+        "networks drawn from the table. For the searches every query counts, also of a network that was queried "
+        "before. "
         f"REINFORCE: a step of Adam after every {BATCH} queries, a moving average as baseline, and an entropy bonus; "
         f"learning rates and weights of a sequence's entropy: {weights}. The reward is a function of the score's "
         "rank: -log(1 - F) - 1, where F is the share of the queries so far with a lower score. "
