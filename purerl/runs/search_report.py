@@ -125,12 +125,11 @@ def _parallel(path: Path, space: Space, trials: Sequence[Trial]) -> None:
         best = number == order[-1]
         axis.plot([*places, height[number]], color="#c2255c" if best else colors(height[number]),
                   linewidth=2.5 if best else 1, alpha=1 if best else 0.6)  # fmt: skip
-    for x, (name, dimension) in enumerate(space.items()):
+    for x, dimension in enumerate(space.values()):
         axis.axvline(x, color="black", linewidth=0.8)
         marks = dimension.values if isinstance(dimension, Choice) else dimension[:2]
         for value in marks:
             axis.text(x + 0.03, place(dimension, value), _text(value), fontsize=8, va="center")
-        del name
     axis.axvline(len(space), color="black", linewidth=0.8)
     axis.set_xticks(range(len(space) + 1), [*space, "rank (top: best)"])
     axis.set_yticks([])
