@@ -3117,9 +3117,16 @@ FAULTS = [
     Fault(
         "A broken member stays where nothing is exchanged",
         "search/pbt.py",
-        "((rank < count) | ~finite)",
+        "((rank < count) | broken)",
         "(rank < count)",
         ("unit/test_pbt.py::test_a_member_that_breaks_is_replaced_and_no_other_changes",),
+    ),
+    Fault(
+        "A member that has finished no episode yet is replaced as if it had broken",
+        "search/pbt.py",
+        "broken = ~finite & ~absent",
+        "broken = ~finite",
+        ("unit/test_pbt.py::test_an_exchange_against_loops",),
     ),
     Fault(
         "A child has the key of its parent",

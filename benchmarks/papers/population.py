@@ -200,7 +200,7 @@ def run(task: str, name: str, seed: int, members: int, steps: int, episodes: int
         * TASKS[task].rollout_length, "generations": GENERATIONS, "score": float(past.scores[-1, best]),
         "policy": float(policy[0]), "fresh": rounded(np.asarray(final)),
         "schedule": {x: rounded(values, 9) for x, values in schedule.items()},
-        "scores": [rounded(np.nan_to_num(x, nan=-1e9)) for x in past.scores],
+        "scores": [rounded(np.nan_to_num(x, nan=-1e9, neginf=-1e9)) for x in past.scores],
         "seconds": round(time.perf_counter() - begin, 1),
     })  # fmt: skip
 

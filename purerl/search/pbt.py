@@ -65,8 +65,9 @@ def truncation(share: float = 0.2) -> Select:
 
         k = min(max(round(share · n), 1), ⌊n / 2⌋), and 0 if share is 0
 
-    A member whose score is not finite is replaced besides, and nobody copies it; it counts among the k lowest. Of
-    equal scores the first is lower. Where no score is finite, nobody is replaced.
+    A member whose score is NaN or +∞ is broken: it is replaced besides, nobody copies it, and it counts among the k
+    lowest. One whose score is -∞ has none yet: it stays, and nobody copies it; k is at most half of the others then.
+    Of equal scores the first is lower. Where no score is finite, nobody is replaced.
 
     Args:
       share: in [0, 0.5].
@@ -78,22 +79,23 @@ def truncation(share: float = 0.2) -> Select:
 
     >>> truncation(0.5)(jax.random.key(0), jnp.array([3.0, 1.0])).tolist()
     [0, 0]
-    >>> truncation(0.0)(jax.random.key(0), jnp.array([1.0, jnp.nan, 3.0])).tolist()
+    >>> truncation(0.0)(jax.random.key(0), jnp.array([-jnp.inf, jnp.nan, 3.0])).tolist()
     [0, 2, 2]
     """
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 0.5:
         raise ValueError(f"truncation: share is {share!r}; it must be a number in [0, 0.5]")
 
     def select(key: Key, scores: Array) -> Array:
-        n = scores.shape[0]
-        count = min(max(round(share * n), 1), n // 2) if share else 0
-        finite = jnp.isfinite(scores)
-        order = jnp.argsort(jnp.where(finite, scores, -jnp.inf))  # stable
+        n, absent, finite = scores.shape[0], jnp.isneginf(scores), jnp.isfinite(scores)
+        known = n - absent.sum()
+        count = jnp.minimum(min(max(round(share * n), 1), n // 2) if share else 0, known // 2)
+        order = jnp.lexsort((jnp.where(finite, scores, -jnp.inf), absent))  # broken ones first; stable
         rank = jnp.zeros(n, jnp.int32).at[order].set(jnp.arange(n, dtype=jnp.int32))
-        parents = jnp.clip(finite.sum(), 1, max(count, 1))
+        parents = jnp.clip(finite.sum(), 1, jnp.maximum(count, 1))
         draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, parents))(jax.random.split(key, n))
-        chosen = order[n - 1 - draw]
-        replaced = ((rank < count) | ~finite) & finite.any()
+        chosen = order[known - 1 - draw]
+        broken = ~finite & ~absent
+        replaced = ((rank < count) | broken) & finite.any()
         return jnp.where(replaced, chosen, jnp.arange(n)).astype(jnp.int32)
 
     return select
@@ -273,7 +275,7 @@ def exchange(space: Space | None = None, select: Select | None = None, explore: 
     Returns:
       `(key, hp, state, scores float32 [n]) -> (hp, state, parent int32 [n])`, where leaves of hp with an axis are
       `[n]`, those of the state `[n, ...]`, as for `training.batch`, and parents are their own where nothing changed.
-      Higher scores are better; one that is not finite belongs to a member that broke.
+      Higher scores are better; see `truncation` for those that are not finite.
     Raises:
       ValueError: at trace time, for hyperparameters or scores of other shapes, or a space that does not fit.
     Reference: Jaderberg et al., 2017, arXiv:1711.09846, algorithm 1.
@@ -312,7 +314,7 @@ class Generation(NamedTuple):
 def latest_returns(state: Any, metrics: Mapping[str, Array], before: Array) -> Array:
     """The mean return of the episodes that finished in the generation, or the score before if none did, float32 `[n]`.
 
-    NaN for a member whose metrics were not all finite.
+    NaN for a member whose metrics were not all finite; -∞ before its first episode has finished.
     """
     scores = jnp.where(metrics["episodes"] > 0, metrics["episode_return"], before)
     return jnp.where(state.nonfinite > 0, jnp.nan, scores)
@@ -352,7 +354,7 @@ def evolve(
       hp: hyperparameters; leaves with an axis `[n]` have a value for each member. Not read if `start` is given.
       num_updates: updates of each member, counted from the beginning; `every` must divide it.
       every: updates of a generation.  exchange: such as `exchange(space)`.
-      score: `(state, metrics, scores before) -> scores [n]`; before the first generation they are NaN.
+      score: `(state, metrics, scores before) -> scores [n]`; before the first generation they are -∞.
       start: a generation that was yielded, to go on from; its state is donated.
     Yields:
       `Generation`; its state is valid until the next one (copy it to store it).
@@ -381,7 +383,7 @@ def _exchange(exchange, score, key, hp, state, metrics, before):
 
 def _evolve(make, hp, key, num_updates, every, exchange, score, start, n):
     member_key, exchange_key = jax.random.split(key)
-    keys, state, scores, first = jax.random.split(member_key, n), None, jnp.full(n, jnp.nan, jnp.float32), 0
+    keys, state, scores, first = jax.random.split(member_key, n), None, jnp.full(n, -jnp.inf, jnp.float32), 0
     hp = as_arrays(hp)
     if start is not None:
         keys, state, scores, first = None, start.state, start.scores[start.parent], start.iteration

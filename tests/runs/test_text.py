@@ -143,10 +143,10 @@ def test_a_run_goes_on_with_the_devices_and_flags_of_its_beginning(trained, pret
     places = (sweeps, "resume"), (sweeps, "repeat"), (comparison, "finish"), (evaluation_of_runs, "evaluate")
     for module, name in places:
         monkeypatch.setattr(module, name, lambda *_, **__: True)
-    (tmp_path / "config.json").write_text('{"agent": "ppo", "text": null}')
+    (tmp_path / "config.json").write_text('{"format": 1, "agent": "ppo", "text": null}')
     search = tmp_path / "search"
     search.mkdir()
-    (search / "config.json").write_text('{"agent": "ppo", "inner": {"model": "mlp"}}')
+    (search / "config.json").write_text('{"format": 1, "agent": "ppo", "inner": {"model": "mlp"}}')
     assert train(tmp_path / "run", pretrained, "--learning-rate", "x") == 2 and seen == [(True, False)]
     assert command("optimise", "mlp", "x") == 2 and seen[1:] == [(False, True)]
     text, plain, quick = (True, False), (False, False), (False, True)

@@ -54,13 +54,14 @@ def select_by_loops(key, scores, share):
     sound = [i for i in range(n) if np.isfinite(scores[i])]
     if not sound:
         return list(range(n))
-    lowest_first = [i for i in range(n) if i not in sound] + sorted(sound, key=lambda i: (scores[i], i))
-    k = 0 if share == 0 else min(max(round(share * n), 1), n // 2)
+    broken = [i for i in range(n) if np.isnan(scores[i]) or scores[i] == np.inf]
+    lowest_first = broken + sorted(sound, key=lambda i: (scores[i], i))
+    k = 0 if share == 0 else min(max(round(share * n), 1), n // 2, len(lowest_first) // 2)
     top = lowest_first[::-1][: max(1, min(k, len(sound)))]
     keys = jax.random.split(key, n)
     parents = []
     for i in range(n):
-        replaced = i in lowest_first[:k] or i not in sound
+        replaced = i in lowest_first[:k] or i in broken
         parents.append(top[int(jax.random.randint(keys[i], (), 0, len(top)))] if replaced else i)
     return parents
 
@@ -86,6 +87,8 @@ CASES = {  # scores and share
     "distinct": ([3.0, 1.0, 7.0, 5.0, 2.0, 6.0, 0.0, 4.0], 0.25),
     "ties": ([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], 0.5),
     "broken": ([3.0, np.nan, 7.0, np.inf, 2.0, 6.0, -np.inf, 4.0], 0.25),
+    "none yet": ([3.0, -np.inf, 7.0, -np.inf, 2.0, 6.0, -np.inf, 4.0], 0.5),
+    "none yet or broken": ([-np.inf, -np.inf, 7.0, np.nan, -np.inf, 6.0, -np.inf, -np.inf], 0.25),
     "one is sound": ([np.nan, np.nan, np.nan, np.nan, 2.0, np.nan, np.nan, np.nan], 0.25),
     "all are broken": ([np.nan] * 8, 0.25),
     "none is exchanged": ([3.0, 1.0, 7.0, 5.0, 2.0, 6.0, 0.0, 4.0], 0.0),
@@ -334,7 +337,7 @@ def test_a_child_without_an_episode_has_the_score_of_its_parent(key):
     hp = Settings(rate=jnp.arange(1.0, 9.0))
     first, _ = [g.parent.tolist() for g in pbt.evolve(COUNTING, hp, key, 6, 3, TRADE, score)]
     jax.effects_barrier()
-    assert np.isnan(seen[0]).all() and seen[1] == first and first[:2] != [0, 1]
+    assert np.isneginf(seen[0]).all() and seen[1] == first and first[:2] != [0, 1]
 
 
 def test_scores_of_runs_without_an_episode_or_that_broke():
