@@ -142,7 +142,8 @@ def _bars(path: Path, found: dict[str, float], count: int) -> None:
     """Draw the importance of each dimension."""
     figure, axis = _figure(7, 1.2 + 0.45 * len(found))
     names = sorted(found, key=lambda name: found[name])
-    axis.barh(names, [found[name] for name in names], color=report.COLORS[0])
+    bars = axis.barh(names, [found[name] for name in names], color=report.COLORS[0])
+    axis.bar_label(bars, fmt="%.2f", padding=3)
     axis.set(xlim=(0, 1), xlabel="share of the variance of ranks that a dimension explains alone (ε²)")
     axis.set_title(f"{count} trials at the first level", fontsize=10, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
