@@ -368,8 +368,13 @@ def main() -> None:
     if not computed:
         recorded.nothing_computed(place, given.only or "every arm")
     print(table(place.shown, keys))
-    if any(records(place.shown, key) for key in keys):
+    if not given.only and any(records(place.shown, key) for key in keys):
         picture(place.shown, keys, place.shown / "fields.png")
+        head = (
+            "# Fields: agents against the optimum\n\nWritten by `python benchmarks/fields.py --report`; 95 % intervals."
+        )
+        text = f"{head}\n\n{table(place.shown, keys)}\n\n![distances from the optimum](fields.png)\n"
+        (place.shown / "RESULTS.md").write_text(text, encoding="utf-8")
     seeds = lambda root: {
         key: {x["seed"]: recorded.Seed(x["value"], x["curve"]) for x in records(root, key)} for key in keys
     }
