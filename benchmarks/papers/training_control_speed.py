@@ -21,8 +21,8 @@ import argparse
 import json
 import math
 import os
-import platform
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -120,15 +120,14 @@ def of_purerl(counts: list[int], seconds: float) -> dict[str, float]:
 
 def write_report(found: dict[str, float]) -> None:
     """A file with the machine, and the section of CONTROL.md."""
-    import jax
+    sys.path.append(str(Path(__file__).parents[1]))
+    from tabular import describe
     from text_report import control_section
     from training_control_exact import write
 
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = {line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")}
-    cores = len(os.sched_getaffinity(0))
-    about = {"processor": ", ".join(names) or platform.machine(), "cores": cores, "jax": jax.__version__}
+    about = describe()
     write(RESULTS, about | {"updates_per_second": found})
+    cores = about["devices"]
     best = max(x for name, x in found.items() if name.startswith("torch"))
     counts = [name.split(", ")[1] for name in found if name.endswith("compilations")]
     rows = [
@@ -141,7 +140,7 @@ def write_report(found: dict[str, float]) -> None:
         "",
         "`python benchmarks/papers/training_control_speed.py --torch PYTHON`. Inner updates a second of all networks "
         f"together (64-32-10, minibatches of 32, Adam), with all that a step of the environment computes besides, on "
-        f"{cores} core{'s' if cores > 1 else ''} of {about['processor']}, and of a loop in PyTorch in the same run, "
+        f"{cores} core{'s' if cores > 1 else ''} of {about['cpu']}, and of a loop in PyTorch in the same run, "
         f"which does nothing but updates: {best:,.0f} a second. Compilations are those after a changed rate. "
         "Chunks are those of `lax.map`: while its losses are computed a network needs 330 KiB more than it keeps.",
         "",
