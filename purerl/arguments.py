@@ -63,6 +63,10 @@ def check_present(function: str, **trees: Any) -> None:
             )
 
 
+POSITIVE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)  # bounds of `check_range`
+NOT_NEGATIVE = 0, POSITIVE[1]
+
+
 def check_range(function: str, low: Any, high: Any, /, **numbers: Any) -> None:
     """Raise a ValueError that names the first number outside of [low, high]; traced values are not checked."""
     for name, x in numbers.items():

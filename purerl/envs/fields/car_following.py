@@ -11,7 +11,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import check_range
+from purerl.arguments import NOT_NEGATIVE, POSITIVE, check_range
 from purerl.core import Array
 
 MAX_ACCELERATION = 12.0  # m/s²; the optimum of the default parameters needs less than half of it
@@ -113,11 +113,10 @@ class CarFollowing(Environment):
 
 
 def _check(params: CarFollowingParams) -> None:
-    tiny, large = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
     check_range("CarFollowing", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
-    check_range("CarFollowing", tiny, large, interval=params.interval, acceleration_cost=params.acceleration_cost)
+    check_range("CarFollowing", *POSITIVE, interval=params.interval, acceleration_cost=params.acceleration_cost)
     names = ("headway", "leader_noise", "gap_cost", "speed_cost", "initial_gap", "initial_speed")
-    check_range("CarFollowing", 0, large, **{name: getattr(params, name) for name in names})
+    check_range("CarFollowing", *NOT_NEGATIVE, **{name: getattr(params, name) for name in names})
 
 
 def matrices(params: CarFollowingParams) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import check_counts, check_range
+from purerl.arguments import NOT_NEGATIVE, POSITIVE, check_counts, check_range
 from purerl.core import Array
 
 
@@ -123,21 +123,19 @@ class Execution(Environment):
 
 
 def _check(params: ExecutionParams) -> None:
-    tiny, large = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
     check_range("Execution", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
     interval = params.horizon / params.max_steps_in_episode
-    check_range("Execution", tiny, large, shares=params.shares, horizon=params.horizon)
+    check_range("Execution", *POSITIVE, shares=params.shares, horizon=params.horizon)
     check_range(
         "Execution",
-        0,
-        large,
+        *NOT_NEGATIVE,
         volatility=params.volatility,
         half_spread=params.half_spread,
         permanent_impact=params.permanent_impact,
         risk_aversion=params.risk_aversion,
     )
     impact = params.temporary_impact - params.permanent_impact * interval / 2
-    check_range("Execution", tiny, large, **{"temporary_impact - permanent_impact τ/2": impact})
+    check_range("Execution", *POSITIVE, **{"temporary_impact - permanent_impact τ/2": impact})
 
 
 def optimal_holdings(params: ExecutionParams) -> np.ndarray:

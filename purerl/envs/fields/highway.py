@@ -12,7 +12,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import check_counts, check_range
+from purerl.arguments import NOT_NEGATIVE, POSITIVE, check_counts, check_range
 from purerl.core import Array
 
 LENGTH, WIDTH = 5.0, 2.0  # of a vehicle, m
@@ -239,14 +239,13 @@ def fast_params() -> HighwayParams:
 
 
 def _check(params: HighwayParams) -> None:
-    tiny, large = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
     check_range("Highway", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
     positive = ("density", "speed_limit", "acceleration", "deceleration", "delay")
-    check_range("Highway", tiny, large, **{name: getattr(params, name) for name in positive})
+    check_range("Highway", *POSITIVE, **{name: getattr(params, name) for name in positive})
     not_negative = ("ego_spacing", "jam_distance", "headway", "max_braking")
-    check_range("Highway", 0, large, **{name: getattr(params, name) for name in not_negative})
+    check_range("Highway", *NOT_NEGATIVE, **{name: getattr(params, name) for name in not_negative})
     check_range("Highway", 0, 1, politeness=params.politeness)
-    check_range("Highway", params.low_speed, large, high_speed=params.high_speed)
+    check_range("Highway", params.low_speed, POSITIVE[1], high_speed=params.high_speed)
 
 
 # --- one frame --------------------------------------------------------------------------------------------------------
