@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from purerl import agents
+from purerl.cli.commands.train import Agents
 from purerl.cli.errors import one_line
 from purerl.cli.flags import CODE, execution_options, prepare
 from purerl.runs.arguments import Count, Numbers, Range, Seed
@@ -136,24 +137,14 @@ def text() -> None:
     """
 
 
-class Train(click.Group):
-    """The commands of the agents that train language models."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(agents.of_sequences())
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Agents"):
-            rows = [*agents.of_sequences().items(), ("FILE.py:name", "your own agent, with `@purerl.declare`")]
-            formatter.write_dl(rows)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        with one_line():
-            agents.check_name(cmd_name)
-        return train_command(cmd_name)
-
-
-@text.command(cls=Train, name="train", subcommand_metavar="AGENT DATA [OPTIONS]", no_args_is_help=True)
+@text.command(
+    cls=Agents,
+    names=agents.of_sequences,
+    command_of=train_command,
+    name="train",
+    subcommand_metavar="AGENT DATA [OPTIONS]",
+    no_args_is_help=True,
+)
 def train() -> None:
     """Train a language model by reinforcement.
 

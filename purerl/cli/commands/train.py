@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,24 +54,35 @@ def agent_command(name: str) -> click.Command:
     )
 
 
-class Train(click.Group):
-    """The commands of the agents, whose options are hyperparameters; a user's own agent is FILE.py:name."""
+class Agents(click.Group):
+    """One command for each agent, whose options are hyperparameters; a user's own agent is FILE.py:name.
+
+    names: returns what each agent is, by its name.  command_of: makes the command of a name.
+    """
+
+    def __init__(
+        self, *args: Any, names: Callable[[], Mapping[str, str]], command_of: Callable[[str], click.Command], **how: Any
+    ):
+        super().__init__(*args, **how)
+        self.names, self.command_of = names, command_of
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(agents.names())
+        return list(self.names())
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Agents"):
-            formatter.write_dl([*agents.names().items(), ("FILE.py:name", "your own agent, with `@purerl.declare`")])
+            formatter.write_dl([*self.names().items(), ("FILE.py:name", "your own agent, with `@purerl.declare`")])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         with one_line():
             agents.check_name(cmd_name)
-        return agent_command(cmd_name)
+        return self.command_of(cmd_name)
 
 
 @click.command(
-    cls=Train,
+    cls=Agents,
+    names=agents.names,
+    command_of=agent_command,
     name="train",
     subcommand_metavar="AGENT ENV [OPTIONS]",
     no_args_is_help=True,

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from purerl import agents
-from purerl.cli.commands.train import Train
+from purerl.cli.commands.train import Agents
 from purerl.cli.errors import one_line
 from purerl.cli.flags import execution_options, prepare
 from purerl.runs.arguments import Count
@@ -73,17 +73,10 @@ def tune_command(name: str) -> click.Command:
     )
 
 
-class Tune(Train):
-    """As `Train`, with spaces in place of values."""
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        with one_line():
-            agents.check_name(cmd_name)
-        return tune_command(cmd_name)
-
-
 @click.command(
-    cls=Tune,
+    cls=Agents,
+    names=agents.names,
+    command_of=tune_command,
     name="tune",
     subcommand_metavar="AGENT ENV [OPTIONS]",
     no_args_is_help=True,
