@@ -1095,40 +1095,40 @@ FAULTS = [
     Fault(
         "A resumed run forgets its optimizer",
         "runs/execute.py",
-        "            saved = first, state, notes\n",
-        "            from purerl.runs.plan import initializer\n"
-        "            begun = initializer(plan)(plan.hp(), plan.run_keys())\n"
-        "            state = state._replace(agent=state.agent._replace(opt_state=begun.agent.opt_state))\n"
-        "            saved = first, state, notes\n",
+        "    return first, state, notes\n",
+        "    from purerl.runs.plan import initializer\n"
+        "    begun = initializer(plan)(plan.hp(), plan.run_keys())\n"
+        "    state = state._replace(agent=state.agent._replace(opt_state=begun.agent.opt_state))\n"
+        "    return first, state, notes\n",
         ("runs/test_resume.py::test_stopped_twice_and_resumed_is_uninterrupted",),
     ),
     Fault(
         "A resumed run forgets its replay",
         "runs/execute.py",
-        "            saved = first, state, notes\n",
-        "            from purerl.runs.plan import initializer\n"
-        "            begun = initializer(plan)(plan.hp(), plan.run_keys())\n"
-        "            if hasattr(state.agent, 'replay'):\n"
-        "                state = state._replace(agent=state.agent._replace(replay=begun.agent.replay))\n"
-        "            saved = first, state, notes\n",
+        "    return first, state, notes\n",
+        "    from purerl.runs.plan import initializer\n"
+        "    begun = initializer(plan)(plan.hp(), plan.run_keys())\n"
+        "    if hasattr(state.agent, 'replay'):\n"
+        "        state = state._replace(agent=state.agent._replace(replay=begun.agent.replay))\n"
+        "    return first, state, notes\n",
         ("runs/test_resume.py::test_resumed_from_its_first_checkpoint_is_uninterrupted[replayed]",),
     ),
     Fault(
         "A resumed run begins new episodes",
         "runs/execute.py",
-        "            saved = first, state, notes\n",
-        "            from purerl.runs.plan import initializer\n"
-        "            begun = initializer(plan)(plan.hp(), plan.run_keys())\n"
-        "            state = state._replace(position=begun.position)\n"
-        "            saved = first, state, notes\n",
+        "    return first, state, notes\n",
+        "    from purerl.runs.plan import initializer\n"
+        "    begun = initializer(plan)(plan.hp(), plan.run_keys())\n"
+        "    state = state._replace(position=begun.position)\n"
+        "    return first, state, notes\n",
         ("runs/test_resume.py::test_stopped_twice_and_resumed_is_uninterrupted",),
     ),
     Fault(
         "A resumed run counts its updates from 0",
         "runs/execute.py",
-        "            saved = first, state, notes\n",
-        "            state = state._replace(agent=state.agent._replace(updates=0 * state.agent.updates))\n"
-        "            saved = first, state, notes\n",
+        "    return first, state, notes\n",
+        "    state = state._replace(agent=state.agent._replace(updates=0 * state.agent.updates))\n"
+        "    return first, state, notes\n",
         ("runs/test_resume.py::test_stopped_twice_and_resumed_is_uninterrupted",),
     ),
     Fault(

@@ -391,9 +391,4 @@ def picture(path: Path, title: str, inner: Inner, rows: Sequence[Row], found: Ta
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=11)
-    try:
-        part = path.with_name(f".part-{path.name}")
-        figure.savefig(part, dpi=150)
-        part.replace(path)
-    finally:
-        plt.close(figure)
+    report.save_figure(path, figure)

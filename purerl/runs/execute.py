@@ -234,6 +234,19 @@ def _begin(plan: Plan, directory: Path, devices: list[Any], save_every: float, s
         execute(plan, directory, devices, save_every, learned.saved(plan, directory))
 
 
+def newest(plan: Plan, directory: Path) -> tuple[int, Any, dict[str, str]] | None:
+    """The iteration, state and notes of the newest intact checkpoint, or None; damaged ones are renamed."""
+    found = checkpoint.newest(directory / files.CHECKPOINTS, like(plan))
+    if found is None:
+        return None
+    state, notes, damaged = found
+    first = int(np.max(np.asarray(state.iteration)))
+    for path, wrong in damaged:
+        path.rename(path.with_name(path.name + ".damaged"))
+        report.note(f"{wrong}; resuming from iteration {first} instead")
+    return first, state, notes
+
+
 def resume(
     directory: Path,
     steps: int | None,
@@ -259,15 +272,9 @@ def resume(
             before, plan = plan, resized(plan, num_envs)
             resize(plan, directory, before)
             manifest = files.read_manifest(directory)
-        found = checkpoint.newest(directory / files.CHECKPOINTS, like(plan))
-        saved, first = None if found else learned.saved(plan, directory), 0
-        if found:
-            state, notes, damaged = found
-            first = int(np.max(np.asarray(state.iteration)))
-            saved = first, state, notes
-            for path, wrong in damaged:
-                path.rename(path.with_name(path.name + ".damaged"))
-                report.note(f"{wrong}; resuming from iteration {first} instead")
+        saved = newest(plan, directory)
+        first = saved[0] if saved else 0
+        saved = saved or learned.saved(plan, directory)
         if steps is not None or anneal_steps is not None:
             plan = _longer(plan, first, steps, anneal_steps)
         used = usable_devices(devices, plan.num_runs)

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from purerl import statistics
-from purerl.runs import checkpoint, execute, files, report, sweeps
+from purerl.runs import execute, files, report, sweeps
 from purerl.runs.devices import usable_devices
-from purerl.runs.plan import Plan, like
+from purerl.runs.plan import Plan
 from purerl.runs.plans import plan_of_directory, plan_with
 from purerl.runs.record import noted
 from purerl.runs.search import Search, brackets_of, structures_of
@@ -75,13 +75,8 @@ def _train(member: Member, search_directory: Path, level: int, ended: np.ndarray
            save_every: float) -> dict[int, int]:  # fmt: skip
     """Train those trials of a member that have not ended, bool `[trials]`, up to a level; return its broken runs."""
     plan, directory = member.plan._replace(num_updates=_steps(member, level)), member.directory
-    found = checkpoint.newest(directory / files.CHECKPOINTS, like(plan))
-    first, state, notes = 0, None, {}
-    if found:
-        state, notes, damaged = found
-        for path, _ in damaged:
-            path.rename(path.with_name(path.name + ".damaged"))
-        first = int(np.max(np.asarray(state.iteration)))
+    found = execute.newest(plan, directory)
+    first, state, notes = found or (0, None, {})
     broken = noted(notes, "broken", plan.num_runs)
     by_run = np.repeat(ended, len(plan.keys))
     if first >= plan.num_updates or by_run.all():

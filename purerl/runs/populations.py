@@ -59,19 +59,14 @@ def picture(path: Path, history: History, member: int | None = None, title: str 
     at[::2], at[1::2] = history.iterations, between
     size = (7, 1.9 * len(panels) + 0.5)
     figure, axes = plt.subplots(len(panels), 1, figsize=size, sharex=True, squeeze=False, layout="constrained")
-    try:
-        for axis, (name, values) in zip(axes[:, 0], panels.items(), strict=True):
-            known = values[np.isfinite(values)]
-            if name != "score" and len(known) and known.min() > 0 and known.max() > PARTED * known.min():
-                axis.set_yscale("log")
-            axis.plot(at, _broken_lines(values, history.parents), color=report.COLORS[0], alpha=0.35, linewidth=1)
-            axis.plot(history.iterations, best[name], color=report.COLORS[4], linewidth=2)
-            axis.set_ylabel(name.replace("_", " "))
-            axis.spines[["top", "right"]].set_visible(False)
-        axes[0, 0].set_title(title or f"{values.shape[1]} members; the best and its ancestors are red", loc="left")
-        axes[-1, 0].set_xlabel("updates")
-        part = path.with_name(f".part-{path.name}")
-        figure.savefig(part, dpi=150)
-        part.replace(path)
-    finally:
-        plt.close(figure)
+    for axis, (name, values) in zip(axes[:, 0], panels.items(), strict=True):
+        known = values[np.isfinite(values)]
+        if name != "score" and len(known) and known.min() > 0 and known.max() > PARTED * known.min():
+            axis.set_yscale("log")
+        axis.plot(at, _broken_lines(values, history.parents), color=report.COLORS[0], alpha=0.35, linewidth=1)
+        axis.plot(history.iterations, best[name], color=report.COLORS[4], linewidth=2)
+        axis.set_ylabel(name.replace("_", " "))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_title(title or f"{values.shape[1]} members; the best and its ancestors are red", loc="left")
+    axes[-1, 0].set_xlabel("updates")
+    report.save_figure(path, figure)

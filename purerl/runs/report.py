@@ -207,6 +207,18 @@ def _bars(axis: Any, panel: Panel, colors: list[Any]) -> None:
     axis.set_title("at the end: seeds, IQM, 95 % interval", fontsize=10, loc="left")
 
 
+def save_figure(path: Path, figure: Any) -> None:
+    """Write a figure at once, and close it."""
+    import matplotlib.pyplot as plt
+
+    try:
+        part = path.with_name(f".part-{path.name}")
+        figure.savefig(part, dpi=150)
+        part.replace(path)
+    finally:
+        plt.close(figure)
+
+
 def picture(
     path: Path,
     panels: Sequence[Panel],
@@ -239,9 +251,4 @@ def picture(
     for axis in axes.flat:
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
-    try:
-        part = path.with_name(f".part-{path.name}")
-        figure.savefig(part, dpi=150)
-        part.replace(path)
-    finally:
-        plt.close(figure)
+    save_figure(path, figure)

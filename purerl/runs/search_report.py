@@ -100,17 +100,6 @@ def _figure(width: float, height: float) -> Any:
     return plt.subplots(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Any, path: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    try:
-        part = path.with_name(f".part-{path.name}")
-        figure.savefig(part, dpi=150)
-        part.replace(path)
-    finally:
-        plt.close(figure)
-
-
 def _parallel(path: Path, space: Space, trials: Sequence[Trial]) -> None:
     """Draw a line for each trial through its values; the last axis is the rank at its last level."""
     import matplotlib.pyplot as plt
@@ -135,7 +124,7 @@ def _parallel(path: Path, space: Space, trials: Sequence[Trial]) -> None:
     axis.set_yticks([])
     axis.set_title(f"{len(trials)} trials, by steps reached and score; the best is red", fontsize=10, loc="left")
     axis.spines[:].set_visible(False)
-    _save(figure, path)
+    report.save_figure(path, figure)
 
 
 def _bars(path: Path, found: dict[str, float], count: int) -> None:
@@ -147,4 +136,4 @@ def _bars(path: Path, found: dict[str, float], count: int) -> None:
     axis.set(xlim=(0, 1), xlabel="share of the variance of ranks that a dimension explains alone (ε²)")
     axis.set_title(f"{count} trials at the first level", fontsize=10, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    report.save_figure(path, figure)
