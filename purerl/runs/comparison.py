@@ -219,8 +219,7 @@ def _finish(directory: Path, loaded: loading.Loaded, devices: list[Any]) -> None
         return played(env, env_params, tables, stream(config["seed"], purpose, num), devices, compiled)
 
     found = candidates(loaded, inner, stream(config["seed"], CHOOSE, CHOICE))
-    count = len(found["learning_rate"])
-    report.note(f"schedules of {count} agent{'s' * (count > 1)}, {CHOICE} trainings of each")
+    report.note(f"schedules of {report.counted(len(found['learning_rate']), 'agent')}, {CHOICE} trainings of each")
     chosen = int(play(found, CHOOSE, CHOICE, compiled=False)["log_loss"].mean(1).argmin())
     agent = Path(config["agent"]).name
     rows = {f"found by {agent}": {name: x[chosen] for name, x in found.items()}}
