@@ -20,6 +20,7 @@ from purerl.runs import (
     milestones,
     optimisation,
     options,
+    populations,
     pretraining,
     text_training,
 )  # fmt: skip
@@ -142,7 +143,8 @@ def plan_of(config: dict[str, Any]) -> Plan:
         except jax.errors.ConcretizationTypeError as error:
             raise ValueError(f"--env-param: the environment uses {', '.join(floats)} as structure, such as in an `if`: "
                              "return it with its parameters from FILE.py:name instead") from error  # fmt: skip
-    check_memory(state, seeds * len(grid))
+    population = populations.population_of(config["population"]) if config.get("population") else None
+    check_memory(state, seeds * len(grid) + bool(population))  # a copy is made of one member after another
     step_size = num_envs * rollout_length
     num_updates = check_updates("--steps", steps, step_size)
     every = updates_per_chunk(config, num_updates, seeds * len(grid) * steps)
@@ -173,6 +175,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
         every=every,
         steps_per_update=step_size,
         files={path: path for path in used},
+        population=population,
     )
     if config["evaluate_every"]:
         sizes = num_updates, every, plan.num_runs
