@@ -21,7 +21,7 @@ from purerl.search.pbt import History, schedule
 SCHEDULE = "schedule.csv"
 
 
-def _announce(search: Search, plan: Plan) -> None:
+def _announce(search: Search, plan: Plan, num_devices: int) -> None:
     population, n = plan.population, plan.num_runs
     assert population is not None
     k = min(max(round(population.fraction * n), 1), n // 2)
@@ -32,7 +32,9 @@ def _announce(search: Search, plan: Plan) -> None:
         f"each, {n * plan.num_updates * plan.steps_per_update:,} in all; {times}, of the lowest {k} and the highest "
         f"{k}, every {population.interval // plan.steps_per_update * plan.steps_per_update:,} steps"
     )
-    report.note(f"a copy is of the whole state, replay included: {short(size / n)}B of {short(size)}B")
+    # the compiler gathers the population on every device
+    more = f", and {short(num_devices * size)}B more during an exchange" if num_devices > 1 else ""
+    report.note(f"a copy is of the whole state, replay included: {short(size / n)}B of {short(size)}B{more}")
 
 
 def _reported(
@@ -60,9 +62,10 @@ def train(search: Search, directory: Path, devices: int | None, save_every: floa
     (member,) = generations.planned(search, points_of(search), directory, None, code)
     generations.create([member], devices)
     plan, found = member.plan, []
-    _announce(search, plan)
+    used = usable_devices(devices, plan.num_runs)
+    _announce(search, plan, len(used))
     with sweeps.as_one(directory, member.directory):
-        used, saved = usable_devices(devices, plan.num_runs), execute.newest(plan, member.directory)
+        saved = execute.newest(plan, member.directory)
         execute.execute(plan, member.directory, used, save_every, saved, partial(_reported, directory, found))
     return _winner(search, directory, plan, member.directory.name, found[-1])
 

@@ -108,7 +108,7 @@ def change(
       iterations, rows: all metrics so far.
       broken: bool `[R]`, the runs whose state is not finite.
     """
-    at, population = iterations[-1], plan.population
+    at, population = int(iterations[-1]), plan.population
     scores = _scores(plan, iterations, rows, broken)
     # neither a key of training nor one of an evaluation
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(plan.config["seed"]), 2**31 + 2), at)
