@@ -16,7 +16,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import check_counts, check_functions
+from purerl.arguments import check_counts, check_functions, check_range
 from purerl.core import Array
 from purerl.envs.training_control.data import file_of_package
 
@@ -182,7 +182,8 @@ class Acquisition(Environment):
       observe: `energies_seen` or `zero_filled`, or a function of one's own.
       block, gap: slices, see `blocks`.
     Raises:
-      ValueError: for other images, counts or functions; if no slice is left for test; if nilearn is needed and missing.
+      ValueError: for other images, counts or functions; if no slice is left for test; if nilearn is needed and missing;
+        and at a reset or step for parameters out of range.
     """
 
     name: str = "Acquisition-v0"
@@ -223,7 +224,16 @@ class Acquisition(Environment):
         """The slices that are not in `default_params`."""
         return AcquisitionParams(self._test, self._num_lines)
 
+    def _check(self, params: AcquisitionParams) -> None:
+        check_range("Acquisition", 1, self._size, max_steps_in_episode=params.max_steps_in_episode)
+        shape = np.shape(params.kspace)
+        if len(shape) != 4 or not shape[0] or shape[1:] != (self._size, self._size, 2):
+            raise ValueError(
+                f"Acquisition: kspace has shape {shape}; it must be (M, {self._size}, {self._size}, 2), M images"
+            )
+
     def reset_env(self, key, params):
+        self._check(params)
         image = jax.random.randint(key, (), 0, len(params.kspace), jnp.int32)
         return self.begin(image, params)
 
@@ -234,6 +244,7 @@ class Acquisition(Environment):
 
     def step_env(self, key, state, action, params):
         del key
+        self._check(params)
         energy = line_energies(jnp.asarray(params.kspace)[state.image])
         reward = jnp.where(state.acquired[action], 0.0, energy[action])
         state = AcquisitionState(state.image, state.acquired.at[action].set(True), state.time + 1)

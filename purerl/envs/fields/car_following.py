@@ -59,7 +59,7 @@ class CarFollowing(Environment):
 
     Reference: Bertsekas, 2017, "Dynamic programming and optimal control", volume I, section 3.1.
     Raises:
-      ValueError: when an episode starts, for parameters outside of their ranges.
+      ValueError: at a reset or step, for parameters outside of their ranges.
     """
 
     name: str = "CarFollowing-v0"
@@ -77,6 +77,7 @@ class CarFollowing(Environment):
         return self._see(state, params), state
 
     def step_env(self, key, state, action, params):
+        _check(params)
         a = jnp.clip(jnp.reshape(action, ()), -MAX_ACCELERATION, MAX_ACCELERATION)
         noise = params.leader_noise * jax.random.normal(key, (), state.errors.dtype)
         (e, w), interval = state.errors, params.interval

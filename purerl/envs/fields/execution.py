@@ -62,7 +62,7 @@ class Execution(Environment):
 
     Reference: Almgren & Chriss, 2001, "Optimal execution of portfolio transactions", Journal of Risk 3, section 1.
     Raises:
-      ValueError: when an episode starts, for parameters outside of their ranges.
+      ValueError: at a reset or step, for parameters outside of their ranges.
     """
 
     name: str = "Execution-v0"
@@ -80,6 +80,7 @@ class Execution(Environment):
         return self._see(state, params), state
 
     def step_env(self, key, state, action, params):
+        _check(params)
         time, interval = state.time + 1, params.horizon / params.max_steps_in_episode
         last = time >= params.max_steps_in_episode
         sold = state.left * jnp.where(last, 1.0, jnp.clip(jnp.reshape(action, ()), 0, 1))

@@ -118,7 +118,7 @@ class Highway(Environment):
       frequency: frames per second.
       others_collide: whether vehicles other than the agent's crash into each other.
     Raises:
-      ValueError: for a count that is not positive, or when an episode starts, for parameters outside of their ranges.
+      ValueError: for a count that is not positive, and at a reset or step for parameters outside of their ranges.
     """
 
     name: str = "Highway-v0"
@@ -164,6 +164,7 @@ class Highway(Environment):
 
     def step_env(self, key, state, action, params):
         del key
+        _check(params)
         frame = partial(_frame, params, self._num_lanes, 1 / self._frequency, self._others_collide)
         state = _command(state, action, self._num_lanes)._replace(time=state.time + 1)
         state = jax.lax.fori_loop(0, self._frequency, lambda _, state: frame(state), state)
