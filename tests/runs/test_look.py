@@ -129,7 +129,7 @@ def test_an_episode_as_a_gif(env, whole, tmp_path, monkeypatch, capsys):
     for k in range(image.n_frames):
         image.seek(k)
         frames.append(np.asarray(image.convert("RGB")).astype(int))
-    assert 1 < image.n_frames <= steps and min(frames[0].shape[:2]) >= 300
+    assert 1 < image.n_frames <= steps + 1 and min(frames[0].shape[:2]) >= 300
     assert (frames[0][:-28] != frames[-1][:-28]).any()  # something moves, besides the caption
     assert command("render", a, "--out", tmp_path / "e.gif") == 2
     assert command("render", a, "--number", 9, "--out", tmp_path / "f.gif") == 2

@@ -1,4 +1,12 @@
-"""Optimal execution of a large order (Almgren and Chriss), whose best schedule has a closed form."""
+"""Optimal execution of a large order (Almgren and Chriss), whose best schedule has a closed form.
+
+Prices are in $ per share, times in days; the reward is minus the cost of a trade and of the risk that remains, in $
+per share of the order. Parameters: `ExecutionParams`, by default the example of the paper. `optimal_holdings` is the
+optimum, `optimal_return` its return, -1.150356 by default; `cost` and `schedule_return` judge any schedule, and the
+baseline `even_holdings` sells the same number in every trade.
+
+Reference: Almgren & Chriss, 2001, "Optimal execution of portfolio transactions", Journal of Risk 3.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,12 @@
-"""Recognising digits from a few small glimpses, whose locations are chosen one by one."""
+"""Recognising digits from a few small glimpses, whose locations are chosen one by one.
+
+Locations are in [-1, 1] along each axis of the image; the reward is 1 for the right class after the last glimpse, so
+that the mean return is the accuracy. Parameters: `GlimpsesParams`. No optimum is known: `accuracy_of_whole_images`
+stands for a ceiling (nearest neighbours of whole images: 0.961 on the test digits), `accuracy_of_fixed_glimpses` is
+the baseline whose glimpses do not depend on the image. By default images are the digits of scikit-learn (extra `data`).
+
+Reference: Mnih et al., 2014, arXiv:1406.6247.
+"""
 
 from __future__ import annotations
 

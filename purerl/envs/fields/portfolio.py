@@ -1,4 +1,14 @@
-"""Portfolios of real daily prices, with costs, and baselines that are exact for the same prices."""
+"""Portfolios of real daily prices, with costs, and baselines that are exact for the same prices.
+
+The reward is the logarithm of the growth of wealth on a day, so that a return is log(final wealth / initial wealth);
+prices are in any currency, times in trading days, costs fractions of what is traded. Parameters: `PortfolioParams`.
+Baselines: `buy_and_hold`; `rebalanced` with `best_constant_weights`, the best constant rebalanced portfolio in
+hindsight; and `oracle`, the most that any policy could have earned, with the prices known. By default prices are those
+of `sp500_stocks`, from the package skfolio (extra `data`); `read` reads a CSV file of one's own.
+
+References: Cover, 1991, "Universal portfolios", doi:10.1111/j.1467-9965.1991.tb00002.x; Jiang, Xu & Liang, 2017,
+arXiv:1706.10059.
+"""
 
 from __future__ import annotations
 
@@ -239,6 +249,8 @@ class Portfolio(Environment):
         path = np.cumprod(np.asarray(params.growth)[begin:day, 1:], 0)
         left.plot(np.arange(begin + 1, day + 1), path, linewidth=0.8)
         left.set(xlabel="day", ylabel="price / first price", yscale="log")
+        left.yaxis.set_major_formatter("{x:.3g}")
+        left.yaxis.set_minor_formatter("{x:.3g}")
         right.bar(np.arange(self.num_actions), np.asarray(state.weights), color="tab:blue")
         right.set(xlabel="cash and assets", ylabel="weight", ylim=(0, 1))
         return figure
