@@ -12,7 +12,7 @@ from commands import OWN, command, snapshot, train
 
 import purerl
 from purerl import training
-from purerl.runs import checkpoint, evaluation, execute, plan, plans, plotting, render, report
+from purerl.runs import checkpoint, evaluation, execute, loading, plan, plans, plotting, render, report
 
 
 def test_evaluate_prints_a_row_a_configuration_and_mode(whole, monkeypatch, capsys):
@@ -133,6 +133,14 @@ def test_an_episode_as_a_gif(env, whole, tmp_path, monkeypatch, capsys):
     assert (frames[0][:-28] != frames[-1][:-28]).any()  # something moves, besides the caption
     assert command("render", a, "--out", tmp_path / "e.gif") == 2
     assert command("render", a, "--number", 9, "--out", tmp_path / "f.gif") == 2
+
+
+def test_the_last_state_of_an_episode_is_drawn(small):
+    """In an environment of one step it is all that there is to see."""
+    run = loading.load(small).one(0)
+    states, rewards, count = render.episode(run, jax.random.key(0), 20, greedy=True)
+    assert count == len(rewards) == 1 and [int(state.time) for state in states] == [0, 1]
+    assert states[0].row == states[1].row
 
 
 def test_what_can_not_be_drawn_says_so():

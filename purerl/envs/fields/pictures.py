@@ -22,12 +22,12 @@ def bars(values: Any, names: Sequence[str], limits: tuple[float, float], title: 
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(4, 3), layout="constrained")
+    figure, values = Figure(figsize=(4, 3), layout="constrained"), np.asarray(values, float)
     axes = figure.subplots()
-    axes.bar(np.arange(len(names)), np.asarray(values, float), color=colors)
+    axes.bar(np.arange(len(names)), values, color=colors)
     axes.axhline(0, color="black", linewidth=0.8)
     if len(names) <= MOST_NUMBERS:  # so that one beyond the limits can be read
-        names = [f"{name}\n{x + 0.0:.4g}" for name, x in zip(names, np.asarray(values, float), strict=True)]
+        names = [f"{name}\n{x + 0.0:.4g}" for name, x in zip(names, values, strict=True)]
     axes.set_xticks(np.arange(len(names)), names)
     if not isinstance(colors, str):
         for label, color in zip(axes.get_xticklabels(), colors, strict=True):
