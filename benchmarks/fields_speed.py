@@ -94,7 +94,7 @@ def program(env: Any, env_params: Any, num_envs: int, num_blocks: int = 1) -> tu
         nonlocal carry
         carry = jax.block_until_ready(compiled(count, carry))
 
-    return run, compiled.memory_analysis().temp_size_in_bytes
+    return run, getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0)
 
 
 # --- the packages' own loops ------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from commands import OWN, command, snapshot, train
 
 import purerl
 from purerl import training
+from purerl.envs import registry
 from purerl.runs import checkpoint, evaluation, execute, loading, plan, plans, plotting, render, report
 
 
@@ -133,6 +134,30 @@ def test_an_episode_as_a_gif(env, whole, tmp_path, monkeypatch, capsys):
     assert (frames[0][:-28] != frames[-1][:-28]).any()  # something moves, besides the caption
     assert command("render", a, "--out", tmp_path / "e.gif") == 2
     assert command("render", a, "--number", 9, "--out", tmp_path / "f.gif") == 2
+
+
+FIELDS = [name for name, maker in registry.OWN.items() if maker.__module__.startswith("purerl.envs.fields")]
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("env", FIELDS)
+def test_environments_of_the_fields_are_trained_evaluated_and_drawn(env, tmp_path, capsys):
+    from PIL import Image
+
+    try:
+        purerl.make(env)
+    except ValueError as error:
+        pytest.skip(str(error))
+    run = tmp_path / "run"
+    assert train(run, agent=f"{OWN}:untrained", env=env, seeds=1, steps=64, chunks=1) == 0
+    assert command("evaluate", run, "--episodes", 4) == 0
+    assert command("render", run, "--stochastic", "--max-steps", 12) == 0
+    steps = int(re.search(r"episode of (\d+) step", capsys.readouterr().err)[1])
+    image = Image.open(run / "episode.gif")
+    assert 1 < image.n_frames <= steps + 1 and min(image.size) >= 200
+    first = np.asarray(image.convert("RGB")).astype(int)
+    image.seek(image.n_frames - 1)
+    assert (np.asarray(image.convert("RGB"))[:-28] != first[:-28]).any()  # not the caption alone
 
 
 def test_the_last_state_of_an_episode_is_drawn(small):
