@@ -4,9 +4,10 @@
     python benchmarks/fields_speed.py [--only Highway] [--envs 1,64,4096,65536] [--rounds 3] [--memory 4]
 
 One process on one core. N environments act at random in one compiled loop that draws actions, steps, and resets where
-an episode ended; each number is the best of the rounds, each of a quarter of a second or more. Compiling is not in it.
-Where N environments would need more memory for a step than `--memory`, in GB, they act in blocks, one block after
-another in the same program; the table says how many.
+an episode ended; each number is the best of the rounds, each of a quarter of a second or more; there are fewer rounds
+where one step of all environments takes seconds, and no number where it would take more than 40. Compiling is not
+counted. Where N environments would need more memory for a step than `--memory`, in GB, they act in blocks, one block
+after another in the same program; the table says how many.
 
 The packages' own loops run in the same process: highway-env's `step` with random actions and its reset at the end of an
 episode; stockpyl's `simulation` under the optimal (s, S) and echelon base-stock policies, without its checks. Writes
@@ -42,25 +43,33 @@ from purerl.envs.fields import highway, inventory
 from purerl.runs.devices import set_up_jax
 
 RESULTS = Path(__file__).parent / "results" / "fields_speed"
-SECONDS = 0.25  # of a timed call, at least
+SECONDS, LONGEST = 0.25, 6.0  # of a timed call, at least; of all of them, but for the last one
+TOO_LONG = 40.0  # seconds of a single step of all environments
 
 Run = Callable[[int], Any]  # takes so many steps
 
 
 def best(run: Run, rounds: int) -> tuple[float, int]:
-    """The least seconds per step of a function, and the steps of a timed call; its first call is not counted."""
+    """The least seconds per step of a function, and the steps of a timed call.
+
+    The first call is not counted, unless one step takes so long that there is no other.
+    """
 
     def timed(count: int) -> float:
         begin = time.perf_counter()
         run(count)
         return time.perf_counter() - begin
 
-    timed(1)
+    if (elapsed := timed(1)) > LONGEST:
+        return elapsed, 1
     count, elapsed = 1, timed(1)
     while elapsed < SECONDS:
         count = math.ceil(count * min(1.3 * SECONDS / elapsed, 100))
         elapsed = timed(count)
-    return min(elapsed, *(timed(count) for _ in range(rounds - 1))) / count, count
+    times = [elapsed]
+    while len(times) < rounds and sum(times) < LONGEST:
+        times.append(timed(count))
+    return min(times) / count, count
 
 
 # --- purerl -----------------------------------------------------------------------------------------------------------
@@ -166,7 +175,7 @@ class Row(NamedTuple):
     reference: Callable[[], Run] | None = None
 
 
-def rows() -> list[Row]:
+def every() -> list[Row]:
     """Every environment of `purerl.envs.fields`, and the fast variant of the highway."""
     own = [name for name, maker in registry.OWN.items() if maker.__module__.startswith("purerl.envs.fields")]
     known = {
@@ -190,6 +199,9 @@ def measure(row: Row, sizes: list[int], rounds: int, limit: float, said: Callabl
     measured, bytes_each = [], 0.0
     for num_envs in sizes:
         num_blocks = 1
+        if measured and num_envs / measured[-1]["steps_per_second"] > TOO_LONG:
+            said()
+            continue
         while bytes_each * num_envs / num_blocks > limit and num_blocks < num_envs:
             num_blocks *= 2
         run, memory = program(env, env_params, num_envs, num_blocks)
@@ -216,9 +228,11 @@ def table(results: list[dict[str, Any]], sizes: list[int]) -> str:
     heads = ["environment", *(f"N = {size:,}" for size in sizes), "package", "its steps/s", "N = 1 over it", "best"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for result in results:
-        paces = [row["steps_per_second"] for row in result["rows"]]
-        blocks = [f" ({row['blocks']} blocks)" if row["blocks"] > 1 else "" for row in result["rows"]]
-        cells = [result["name"], *(short(pace) + block for pace, block in zip(paces, blocks, strict=True))]
+        rows = {row["num_envs"]: row for row in result["rows"]}
+        paces = [row["steps_per_second"] for row in rows.values()]
+        blocks = lambda row: f" ({row['blocks']} blocks)" if row["blocks"] > 1 else ""
+        of = lambda size: short(rows[size]["steps_per_second"]) + blocks(rows[size]) if size in rows else "-"
+        cells = [result["name"], *map(of, sizes)]
         if pace := result.get("package_steps_per_second"):
             cells += [result["package"], short(pace), f"{short(paces[0] / pace)} x", f"{short(max(paces) / pace)} x"]
         else:
@@ -237,9 +251,9 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=4.0, help="GB for a step, at most [4]")
     parser.add_argument("--dir", type=Path, default=RESULTS, help="folder of the JSON and the table")
     given = parser.parse_args()
-    chosen = [row for row in rows() if given.only in row.name]
+    chosen = [row for row in every() if given.only in row.name]
     if not chosen:
-        parser.error(f"--only: no environment contains {given.only!r}; there are {', '.join(x.name for x in rows())}")
+        parser.error(f"--only: no environment contains {given.only!r}; there are {', '.join(x.name for x in every())}")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     set_up_jax()
