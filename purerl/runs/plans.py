@@ -102,7 +102,10 @@ def plan_of(config: dict[str, Any]) -> Plan:
         raise ValueError(f"--env-param: {config_class.__name__} has a hyperparameter {clash[0]}; rename it")
     extended = env_parameters.extended(config_class, tuple(floats)), {**values, **of_environment}
     grid, swept, labels = points_of(*extended, config["points"]) if config.get("points") else grid_of(*extended)
-    worlds = [env_parameters.of_hp(env_params, hp) for hp in grid] if floats else [env_params]
+    values_of = lambda hp: tuple(getattr(hp, name) for name in of_environment)
+    worlds = list({values_of(hp): env_parameters.of_hp(env_params, hp) for hp in grid}.values())
+    if config["env_param"]:
+        env_parameters.check_worlds(env, worlds)
     env_params, spaces = worlds[0], {repr(_bounds(env.action_space(world))) for world in worlds}
     if len(spaces) > 1:
         raise ValueError(f"--env-param: {', '.join(floats)} changes the space of actions; give one value at a time")
