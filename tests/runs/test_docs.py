@@ -16,7 +16,13 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line.split("#")[0].strip() for kind, text in BLOCKS if kind == "bash" for line in text.split("\n") if line]
 
-
+HOW_TO = [
+    line.removesuffix("&")
+    for page in sorted(ROOT.glob("docs/howto/*.md"))
+    for text in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    for line in text.split("\n")
+    if line.startswith("purerl ")
+]
 TRAIN = [line for line in COMMANDS if "/purerl train " in line and "--help" not in line]
 
 
@@ -31,7 +37,7 @@ def test_commands_of_the_readme_are_valid(line, tmp_path, monkeypatch):
     assert command(*shlex.split(line)[1:]) == 0 and len(planned) == 1
 
 
-@pytest.mark.parametrize("line", [c for c in COMMANDS if "/purerl " in c and "/purerl train " not in c])
+@pytest.mark.parametrize("line", [c for c in COMMANDS if "/purerl " in c and "/purerl train " not in c] + HOW_TO)
 def test_other_commands_of_the_readme_parse(line):
     found, (name, *arguments) = cli.purerl_command, shlex.split(line)[1:]
     while isinstance(found, click.Group):

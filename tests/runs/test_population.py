@@ -221,6 +221,15 @@ def test_the_winner_and_its_schedule(evolved, monkeypatch):
     final = files.read_config(directory / "final")
     assert final["seed"] == 3 and final["seeds"] == 3 and "population" not in final
     assert len(rows) > 1 and final["horizons"] == [{"iteration": at // BLOCK, "rate": x} for at, x in rows]
+    metrics = files.read_metrics(directory / "population" / "metrics.csv", N)
+    counts, returns = metrics.columns["episodes"], metrics.columns["episode_return"]
+    total, count, member, g = 0.0, 0, best, 3
+    for k in reversed(range(len(metrics.iterations))):  # back through the ancestors
+        if g and metrics.iterations[k] <= (5, 10, 15)[g - 1]:
+            g, member = g - 1, int(found["parent"][g - 1, member])
+        if count < 100:
+            total, count = total + counts[k, member] * returns[k, member], count + counts[k, member]
+    assert np.isclose(winner["score"], total / count)
     assert winner["final_scores"] == sweeps.panel(directory / "final").curves[0].final.tolist()
     planned = []
     monkeypatch.setattr(execute, "train", lambda plan, **_: planned.append(plan))
