@@ -365,6 +365,25 @@ def test_bad_input_is_one_line_and_leaves_nothing(given, said, tmp_path, capsys)
     assert not (tmp_path / "a").exists()
 
 
+def test_an_agent_with_an_option_of_the_search_is_one_line(tmp_path, capsys):
+    (tmp_path / "own.py").write_text(OWN.read_text() + CLASH)
+    assert evolve(tmp_path / "a", agent=f"{tmp_path}/own.py:clash") == 2
+    assert "interval is an option of every search and of the agent" in capsys.readouterr().err
+
+
+CLASH = """
+
+@purerl.config
+class Clash:
+    interval: float = purerl.option(0.5, "a float")
+
+
+@purerl.declare(purerl.POLICY_GRADIENT, Clash(), num_envs=4, rollout_length=8)
+def clash(network, policy, hp=Clash()):
+    return mine(network, policy)
+"""
+
+
 def test_a_config_that_is_no_population_is_one_line(evolved, tmp_path, capsys):
     shutil.copytree(evolved[0], tmp_path / "a")
     file = tmp_path / "a" / "population" / "config.json"
