@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from purerl import training
 from purerl.runs import checkpoint, files, learned, loggers, milestones, populations, report
 from purerl.runs.devices import usable_devices
 from purerl.runs.plan import Plan, Watch, like
@@ -280,7 +281,7 @@ def _begin(
     devices_per_seed: int = 1,
 ) -> None:
     """Create a new directory, and train in it from the start."""
-    _check_set_up(plan, devices)
+    _check_set_up(plan, devices, devices_per_seed)
     processes.by_first(create, plan, directory, devices, start, devices_per_seed)
     with _locked(directory):
         _announce(plan, devices)
@@ -288,8 +289,11 @@ def _begin(
         execute(plan, directory, devices, save_every, saved, devices_per_seed=devices_per_seed)
 
 
-def _check_set_up(plan: Plan, devices: list[Any]) -> None:
-    """Raise a ValueError unless all processes have the same plan, versions, flags and files."""
+def _check_set_up(plan: Plan, devices: list[Any], devices_per_seed: int) -> None:
+    """Raise a ValueError unless the environments can be split, and all processes have the same plan and versions."""
+    if devices_per_seed > 1:
+        make = training.batch(plan.make, devices, bool(plan.config.get("isolate_seeds")), devices_per_seed)
+        jax.eval_shape(lambda keys: make(plan.grid[0]).init(keys), plan.keys[np.zeros(len(devices), int)])
     if processes.count() > 1:
         here = ("processor", "system", "commit")  # may differ from machine to machine
         made = {k: x for k, x in files.made_with(devices, plan.num_runs, plan.files).items() if k not in here}
@@ -336,7 +340,8 @@ def resume(
       ValueError: if the directory holds no run, or the arguments do not fit it.
     """
     plan, manifest = plan_of_directory(directory, code=code), files.read_manifest(directory)
-    if processes.count() > 1 and (plan.env is None or plan.config.get("text") or plan.config.get("inner")):
+    others = plan.env is None or plan.population or plan.config.get("text") or plan.config.get("inner")
+    if processes.count() > 1 and others:
         raise ValueError(f"--distributed is for runs of `purerl train`; {directory} is another one")
     each = devices_per_seed or manifest["made_with"].get("devices_per_seed", 1)
     with _locked(directory):
@@ -350,7 +355,7 @@ def resume(
         if steps is not None or anneal_steps is not None:
             plan = _longer(plan, first, steps, anneal_steps)
         used = usable_devices(devices, plan.num_runs, each)
-        _check_set_up(plan, used)
+        _check_set_up(plan, used, each)
         differs = files.differences(manifest["made_with"], files.made_with(used, plan.num_runs, plan.files, each))
         elsewhere = {"code": str(Path(code).resolve())} if code not in (None, COPIES) else {}
         writes = processes.is_first()

@@ -387,7 +387,7 @@ def any_of(*flags: bool) -> list[bool]:
     """Of each flag whether it is set in any process."""
     own = np.asarray(flags, np.int32)
     rows = own if count() == 1 else multihost_utils.process_allgather(own)
-    return np.asarray(rows).reshape(-1, len(flags)).any(0).tolist()
+    return [bool(x) for x in np.asarray(rows).reshape(-1, len(flags)).any(0)]
 
 
 def by_first(function: Callable, *args: Any) -> None:

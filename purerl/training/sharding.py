@@ -123,6 +123,11 @@ def _batch(
     return make_batch
 
 
+def mesh_of(devices: Sequence[Any], devices_per_run: int) -> Mesh:
+    """Groups of devices, each of which shares the environments of some runs."""
+    return Mesh(np.array(devices).reshape(-1, devices_per_run), ("runs", "envs"))
+
+
 def layout_of(state: LearnerState, devices: Sequence[Any], devices_per_run: int | None = None) -> LearnerState:
     """The sharding of every leaf of a learner's state whose environments are split over devices.
 
@@ -142,7 +147,7 @@ def layout_of(state: LearnerState, devices: Sequence[Any], devices_per_run: int 
             f"{runs} runs of {each} devices each, on {len(devices)} devices: the runs must be a multiple of the groups "
             "of devices"
         )
-    mesh = Mesh(np.array(devices).reshape(-1, each), ("runs", "envs"))
+    mesh = mesh_of(devices, each)
     run = () if devices_per_run is None else ("runs",)
     whole, split = NamedSharding(mesh, P(*run)), NamedSharding(mesh, P(*run, "envs"))
     everywhere = jax.tree.map(lambda _: whole, state)
@@ -158,7 +163,8 @@ def _split(make: Callable[[Any], Learner], devices: tuple[Any, ...], devices_per
         learner = together(hp)
 
         def step(state):
-            state, sums = learner.step(state)
+            with jax.sharding.use_abstract_mesh(mesh_of(devices, devices_per_run).abstract_mesh):
+                state, sums = learner.step(state)
             return placed(state), sums
 
         return Learner(lambda keys: placed(learner.init(keys)), step)

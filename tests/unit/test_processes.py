@@ -146,7 +146,7 @@ def test_signs_of_life(pair):
     """A peer that is silent is lost after the timeout, and one that speaks is not."""
     group, other = pair
     group.timeout, begin = 1.0, time.monotonic()
-    watching = threading.Thread(target=group.watch)
+    watching = threading.Thread(target=group.watch, daemon=True)
     watching.start()
     for _ in range(6):
         time.sleep(0.25)
