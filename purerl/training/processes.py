@@ -387,7 +387,7 @@ def any_of(*flags: bool) -> list[bool]:
     """Of each flag whether it is set in any process."""
     own = np.asarray(flags, np.int32)
     rows = own if count() == 1 else multihost_utils.process_allgather(own)
-    return [bool(x) for x in np.asarray(rows).reshape(-1, len(flags)).any(0)]
+    return list(map(bool, np.ravel(np.atleast_2d(rows).any(axis=0))))
 
 
 def by_first(function: Callable, *args: Any) -> None:
