@@ -272,8 +272,8 @@ def distributed(where: str | None = None, timeout: float = 60.0) -> None:
     """Make this process one of several that train together; call it in each of them, before jax is used.
 
     Afterwards `jax.devices()` are the devices of all processes. Each executes the same program: the same `batch(make,
-    jax.devices())` and the same `run`, whose metrics `to_host` collects; `is_first` says which one writes. At the end each
-    waits for the others; an exception that is not caught ends them all.
+    jax.devices())` and the same `run`, whose metrics `to_host` collects; `is_first` says which one writes. At the end
+    each waits for the others; an exception that is not caught ends them all.
 
     Args:
       where: "HOST:PORT,PROCESS/PROCESSES", such as "10.0.0.1:1234,0/2": the address of process 0, the number of this
