@@ -199,7 +199,7 @@ class Sampler:
             FloatDistribution=lambda low, high, log: lambda n: (low * high) ** 0.5 * 1.5**n if log else low,
         )
         self.samplers = SimpleNamespace(TPESampler=lambda **_: None)
-        self.storages = SimpleNamespace(RDBStorage=lambda url: url)
+        self.storages = SimpleNamespace(RDBStorage=lambda url, **_: url)
         self.logging = SimpleNamespace(WARNING=0, set_verbosity=lambda level: None)
 
     def create_study(self, **_):
