@@ -59,13 +59,10 @@ def _database(optuna: Any, url: str) -> Any:
     if url.startswith("postgresql"):
         url = re.sub("^postgresql:", "postgresql+psycopg:", url)  # which driver is the default depends on SQLAlchemy
         how["connect_args"] = PATIENCE
-    for attempt in range(1, OPENINGS + 1):
-        try:
+    for _ in range(OPENINGS - 1):
+        with contextlib.suppress(*_errors("ProgrammingError", "IntegrityError")):  # others create the same tables
             return optuna.storages.RDBStorage(url, engine_kwargs=how)
-        except _errors("ProgrammingError", "IntegrityError"):  # another process was creating the same tables
-            if attempt == OPENINGS:
-                raise
-    raise AssertionError
+    return optuna.storages.RDBStorage(url, engine_kwargs=how)
 
 
 def _storage(optuna: Any, where: str) -> Any:
