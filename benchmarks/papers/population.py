@@ -202,9 +202,7 @@ ARMS = {
     "random": Arm("random search", population(designs.random)),
     "sobol": Arm("Sobol points", population(designs.sobol)),
     "halving": Arm("successive halving", halved),
-    "pbt-factors": Arm(
-        "population-based training, factors 0.8 or 1.2", population(designs.random, pbt.exchange(SPACE))
-    ),
+    "pbt-factors": Arm("PBT with factors 0.8 or 1.2", population(designs.random, pbt.exchange(SPACE))),
     "sobol-annealed": Arm("Sobol points, learning rate annealed", population(designs.sobol), annealed=True),
 }
 
@@ -304,7 +302,7 @@ def rows(task: str) -> Iterator[str]:
         cells = ["", "", ""]
         if name != "pbt" and both:
             low, high = interval(both)
-            verdict = "PBT better" if low > 0 else "PBT worse" if high < 0 else "not apart"
+            verdict = "better" if low > 0 else "worse" if high < 0 else "not apart"
             won = f"{sum(x > 0 for x in both)} of {len(both)}"
             cells = [f"{np.mean(both):.2f} [{low:.2f}, {high:.2f}]", won, verdict]
         yield (
@@ -317,22 +315,21 @@ def picture() -> None:
     """Best scores during the search, final performance with intervals, and the schedules of PBT's best members."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(len(TASKS), 2 + len(SPACE), figsize=(20, 3.1 * len(TASKS)), layout="constrained")
+    figure, axes = plt.subplots(len(TASKS), 2 + len(SPACE), figsize=(20, 3.4 * len(TASKS)), layout="constrained")
     for task, (search, final, *panels) in zip(TASKS, axes, strict=True):
         for i, (name, arm) in enumerate(ARMS.items()):
             found, color = records(task, name), f"C{i}"
             if not found:
                 continue
             best = np.array([x["best"] for x in found], float)  # NaN before the first episode has finished
-            at = np.arange(1, GENERATIONS + 1) * found[0]["steps"] / GENERATIONS
+            at = np.arange(1, GENERATIONS + 1) * found[0]["steps"] / GENERATIONS / 1000
             search.plot(at, np.nanmean(best, 0), color, label=arm.about)
             values = [fresh(x) for x in found]
             low, high = interval(values)
             final.plot(np.full(len(values), i), values, ".", color=color, alpha=0.5)
             final.errorbar(i + 0.25, np.mean(values), [[np.mean(values) - low], [high - np.mean(values)]], fmt="o",
                            color=color, capsize=3)  # fmt: skip
-        search.set(title=f"{task}: best score in the search", xlabel="steps of a member")
-        search.legend(fontsize=6)
+        search.set(title="best score in the search", xlabel="thousands of steps of a member", ylabel=task)
         final.set_title("on fresh seeds, 95 %")
         final.set_xticks(range(len(ARMS)), ARMS, rotation=30, fontsize=7)
         for (name, dimension), panel in zip(SPACE.items(), panels, strict=True):
@@ -341,21 +338,34 @@ def picture() -> None:
                 panel.step(range(1, GENERATIONS + 1), values, f"C{j % 10}", where="mid", linewidth=1)
             panel.set(title=f"PBT: {name}", xlabel="generation", ylim=dimension[:2])
             panel.set_yscale("log" if dimension.log else "linear")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(ARMS))
     figure.savefig(PICTURE, dpi=90)
     plt.close(figure)
 
 
-def verdicts() -> Iterator[str]:
-    """A line for each task: what PBT is better than, worse than, and not apart from."""
-    for task in TASKS:
-        of: dict[str, list[str]] = {}
-        for row in rows(task):
-            name, verdict = row.split(" | ")[1], row.split(" | ")[-2]
-            if verdict.strip():
-                of.setdefault(verdict.strip(), []).append(name)
-        said = ", ".join(f"{verdict}: {'; '.join(names)}" for verdict, names in of.items())
-        if said:
-            yield f"- {task}: {said}."
+def conclusions(task: str) -> Iterator[str]:
+    """What PBT is better than, worse than and not apart from, and which arms have too few repetitions."""
+    of: dict[str, list[str]] = {"better than": [], "worse than": [], "not apart from": []}
+    for row in rows(task):
+        about, verdict = row.split(" | ")[1], row.split(" | ")[-2]
+        for name in of:
+            if verdict and name.startswith(verdict):
+                of[name].append(about)
+    said = "; ".join(f"{verdict} {', '.join(names)}" for verdict, names in of.items() if names)
+    found = {name: records(task, name) for name in ARMS}
+    if said:
+        (policy, again_), (policy_random, again_random) = (
+            (np.mean([x["policy"] for x in found[name]]), np.mean([fresh(x) for x in found[name]]))
+            for name in ("pbt", "random")
+        )
+        yield f"- {task}: by the intervals of the paired differences PBT is {said}."
+        yield (
+            f"- {task}: the policy of PBT's best member has {policy:.1f}, its schedule on fresh seeds {again_:.1f}; of "
+            f"random search these are {policy_random:.1f} and {again_random:.1f}."
+        )
+    few = ", ".join(f"{ARMS[name].about} ({len(x)})" for name, x in found.items() if len(x) < SEEDS)
+    if few:
+        yield f"- {task}: missed, {SEEDS} repetitions of {few}."
 
 
 def write_report() -> None:
@@ -394,9 +404,7 @@ def write_report() -> None:
             "",
             f"![search, final performance and PBT's schedules]({PICTURE.name})",
             "",
-            "What the intervals of the paired differences say:",
-            "",
-            *verdicts(),
+            *(line for task in TASKS for line in conclusions(task)),
             "",
             LIMITS,
         ]
