@@ -75,7 +75,7 @@ def server():
     for name in ("initdb", "pg_ctl"):
         if program(name) is None:
             pytest.skip(f"PostgreSQL's {name} is not installed: neither on the search path nor in {DEBIAN}")
-    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:  # a socket's path is short
+    with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as folder:  # a socket's path is short
         running = Server(Path(folder))
         running.start()
         try:
