@@ -3369,9 +3369,23 @@ FAULTS = [
     Fault(
         "A study of another agent is worked on",
         "runs/studies.py",
-        "elif found != wanted:",
-        "elif False:",
+        "if found not in (None, wanted):",
+        "if False:",
         ("runs/test_tune.py::test_a_sampler_that_learns_is_asked_and_told_by_generation",),
+    ),
+    Fault(
+        "The password of a database is shown",
+        "runs/studies.py",
+        'return re.sub(r"(://[^:/@]*):.*@", r"\\1:***@", where)',
+        "return where",
+        ("runs/test_tune.py::test_a_database_that_cannot_be_opened_is_named_without_its_password",),
+    ),
+    Fault(
+        "A server that is silent is waited for without bound",
+        "runs/studies.py",
+        'how["connect_args"] = PATIENCE',
+        'how["connect_args"] = {}',
+        ("runs/test_tune.py::test_a_database_that_cannot_be_opened_is_named_without_its_password",),
     ),
     Fault(
         "An interval is accepted where structure is meant",
