@@ -1,0 +1,43 @@
+"""Configuration of Sphinx: pages in Markdown, and those that `generate` makes of the package's own data."""
+
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+sys.path[:0] = [str(DOCS), str(DOCS.parent)]
+
+import generate  # noqa: E402
+
+import purerl  # noqa: E402
+
+project, author, release = "purerl", "the authors of purerl", purerl.__version__
+copyright = "the authors of purerl, Apache License 2.0"
+extensions = ["myst_nb", "sphinx.ext.viewcode", "sphinx-mathjax-offline", "sphinx_copybutton", "sphinx_design"]
+exclude_patterns = ["_build"]
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", ".*")]  # types of other packages, in signatures; links are MyST's, and checked by it
+
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
+myst_heading_anchors = 4
+nb_execution_mode = "off"  # notebooks are shown with the outputs that they hold; CI executes them
+nb_merge_streams = True
+nb_output_stderr = "remove"
+
+html_theme = "furo"
+html_title = "purerl"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sphinx = False
+python_use_unqualified_type_names = True
+suppress_warnings = ["ref.python"]  # types of one name in several modules, where a module has it for checkers only
+maximum_signature_line_length = 88
+viewcode_line_numbers = True
+pygments_style, pygments_dark_style = "tango", "github-dark"
+copybutton_prompt_text = ">>> "
+
+
+def setup(app):
+    """Write the generated pages before any page is read; link names in code to what they name."""
+    app.connect("builder-inited", lambda app: generate.pages(DOCS))
+    app.add_post_transform(generate.Names)

@@ -1,0 +1,66 @@
+"""The pages that people write, the README among them, and what they show: blocks of Python, and commands."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+GENERATED = (
+    "_build",
+    "agents",
+    "environments",
+    "api",
+    "results",
+    "notebooks",
+)  # folders of docs/ that its build writes
+CHECKED = ("python", "bash")
+LIKE_THEM = ("py", "python3", "pycon", "sh", "shell", "console", "zsh", "{code", "{code-block", "{code-cell")
+
+
+class Page(NamedTuple):
+    """A page, and its fenced blocks, each with its language."""
+
+    name: str
+    text: str
+    blocks: list[tuple[str, str]]
+
+
+def page(path):
+    """A page of the repository."""
+    text = path.read_text(encoding="utf-8")
+    found = re.findall(r"^( *)```([^\s`}]+)[^\n]*\n(.*?)^\1```$", text, re.DOTALL | re.MULTILINE)
+    blocks = [(kind, "\n".join(line.removeprefix(by) for line in block.split("\n"))) for by, kind, block in found]
+    return Page(path.relative_to(ROOT).as_posix(), text, blocks)
+
+
+def pages():
+    """The README, and every page of docs/ that is not generated."""
+    written = [p for p in (ROOT / "docs").rglob("*.md") if p.relative_to(ROOT / "docs").parts[0] not in GENERATED]
+    return [page(path) for path in (ROOT / "README.md", *sorted(written))]
+
+
+def python(page):
+    """The page's Python, as one program."""
+    return "\n".join(block for kind, block in page.blocks if kind == "python")
+
+
+def commands(page):
+    """The page's commands: lines of ```bash without their comments, joined where a backslash ends them."""
+    text = "\n".join(block for kind, block in page.blocks if kind == "bash").replace("\\\n", " ")
+    lines = (re.split(r"(?:^|\s)#", line)[0].strip() for line in text.split("\n"))
+    return [line for line in lines if line]
+
+
+def purerl(page):
+    """The commands of the command line, each as its arguments, variables of the shell before it left out."""
+    found = (re.match(r"(?:\w+=\S* )*(?:\S*/)?purerl (.*)", line) for line in commands(page))
+    return [match[1] for match in found if match]
+
+
+def write_files(page, folder):
+    """Write the files that commands name as FILE.py:NAME: the blocks that define NAME."""
+    for file, name in re.findall(r"(?<![\w/])(\w+\.py):(\w+)", "\n".join(commands(page))):
+        defined = re.compile(rf"^(class|def) {name}\b", re.MULTILINE)
+        for kind, block in page.blocks:
+            if kind == "python" and defined.search(block):
+                (folder / file).write_text(block)
