@@ -38,6 +38,7 @@ copybutton_prompt_text = ">>> "
 
 
 def setup(app):
-    """Write the generated pages before any page is read; link names in code to what they name."""
+    """Write the generated pages before any page is read; change links of files to those of pages; link names in code to what they name."""
     app.connect("builder-inited", lambda app: generate.pages(DOCS))
+    app.connect("source-read", generate.reread)
     app.add_post_transform(generate.Names)

@@ -554,6 +554,13 @@ def pages(docs: Path) -> None:
         make(docs)
 
 
+def reread(app: Any, name: str, content: list[str]) -> None:
+    """Change the links of a written page, which are those of the repository, to those of the site."""
+    path = Path(app.env.doc2path(name))
+    if path.suffix == ".md":
+        content[0] = relinked(content[0], path, path, Path(app.srcdir))
+
+
 class Names(SphinxPostTransform):
     """Names in code, such as `losses.squared` or `ppo`, become links to what they name."""
 
