@@ -6,6 +6,7 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent)]
 
+import docstrings  # noqa: E402
 import generate  # noqa: E402
 
 import purerl  # noqa: E402
@@ -39,5 +40,5 @@ copybutton_prompt_text = ">>> "
 
 def setup(app):
     """Write the generated pages before any page is read; link names in code to what they name."""
-    app.connect("builder-inited", lambda app: generate.pages(DOCS))
-    app.add_post_transform(generate.Names)
+    app.connect("builder-inited", lambda app: generate.pages())
+    app.add_post_transform(docstrings.Names)
