@@ -13,6 +13,7 @@ from docutils import nodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
 SECTION = re.compile(r"(Args|Returns|Raises|Limits|References?):(.*)")
+ENTRY = re.compile(r"`[^`]+`|[a-z_]\w*(, \w+)*: ")  # how every line of a list begins that has no bullets
 TEXT = ("Returns", "Limits", "Reference", "References")  # of these sections the body is text, of the others a list
 
 
@@ -28,8 +29,8 @@ def first_line(docstring: str | None) -> str:
 
 
 def items(lines: list[str]) -> Iterator[str]:
-    """The entries of a section as items of a list; a line may hold several, two spaces apart."""
-    for entry in re.split(r"\n(?! )|(?<=[.;])  (?=\w[\w, ]*: )", "\n".join(line[2:] for line in lines)):
+    """Entries as items of a list; a line may hold several, two spaces apart, and continues on indented ones."""
+    for entry in re.split(r"\n(?! )|(?<=[.;])  (?=\w[\w, ]*: )", "\n".join(lines)):
         name, colon, rest = " ".join(entry.split()).partition(": ")
         if colon and re.fullmatch(r"\w+(, \w+)*", name):
             name = ", ".join(f"`{x}`" for x in name.split(", "))
@@ -60,14 +61,23 @@ def markdown(docstring: str | None) -> str:
         if section := SECTION.fullmatch(line):
             name, rest = section[1], section[2].strip()
             body = take(lambda x: x.startswith("  "))
-            text = [" ".join([rest, *(x.strip() for x in body)])] if name in TEXT else [rest, "", *items(body)]
+            text = (
+                [" ".join([rest, *(x.strip() for x in body)])]
+                if name in TEXT
+                else [rest, "", *items([x[2:] for x in body])]
+            )
             out += ["", f"**{name}** {linked(text[0])}", *text[1:], ""]
         elif line.startswith(">>> "):
             out += ["", "````pycon", line, *take(str.strip), "````"]
         elif line.startswith("    ") and not (out and out[-1].strip()):
             out += block([line, *take(lambda x: x.startswith("    ") or not x.strip())])
+        elif not line.strip():
+            out.append("")
         else:
-            out.append(linked(line))
+            text = [line, *take(lambda x: x.strip() and not SECTION.fullmatch(x) and not x.startswith(">>> "))]
+            heads = [x for x in text if not x.startswith(" ")]
+            listed = all(map(ENTRY.match, heads)) and (len(heads) > 1 or not line.startswith("`"))
+            out += items(text) if listed else map(linked, text)
     return "\n".join(out)
 
 

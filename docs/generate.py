@@ -115,19 +115,25 @@ def fields(value: Any, node: ast.ClassDef) -> Iterator[tuple[str, str, str, str]
             yield f"`{name}`", f"`{ast.unparse(x.annotation)}`", default, comment
 
 
-def described(name: str, value: Any) -> dict[str, Any]:
-    """What a template needs of a public object: its kind, signature, docstring, fields and methods."""
-    module = getattr(value, "__module__", None) or ""
-    known = inspect.isclass(value) or inspect.isroutine(value)
-    kinds = ast.FunctionDef | ast.ClassDef
-    found = (
-        (x for x in ast.walk(source(module)[0]) if isinstance(x, kinds) and x.name == value.__name__) if known else ()
-    )
-    node = next(iter(found), None)
-    about = {"title": name, "docstring": node and ast.get_docstring(node), "fields": [], "members": []}
-    if node is None:
-        return {**about, "kind": "data", "canonical": ""}
-    about["canonical"] = f"{module}.{value.__qualname__}"
+def definition(module: str, name: str) -> Any:
+    """Where a module defines a function, a class or a constant; None if it does not."""
+    for x in ast.walk(source(module)[0]):
+        named = getattr(x, "name", None) or (isinstance(x, ast.Assign) and ast.unparse(x.targets[0]))
+        if named == name and isinstance(x, ast.FunctionDef | ast.ClassDef | ast.Assign):
+            return x
+    return None
+
+
+def described(name: str, value: Any, on: str) -> dict[str, Any]:
+    """What a template needs of a public object, on the page of a module: signature, docstring, fields and methods."""
+    known = inspect.isclass(value) or inspect.isfunction(value)
+    module = value.__module__ if known else on
+    node = definition(module, value.__name__ if known else name)
+    about = {"title": name, "canonical": "", "value": "", "docstring": "", "fields": [], "members": []}
+    if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+        text = ast.unparse(node.value) if node else ""
+        return {**about, "kind": "data", "value": text if len(text) < 100 else ""}
+    about |= {"docstring": ast.get_docstring(node), "canonical": f"{module}.{value.__qualname__}" if known else ""}
     if isinstance(node, ast.FunctionDef):
         return {**about, "kind": "function", "title": name + signature(module, node).removeprefix(node.name)}
     for x in node.body:
@@ -173,7 +179,7 @@ def api() -> None:
     names = [x.value.__name__ for x in found]
     objects = {f"{x.value.__name__}.{key}" for x in found for key in x.names}
     for module, keys in found:
-        about = [described(key, getattr(module, key)) for key in keys]
+        about = [described(key, getattr(module, key), module.__name__) for key in keys]
         rows = [(f"`{module.__name__}.{key}`", first_line(x["docstring"])) for key, x in zip(keys, about, strict=True)]
         inside = [x for x in names if x.rpartition(".")[0] == module.__name__]
         data = {"name": module.__name__, "docstring": module.__doc__, "objects": objects, "inside": inside}
@@ -241,7 +247,7 @@ def agent(name: str) -> None:
         name=name,
         docstring=module.__doc__,
         environment=TRAINED_IN[family],
-        make=described(name, make),
+        make=described(name, make, module.__name__),
         config=config.__name__,
         base=config.__mro__[1].__name__,
         own=rows_of([x for x in fields if x.name in config.__annotations__], config),
