@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from docutils import nodes
+from equations import is_equation, tex
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
 SECTION = re.compile(r"(Args|Returns|Raises|Limits|References?):(.*)")
@@ -44,7 +45,9 @@ def block(lines: list[str]) -> list[str]:
         python = any(not isinstance(x, ast.Expr | ast.AnnAssign) for x in ast.parse(text).body)
     except SyntaxError:
         python = False
-    return ["", *(["````python"] if python else ["````{code-block} text", ":class: equation", ""]), text, "````", ""]
+    if not python and is_equation(text):
+        return ["", "````{math}", tex(text), "````", ""]
+    return ["", "````python" if python else "````text", text, "````", ""]
 
 
 def markdown(docstring: str | None) -> str:
