@@ -39,6 +39,7 @@ copybutton_prompt_text = ">>> "
 
 
 def setup(app):
-    """Write the generated pages before any page is read; link names in code to what they name."""
+    """Write the generated pages before any is read; turn links of files, and names in code, into those of pages."""
     app.connect("builder-inited", lambda app: generate.pages())
+    app.connect("source-read", generate.written)
     app.add_post_transform(docstrings.Names)

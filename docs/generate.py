@@ -38,6 +38,7 @@ from purerl.runs.arguments import Swept
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 CARRIED = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+GENERATED = ("agents", "environments", "api", "results", "notebooks", "commands", "changelog", "contributing")
 TRAINED_IN = {"POLICY_GRADIENT": "CartPole-v1", "Q_LEARNING": "CartPole-v1", "ACTOR_CRITIC": "Pendulum-v1"}
 GROUPS = {  # by the first module that an environment's own begins with
     "gymnax.environments.classic_control": "Classic control",
@@ -374,21 +375,33 @@ def place(path: Path) -> str | None:
     return CARRIED.get(name) or re.sub("^docs/", "", re.sub("^benchmarks/", "results/", name))
 
 
-def carry(path: Path) -> None:
-    """A page of the repository as one of the site, its links changed to the site's own."""
-    target = place(path) or ""
+def relinked(text: str, path: Path, target: Path) -> str:
+    """The text of a page, shown as `target`: links to files of the repository become those to the site's pages."""
 
     def link(match: re.Match) -> str:
         image, label, file, anchor = match.groups()
         there = (path.parent / file).resolve()
-        if re.match(r"https?:", file) or not file:
+        if re.match(r"https?:|mailto:", file) or not file:
             return match[0]
         if not image and not place(there):
             return label if file.rpartition("/")[2] in label else f"{label} (`{there.relative_to(ROOT)}`)"
         found = there if image else DOCS / str(place(there))
-        return f"{image}[{label}]({os.path.relpath(found, (DOCS / target).parent)}{anchor or ''})"
+        return f"{image}[{label}]({os.path.relpath(found, target.parent)}{anchor or ''})"
 
-    write(target, re.sub(r"(!?)\[([^\]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)", link, path.read_text(encoding="utf-8")))
+    return re.sub(r"(!?)\[([^\]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)", link, text)
+
+
+def carry(path: Path) -> None:
+    """Show a page of the repository on the site."""
+    name = str(place(path))
+    write(name, relinked(path.read_text(encoding="utf-8"), path, DOCS / name))
+
+
+def written(app: Any, name: str, content: list[str]) -> None:
+    """A page that people write: its links are those of the repository, and are changed as Sphinx reads it."""
+    path = Path(app.env.doc2path(name))
+    if path.suffix == ".md" and name.split("/")[0] not in GENERATED:
+        content[0] = relinked(content[0], path, path)
 
 
 def carried() -> None:

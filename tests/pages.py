@@ -5,14 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-GENERATED = (
-    "_build",
-    "agents",
-    "environments",
-    "api",
-    "results",
-    "notebooks",
-)  # folders of docs/ that its build writes
+GENERATED = ("_build", "agents", "environments", "api", "results", "notebooks")  # folders of docs/, by its build
 CHECKED = ("python", "bash")
 LIKE_THEM = ("py", "python3", "pycon", "sh", "shell", "console", "zsh", "{code", "{code-block", "{code-cell")
 
@@ -39,9 +32,16 @@ def pages():
     return [page(path) for path in (ROOT / "README.md", *sorted(written))]
 
 
+def files(page):
+    """The files that a page shows: blocks of Python that begin with `# FILE.py`, by name."""
+    named = ((re.match(r"# (\w+\.py)\n", block), block) for kind, block in page.blocks if kind == "python")
+    return {match[1]: block for match, block in named if match}
+
+
 def python(page):
-    """The page's Python, as one program."""
-    return "\n".join(block for kind, block in page.blocks if kind == "python")
+    """The page's Python but for its files, as one program."""
+    own = files(page).values()
+    return "\n".join(block for kind, block in page.blocks if kind == "python" and block not in own)
 
 
 def commands(page):
@@ -58,9 +58,8 @@ def purerl(page):
 
 
 def write_files(page, folder):
-    """Write the files that commands name as FILE.py:NAME: the blocks that define NAME."""
-    for file, name in re.findall(r"(?<![\w/])(\w+\.py):(\w+)", "\n".join(commands(page))):
-        defined = re.compile(rf"^(class|def) {name}\b", re.MULTILINE)
-        for kind, block in page.blocks:
-            if kind == "python" and defined.search(block):
-                (folder / file).write_text(block)
+    """Write the files that a page shows; commands and Python may name no others."""
+    for name, block in files(page).items():
+        (folder / name).write_text(block)
+    named = set(re.findall(r"(?<![\w/])(\w+\.py):\w+", "\n".join(commands(page))))
+    assert named <= files(page).keys(), f"{page.name}: no block of Python begins with # {min(named - files(page).keys())}"
