@@ -6,6 +6,7 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent)]
 
+import docstrings  # noqa: E402
 import generate  # noqa: E402
 
 import purerl  # noqa: E402
@@ -38,7 +39,7 @@ copybutton_prompt_text = ">>> "
 
 
 def setup(app):
-    """Write the generated pages before any page is read; change links of files to those of pages; link names in code to what they name."""
-    app.connect("builder-inited", lambda app: generate.pages(DOCS))
-    app.connect("source-read", generate.reread)
-    app.add_post_transform(generate.Names)
+    """Write the generated pages before any is read; turn links of files, and names in code, into those of pages."""
+    app.connect("builder-inited", lambda app: generate.pages())
+    app.connect("source-read", generate.written)
+    app.add_post_transform(docstrings.Names)
