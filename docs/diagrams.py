@@ -1,4 +1,4 @@
-"""Draws the pictures of the documentation's concepts: `python scripts/pictures.py` writes docs/pictures/*.svg.
+"""Draws the pictures of the documentation's concepts: `python docs/diagrams.py` writes docs/pictures/*.svg.
 
 Colours are readable on white and on black: arrays are blue, functions green, states purple, ends of episodes red.
 A picture is 480 wide, so that its words can be read on a phone.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
+FOLDER = Path(__file__).parent / "pictures"
 ARRAY, FUNCTION, STATE, END = "#2f6db5", "#2c7d59", "#7a4fb0", "#b5453a"
 LINE = "#727a85"
 WIDTH = 480
@@ -212,9 +212,9 @@ def resets():
     )
 
 
-PICTURES = (agent, reward, distribution, learner, hyperparameters, bits, resets)
+DIAGRAMS = (agent, reward, distribution, learner, hyperparameters, bits, resets)
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
-    for draw in PICTURES:
+    for draw in DIAGRAMS:
         (FOLDER / f"{draw.__name__}.svg").write_text(draw(), encoding="utf-8")
