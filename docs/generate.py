@@ -184,9 +184,9 @@ def api() -> None:
         rows = [(f"`{module.__name__}.{key}`", first_line(x["docstring"])) for key, x in zip(keys, about, strict=True)]
         inside = [x for x in names if x.rpartition(".")[0] == module.__name__]
         data = {"name": module.__name__, "docstring": module.__doc__, "objects": objects, "inside": inside}
-        page(f"api/{module.__name__}.md", "module.md", **data, rows=rows, found=about)
+        page(f"api/{module.__name__}.md", "module.jinja", **data, rows=rows, found=about)
     rows = [(f"`purerl.{name}`", first_line(getattr(purerl, name).__doc__)) for name in purerl.__all__]
-    page("api/index.md", "api.md", rows=rows, modules=[x for x in names if x.count(".") == 1])
+    page("api/index.md", "api.jinja", rows=rows, modules=[x for x in names if x.count(".") == 1])
 
 
 # --- agents ---------------------------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def agent(name: str) -> None:
     named = [x for x in results() if re.search(rf"\b{name}\b", x.read_text(encoding="utf-8"), re.IGNORECASE)]
     page(
         f"agents/{name}.md",
-        "agent.md",
+        "agent.jinja",
         name=name,
         docstring=module.__doc__,
         environment=TRAINED_IN[family],
@@ -270,7 +270,7 @@ def all_agents() -> None:
         agent(name)
     text = "One file each, of at most 130 lines: config, loss, update. Every agent trains in the same loop."
     rows = [(f"[{name}]({name}.md)", linked(line)) for name, line in agents.names().items()]
-    page("agents/index.md", "index.md", title="Agents", text=text, rows=rows, names=agents.names())
+    page("agents/index.md", "index.jinja", title="Agents", text=text, rows=rows, names=agents.names())
 
 
 # --- environments ---------------------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ def environment(entry: catalogue.Entry) -> str:
     picture = f"pictures/{entry.name}.png"
     page(
         f"environments/{entry.name}.md",
-        "environment.md",
+        "environment.jinja",
         entry=entry,
         env=env,
         docstring=made_by.__doc__ if module else "",
@@ -331,7 +331,7 @@ def environments() -> None:
         else:
             names.append(entry.name)
             groups[environment(entry)].append((f"[{entry.name}]({entry.name}.md)", *entry[1:]))
-    page("environments/index.md", "environments.md", groups=groups, names=names)
+    page("environments/index.md", "environments.jinja", groups=groups, names=names)
 
 
 # --- commands, and pages of the repository --------------------------------------------------------------------------
@@ -351,7 +351,7 @@ def commands() -> None:
                 found = command.get_command(context, name)
                 yield from helps(found, f"{path} {name}") if found else ()
 
-    page("commands.md", "commands.md", commands=list(helps(cli.purerl_command, "purerl")))
+    page("commands.md", "commands.jinja", commands=list(helps(cli.purerl_command, "purerl")))
 
 
 def results() -> list[Path]:
@@ -414,7 +414,7 @@ def carried() -> None:
     text = "Written by the scripts of `benchmarks/`, from a JSON file for each seed, except the notes."
     names = [str(place(x)).removeprefix("results/") for x in results()]
     rows = [(f"[{title(x)}]({name})", f"`{x.relative_to(ROOT)}`") for x, name in zip(results(), names, strict=True)]
-    page("results/index.md", "index.md", title="Results", text=text, rows=rows, names=names)
+    page("results/index.md", "index.jinja", title="Results", text=text, rows=rows, names=names)
     text = "With the outputs that are stored in them. `make notebooks` executes them all."
     heads = [json.loads(x.read_text(encoding="utf-8"))["cells"][0]["source"] for x in notebooks]
     rows = [
@@ -422,7 +422,7 @@ def carried() -> None:
     ]
     page(
         "notebooks/index.md",
-        "index.md",
+        "index.jinja",
         title="Notebooks",
         text=text,
         rows=[(*x, "") for x in rows],
