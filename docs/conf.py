@@ -6,8 +6,8 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent)]
 
-import docstrings  # noqa: E402
 import generate  # noqa: E402
+from generate import docstrings, repository  # noqa: E402
 
 import purerl  # noqa: E402
 
@@ -41,5 +41,5 @@ copybutton_prompt_text = ">>> "
 def setup(app):
     """Write the generated pages before any is read; turn links of files, and names in code, into those of pages."""
     app.connect("builder-inited", lambda app: generate.pages())
-    app.connect("source-read", generate.written)
+    app.connect("source-read", repository.written)
     app.add_post_transform(docstrings.Names)

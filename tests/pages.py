@@ -65,4 +65,6 @@ def write_files(page, folder):
     for name, block in files(page).items():
         (folder / name).write_text(block)
     named = set(re.findall(r"(?<![\w/])(\w+\.py):\w+", "\n".join(commands(page))))
-    assert named <= files(page).keys(), f"{page.name}: no block of Python begins with # {min(named - files(page).keys())}"
+    assert named <= files(page).keys(), (
+        f"{page.name}: no block of Python begins with # {min(named - files(page).keys())}"
+    )

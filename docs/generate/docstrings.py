@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from docutils import nodes
-from equations import is_equation, tex
 from sphinx.transforms.post_transforms import SphinxPostTransform
+
+from generate.equations import is_equation, tex
 
 SECTION = re.compile(r"(Args|Returns|Raises|Limits|References?):(.*)")
 ENTRY = re.compile(r"`[^`]+`|[a-z_]\w*(, \w+)*: ")  # how every line of a list begins that has no bullets
