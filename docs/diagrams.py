@@ -207,7 +207,7 @@ def resets():
         *row(14, "terminated", END, "r", "the task has ended: no value follows"),
         *row(110, "truncated", END, "r + γV(next_obs)", "only the clock ended it: the value of the true successor"),
         box(135, 222, 150, 44, ARRAY, "obs", "t + 1, after a reset"),
-        arrow((210, 180), (210, 220), dashed=True),
+        arrow((210, 184), (210, 220), dashed=True),
         words(295, 244, "of another episode", 13, anchor="start"),
     )
 
