@@ -155,12 +155,24 @@ def hyperparameters():
         300,
         "floats of a configuration are data of one program; anything else is structure and has a program for each value",
         box(10, 20, 200, 106, STATE, "float", "learning_rate", "gamma", "clip", "entropy_cost"),
-        box(10, 156, 200, 106, STATE, "anything else", "num_epochs: int", "normalize_obs: bool", "widths of the network"),
+        box(
+            10, 156, 200, 106, STATE, "anything else", "num_epochs: int", "normalize_obs: bool", "widths of the network"
+        ),
         arrow((210, 73), (266, 73)),
         arrow((210, 209), (266, 209)),
         words(238, 60, "data", 13),
         words(238, 196, "structure", 12),
-        box(268, 20, 202, 106, FUNCTION, "one program", "vmap: a sweep", "grad: a meta-gradient", "a new value: no compiling"),
+        box(
+            268,
+            20,
+            202,
+            106,
+            FUNCTION,
+            "one program",
+            "vmap: a sweep",
+            "grad: a meta-gradient",
+            "a new value: no compiling",
+        ),
         box(268, 156, 202, 106, FUNCTION, "a program for each", "shapes, loop lengths,", "which code runs"),
         words(240, 284, "@purerl.config reads this from the annotations", 13),
     )
@@ -178,7 +190,11 @@ def bits():
         *[arrow((64, 152), (64, 180), (x, 180), (x, 204)) for x in (64, 182, 300)],
         *[
             box(x - 53, 206, 106, 46, ARRAY, *lines)
-            for x, *lines in [(64, "block_key", "acting"), (182, "reward_key", "reward"), (300, "update_key", "learning")]
+            for x, *lines in [
+                (64, "block_key", "acting"),
+                (182, "reward_key", "reward"),
+                (300, "update_key", "learning"),
+            ]
         ],
         f'<path d="M240,96 V286" stroke="{LINE}" stroke-width="1.8" stroke-dasharray="2 5"/>',
         f'<path d="M10,286 v8 h224 v-8 M246,286 v8 h224 v-8" fill="none" stroke="{LINE}" stroke-width="1.8"/>',
