@@ -153,11 +153,9 @@ def hyperparameters():
     """Floats are data and share one program; anything else is structure."""
     return picture(
         300,
-        "floats of a configuration are data of one program; anything else is structure and has a program for each value",
+        "floats are data of one program; anything else is structure and has a program for each value",
         box(10, 20, 200, 106, STATE, "float", "learning_rate", "gamma", "clip", "entropy_cost"),
-        box(
-            10, 156, 200, 106, STATE, "anything else", "num_epochs: int", "normalize_obs: bool", "widths of the network"
-        ),
+        box(10, 156, 200, 106, STATE, "anything else", "num_epochs: int", "normalize_obs: bool", "widths of networks"),
         arrow((210, 73), (266, 73)),
         arrow((210, 209), (266, 209)),
         words(238, 60, "data", 13),
@@ -171,7 +169,7 @@ def hyperparameters():
             "one program",
             "vmap: a sweep",
             "grad: a meta-gradient",
-            "a new value: no compiling",
+            "no new compilation",
         ),
         box(268, 156, 202, 106, FUNCTION, "a program for each", "shapes, loop lengths,", "which code runs"),
         words(240, 284, "@purerl.config reads this from the annotations", 13),
