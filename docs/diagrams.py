@@ -160,17 +160,7 @@ def hyperparameters():
         arrow((210, 209), (266, 209)),
         words(238, 60, "data", 13),
         words(238, 196, "structure", 12),
-        box(
-            268,
-            20,
-            202,
-            106,
-            FUNCTION,
-            "one program",
-            "vmap: a sweep",
-            "grad: a meta-gradient",
-            "no new compilation",
-        ),
+        box(268, 20, 202, 106, FUNCTION, "one program", "vmap: a sweep", "grad: a meta-gradient", "no compiling"),
         box(268, 156, 202, 106, FUNCTION, "a program for each", "shapes, loop lengths,", "which code runs"),
         words(240, 284, "@purerl.config reads this from the annotations", 13),
     )
@@ -188,11 +178,7 @@ def bits():
         *[arrow((64, 152), (64, 180), (x, 180), (x, 204)) for x in (64, 182, 300)],
         *[
             box(x - 53, 206, 106, 46, ARRAY, *lines)
-            for x, *lines in [
-                (64, "block_key", "acting"),
-                (182, "reward_key", "reward"),
-                (300, "update_key", "learning"),
-            ]
+            for x, *lines in ((64, "block_key", "acting"), (182, "reward_key", "reward"), (300, "update_key", "update"))
         ],
         f'<path d="M240,96 V286" stroke="{LINE}" stroke-width="1.8" stroke-dasharray="2 5"/>',
         f'<path d="M10,286 v8 h224 v-8 M246,286 v8 h224 v-8" fill="none" stroke="{LINE}" stroke-width="1.8"/>',
