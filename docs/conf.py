@@ -6,8 +6,7 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent)]
 
-import generate  # noqa: E402
-from generate import docstrings, repository  # noqa: E402
+from generate import agents, api, environments, links, repository  # noqa: E402
 
 import purerl  # noqa: E402
 
@@ -24,6 +23,8 @@ nb_execution_mode = "off"  # notebooks are shown with the outputs that they hold
 nb_merge_streams = True
 nb_output_stderr = "remove"
 
+mathjax3_config = {"chtml": {"displayAlign": "left"}, "options": {"enableMenu": False}}
+
 html_theme = "furo"
 html_title = "purerl"
 html_static_path = ["_static"]
@@ -38,8 +39,14 @@ pygments_style, pygments_dark_style = "tango", "github-dark"
 copybutton_prompt_text = ">>> "
 
 
-def setup(app):
-    """Write the generated pages before any is read; turn links of files, and names in code, into those of pages."""
-    app.connect("builder-inited", lambda app: generate.pages())
+def generated(_) -> None:
+    """Write the generated pages."""
+    for write in (api.api, agents.all_agents, environments.environments, repository.commands, repository.carried):
+        write()
+
+
+def setup(app) -> None:
+    """Generate pages before any is read; turn links of files, and names in code, into those of pages."""
+    app.connect("builder-inited", generated)
     app.connect("source-read", repository.written)
-    app.add_post_transform(docstrings.Names)
+    app.add_post_transform(links.Names)
