@@ -1,12 +1,15 @@
 """The pages that people write, the README among them, and what they show: blocks of Python, and commands."""
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 GENERATED = ("_build", "agents", "environments", "api", "results", "notebooks")  # folders of docs/, by its build
+GENERATED += ("commands.md", "changelog.md", "contributing.md")
 CHECKED = ("python", "bash")
+PEERS = ("stable_baselines3",)  # of the extra of that name
 LIKE_THEM = ("py", "python3", "pycon", "sh", "shell", "console", "zsh", "{code", "{code-block", "{code-cell")
 
 
@@ -39,9 +42,10 @@ def files(page):
 
 
 def python(page):
-    """The page's Python but for its files, as one program."""
-    own = files(page).values()
-    return "\n".join(block for kind, block in page.blocks if kind == "python" and block not in own)
+    """The page's Python as one program, but for its files and for code of peers that are not installed."""
+    missing = [name for name in PEERS if importlib.util.find_spec(name) is None]
+    left_out = lambda block: block in files(page).values() or any(f"from {name} " in block for name in missing)
+    return "\n".join(block for kind, block in page.blocks if kind == "python" and not left_out(block))
 
 
 def commands(page):

@@ -1,5 +1,6 @@
 """What the pages show works: their commands parse, links and make targets exist. (process/ runs their Python.)"""
 
+import importlib
 import importlib.util
 import re
 import shlex
@@ -36,7 +37,9 @@ def test_trainings_are_valid(page, line, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("page", "line"), shown(OTHERS))
-def test_other_commands_parse(page, line):
+def test_other_commands_parse(page, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pages.write_files(page, tmp_path)
     found, (name, *arguments) = cli.purerl_command, shlex.split(line)
     while isinstance(found, click.Group) and not name.startswith("-"):
         found = found.get_command(click.Context(found), name)
@@ -82,3 +85,10 @@ def test_demo_command_is_valid(monkeypatch):
     monkeypatch.setattr(execute, "train", lambda job, **_: planned.append(job))
     assert command(*shlex.split(arguments)) == 0
     assert planned[0].num_updates == 976 and planned[0].keys.shape == (8,)
+
+
+def test_diagrams_are_those_of_their_script(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    diagrams = importlib.import_module("diagrams")
+    for draw in diagrams.DIAGRAMS:
+        assert (diagrams.FOLDER / f"{draw.__name__}.svg").read_text(encoding="utf-8") == draw(), draw.__name__

@@ -1,4 +1,4 @@
-"""Draws the pictures of the documentation's concepts: `python scripts/pictures.py` writes docs/pictures/*.svg.
+"""Draws the pictures of the documentation's concepts: `python docs/diagrams.py` writes docs/pictures/*.svg.
 
 Colours are readable on white and on black: arrays are blue, functions green, states purple, ends of episodes red.
 A picture is 480 wide, so that its words can be read on a phone.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
+FOLDER = Path(__file__).parent / "pictures"
 ARRAY, FUNCTION, STATE, END = "#2f6db5", "#2c7d59", "#7a4fb0", "#b5453a"
 LINE = "#727a85"
 WIDTH = 480
@@ -153,14 +153,14 @@ def hyperparameters():
     """Floats are data and share one program; anything else is structure."""
     return picture(
         300,
-        "floats of a configuration are data of one program; anything else is structure and has a program for each value",
+        "floats are data of one program; anything else is structure and has a program for each value",
         box(10, 20, 200, 106, STATE, "float", "learning_rate", "gamma", "clip", "entropy_cost"),
-        box(10, 156, 200, 106, STATE, "anything else", "num_epochs: int", "normalize_obs: bool", "widths of the network"),
+        box(10, 156, 200, 106, STATE, "anything else", "num_epochs: int", "normalize_obs: bool", "widths of networks"),
         arrow((210, 73), (266, 73)),
         arrow((210, 209), (266, 209)),
         words(238, 60, "data", 13),
         words(238, 196, "structure", 12),
-        box(268, 20, 202, 106, FUNCTION, "one program", "vmap: a sweep", "grad: a meta-gradient", "a new value: no compiling"),
+        box(268, 20, 202, 106, FUNCTION, "one program", "vmap: a sweep", "grad: a meta-gradient", "no compiling"),
         box(268, 156, 202, 106, FUNCTION, "a program for each", "shapes, loop lengths,", "which code runs"),
         words(240, 284, "@purerl.config reads this from the annotations", 13),
     )
@@ -178,7 +178,7 @@ def bits():
         *[arrow((64, 152), (64, 180), (x, 180), (x, 204)) for x in (64, 182, 300)],
         *[
             box(x - 53, 206, 106, 46, ARRAY, *lines)
-            for x, *lines in [(64, "block_key", "acting"), (182, "reward_key", "reward"), (300, "update_key", "learning")]
+            for x, *lines in ((64, "block_key", "acting"), (182, "reward_key", "reward"), (300, "update_key", "update"))
         ],
         f'<path d="M240,96 V286" stroke="{LINE}" stroke-width="1.8" stroke-dasharray="2 5"/>',
         f'<path d="M10,286 v8 h224 v-8 M246,286 v8 h224 v-8" fill="none" stroke="{LINE}" stroke-width="1.8"/>',
@@ -207,14 +207,14 @@ def resets():
         *row(14, "terminated", END, "r", "the task has ended: no value follows"),
         *row(110, "truncated", END, "r + γV(next_obs)", "only the clock ended it: the value of the true successor"),
         box(135, 222, 150, 44, ARRAY, "obs", "t + 1, after a reset"),
-        arrow((210, 180), (210, 220), dashed=True),
+        arrow((210, 184), (210, 220), dashed=True),
         words(295, 244, "of another episode", 13, anchor="start"),
     )
 
 
-PICTURES = (agent, reward, distribution, learner, hyperparameters, bits, resets)
+DIAGRAMS = (agent, reward, distribution, learner, hyperparameters, bits, resets)
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
-    for draw in PICTURES:
+    for draw in DIAGRAMS:
         (FOLDER / f"{draw.__name__}.svg").write_text(draw(), encoding="utf-8")
