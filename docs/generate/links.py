@@ -7,6 +7,8 @@ from typing import Any
 from docutils import nodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
+import purerl
+
 
 class Names(SphinxPostTransform):
     """Names in code, such as `losses.squared` or `purerl.ppo`, become links to what they name."""
@@ -16,8 +18,9 @@ class Names(SphinxPostTransform):
     def run(self, **_: Any) -> None:
         objects = self.env.domains.python_domain.objects
         for node in list(self.document.findall(nodes.literal)):
-            name = node.astext().removesuffix("()")
-            found = objects.get(name) or objects.get(f"purerl.{name}")
+            name = node.astext().removesuffix("()").removeprefix("purerl.")
+            known = (name, f"purerl.{name}", f"{purerl._HOME.get(name)}.{name}")  # the last for names of purerl itself
+            found = next((objects[x] for x in known if x in objects), None)
             within = node.parent
             while within is not None and not isinstance(within, nodes.reference | nodes.title):
                 within = within.parent
