@@ -46,7 +46,7 @@ notebooks: $(VENV)/notebooks
 
 # the site of documentation, into docs/_build; it needs no network, to be built or to be read
 docs: $(VENV)/docs
-	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
+	$(BIN)/python -m sphinx -q -j 2 -W --keep-going docs docs/_build/html
 	@echo "the site is docs/_build/html/index.html; make docs-serve shows it, with its search"
 
 docs-serve: docs

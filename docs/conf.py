@@ -1,19 +1,20 @@
 """Configuration of Sphinx: pages in Markdown, and those that `generate` makes of the package's own data."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+MATHJAX = find_spec("sphinx-mathjax-offline")
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent)]
 
-import generate  # noqa: E402
-from generate import docstrings, repository  # noqa: E402
+from generate import agents, api, environments, links, repository  # noqa: E402
 
 import purerl  # noqa: E402
 
 project, author, release = "purerl", "the authors of purerl", purerl.__version__
 copyright = "the authors of purerl, Apache License 2.0"
-extensions = ["myst_nb", "sphinx.ext.viewcode", "sphinx-mathjax-offline", "sphinx_copybutton", "sphinx_design"]
+extensions = ["myst_nb", "sphinx.ext.viewcode", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", ".*")]  # types of other packages, in signatures; links are MyST's, and checked by it
@@ -24,9 +25,12 @@ nb_execution_mode = "off"  # notebooks are shown with the outputs that they hold
 nb_merge_streams = True
 nb_output_stderr = "remove"
 
+mathjax_path = "mathjax/tex-chtml.js"  # of the package, whose own extension does not say that it is safe in parallel
+mathjax3_config = {"chtml": {"displayAlign": "left"}, "options": {"enableMenu": False}}
+
 html_theme = "furo"
 html_title = "purerl"
-html_static_path = ["_static"]
+html_static_path = ["_static", str(Path(str(MATHJAX.origin)).parent / "static")]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
@@ -38,8 +42,15 @@ pygments_style, pygments_dark_style = "tango", "github-dark"
 copybutton_prompt_text = ">>> "
 
 
-def setup(app):
-    """Write the generated pages before any is read; turn links of files, and names in code, into those of pages."""
-    app.connect("builder-inited", lambda app: generate.pages())
+def generated(_) -> None:
+    """Write the generated pages."""
+    for write in (api.api, agents.all_agents, environments.environments, repository.commands, repository.carried):
+        write()
+
+
+def setup(app) -> dict:
+    """Generate pages before any is read; turn links of files, and names in code, into those of pages."""
+    app.connect("builder-inited", generated)
     app.connect("source-read", repository.written)
-    app.add_post_transform(docstrings.Names)
+    app.add_post_transform(links.Names)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

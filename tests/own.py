@@ -154,5 +154,22 @@ def clashing(network, policy, hp=Clashing()):  # noqa: B008 (frozen)
     return untrained(network, policy)
 
 
+class Timeless(probes.Probe):
+    """An environment with gymnax's `is_truncated`, whose state has no `time` to compare."""
+
+    def reset_env(self, key, params):
+        obs, state = super().reset_env(key, params)
+        return obs, {"inner": state}
+
+    def step_env(self, key, state, action, params):
+        obs, state, *rest = super().step_env(key, state["inner"], action, params)
+        return obs, {"inner": state}, *rest
+
+
+def timeless():
+    plain = bandit()
+    return Timeless("timeless", plain.rows, plain._begin, plain._move, num_actions=2, max_steps=10)
+
+
 def broken_env():
     return jnp.nothing_of_this_name()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 GENERATED = ("_build", "agents", "environments", "api", "results", "notebooks")  # folders of docs/, by its build
+GENERATED += ("commands.md", "changelog.md", "contributing.md")
 CHECKED = ("python", "bash")
 PEERS = ("stable_baselines3",)  # of the extra of that name
 LIKE_THEM = ("py", "python3", "pycon", "sh", "shell", "console", "zsh", "{code", "{code-block", "{code-cell")

@@ -85,7 +85,7 @@ def agent(name: str) -> None:
         docstring=module.__doc__,
         environment=TRAINED_IN[family],
         make=described(name, make, module.__name__),
-        config=config.__name__,
+        config={**described(config.__name__, config, module.__name__), "fields": [], "members": []},
         base=config.__mro__[1].__name__,
         own=rows_of([x for x in fields if x.name in config.__annotations__], config),
         shared=rows_of([x for x in fields if x.name not in config.__annotations__], config),
@@ -95,7 +95,7 @@ def agent(name: str) -> None:
         others=[x for x in agents.names() if x != name and like(x)],
         imported=imported,
         keys=keys,
-        rows=[x.strip("| ").split(" | ") for x in table if x.startswith("| ") and x.split(" ")[1] in keys],
+        rows=[(*x[:5], x[6]) for x in (y.strip("| ").split(" | ") for y in table) if x[0] in keys],
         pages=[(place(x), title(x)) for x in named],
     )
 

@@ -102,7 +102,7 @@ class Module(NamedTuple):
 
 def modules() -> Iterator[Module]:
     """Every module; an object is described under the shortest name by which it is public."""
-    names = [x.name for x in pkgutil.walk_packages(purerl.__path__, "purerl.")]
+    names = [x.name for x in pkgutil.walk_packages(purerl.__path__, "purerl.") if x.name != "purerl.__main__"]
     taken = set()
     for name in sorted(names, key=lambda x: (x.count("."), x)):
         value = importlib.import_module(name)
@@ -130,8 +130,15 @@ def api() -> None:
     for module, keys in found:
         about = [described(key, getattr(module, key), module.__name__) for key in keys]
         rows = [(f"`{module.__name__}.{key}`", first_line(x["docstring"])) for key, x in zip(keys, about, strict=True)]
-        inside = [x for x in names if x.rpartition(".")[0] == module.__name__]
-        data = {"name": module.__name__, "docstring": module.__doc__, "objects": objects, "inside": inside}
+        above = module.__name__.rpartition(".")[0].removesuffix("purerl")
+        inside = [(x, sys.modules[x].__doc__) for x in names if x.rpartition(".")[0] == module.__name__]
+        data = {
+            "name": module.__name__,
+            "docstring": module.__doc__,
+            "objects": objects,
+            "inside": inside,
+            "above": above,
+        }
         page(f"api/{module.__name__}.md", "module.jinja", **data, rows=rows, found=about)
     rows = [(f"`purerl.{name}`", first_line(getattr(purerl, name).__doc__)) for name in purerl.__all__]
     page("api/index.md", "api.jinja", rows=rows, modules=[x for x in names if x.count(".") == 1])

@@ -1,4 +1,4 @@
-"""Docstrings as Markdown, and names in code as links."""
+"""Docstrings as Markdown."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ import inspect
 import itertools
 import re
 from collections.abc import Iterator
-from typing import Any
-
-from docutils import nodes
-from sphinx.transforms.post_transforms import SphinxPostTransform
 
 from generate.equations import is_equation, tex
 
@@ -66,11 +62,11 @@ def markdown(docstring: str | None) -> str:
             name, rest = section[1], section[2].strip()
             body = take(lambda x: x.startswith("  "))
             text = (
-                [" ".join([rest, *(x.strip() for x in body)])]
+                [" ".join([rest, *(x.strip() for x in body)]).strip()]
                 if name in TEXT
                 else [rest, "", *items([x[2:] for x in body])]
             )
-            out += ["", f"**{name}** {linked(text[0])}", *text[1:], ""]
+            out += ["", f"**{name}** {linked(text[0])}".rstrip(), *text[1:], ""]
         elif line.startswith(">>> "):
             out += ["", "````pycon", line, *take(str.strip), "````"]
         elif line.startswith("    ") and not (out and out[-1].strip()):
@@ -83,23 +79,3 @@ def markdown(docstring: str | None) -> str:
             listed = all(map(ENTRY.match, heads)) and (len(heads) > 1 or not line.startswith("`"))
             out += items(text) if listed else map(linked, text)
     return "\n".join(out)
-
-
-class Names(SphinxPostTransform):
-    """Names in code, such as `losses.squared` or `purerl.ppo`, become links to what they name."""
-
-    default_priority = 5
-
-    def run(self, **_: Any) -> None:
-        objects = self.env.domains.python_domain.objects
-        for node in list(self.document.findall(nodes.literal)):
-            name = node.astext().removesuffix("()")
-            found = objects.get(name) or objects.get(f"purerl.{name}")
-            within = node.parent
-            while within is not None and not isinstance(within, nodes.reference | nodes.title):
-                within = within.parent
-            if found and within is None:
-                page = self.app.builder.get_relative_uri(self.env.docname, found.docname)
-                link = nodes.reference("", "", internal=True, refuri=f"{page}#{found.node_id}")
-                node.replace_self(link)
-                link += node

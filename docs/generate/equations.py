@@ -57,7 +57,7 @@ def tex(text: str) -> str:
     for line in re.split(r"(?<=,) {3}|\n", text):
         indent = r"\quad " * ((len(line) - len(line.lstrip())) // 4)  # a continued line
         line = re.sub(r"(?<![\^_])\{([^{}]*)\}", r"\\{\1\\}", line.strip())
-        line = re.sub(r"(?<=\w)\*(?![\w(])", "^{*}", line).replace(">=", "≥").replace("<=", "≤")
+        line = re.sub(r"(?<=\w)\*(?!\w)", "^{*}", line).replace(">=", "≥").replace("<=", "≤")
         line = re.sub(r"([%#&])", r"\\\1", re.sub(" {2,}", r" \\quad ", line))
         line = re.sub(r"\^(-?[^\W_]+)", r"^{\1}", line)
         line = re.sub(r"_([^\W_][\u0302-\u0307]?'?[ᵢⱼₖ]?)(?![A-Za-z])", r"_{\1}", line)

@@ -97,9 +97,9 @@ def _space(space: Any) -> str:
         return f"MultiBinary{list(bits)}" if bits else f"Discrete({space.n})"
     if hasattr(space, "low"):
         low, high = np.min(space.low), np.max(space.high)
-        bounds = "" if max(abs(low), abs(high)) > 1e30 else f" in [{low:g}, {high:g}]"
+        bounds = "" if max(abs(low), abs(high)) > 1e30 else f" in [{low:.4g}, {high:.4g}]"
         return f"Box{list(space.shape)}{bounds}"
     inside = getattr(space, "spaces", ())
     if hasattr(inside, "keys"):
-        return ", ".join(f"{name}: {_space(inside[name])}" for name in inside)
+        return "\n".join(f"{name}: {_space(inside[name])}" for name in inside)
     return f"({', '.join(map(_space, inside))})" if inside else repr(space)

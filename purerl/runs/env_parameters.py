@@ -7,9 +7,11 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purerl.arguments import resets_itself
 from purerl.hyperparameters import config, option
 
 PREFIX = "env_"  # of the fields, so that none has the name of a hyperparameter
@@ -73,6 +75,21 @@ def checked(env_params: Any, given: Sequence[tuple[str, tuple[float | int | bool
             raise ValueError(f"--env-param: {name} is {value}; it must be in [{limits.min}, {limits.max}]")
         structure[name] = value
     return (replaced(env_params, structure) if structure else env_params), floats
+
+
+def check_worlds(env: Any, worlds: Sequence[Any]) -> None:
+    """Trace a reset with each of the parameters, whose values the environment's own checks see.
+
+    Elsewhere they do not: gymnax compiles `reset`, and a sweep has one program for all values.
+
+    Raises:
+      ValueError: what the environment's `reset_env` raises.
+    """
+    if resets_itself(env):
+        return
+    key = jax.eval_shape(jax.random.key, 0)
+    for world in worlds:
+        jax.eval_shape(lambda key, world=world: env.reset_env(key, world), key)
 
 
 def longest_episode(env_params: Any, time_limit: int | None) -> Any:

@@ -12,12 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from purerl.runs import checkpoint, files, learned, loggers, milestones, report
+from purerl.runs import checkpoint, files, learned, loggers, milestones, populations, report
 from purerl.runs.devices import usable_devices
 from purerl.runs.plan import Plan, Watch, like
 from purerl.runs.plans import plan_of_directory, plan_with
 from purerl.runs.progress import Progress
-from purerl.runs.record import Record, held, not_numbers, panel_of
+from purerl.runs.record import Record, held, holds_nan, not_numbers, panel_of
 from purerl.runs.resized import resize, resized
 from purerl.runs.sources import COPIES, copies_of
 from purerl.runs.stopped import Stopped
@@ -26,21 +26,38 @@ from purerl.runs.stream import Chunk, Interrupts, results_so_far, stream, stream
 Start = tuple[dict[str, np.ndarray], dict[str, str]]
 
 
+def _exchanged(plan: Plan, directory: Path, record: Record, iteration: int, state: Any) -> Any:
+    """The state of a population after the exchange at an iteration, which is in its config before it is trained on."""
+    change = populations.recorded(plan, iteration)
+    if change is None:
+        broken = np.asarray(holds_nan(state.agent)) | (np.asarray(state.nonfinite) > 0)
+        change = populations.change(plan, record.iterations, record.rows, broken)
+        plan.config["horizons"].append(change)
+        files.write_json(directory / files.CONFIG, {"format": files.FORMAT, **plan.config})
+    parent = np.array(change["exchange"]["parent"])
+    record.replace(parent)
+    return state if (parent == np.arange(len(parent))).all() else populations.copied(state, parent)
+
+
 def _chunks(
-    plan: Plan, devices: list[Any], progress: Progress, first: int, state: Any, record: Record
+    plan: Plan, directory: Path, devices: list[Any], progress: Progress, first: int, state: Any, record: Record
 ) -> Iterator[Chunk]:
-    """The rest of a plan, from an iteration and its state on; hyperparameters change where horizons change.
+    """The rest of a plan, from an iteration and its state on, in parts: between them hyperparameters change.
 
     Runs that are not live are skipped by the same program if runs are isolated, and otherwise left out of the batch.
     """
-    changes = sorted({change["iteration"] for change in plan.config["horizons"]} | {plan.num_updates})
+    begin, exchanges = first, populations.exchanges(plan)
+    changes = sorted({change["iteration"] for change in plan.config["horizons"]} | {*exchanges, plan.num_updates})
     for stop in [at for at in changes if first < at <= plan.num_updates]:
+        if first in exchanges:
+            state = _exchanged(plan, directory, record, first, state)
         keys = plan.run_keys() if state is None else None
         count, chunk, hp = stop - first, None, plan.hp(first)
         isolate, live = bool(plan.config.get("isolate_seeds")), lambda: record.mask(record.ended)
         job = count, plan.every, progress
         if state is None or isolate or plan.live is None or plan.live.all():
-            chunks = stream(plan.make, hp, plan.num_runs, devices, *job, keys, state, isolate, live=live)
+            again = {"live": live, "first": first == begin}
+            chunks = stream(plan.make, hp, plan.num_runs, devices, *job, keys, state, isolate, **again)
         else:
             chunks = stream_of(plan.live, plan.make, hp, devices, *job, state)
         for chunk in chunks:
@@ -147,7 +164,7 @@ def execute(
             Interrupts(progress.note) as interrupts,
             loggers.opened(directory, plan.config, first * plan.steps_per_update) as log,
         ):
-            for chunk in _chunks(plan, devices, progress, first, state, record) if not leaves else ():
+            for chunk in _chunks(plan, directory, devices, progress, first, state, record) if not leaves else ():
                 state = None  # it was donated
                 chunk = chunk._replace(metrics={**chunk.metrics, **watch.measure(chunk.state)})
                 live, steps = record.mask(record.ended), chunk.iteration * plan.steps_per_update

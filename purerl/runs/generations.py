@@ -16,7 +16,7 @@ from purerl.runs.devices import usable_devices
 from purerl.runs.plan import Plan
 from purerl.runs.plans import plan_of_directory, plan_with
 from purerl.runs.record import noted
-from purerl.runs.search import Search, brackets_of, structures_of
+from purerl.runs.search import POPULATION, Search, brackets_of, structures_of
 from purerl.runs.search_report import Trial
 from purerl.runs.sources import sources
 from purerl.search import halving
@@ -43,17 +43,21 @@ def new_plan(config: dict[str, Any], existing: Path | None, code: str | None) ->
 
 def existing(directory: Path) -> Path | None:
     """A run of a search that has been created, if there is one."""
-    return next((path.parent for path in sorted(directory.glob(f"{FOLDER}*/*/{files.CONFIG}"))), None)
+    found = [*directory.glob(f"{FOLDER}*/*/{files.CONFIG}"), *directory.glob(f"{POPULATION}/{files.CONFIG}")]
+    return min(found).parent if found else None
 
 
-def planned(search: Search, points: Points, folder: Path, code: str | None) -> list[Member]:
-    """The members of a generation, of which some may have a directory already; nothing is written."""
+def planned(search: Search, points: Points, folder: Path, other: Path | None, code: str | None) -> list[Member]:
+    """The members of a generation, of which some may have a directory already; nothing is written.
+
+    other: a run of the search whose files of the user's new ones have, if there is one.
+    """
     members = []
     for name, config, trials in structures_of(search, points):
         if (folder / name / files.CONFIG).is_file():
             plan = plan_of_directory(folder / name, code=code)
         else:
-            plan = new_plan(config, existing(folder.parent), code)
+            plan = new_plan(config, other, code)
         members.append(Member(folder / name, plan, np.array(trials)))
     return members
 

@@ -71,7 +71,7 @@ def evaluator(
         if now < num_updates and not is_due(wanted, steps * max(0, now - every), steps * now):
             return {METRIC: np.full(num_runs, np.nan, np.float32)}
         runs = np.arange(state.iteration.shape[0]) % num_runs  # those that fill up the devices repeat others
-        hp = jax.tree.map(lambda x: jnp.asarray(x)[runs] if jnp.ndim(x) else x, hp_of(now))
+        hp = jax.tree.map(lambda x: jnp.asarray(x)[runs] if jnp.ndim(x) else x, hp_of(now - 1))  # those of the chunk
         found = play(as_arrays(hp), state.agent, jnp.int32(now), jnp.asarray(runs))
         return {METRIC: np.asarray(found)[:num_runs]}
 

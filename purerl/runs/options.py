@@ -16,6 +16,7 @@ from purerl.agents.parts.declarations import Choice, Declaration, Option, Switch
 from purerl.hyperparameters import hints_of
 from purerl.runs import catalogue
 from purerl.runs.arguments import Assignment, Count, Entries, Names, Numbers, Range, Seed, Sweep, Swept, Widths
+from purerl.runs.plan import are_changes
 
 EXECUTION = (
     "directory",
@@ -24,6 +25,7 @@ EXECUTION = (
     "compilation_cache",
     "init_from",
     "init_optimizer",
+    "schedules",
 )  # options of a command, not of a config
 LATER = {
     "info": None,
@@ -198,9 +200,7 @@ def restored(
     horizons, every = stored.pop("horizons", None), stored.pop("updates_per_chunk", None)
     for name in ("format", "kind"):
         stored.pop(name, None)
-    sound = isinstance(horizons, list) and all(isinstance(x, dict) and "iteration" in x for x in horizons)
-    numbers = sound and all(type(value) in (int, float) for change in horizons for value in change.values())
-    if not numbers or type(every) is not int or every < 1:
+    if not are_changes(horizons, stored.get("seeds", 1)) or type(every) is not int or every < 1:
         raise ValueError("horizons or updates_per_chunk is missing or malformed")
     rest = {"horizons": horizons, "updates_per_chunk": every}
     return {**convert(of_run, stored), "hyperparameters": own_values, **rest}
@@ -215,6 +215,6 @@ def restore(stored: dict[str, Any]) -> dict[str, Any]:
     agent = stored.get("agent")
     of_run, own = parameters(str(agent))
     later = {name: value for name, value in LATER.items() if name in {p.name for p in of_run}}
-    apart = {name: stored[name] for name in ("agent", "text", "inner", "points") if name in stored}
+    apart = {name: stored[name] for name in ("agent", "text", "inner", "points", "population") if name in stored}
     stored = {name: value for name, value in (later | stored).items() if name not in apart}
     return {**apart, **restored(stored, of_run, own, str(agent))}

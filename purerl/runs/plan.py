@@ -15,9 +15,11 @@ import numpy as np
 
 from purerl import training
 from purerl.runs import env_parameters
+from purerl.runs.populations import Population
 from purerl.runs.stream import FEWEST_CHUNKS
 
 Rows = list[dict[str, np.ndarray]]  # metrics of chunks, each [R]
+NOT_VALUES = ("iteration", "exchange")  # entries of a change besides hyperparameters
 
 
 class Watch(NamedTuple):
@@ -54,6 +56,7 @@ class Plan(NamedTuple):
     unit: str = "environment steps"  # of `steps_per_update`
     watch: Watch | None = None
     live: np.ndarray | None = None  # bool [runs], those that are trained from here on; None: all
+    population: Population | None = None  # how runs copy each other; None: they do not
 
     @property
     def num_runs(self) -> int:
@@ -61,15 +64,16 @@ class Plan(NamedTuple):
         return len(self.grid) * self.keys.shape[0]
 
     def hp(self, iteration: int = 0) -> Any:
-        """Hyperparameters from an iteration on: leaves `[R]`, or scalars if there is one configuration."""
-        horizons = {}
-        for change in self.config["horizons"]:
+        """Hyperparameters from an iteration on: leaves `[R]`, or scalars if all runs have the same."""
+        given = {}
+        for change in sorted(self.config["horizons"], key=lambda change: change["iteration"]):
             if change["iteration"] <= iteration:
-                horizons |= {name: value for name, value in change.items() if name != "iteration"}
-        grid = [dataclasses.replace(hp, **horizons) for hp in self.grid]
+                given |= {name: value for name, value in change.items() if name not in NOT_VALUES}
+        of_runs = {name: jnp.asarray(x, jnp.float32) for name, x in given.items() if isinstance(x, list)}
+        grid = [dataclasses.replace(hp, **{n: x for n, x in given.items() if n not in of_runs}) for hp in self.grid]
         which = np.arange(self.num_runs) // self.keys.shape[0]
         pick = lambda *x: jnp.asarray(x, jnp.float32)[which] if len(grid) > 1 else x[0]
-        return jax.tree.map(pick, *grid)
+        return dataclasses.replace(jax.tree.map(pick, *grid), **of_runs)
 
     def env_params_of(self, hp: Any) -> Any:
         """The environment's parameters of one run, from its hyperparameters."""
@@ -97,6 +101,30 @@ class Plan(NamedTuple):
     def name_of(self, run: int) -> str:
         """The name of a run: its seed and its swept values."""
         return ", ".join(f"{name} {values[run]:g}" for name, values in self.about().items())
+
+
+def are_changes(changes: Any, num_runs: int) -> bool:
+    """Whether they are changes of hyperparameters at iterations, as a config has them under "horizons".
+
+    A value is a number, or a list of one for each run. Where runs have copied others, "exchange" holds their scores
+    before, and from which run each has its state.
+    """
+    number = lambda x: type(x) in (int, float)
+    list_of = lambda x, sound: isinstance(x, list) and len(x) == num_runs and all(map(sound, x))
+    run = lambda x: type(x) is int and 0 <= x < num_runs
+
+    def is_exchange(x: Any) -> bool:
+        sound = isinstance(x, dict) and x.keys() == {"parent", "scores"} and list_of(x["parent"], run)
+        return sound and list_of(x["scores"], lambda score: number(score) or score in ("nan", "inf", "-inf"))
+
+    def is_change(x: Any) -> bool:
+        if not isinstance(x, dict) or type(x.get("iteration")) is not int:
+            return False
+        values = [value for name, value in x.items() if name not in NOT_VALUES]
+        sound = all(number(value) or list_of(value, number) for value in values)
+        return sound and ("exchange" not in x or is_exchange(x["exchange"]))
+
+    return isinstance(changes, list) and all(map(is_change, changes))
 
 
 def grid_of(config: type, values: dict[str, Any]) -> tuple[list[Any], list[str], list[str]]:

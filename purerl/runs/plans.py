@@ -20,6 +20,7 @@ from purerl.runs import (
     milestones,
     optimisation,
     options,
+    populations,
     pretraining,
     text_training,
 )  # fmt: skip
@@ -101,7 +102,10 @@ def plan_of(config: dict[str, Any]) -> Plan:
         raise ValueError(f"--env-param: {config_class.__name__} has a hyperparameter {clash[0]}; rename it")
     extended = env_parameters.extended(config_class, tuple(floats)), {**values, **of_environment}
     grid, swept, labels = points_of(*extended, config["points"]) if config.get("points") else grid_of(*extended)
-    worlds = [env_parameters.of_hp(env_params, hp) for hp in grid] if floats else [env_params]
+    values_of = lambda hp: tuple(getattr(hp, name) for name in of_environment)
+    worlds = list({values_of(hp): env_parameters.of_hp(env_params, hp) for hp in grid}.values())
+    if config["env_param"]:
+        env_parameters.check_worlds(env, worlds)
     env_params, spaces = worlds[0], {repr(_bounds(env.action_space(world))) for world in worlds}
     if len(spaces) > 1:
         raise ValueError(f"--env-param: {', '.join(floats)} changes the space of actions; give one value at a time")
@@ -142,7 +146,8 @@ def plan_of(config: dict[str, Any]) -> Plan:
         except jax.errors.ConcretizationTypeError as error:
             raise ValueError(f"--env-param: the environment uses {', '.join(floats)} as structure, such as in an `if`: "
                              "return it with its parameters from FILE.py:name instead") from error  # fmt: skip
-    check_memory(state, seeds * len(grid))
+    population = populations.population_of(config["population"]) if config.get("population") else None
+    check_memory(state, seeds * len(grid) + bool(population))  # a copy is made of one member after another
     step_size = num_envs * rollout_length
     num_updates = check_updates("--steps", steps, step_size)
     every = updates_per_chunk(config, num_updates, seeds * len(grid) * steps)
@@ -173,6 +178,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
         every=every,
         steps_per_update=step_size,
         files={path: path for path in used},
+        population=population,
     )
     if config["evaluate_every"]:
         sizes = num_updates, every, plan.num_runs

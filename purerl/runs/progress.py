@@ -70,7 +70,7 @@ class Progress:
 
     @contextlib.contextmanager
     def compiling(self, shown: bool = True):
-        """Show that the program is being compiled; the time of the run is measured from the end of compilation.
+        """Show that the program is being compiled, which does not count as time of the run.
 
         shown: whether also without a terminal; False: it has been compiled before.
         """
@@ -98,15 +98,16 @@ class Progress:
                 yield
         finally:
             jax.monitoring.unregister_event_duration_listener(hear)
-        self.begin = time.perf_counter()
-        self.compile_seconds += self.begin - begin
+        now = time.perf_counter()
+        self.begin = self.begin + now - begin if self.compile_seconds else now
+        self.compile_seconds += now - begin
         self.bar.update(self.task, visible=True)
         self.bar.start_task(self.task)
         self.bar.start()
 
     @property
     def run_seconds(self) -> float:
-        """Seconds since the end of compilation."""
+        """Seconds since the end of the first compilation, without those of later ones."""
         return time.perf_counter() - self.begin
 
     def note(self, text: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from purerl import build, statistics
@@ -74,6 +75,10 @@ class Record:
         for run in now:
             yield f"{self.plan.name_of(run)}: {why} at iteration {chunk.iteration}"
 
+    def replace(self, parent: np.ndarray) -> None:
+        """Note that runs go on from the state of others, int `[R]`: none of them is broken any more."""
+        self.broken = {run: iteration for run, iteration in self.broken.items() if parent[run] == run}
+
     def keep(self, ended: Collection[int], state: Any) -> None:
         """Store the final state of ended runs: the program continues to compute states for them."""
         leaves = checkpoint.to_host(state) if ended else {}
@@ -94,6 +99,13 @@ class Record:
         if not self.kept:
             return state
         return checkpoint.from_host(self.leaves(state), jax.tree.map(lambda x: x[: self.plan.num_runs], state))
+
+
+@jax.jit
+def holds_nan(agents: Any) -> jax.Array:
+    """A mask of the runs whose agents, leaves `[R, ...]`, contain NaN, bool `[R]`, as `not_numbers`."""
+    floats = [x for x in jax.tree.leaves(agents) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.array([jnp.isnan(x).reshape(len(x), -1).any(1) for x in floats]).any(0)
 
 
 def not_numbers(leaves: dict[str, np.ndarray], num_runs: int) -> np.ndarray:

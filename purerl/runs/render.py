@@ -25,11 +25,15 @@ Draw = Callable[[Any], np.ndarray]  # state -> uint8 [height, width, 3]
 
 
 def episode(run: loading.Loaded, key: Any, max_steps: int, greedy: bool) -> tuple[list[Any], np.ndarray, int]:
-    """Play one episode; return the states before its T steps, the rewards `[T]`, and T."""
+    """Play one episode; return the T + 1 states before, between and after its steps, the rewards `[T]`, and T.
+
+    The last one is missing for environments that reset themselves.
+    """
     environment = training.vectorized(run.env, run.env_params)
 
     def watched(keys, reset_keys, state, action, begin):
-        return environment.step(keys, reset_keys, state, action, begin)._replace(info={"state": state})
+        out = environment.step(keys, reset_keys, state, action, begin)
+        return out._replace(info={"state": out.state})
 
     @jax.jit
     def play(hp, agent_state, key):
@@ -40,13 +44,15 @@ def episode(run: loading.Loaded, key: Any, max_steps: int, greedy: bool) -> tupl
         reset_key, step_key = jax.random.split(key)
         begin = training.start(environment, agent, jax.random.split(reset_key, 1))
         world = environment._replace(step=watched)
-        _, data = training.rollout(world, agent, agent_state, begin, step_key, max_steps, info=("state",))
-        return training.first_episodes(data.transitions)
+        how = {"info": ("state",), "episodic": True}
+        _, data = training.rollout(world, agent, agent_state, begin, step_key, max_steps, **how)
+        return begin.env, training.first_episodes(data.transitions)
 
-    tr = play(jax.tree.map(np.float32, run.hp), run.state.agent, key)
+    begin, tr = play(jax.tree.map(np.float32, run.hp), run.state.agent, key)
     count = int(tr.valid.sum())
-    states = jax.device_get(jax.tree.map(lambda x: x[:count, 0], tr.info["state"]))
-    return [jax.tree.map(lambda x: x[t], states) for t in range(count)], np.asarray(tr.reward)[:count, 0], count
+    first, later = jax.device_get((begin, jax.tree.map(lambda x: x[:count, 0], tr.info["state"])))
+    states = [jax.tree.map(lambda x: x[0], first), *(jax.tree.map(lambda x: x[t], later) for t in range(count))]
+    return states[: count if training.resets_itself(run.env) else None], np.asarray(tr.reward)[:count, 0], count
 
 
 def painter(env: Any, env_params: Any) -> tuple[Draw, int]:
@@ -144,31 +150,41 @@ def _as_image(drawn: Any) -> np.ndarray:
     return np.round(image.astype(np.float32) * 255.0 if unit else image).astype(np.uint8)
 
 
-def gif(
-    path: Path, states: list[Any], rewards: np.ndarray, count: int, draw: Draw, pace: int, said: Callable[[int], Any]
-) -> None:
-    """Write frames with the step and the return so far below them, at the pace of the environment; rewards `[T]`."""
+def _rounded(x: float) -> str:
+    """A return in a caption.
+
+    >>> _rounded(-1234.56), _rounded(0.1234), _rounded(-0.0)
+    ('-1,234.6', '0.12', '0.00')
+    """
+    return f"{x + 0.0:,.1f}" if abs(x) >= 100 else f"{x + 0.0:.2f}"
+
+
+def gif(path: Path, states: list[Any], rewards: np.ndarray, draw: Draw, pace: int, said: Callable[[int], Any]) -> None:
+    """Write frames with the step and the return so far below them, at the pace of the environment.
+
+    states: `[T + 1]`, or `[T]` without the last one.  rewards: `[T]`.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     stride = max(1, round(pace / MOST_FRAMES_PER_SECOND))
     font = ImageFont.load_default(size=15)
     so_far = np.concatenate([[0.0], np.cumsum(rewards)])
     frames = []
-    for t in range(0, count, stride):
+    for t in sorted({*range(0, len(states), stride), len(states) - 1}):
         picture = Image.fromarray(draw(states[t]))
         frame = Image.new("RGB", (picture.width, picture.height + CAPTION), "white")
         frame.paste(picture, (0, 0))
-        text = f"step {t:,}    return {so_far[t]:,.1f}"
+        text = f"step {t:,}    return {_rounded(so_far[t])}"
         ImageDraw.Draw(frame).text((10, picture.height + 5), text, fill="#24292f", font=font)
         frames.append(frame)
-        said(t + 1)
+        said(t)
     colors = frames[len(frames) // 2].quantize(64)
     flat = [frame.quantize(palette=colors, dither=Image.Dither.NONE) for frame in frames]
     hold = [1000 * stride // pace] * (len(flat) - 1) + [1500]
     part = path.with_name(f".part-{path.name}")
     flat[0].save(part, format="GIF", save_all=True, append_images=flat[1:], duration=hold, loop=0, optimize=True)
     part.replace(path)
-    said(count)
+    said(len(rewards))
 
 
 def render(
@@ -189,5 +205,6 @@ def render(
     states, rewards, count = episode(one, evaluation_key(seed), max_steps, greedy=not stochastic)
     with progress_bar() as bar:
         task = bar.add_task("drawing", total=count)
-        gif(out, states, rewards, count, draw, frames_per_second, lambda n: bar.update(task, completed=n))
-    report.note(f"episode of {count} steps, return {float(np.sum(rewards[:count])):.1f}: {out}")
+        gif(out, states, rewards, draw, frames_per_second, lambda n: bar.update(task, completed=n))
+    steps = f"{count} step{'s' if count > 1 else ''}"
+    report.note(f"episode of {steps}, return {_rounded(float(np.sum(rewards)))}: {out}")

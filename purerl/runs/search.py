@@ -14,15 +14,18 @@ import click
 from purerl import build
 from purerl.agents.parts.declarations import declaration_of
 from purerl.hyperparameters import hints_of, is_float
-from purerl.runs import files, options, studies, sweeps
+from purerl.runs import files, options, populations, studies, sweeps
 from purerl.runs.sources import NAMES
-from purerl.search import designs, halving, spaces
+from purerl.search import designs, halving, pbt, spaces
 from purerl.search.halving import Rung
 from purerl.search.spaces import Choice, Interval
 
 DESIGNS: Mapping[str, Callable[..., designs.Points]] = {"sobol": designs.sobol, "random": designs.random}
 SAMPLERS = (*DESIGNS, "grid", *studies.SAMPLERS)
-SCHEDULES = ("full", "halving", "hyperband")
+PBT, POPULATION = "pbt", "population"  # a schedule, and the folder of its run
+SCHEDULES = ("full", "halving", "hyperband", PBT)
+EXCHANGE = {"interval": None, "fraction": 0.2, "perturb": (0.8, 1.2), "resample": 0.0}  # options of pbt
+GENERATIONS = 20  # of a population, unless an interval is given
 HIDDEN = ("tensorboard", "wandb", "mlflow")  # options of a run that a search has not
 
 
@@ -38,6 +41,7 @@ class Search(NamedTuple):
     batch: int
     final_seeds: int
     study: str | None
+    population: dict[str, Any] | None = None  # of pbt: the exchange, `populations.Population` but for its space
 
 
 def _config_class(agent: str) -> type:
@@ -58,6 +62,8 @@ def _choices(space: spaces.Space) -> dict[str, tuple[Any, ...]]:
 def search_of(config: Mapping[str, Any], sampler: str, schedule: str | None, **how: Any) -> Search:
     """The search that a config describes in which some values are dimensions of a space.
 
+    Args:
+      how: further fields of `Search`, and the options of an exchange, of which those that are None have a default.
     Raises:
       ValueError: if no value is one, or one that the option forbids; for a schedule that the sampler cannot have.
     """
@@ -80,6 +86,11 @@ def search_of(config: Mapping[str, Any], sampler: str, schedule: str | None, **h
     elif how["study"]:
         raise ValueError(f"--study is {how['study']}; it needs a sampler of Optuna's: {', '.join(studies.SAMPLERS)}")
     schedule = schedule or ("full" if sampler in studies.SAMPLERS else "halving")
+    given = {name: how.pop(name) for name in EXCHANGE}
+    if schedule == PBT:
+        how["population"] = _population(config, space, how["trials"], given)
+    elif named := [name for name, x in given.items() if x is not None]:
+        raise ValueError(f"--{named[0]} is for --schedule {PBT}; here the schedule is {schedule}")
     if how["study"] and "://" not in how["study"]:
         how["study"] = str(Path(how["study"]).resolve())
     absolute = lambda name, x: options.absolute(x) if name in NAMES and x else x
@@ -89,6 +100,37 @@ def search_of(config: Mapping[str, Any], sampler: str, schedule: str | None, **h
     for name in set(NAMES) & {*space}:
         space[name] = Choice(tuple(absolute(name, x) for x in _choices(space)[name]))
     return Search(json.loads(json.dumps(base)), space, sampler, schedule, **how)
+
+
+def _population(
+    config: Mapping[str, Any], space: spaces.Space, trials: int, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The exchange of a population, with its defaults in place of None.
+
+    Raises:
+      ValueError: for a config, a space or values that a population cannot have.
+    """
+    for name, x in space.items():
+        if isinstance(x, Choice):
+            raise ValueError(f"--{name.replace('_', '-')} has several values; a population changes floats in an "
+                             "interval: give one, such as log_uniform:1e-4:1e-2, or one value")  # fmt: skip
+    if config["seeds"] != 1:
+        raise ValueError(f"--seeds is {config['seeds']}; with --schedule {PBT} each trial is one run: raise --trials")
+    if config["stop_when"] is not None:
+        raise ValueError(f"--stop-when is {config['stop_when']:g}; no member of a population ends before the others")
+    if trials < 2:
+        raise ValueError(f"--trials is {trials}; a population has at least 2 members")
+    block = config["num_envs"] * config["rollout_length"]
+    iterations = config["steps"] // block
+    interval = given["interval"] or max(1, iterations // GENERATIONS) * block
+    if interval < block:
+        raise ValueError(f"--interval is {interval}; one iteration has {block} steps")
+    if interval // block * 2 > iterations:
+        what = f"--steps is {config['steps']}" + (f" and --interval {interval}" if given["interval"] else "")
+        raise ValueError(f"{what}; a population has at least two generations, each of at least {block} steps")
+    pbt.perturb(*(given["perturb"] or ()))
+    chosen = {name: default if given[name] is None else given[name] for name, default in EXCHANGE.items()}
+    return {**chosen, "interval": interval}
 
 
 def stored(search: Search) -> dict[str, Any]:
@@ -103,6 +145,7 @@ def read(directory: Path) -> Search:
       ValueError: if it holds none.
     """
     config = files.read_config(directory)
+    config = {**Search._field_defaults, **config}
     if config.get("kind") != files.SEARCH or config.keys() != {"format", "kind", *Search._fields}:
         raise ValueError(f"{directory} holds no search of this version")
     found = {name: config[name] for name in Search._fields}
@@ -177,6 +220,12 @@ class Structure(NamedTuple):
 def structures_of(search: Search, points: designs.Points) -> list[Structure]:
     """The structures of points, in the order in which they first occur."""
     data = floats(search.base["agent"])
+    if search.population:
+        if len(points) < 2:
+            raise ValueError(f"--trials is {search.trials}, of which the grid has one; a population has at least 2")
+        population = {**search.population, "space": spaces.to_json(search.space)}
+        config = {**config_of(search, {}), "seeds": len(points), "horizons": [populations.beginning(points)]}
+        return [Structure(POPULATION, {**config, "population": population}, [*range(len(points))])]
     groups: dict[str, tuple[dict[str, Any], list[int]]] = {}
     for place, point in enumerate(points):
         values = {name: x for name, x in point.items() if name not in data}
@@ -189,7 +238,7 @@ def structures_of(search: Search, points: designs.Points) -> list[Structure]:
 
 
 def final_of(search: Search, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The config in which a trial is trained again, on fresh seeds."""
+    """The config of values with which a winner is trained again, on fresh seeds."""
     config, data = config_of(search, {}), floats(search.base["agent"])
     own = config["hyperparameters"]
     for name, value in values.items():

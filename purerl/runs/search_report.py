@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,17 @@ class Trial(NamedTuple):
     first: float  # the score at the first level, where every trial has one
 
 
+class Winner(NamedTuple):
+    """The best trial of a search."""
+
+    trial: Trial
+    count: int  # of trials
+    config: dict[str, Any]  # in which it is trained again
+    command: str  # that does the same
+    table: str = CSV  # the file of all trials
+    more: Mapping[str, Any] = {}  # for winner.json
+
+
 def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else short(value)
 
@@ -54,11 +65,11 @@ def ordered(trials: Sequence[Trial]) -> list[int]:
     return sorted(range(len(trials)), key=lambda n: (lost(n), -trials[n].steps, 0.0 if lost(n) else -trials[n].score))
 
 
-def show(space: Space, trials: Sequence[Trial]) -> None:
-    """Print the best trials."""
+def show(space: Space, trials: Sequence[Trial], one: str = "trial") -> None:
+    """Print the best trials; one: what each of them is called."""
     shown = ordered(trials)[:SHOWN]
-    out = Table(title=f"the best {len(shown)} of {report.counted(len(trials), 'trial')}", title_justify="left")
-    for name in ("trial", *space, "steps", "score"):
+    out = Table(title=f"the best {len(shown)} of {report.counted(len(trials), one)}", title_justify="left")
+    for name in (one, *space, "steps", "score"):
         out.add_column(name, justify="right", overflow="fold")
     for number in shown:
         trial = trials[number]
@@ -67,27 +78,37 @@ def show(space: Space, trials: Sequence[Trial]) -> None:
     report.console().print(out)
 
 
-def finish(
-    directory: Path, space: Space, trials: Sequence[Trial], winner: Trial, final: np.ndarray, command: str
-) -> None:
-    """Write the winner and the pictures, and print the score of the search beside that of fresh seeds, float `[S]`."""
-    known = final[~np.isnan(final)]
-    about: dict[str, Any] = {"values": winner.values, "run": winner.run, "score": winner.score, "command": command}
-    if len(known):
-        low, high = statistics.interval(known, statistics.mean)
-        about |= {"final_mean": float(known.mean()), "final_interval": [low, high], "final_scores": known.tolist()}
-        report.say(
-            f"score: {winner.score:.2f} in the search, as the best of {report.counted(len(trials), 'trial')}; "
-            f"{known.mean():.2f} [{low:.2f}, {high:.2f}] on {report.counted(len(known), 'fresh seed')}: "
-            f"the winner's curse is {winner.score - known.mean():+.2f}"
-        )
-    files.write_json(directory / WINNER, about)
+def check(directory: Path, winner: Trial) -> None:
+    """Raise a ValueError if the best of the trials in a directory has no score."""
+    if np.isnan(winner.score):
+        raise ValueError(f"{directory}: no trial has a score: none finished an episode, or all have values that are "
+                         "not finite; give more --steps, or other spaces")  # fmt: skip
+
+
+def pictures(directory: Path, space: Space, trials: Sequence[Trial]) -> None:
+    """Draw trials and the importance of dimensions, and print the latter."""
     if len(trials) >= FEWEST:
         found = importance(space, [t.values for t in trials], np.array([t.first for t in trials]))
         report.say("importance: " + ", ".join(f"{name} {x:.2f}" for name, x in found.items()))
         _parallel(directory / PARALLEL, space, trials)
         _bars(directory / IMPORTANCE, found, len(trials))
-    report.note(f"search: {directory}  (all trials: {directory / CSV}, the winner: {directory / WINNER})")
+
+
+def finish(directory: Path, winner: Winner, final: np.ndarray) -> None:
+    """Write the winner, and print the score of the search beside that of fresh seeds, float `[S]`."""
+    values, run, _, _, score, _ = winner.trial
+    known = final[~np.isnan(final)]
+    about: dict[str, Any] = {"values": values, "run": run, "score": score, "command": winner.command, **winner.more}
+    if len(known):
+        low, high = statistics.interval(known, statistics.mean)
+        about |= {"final_mean": float(known.mean()), "final_interval": [low, high], "final_scores": known.tolist()}
+        report.say(
+            f"score: {score:.2f} in the search, as the best of {report.counted(winner.count, 'trial')}; "
+            f"{known.mean():.2f} [{low:.2f}, {high:.2f}] on {report.counted(len(known), 'fresh seed')}: "
+            f"the winner's curse is {score - known.mean():+.2f}"
+        )
+    files.write_json(directory / WINNER, about)
+    report.note(f"search: {directory}  (all trials: {directory / winner.table}, the winner: {directory / WINNER})")
 
 
 def _figure(width: float, height: float) -> Any:

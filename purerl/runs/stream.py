@@ -84,18 +84,19 @@ def stream(
     state: Any = None,
     isolate: bool = False,
     live: Callable[[], np.ndarray] | None = None,
+    first: bool = True,
 ) -> Iterator[Chunk]:
     """Train R runs at once over the devices, from their keys `[R]` or from their state `[R, ...]`.
 
     Vectors among the leaves of `hp` have one entry for each run. Runs that only fill up the devices are discarded.
     `isolate`: see `training.batch`.  `live`: of isolated runs, those that are still trained, bool `[R]`; the others
-    take no time.
+    take no time.  `first`: False if the program has been compiled before. The state is donated.
     """
     order = np.arange(num_runs + -num_runs % len(devices)) % num_runs
     hp = jax.tree.map(lambda x: jnp.asarray(x)[order] if jnp.ndim(x) else x, hp)
     make = training.batch(make, devices if len(devices) > 1 else None, isolate)
     if state is not None:
-        state = jax.tree.map(lambda x: x[order], state)
+        state = jax.tree.map(lambda x: x[order], state) if len(order) > num_runs else state
         if len(devices) > 1:
             state = jax.device_put(state, NamedSharding(Mesh(np.array(devices), ("runs",)), P("runs")))
         elif devices[0] != jax.devices()[0]:  # otherwise it would be committed there, which is another program
@@ -103,7 +104,7 @@ def stream(
     job: tuple = (make, hp, None if keys is None else keys[order])
     fill = np.zeros(len(order) - num_runs, np.int32)
     each = (lambda: np.append(live().astype(np.int32), fill)) if isolate and live is not None else None
-    with progress.compiling():
+    with progress.compiling(first):
         program = _aside(training.compile_run, *job, state, *([each()] if each else []))
         jax.block_until_ready(program.state)
     del state

@@ -1,6 +1,6 @@
 """Searches for hyperparameters in directories: train, resume, and the winner on fresh seeds.
 
-A search consists of generations; only a sampler that learns from results has more than one.
+A search is a population, or consists of generations: more than one only where a sampler learns from results.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from purerl.runs import execute, files, generations, report, search_report, studies, sweeps
+from purerl.runs import evolution, execute, files, generations, report, search_report, studies, sweeps
 from purerl.runs.generations import FOLDER, Member
 from purerl.runs.plans import plan_with
 from purerl.runs.search import Search, brackets_of, command_of, config_of, final_of, points_of, read, stored
-from purerl.runs.search_report import Trial
+from purerl.runs.search_report import Winner
 from purerl.search import halving
 from purerl.search.designs import Points
 
@@ -46,8 +46,8 @@ def train(search: Search, directory: Path | None, devices: int | None, save_ever
       Stopped: if it was interrupted.
     """
     base = plan_with(config_of(search, {}), {})
-    if search.sampler not in studies.SAMPLERS:
-        generations.planned(search, points_of(search), Path("not", "written"), None)
+    if search.sampler not in studies.SAMPLERS:  # those of a population, too
+        generations.planned(search, points_of(search), Path("not", "written"), None, None)
     directory = directory or report.unused(Path("runs") / f"tune-{base.name}")
     files.check_new(directory)
     try:
@@ -67,24 +67,54 @@ def resume(directory: Path, devices: int | None, save_every: float, code: str | 
       Stopped: if it was interrupted; everything up to there is on disk.
       ValueError: if no trial has a score.
     """
-    search, trials = read(directory), []
+    search = read(directory)
     with files.locked(directory):
-        study = _study(search, directory)
-        for generation in range(search.trials if search.sampler in studies.SAMPLERS else 1):
-            folder = directory / f"{FOLDER}{generation:03d}"
-            numbers, points = _asked(search, folder) if (folder / TRIALS).is_file() else study.ask(search.batch)
-            if not points:
-                break
-            folder.mkdir(exist_ok=True)
-            files.write_json(folder / TRIALS, {"numbers": numbers, "points": points})
-            members = generations.planned(search, points, folder, code)
-            generations.create(members, devices)
-            _announce(search, members, generation, len(points))
-            found = generations.train(search, directory, points, members, devices, save_every)
-            study.tell(numbers, np.array([trial.score for trial in found]))
-            trials += found
-            search_report.write(directory, search.space, trials)
-        _finish(search, directory, trials, devices, save_every, code)
+        find = evolution.train if search.population else _best
+        winner = find(search, directory, devices, save_every, code)
+        final = directory / FINAL
+        report.note(f"the best trial, on {report.counted(search.final_seeds, 'fresh seed')}: {winner.command}")
+        with sweeps.as_one(directory, final):
+            if not (final / files.CONFIG).is_file():
+                shutil.rmtree(final, ignore_errors=True)  # its creation was cut off: it holds no training
+                plan = generations.new_plan(winner.config, generations.existing(directory), code)
+                execute.train(plan, final, devices, save_every)
+            elif not sweeps.complete(final):
+                execute.resume(final, None, None, devices, save_every, code=code)
+        search_report.finish(directory, winner, sweeps.panel(final).curves[0].final)
+
+
+def _best(search: Search, directory: Path, devices: int | None, save_every: float, code: str | None) -> Winner:
+    """Train all generations to their end, or go on with them, and return the best trial.
+
+    Raises:
+      Stopped: if it was interrupted.
+      ValueError: if no trial has a score.
+    """
+    study, trials = _study(search, directory), []
+    for generation in range(search.trials if search.sampler in studies.SAMPLERS else 1):
+        folder = directory / f"{FOLDER}{generation:03d}"
+        numbers, points = _asked(search, folder) if (folder / TRIALS).is_file() else study.ask(search.batch)
+        if not points:
+            break
+        folder.mkdir(exist_ok=True)
+        files.write_json(folder / TRIALS, {"numbers": numbers, "points": points})
+        members = generations.planned(search, points, folder, generations.existing(directory), code)
+        generations.create(members, devices)
+        _announce(search, members, generation, len(points))
+        found = generations.train(search, directory, points, members, devices, save_every)
+        study.tell(numbers, np.array([trial.score for trial in found]))
+        trials += found
+        search_report.write(directory, search.space, trials)
+    if not trials:
+        raise ValueError(
+            f"{directory}: the study has {search.trials} trials already, so none was left; give more --trials"
+        )
+    best = trials[search_report.ordered(trials)[0]]
+    search_report.check(directory, best)
+    search_report.show(search.space, trials)
+    search_report.pictures(directory, search.space, trials)
+    config = final_of(search, best.values)
+    return Winner(best, len(trials), config, command_of(config))
 
 
 def _asked(search: Search, folder: Path) -> tuple[list[int], Points]:
@@ -102,30 +132,3 @@ def _announce(search: Search, members: Sequence[Member], generation: int, count:
         f"{report.counted(len(plan.keys), 'seed')}, {search.sampler}, {search.schedule}: {rungs} steps, in all "
         f"{halving.cost(brackets) * len(plan.keys):,}; {report.counted(len(members), 'program')}"
     )
-
-
-def _finish(
-    search: Search, directory: Path, trials: list[Trial], devices: int | None, save_every: float, code: str | None
-) -> None:
-    """Train the winner on fresh seeds, and report."""
-    if not trials:
-        raise ValueError(
-            f"{directory}: the study has {search.trials} trials already, so none was left; give more --trials"
-        )
-    winner = trials[search_report.ordered(trials)[0]]
-    if np.isnan(winner.score):
-        raise ValueError(f"{directory}: no trial has a score: none finished an episode, or all have values that are "
-                         "not finite; give more --steps, or other spaces")  # fmt: skip
-    search_report.show(search.space, trials)
-    config = final_of(search, winner.values)
-    final, command = directory / FINAL, command_of(config)
-    report.note(f"the best trial, on {report.counted(search.final_seeds, 'fresh seed')}: {command}")
-    with sweeps.as_one(directory, final):
-        if not (final / files.CONFIG).is_file():
-            shutil.rmtree(final, ignore_errors=True)  # its creation was cut off: it holds no training
-            execute.train(
-                generations.new_plan(config, generations.existing(directory), code), final, devices, save_every
-            )
-        elif not sweeps.complete(final):
-            execute.resume(final, None, None, devices, save_every, code=code)
-    search_report.finish(directory, search.space, trials, winner, sweeps.panel(final).curves[0].final, command)

@@ -24,6 +24,7 @@ __all__ = [
     "from_json",
     "log_uniform",
     "place",
+    "rounded",
     "to_json",
     "uniform",
 ]
@@ -102,8 +103,16 @@ def at(dimension: Dimension, u: float) -> Any:
     if isinstance(dimension, Choice):
         return dimension.values[min(int(u * len(dimension.values)), len(dimension.values) - 1)]
     low, high, log = dimension
-    exact = low * (high / low) ** u if log else low + u * (high - low)
-    return min(max(float(f"{exact:.{DIGITS}g}"), low), high)
+    return rounded(dimension, low * (high / low) ** u if log else low + u * (high - low))
+
+
+def rounded(interval: Interval, value: float) -> float:
+    """A value of an interval, to six significant digits; float32 holds them, so that such a value stays as it is.
+
+    >>> rounded(uniform(0.0, 0.3), 1 / 3), rounded(uniform(0.0, 1.0), 1 / 3)
+    (0.3, 0.333333)
+    """
+    return min(max(float(f"{value:.{DIGITS}g}"), interval.low), interval.high)
 
 
 def place(dimension: Dimension, value: Any) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 
 from purerl import distributions, networks, normalize, training
 from purerl.core import Agent, Learner, Reward, Transition
+from purerl.training.environments import is_truncated
 from purerl.training.loop import as_arrays
 
 
@@ -339,7 +340,7 @@ def _check_dtypes(name: str, env: Any, env_params: Any, obs: Any, state: Any, ke
         action = distributions.clip_to_space(space, _legal_action(space, key, obs))
         _, new, reward, terminated, *rest = step(key, state, action, env_params)
         if not training.resets_itself(env):
-            return reward, terminated, env.is_truncated(new, env_params)
+            return reward, terminated, is_truncated(env, new, env_params)
         return reward, terminated, rest[0] if len(rest) > 1 else terminated  # five values are refused later
 
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (obs, state))

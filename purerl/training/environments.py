@@ -73,6 +73,21 @@ def count_own(env: Any, env_params: Any) -> int | None:
     return next(iter(own.values()), None)
 
 
+def is_truncated(env: Any, state: Any, params: Any) -> Any:
+    """`env.is_truncated(state, params)`.
+
+    Raises:
+      ValueError: at trace time, for attributes that are missing there.
+    """
+    try:
+        return env.is_truncated(state, params)
+    except AttributeError as error:
+        raise ValueError(
+            f"{getattr(env, 'name', type(env).__name__)}: is_truncated: {error}; the one of gymnax compares state.time "
+            "with env_params.max_steps_in_episode: have both, or override is_truncated(state, env_params)"
+        ) from error
+
+
 def vectorized(env: Any, env_params: Any) -> Environment:
     """Vectorise a gymnax 1.x environment over N copies. Actions are clipped to the action space.
 
@@ -84,8 +99,8 @@ def vectorized(env: Any, env_params: Any) -> Environment:
     resets itself; its true successor is read from `info["final_observation"]`.
 
     Raises:
-      ValueError: at trace time, for the five-value step of gymnax 0.x, a reward that is not a scalar, or a wrapper that
-        resets itself without that entry of info.
+      ValueError: at trace time, for the five-value step of gymnax 0.x, a reward that is not a scalar, a time limit that
+        reads what is not there, or a wrapper that resets itself without that entry of info.
     """
     name, own = getattr(env, "name", type(env).__name__), count_own(env, env_params)
     axes = _own_axes(env, env_params)
@@ -122,7 +137,7 @@ def vectorized(env: Any, env_params: Any) -> Environment:
 
     def step_once(params, key, state, action):
         obs, state, reward, terminated, info = env.step_env(key, state, to_space(params, action), params)
-        return checked(obs, state, reward, terminated, env.is_truncated(state, params), info, obs)
+        return checked(obs, state, reward, terminated, is_truncated(env, state, params), info, obs)
 
     def step_and_reset(keys, reset_keys, state, action, begin):
         out = over_copies(step_once)(keys, state, action)

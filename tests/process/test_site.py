@@ -50,9 +50,10 @@ def address(site):
 
 def test_nothing_is_loaded_from_elsewhere(site):
     """Neither scripts, styles, fonts nor pictures; links that a reader follows may lead away."""
+    there, kinds = r"[\"']?(?:https?:)?//[^\"'> ]+", "stylesheet|preload|preconnect|icon"
     loads = re.compile(
-        r"<(?:script|img|iframe|source|video|audio|embed)\b[^>]*?\ssrc=[\"']?((?:https?:)?//[^\"'> ]+)"
-        r"|<link\b(?=[^>]*\brel=[\"']?(?:stylesheet|preload|icon|preconnect))[^>]*?\shref=[\"']?((?:https?:)?//[^\"'> ]+)"
+        rf"<(?:script|img|iframe|source|video|audio|embed)\b[^>]*?\ssrc={there}"
+        rf"|<link\b(?=[^>]*\brel=[\"']?(?:{kinds}))[^>]*?\shref={there}"
     )
     for path, text in site.items():
         assert not loads.search(text), f"{path.name}: {loads.search(text)[0]}"

@@ -23,6 +23,7 @@ from purerl import bellman, build, envs, exploration, losses, training
 from purerl.agents.parts import sequences
 from purerl.agents.parts.declarations import Choice, declaration_of
 from purerl.cli import main as cli
+from purerl.envs.fields import acquisition, portfolio
 from purerl.runs import catalogue, devices, evaluation, execute, files, report, sweeps
 from purerl.runs.arguments import Count
 from purerl.runs.progress import Progress
@@ -104,6 +105,17 @@ BAD = [
     (["CartPole-v1", "--env-param", "max_steps_in_episode=9,8"], "max_steps_in_episode is structure, and has one val"),
     (["CartPole-v1", "--env-param", "max_steps_in_episode=9.5"], "is 9.5; it must be a whole number"),
     (["Pendulum-v1", "--env-param", "max_torque=1,2"], "--env-param: max_torque changes the space of actions"),
+    (["Inventory-v0", "--env-param", "capacity=0"], "Inventory: capacity is 0; it must lie in [1, 1073741824]"),
+    (["Inventory-v0", "--env-param", "penalty=4,9,0"], "Inventory: penalty is 0.0; it must be positive and finite"),
+    (["Newsvendor-v0", "--env-param", "std=0"], "Newsvendor: std is 0.0; it must be positive and finite"),
+    (["TrafficSignal-v0", "--env-param", "room=0"], "TrafficSignal: room is 0; it must lie in [1, 1073741824]"),
+    (["TrafficSignal-v0", "--env-param", "arrival=1.2"], "arrival is array([0.3, 0.3]) in the environment, and no num"),
+    (["Battery-v0", "--env-param", "capacity=4,0"], "Battery: capacity is 0.0; it must lie in [1.17"),
+    (["Battery-v0", "--env-param", "efficiency=0.9,1.2"], "Battery: efficiency is 1.2; it must lie in [1.17"),
+    (["Execution-v0", "--env-param", "volatility=1,-1"], "Execution: volatility is -1.0; it must lie in [0, 3.4"),
+    (["CarFollowing-v0", "--env-param", "interval=0"], "CarFollowing: interval is 0.0; it must lie in [1.17"),
+    (["Highway-v0", "--env-param", "politeness=0.5,1.2"], "Highway: politeness is 1.2; it must lie in [0, 1]"),
+    (["own.py:timeless"], "timeless: is_truncated: 'dict' object has no attribute 'time'; the one of gymnax compares"),
     (["CartPole-v1", "--network", "minatar-cnn"], "MinAtarCNN: obs has shape (4, 4)"),
     (["CartPole-v1", "--value-clip", "none,0.2"], "--value-clip: none is structure"),
     (["CartPole-v1", "--devices", "99"], "--devices is 99; there are"),
@@ -167,6 +179,37 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, said, own, monkeypatch
     error = capsys.readouterr().err
     assert readable(error) and said in error, error
     assert sorted(p.name for p in own.parent.iterdir()) == ["own.py", "taken"]
+
+
+@pytest.mark.parametrize(
+    "env, read, package, file",
+    [
+        ("Portfolio-v0", portfolio.sp500_stocks, "skfolio", "datasets/data/sp500_dataset.csv.gz"),
+        ("Acquisition-v0", acquisition.mni_slices, "nilearn",
+         "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"),
+        ("Glimpses-v0", None, "scikit-learn", "datasets/data/digits.csv.gz"),
+    ],
+)  # fmt: skip
+def test_data_that_are_missing_or_empty_are_one_line(env, read, package, file, tmp_path, monkeypatch, capsys):
+    folders = {"missing": None, "without": tmp_path / "without", "empty": tmp_path / "empty"}
+    (folders["empty"] / file).parent.mkdir(parents=True)
+    (folders["empty"] / file).write_bytes(b"")
+    find = importlib.util.find_spec
+    for case, said in (
+        ("missing", f"needs the package {package}: pip install 'purerl[data]'"),
+        ("without", f"is not where it was expected in {package}: "),
+        ("empty", f"{Path(file).name} is not a"),
+    ):
+        spec = folders[case] and SimpleNamespace(submodule_search_locations=[str(folders[case])])
+        names = ("skfolio", "nilearn", "sklearn")
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, *a, s=spec: s if name in names else find(name, *a)
+        )
+        if read:
+            read.cache_clear()
+        assert command("train", "ppo", env) == 2
+        error = capsys.readouterr().err
+        assert readable(error) and said in error and error.count("\n") == 1, error
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from commands import OWN, command, snapshot, train
 
 import purerl
 from purerl import training
-from purerl.runs import checkpoint, evaluation, execute, plan, plans, plotting, render, report
+from purerl.envs import registry
+from purerl.runs import checkpoint, evaluation, execute, loading, plan, plans, plotting, render, report
 
 
 def test_evaluate_prints_a_row_a_configuration_and_mode(whole, monkeypatch, capsys):
@@ -129,10 +130,42 @@ def test_an_episode_as_a_gif(env, whole, tmp_path, monkeypatch, capsys):
     for k in range(image.n_frames):
         image.seek(k)
         frames.append(np.asarray(image.convert("RGB")).astype(int))
-    assert 1 < image.n_frames <= steps and min(frames[0].shape[:2]) >= 300
+    assert 1 < image.n_frames <= steps + 1 and min(frames[0].shape[:2]) >= 300
     assert (frames[0][:-28] != frames[-1][:-28]).any()  # something moves, besides the caption
     assert command("render", a, "--out", tmp_path / "e.gif") == 2
     assert command("render", a, "--number", 9, "--out", tmp_path / "f.gif") == 2
+
+
+FIELDS = [name for name, maker in registry.OWN.items() if maker.__module__.startswith("purerl.envs.fields")]
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("env", FIELDS)
+def test_environments_of_the_fields_are_trained_evaluated_and_drawn(env, tmp_path, capsys):
+    from PIL import Image
+
+    try:
+        purerl.make(env)
+    except ValueError as error:
+        pytest.skip(str(error))
+    run = tmp_path / "run"
+    assert train(run, agent=f"{OWN}:untrained", env=env, seeds=1, steps=64, chunks=1) == 0
+    assert command("evaluate", run, "--episodes", 4) == 0
+    assert command("render", run, "--stochastic", "--max-steps", 12) == 0
+    steps = int(re.search(r"episode of (\d+) step", capsys.readouterr().err)[1])
+    image = Image.open(run / "episode.gif")
+    assert 1 < image.n_frames <= steps + 1 and min(image.size) >= 200
+    first = np.asarray(image.convert("RGB")).astype(int)
+    image.seek(image.n_frames - 1)
+    assert (np.asarray(image.convert("RGB"))[:-28] != first[:-28]).any()  # not the caption alone
+
+
+def test_the_last_state_of_an_episode_is_drawn(small):
+    """In an environment of one step it is all that there is to see."""
+    run = loading.load(small).one(0)
+    states, rewards, count = render.episode(run, jax.random.key(0), 20, greedy=True)
+    assert count == len(rewards) == 1 and [int(state.time) for state in states] == [0, 1]
+    assert states[0].row == states[1].row
 
 
 def test_what_can_not_be_drawn_says_so():

@@ -245,7 +245,7 @@ def test_a_sampler_that_learns_is_asked_and_told_by_generation(tmp_path, monkeyp
 
 
 def test_a_later_fault_leaves_earlier_scores(tuned):
-    (member,) = generations.planned(search.read(tuned), points(tuned), tuned / "generation-000", None)
+    (member,) = generations.planned(search.read(tuned), points(tuned), tuned / "generation-000", None, None)
     scores = generations._scores(member, 320, {0: 11, 1: 11, 2: 10, 17: 3})  # runs, and iterations: two runs a trial
     assert np.isnan(scores).tolist() == [False, True, *6 * [False], True]
     metrics = runs_of(member.directory)

@@ -235,3 +235,23 @@ def test_an_empty_data_package(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs the package nilearn: pip install 'purerl\[data\]'"):
         Acquisition()
+
+
+def test_bad_parameters(key):
+    env = ENV
+    _, state = env.reset_env(key, env.default_params)
+    for changed, said in (
+        ({"max_steps_in_episode": 0}, r"Acquisition: max_steps_in_episode is 0; it must lie in \[1, 8\]"),
+        ({"max_steps_in_episode": 9}, r"Acquisition: max_steps_in_episode is 9; it must lie in \[1, 8\]"),
+        (
+            {"kspace": np.zeros((3, 8, 7, 2))},
+            r"Acquisition: kspace has shape \(3, 8, 7, 2\); it must be \(M, 8, 8, 2\)",
+        ),
+    ):
+        params = env.default_params.replace(**changed)
+        for call in (
+            lambda: env.reset_env(key, params),
+            lambda: env.step_env(key, state, 0, params),
+        ):
+            with pytest.raises(ValueError, match=said):
+                call()

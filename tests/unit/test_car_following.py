@@ -100,7 +100,9 @@ def test_the_contract_and_the_picture(key):
 @pytest.mark.parametrize("name", ["interval", "acceleration_cost", "gap_cost", "leader_noise", "initial_gap"])
 def test_bad_parameters(name, key):
     params = CarFollowingParams(**{name: -1.0})
-    for call in (lambda: ENV.reset_env(key, params), lambda: car_following.optimal_gains(params)):
+    _, state = ENV.reset_env(key, ENV.default_params)
+    step = lambda: ENV.step_env(key, state, jnp.zeros(1), params)
+    for call in (step, lambda: ENV.reset_env(key, params), lambda: car_following.optimal_gains(params)):
         with pytest.raises(ValueError, match=f"{name} is -1.0"):
             call()
     with pytest.raises(ValueError, match="max_steps_in_episode is 0"):

@@ -133,7 +133,9 @@ def test_the_contract_and_the_picture(key):
 )
 def test_bad_parameters(changed, message, key):
     params = ExecutionParams(**changed)
-    for call in (lambda: ENV.reset_env(key, params), lambda: execution.optimal_holdings(params)):
+    _, state = ENV.reset_env(key, ENV.default_params)
+    step = lambda: ENV.step_env(key, state, jnp.ones(1), params)
+    for call in (step, lambda: ENV.reset_env(key, params), lambda: execution.optimal_holdings(params)):
         with pytest.raises(ValueError, match=message):
             call()
 

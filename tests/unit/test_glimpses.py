@@ -120,3 +120,23 @@ def test_bad_locations():
     for locations, message in (([0.0, 0.0], "shape"), (np.zeros((0, 2)), "shape"), ([[0.0, 1.5]], "must lie in")):
         with pytest.raises(ValueError, match=message):
             glimpses.accuracy_of_fixed_glimpses(params, params, locations)
+
+
+def test_bad_parameters(key):
+    env = ENV
+    _, state = env.reset_env(key, env.default_params)
+    for changed, said in (
+        ({"max_steps_in_episode": 0}, r"Glimpses: max_steps_in_episode is 0; it must lie in \[1, "),
+        (
+            {"images": np.zeros((0, 6, 6))},
+            r"images and labels have shapes \(0, 6, 6\) and \(28,\); they must be \(n, 6, 6\)",
+        ),
+        ({"labels": np.zeros(3, int)}, r"images and labels have shapes \(28, 6, 6\) and \(3,\)"),
+    ):
+        params = env.default_params.replace(**changed)
+        for call in (
+            lambda: env.reset_env(key, params),
+            lambda: env.step_env(key, state, {"class": 0, "location": jnp.zeros(2)}, params),
+        ):
+            with pytest.raises(ValueError, match=said):
+                call()

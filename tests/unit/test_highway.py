@@ -349,8 +349,10 @@ def test_a_thousand_variants_are_one_program(key):
     ],
 )
 def test_bad_parameters(changed, message, key):
-    with pytest.raises(ValueError, match=message):
-        Highway().reset_env(key, HighwayParams(**changed))
+    params = HighwayParams(**changed)
+    for call in (lambda: Highway().reset_env(key, params), lambda: Highway().step_env(key, None, 0, params)):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 @pytest.mark.parametrize("changed", [{"num_lanes": 0}, {"num_vehicles": -50}, {"frequency": 0}, {"num_vehicles": 2.5}])

@@ -373,7 +373,11 @@ def test_what_a_population_leaves_on_disk(tmp_path):
         "6,0,2.0,0,0.1",
         "6,1,3.0,1,0.12",
     ]
-    lines = populations._broken_lines(past.hyperparameters["rate"], past.parents)
-    np.testing.assert_array_equal(lines, [[0.1, 100.0], [0.1, np.nan], [0.1, 0.12]])  # 1 has copied 0
+    edges, rate = np.array([0, 3, 6]), past.hyperparameters["rate"]
+    values = [[[0, 0.1], [3, 0.1]], [[0, 100], [3, 100]], [[3, 0.1], [6, 0.1]], [[3, 0.12], [6, 0.12]]]
+    copies = [[[3, 0.1], [3, 0.1]], [[3, 0.1], [3, 0.12]]]  # both go on from 0, 1 with another value
+    np.testing.assert_array_equal(populations._segments(edges, rate, past.parents, True), values + copies)
+    of_scores = populations._segments(edges, past.scores, past.parents, False)
+    np.testing.assert_array_equal(of_scores, [[[3, 1], [6, 2]], [[3, 1], [6, 3]]])  # nobody goes on from NaN
     populations.picture(tmp_path / "population.png", past)
     assert (tmp_path / "population.png").stat().st_size > 10_000 and len(list(tmp_path.iterdir())) == 2

@@ -267,3 +267,23 @@ def test_an_empty_data_package(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs the package skfolio: pip install 'purerl\[data\]'"):
         Portfolio()
+
+
+def test_bad_parameters(key):
+    env = small()
+    _, state = env.reset_env(key, env.default_params)
+    for changed, said in (
+        ({"cost": 0.5}, r"Portfolio: cost is 0.5; it must lie in \[0, 0.1\]"),
+        ({"first": 1}, r"Portfolio: first is 1; it must lie in \[2, "),
+        ({"last": 10**6}, r"Portfolio: last is 1000000; it must lie in"),
+        ({"max_steps_in_episode": 0}, r"Portfolio: max_steps_in_episode is 0; it must lie in \[1, "),
+        ({"max_steps_in_episode": 10**4}, r"Portfolio: max_steps_in_episode is 10000; it must lie in \[1, "),
+        ({"growth": np.zeros((60, 4))}, r"Portfolio: growth must be \[days, 1 \+ assets\], finite and above 0"),
+    ):
+        params = env.default_params.replace(**changed)
+        for call in (
+            lambda: env.reset_env(key, params),
+            lambda: env.step_env(key, state, jnp.zeros(4), params),
+        ):
+            with pytest.raises(ValueError, match=said):
+                call()

@@ -183,7 +183,7 @@ def test_spaces_in_words():
         (spaces.Box(-jnp.inf, 1.0, ()), "Box[]"),
         (
             spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Tuple([spaces.Discrete(4)])}),
-            "a: Discrete(2), b: (Discrete(4))",
+            "a: Discrete(2)\nb: (Discrete(4))",
         ),
         (None, "None"),
     ):

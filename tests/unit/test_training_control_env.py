@@ -597,6 +597,16 @@ def test_a_file_that_is_not_where_it_was_is_named(tmp_path, monkeypatch):
         data.load("digits")
 
 
+@pytest.mark.parametrize("name", ["digits", "breast-cancer", "mnist"])
+def test_files_that_are_no_tables(name, tmp_path, monkeypatch):
+    packages(tmp_path, monkeypatch)
+    for contents, said in ((b"", "it is empty"), (b"\x1f\x8b\x08 cut", ""), (b"a\nb,c\n", "")):
+        for path in [*tmp_path.rglob("*.csv"), *tmp_path.rglob("*.csv.gz")]:
+            path.write_bytes(gzip.compress(contents) if contents[:1] == b"a" and path.suffix == ".gz" else contents)
+        with pytest.raises(ValueError, match=rf"\.csv.* is not a table of numbers: .*{said}"):
+            data.load(name)
+
+
 def write_idx(path, array):
     raw = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
     path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)

@@ -19,13 +19,16 @@ START = (
     click.Option(["--init-optimizer"], type=click.Choice(["fresh", "kept"]), default="fresh", show_default=True,
                  help="the optimiser's state of --init-from: started anew, or kept"),
 )  # fmt: skip
+SCHEDULES = click.Option(["--schedules"], type=click.Path(path_type=Path), metavar="FILE.csv", help="values of floats "
+                         "that change along training, such as those of a population: a column `steps`, from which on "
+                         "a row holds, and one for each hyperparameter")  # fmt: skip
 
 
 def agent_command(name: str) -> click.Command:
     """The command that trains one agent."""
     prepare()
     from purerl.build import agent_function
-    from purerl.runs import initial, options, plans, sweeps
+    from purerl.runs import changes, initial, options, plans, sweeps
 
     with one_line():
         run, own = options.parameters(name)
@@ -36,6 +39,9 @@ def agent_command(name: str) -> click.Command:
         take = lambda parameters: {p.name: given[p.name] for p in parameters if p.expose_value}
         with one_line():
             points = sweeps.points_of({"agent": name, **take(run), "hyperparameters": take(own)})
+            if given["schedules"]:
+                for point in points:
+                    point.config["horizons"] = changes.read(given["schedules"], point.config)
             if given["init_from"] is None:
                 if given["init_optimizer"] == "kept":
                     raise ValueError("--init-optimizer is kept, and there is no --init-from to take its state from")
@@ -47,7 +53,7 @@ def agent_command(name: str) -> click.Command:
 
     return click.Command(
         name,
-        params=[*run, *execution, *START, *own],
+        params=[*run, *execution, *START, SCHEDULES, *own],
         callback=invoke,
         help=(inspect.getdoc(about) or "").split("\n")[0],
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},

@@ -11,7 +11,7 @@ from purerl import agents
 from purerl.cli.commands.train import Agents
 from purerl.cli.errors import one_line
 from purerl.cli.flags import execution_options, prepare
-from purerl.runs.arguments import Count
+from purerl.runs.arguments import Count, Numbers, Range
 
 SEEDS = 1
 
@@ -41,17 +41,26 @@ def tune_command(name: str) -> click.Command:
     execution = execution_options("runs/tune-AGENT-ENV")
     of_search = [
         click.Option(["--trials"], type=Count(), default=27, show_default=True, help="number of trials; with "
-                     "hyperband, of the first bracket"),
+                     "hyperband, of the first bracket; with pbt, the population"),
         click.Option(["--sampler"], type=click.Choice(search.SAMPLERS), default="sobol", show_default=True,
                      help="how values are chosen; from tpe on, by Optuna, from the results so far"),
-        click.Option(["--schedule"], type=click.Choice(search.SCHEDULES), help="which trials end early, by their rank  "
-                     "[default: halving; full for Optuna's samplers]"),
+        click.Option(["--schedule"], type=click.Choice(search.SCHEDULES), help="which trials end early, by their rank; "
+                     "with pbt the lowest copy the highest, and go on with other values  [default: halving; full for "
+                     "Optuna's samplers]"),
         click.Option(["--eta"], type=click.IntRange(2), default=3, show_default=True, help="of n trials, n / eta are "
                      "trained eta times as long"),
         click.Option(["--final-seeds"], type=Count(), default=8, show_default=True, help="fresh seeds on which the "
                      "best trial is trained again"),
         click.Option(["--batch"], type=Count(), default=10, show_default=True, help="trials that Optuna chooses at "
                      "once, trained together"),
+        click.Option(["--interval"], type=Count(total=True), metavar="STEPS", help="pbt: environment steps between "
+                     "exchanges of the population  [default: a twentieth of --steps]"),
+        click.Option(["--fraction"], type=Range(0, 0.5, min_open=True), help="pbt: the fraction of the population, the "
+                     "lowest, that copies one of as many of the highest  [default: 0.2]"),
+        click.Option(["--perturb"], type=Numbers(optional=False), help="pbt: factors; after a copy, one of them "
+                     "multiplies a value  [default: 0.8,1.2]"),
+        click.Option(["--resample"], type=Range(0, 1), help="pbt: the probability of a new value of its space in place "
+                     "of that  [default: 0]"),
         click.Option(["--study"], metavar="FILE|URL", help="Optuna's journal or database, which many processes may "
                      "share  [default: study.journal in the directory]"),
     ]  # fmt: skip
@@ -88,6 +97,7 @@ def tune() -> None:
     \b
     purerl tune ppo CartPole-v1 --learning-rate log_uniform:1e-4:1e-2 --clip uniform:0.1:0.3
     purerl tune ppo CartPole-v1 --learning-rate log_uniform:1e-4:1e-2 --num-epochs 4,8 --schedule hyperband
+    purerl tune ppo CartPole-v1 --learning-rate log_uniform:1e-4:1e-2 --schedule pbt --trials 16
     purerl tune ppo CartPole-v1 --learning-rate log_uniform:1e-4:1e-2 --sampler tpe   # pip install 'purerl[tune]'
 
     Floats have log_uniform:LOW:HIGH, uniform:LOW:HIGH, or several values; all of their trials share one program. What

@@ -1,4 +1,13 @@
-"""Choosing which lines of k-space to acquire of a medical image, beside the exact best order of each image."""
+"""Choosing which lines of k-space to acquire of a medical image, beside the exact best order of each image.
+
+A step acquires one line; the reward is its share of the energy of the image, without unit, so that the return is 1
+minus the relative squared error of the zero-filled inverse. Parameters: `AcquisitionParams`. `oracle_lines` is the
+optimum for each image, which needs the image itself; `best_fixed_order` the best order that is the same for all. A
+policy that adapts lies between them. Baselines: `low_to_high`, `equispaced`, and random lines, `random_error`. By
+default images are slices of one head, `mni_slices`, from the package nilearn (extra `data`).
+
+Reference: Pineda et al., 2020, arXiv:2007.10469.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +25,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import check_counts, check_functions
+from purerl.arguments import check_counts, check_functions, check_range
 from purerl.core import Array
 from purerl.envs.training_control.data import file_of_package
 
@@ -182,7 +191,8 @@ class Acquisition(Environment):
       observe: `energies_seen` or `zero_filled`, or a function of one's own.
       block, gap: slices, see `blocks`.
     Raises:
-      ValueError: for other images, counts or functions; if no slice is left for test; if nilearn is needed and missing.
+      ValueError: for other images, counts or functions; if no slice is left for test; if nilearn is needed and missing;
+        and at a reset or step for parameters out of range.
     """
 
     name: str = "Acquisition-v0"
@@ -223,7 +233,16 @@ class Acquisition(Environment):
         """The slices that are not in `default_params`."""
         return AcquisitionParams(self._test, self._num_lines)
 
+    def _check(self, params: AcquisitionParams) -> None:
+        check_range("Acquisition", 1, self._size, max_steps_in_episode=params.max_steps_in_episode)
+        shape = np.shape(params.kspace)
+        if len(shape) != 4 or not shape[0] or shape[1:] != (self._size, self._size, 2):
+            raise ValueError(
+                f"Acquisition: kspace has shape {shape}; it must be (M, {self._size}, {self._size}, 2), M images"
+            )
+
     def reset_env(self, key, params):
+        self._check(params)
         image = jax.random.randint(key, (), 0, len(params.kspace), jnp.int32)
         return self.begin(image, params)
 
@@ -234,6 +253,7 @@ class Acquisition(Environment):
 
     def step_env(self, key, state, action, params):
         del key
+        self._check(params)
         energy = line_energies(jnp.asarray(params.kspace)[state.image])
         reward = jnp.where(state.acquired[action], 0.0, energy[action])
         state = AcquisitionState(state.image, state.acquired.at[action].set(True), state.time + 1)
@@ -265,10 +285,13 @@ class Acquisition(Environment):
         axes = figure.subplots(1, 3)
         lines = np.log10(np.asarray((kspace**2).sum(-1)) + FLOOR)
         whole = zero_filled(kspace, jnp.ones_like(acquired))[..., 0]
+        error = float(jnp.sum(line_energies(kspace) * ~acquired))
+        titles = f"k-space, {int(acquired.sum())} lines", f"zero-filled, error {error:.3f}", "image"
+        gray = {"cmap": "gray", "vmin": 0, "vmax": float(whole.max())}
+        styles = {"vmin": np.log10(FLOOR), "vmax": lines.max()}, gray, gray
         shown = np.where(np.asarray(acquired)[:, None], lines, np.nan), zero_filled(kspace, acquired)[..., 0], whole
-        limits = {"vmin": 0, "vmax": float(whole.max())}
-        for axis, picture, title in zip(axes, shown, ("k-space", "zero-filled", "image"), strict=True):
-            axis.imshow(np.asarray(picture), **({} if title == "k-space" else {"cmap": "gray", **limits}))
+        for axis, picture, title, style in zip(axes, shown, titles, styles, strict=True):
+            axis.imshow(np.asarray(picture), **style)
             axis.set(title=title, xticks=[], yticks=[])
         return figure
 

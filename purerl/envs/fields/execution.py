@@ -1,4 +1,12 @@
-"""Optimal execution of a large order (Almgren and Chriss), whose best schedule has a closed form."""
+"""Optimal execution of a large order (Almgren and Chriss), whose best schedule has a closed form.
+
+Prices are in $ per share, times in days; the reward is minus the cost of a trade and of the risk that remains, in $
+per share of the order. Parameters: `ExecutionParams`, by default the example of the paper. `optimal_holdings` is the
+optimum, `optimal_return` its return, -1.150356 by default; `cost` and `schedule_return` judge any schedule, and the
+baseline `even_holdings` sells the same number in every trade.
+
+Reference: Almgren & Chriss, 2001, "Optimal execution of portfolio transactions", Journal of Risk 3.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +70,7 @@ class Execution(Environment):
 
     Reference: Almgren & Chriss, 2001, "Optimal execution of portfolio transactions", Journal of Risk 3, section 1.
     Raises:
-      ValueError: when an episode starts, for parameters outside of their ranges.
+      ValueError: at a reset or step, for parameters outside of their ranges.
     """
 
     name: str = "Execution-v0"
@@ -80,6 +88,7 @@ class Execution(Environment):
         return self._see(state, params), state
 
     def step_env(self, key, state, action, params):
+        _check(params)
         time, interval = state.time + 1, params.horizon / params.max_steps_in_episode
         last = time >= params.max_steps_in_episode
         sold = state.left * jnp.where(last, 1.0, jnp.clip(jnp.reshape(action, ()), 0, 1))

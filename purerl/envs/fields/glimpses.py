@@ -1,4 +1,12 @@
-"""Recognising digits from a few small glimpses, whose locations are chosen one by one."""
+"""Recognising digits from a few small glimpses, whose locations are chosen one by one.
+
+Locations are in [-1, 1] along each axis of the image; the reward is 1 for the right class after the last glimpse, so
+that the mean return is the accuracy. Parameters: `GlimpsesParams`. No optimum is known: `accuracy_of_whole_images`
+stands for a ceiling (nearest neighbours of whole images: 0.961 on the test digits), `accuracy_of_fixed_glimpses` is
+the baseline whose glimpses do not depend on the image. By default images are the digits of scikit-learn (extra `data`).
+
+Reference: Mnih et al., 2014, arXiv:1406.6247.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +64,8 @@ class Glimpses(Environment):
       scales: S.
       test_share: the share of the images that are for test, in (0, 1).
     Raises:
-      ValueError: for other data or counts, or if scikit-learn is needed and not installed.
+      ValueError: for other data or counts, or if scikit-learn is needed and not installed, and at a reset or step for
+        parameters out of range.
     """
 
     name: str = "Glimpses-v0"
@@ -99,7 +108,17 @@ class Glimpses(Environment):
         """The images that are not in `default_params`."""
         return GlimpsesParams(self._images[self._split :], self._labels[self._split :], self._num_glimpses)
 
+    def _check(self, params: GlimpsesParams) -> None:
+        check_range("Glimpses", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
+        images, labels = np.shape(params.images), np.shape(params.labels)
+        if images[1:] != (self._side, self._side) or not images[0] or labels != images[:1]:
+            raise ValueError(
+                f"Glimpses: images and labels have shapes {images} and {labels}; they must be "
+                f"(n, {self._side}, {self._side}) and (n,)"
+            )
+
     def reset_env(self, key, params):
+        self._check(params)
         image_key, location_key = jax.random.split(key)
         image = jax.random.randint(image_key, (), 0, len(params.images), jnp.int32)
         location = jax.random.uniform(location_key, (2,), jnp.float32, -1, 1)
@@ -108,6 +127,7 @@ class Glimpses(Environment):
 
     def step_env(self, key, state, action, params):
         del key
+        self._check(params)
         time = state.time + 1
         last = time >= params.max_steps_in_episode
         right = action["class"] == jnp.asarray(params.labels)[state.image]

