@@ -52,9 +52,11 @@ def place(path: Path) -> str | None:
     module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     if name.startswith("purerl/") and path.suffix == ".py":
         return f"agents/{path.stem}.md" if is_agent(module) else f"api/{module}.md"
+    if name in CARRIED or not name.startswith(("docs/", "benchmarks/", "notebooks/")):
+        return CARRIED.get(name)
     if path.suffix not in (".md", ".ipynb"):
         return None
-    return CARRIED.get(name) or re.sub("^docs/", "", re.sub("^benchmarks/", "results/", name))
+    return re.sub("^docs/", "", re.sub("^benchmarks/", "results/", name))
 
 
 def relinked(text: str, path: Path, target: Path) -> str:
