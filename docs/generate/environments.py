@@ -70,11 +70,9 @@ def environment(entry: catalogue.Entry) -> str:
 def environments() -> None:
     """A page for each environment, and their index by groups."""
     groups: dict[str, list[tuple[str, ...]]] = {group: [] for group in GROUPS.values()}
-    names = []
     for entry in catalogue.environments():
         if entry.name.endswith("/..."):
             groups.setdefault("Other packages", []).append(entry)
         else:
-            names.append(entry.name)
             groups[environment(entry)].append((f"[{entry.name}]({entry.name}.md)", *entry[1:]))
-    page("environments/index.md", "environments.jinja", groups=groups, names=names)
+    page("environments/index.md", "environments.jinja", groups=groups)

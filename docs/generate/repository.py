@@ -50,7 +50,7 @@ def place(path: Path) -> str | None:
     """The page of the site, from docs/, that shows a file of the repository; None if none does."""
     name = path.relative_to(ROOT).as_posix()
     module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    if name.startswith("purerl/") and path.suffix == ".py":
+    if re.match(r"purerl/(?!cli/).*\.py$", name):
         return f"agents/{path.stem}.md" if is_agent(module) else f"api/{module}.md"
     if name in CARRIED or not name.startswith(("docs/", "benchmarks/", "notebooks/")):
         return CARRIED.get(name)
