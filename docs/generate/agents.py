@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import io
 import json
 import math
 import re
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 
 from generate.api import described, source
 from generate.docstrings import linked
-from generate.pages import DOCS, ROOT, page
+from generate.pages import ROOT, page, write
 from generate.repository import place, results, title
 from purerl import agents, build
 from purerl.agents.parts import families
@@ -61,8 +62,9 @@ def curves(name: str) -> list[str]:
             axes.plot(steps, curve.T, color="C0", alpha=0.25, linewidth=0.7)
             axes.plot(steps, curve.mean(0), color="C0", linewidth=2)
             axes.set(title=f"{key}, {len(runs)} seeds", xlabel="environment steps", ylabel="return")
-        (DOCS / "agents/curves").mkdir(parents=True, exist_ok=True)
-        figure.savefig(DOCS / f"agents/curves/{name}.png", dpi=110)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, dpi=110)
+        write(f"agents/curves/{name}.png", drawn.getvalue())
     return list(found)
 
 

@@ -101,8 +101,9 @@ class Module(NamedTuple):
 
 
 def modules() -> Iterator[Module]:
-    """Every module; an object is described under the shortest name by which it is public."""
-    names = [x.name for x in pkgutil.walk_packages(purerl.__path__, "purerl.") if x.name != "purerl.__main__"]
+    """Every module but the command line's; an object is described under the shortest name by which it is public."""
+    names = [x.name for x in pkgutil.walk_packages(purerl.__path__, "purerl.")]
+    names = [x for x in names if not x.startswith(("purerl.cli", "purerl.__main__"))]
     taken = set()
     for name in sorted(names, key=lambda x: (x.count("."), x)):
         value = importlib.import_module(name)

@@ -58,7 +58,11 @@ def environment(entry: catalogue.Entry) -> str:
         parameters=[(f"`{name}`", shown(value)) for name, value in defaults.items()],
         about_parameters=type(env_params).__doc__ if own and env else "",
         module=home,
-        beside=[(f"`{x.__name__}`", first_line(x.__doc__)) for x in beside if own and x.__name__[0] != "_"],
+        beside=[
+            (f"{{py:obj}}`{x.__name__} <{home}.{x.__name__}>`", first_line(x.__doc__))
+            for x in beside
+            if own and x.__name__[0] != "_"
+        ],
     )
     return next(group for prefix, group in GROUPS.items() if home.startswith(prefix))
 
@@ -66,11 +70,9 @@ def environment(entry: catalogue.Entry) -> str:
 def environments() -> None:
     """A page for each environment, and their index by groups."""
     groups: dict[str, list[tuple[str, ...]]] = {group: [] for group in GROUPS.values()}
-    names = []
     for entry in catalogue.environments():
         if entry.name.endswith("/..."):
             groups.setdefault("Other packages", []).append(entry)
         else:
-            names.append(entry.name)
             groups[environment(entry)].append((f"[{entry.name}]({entry.name}.md)", *entry[1:]))
-    page("environments/index.md", "environments.jinja", groups=groups, names=names)
+    page("environments/index.md", "environments.jinja", groups=groups)

@@ -16,10 +16,12 @@ class Names(SphinxPostTransform):
     default_priority = 5
 
     def run(self, **_: Any) -> None:
-        objects = self.env.domains.python_domain.objects
+        objects, module = self.env.domains.python_domain.objects, self.env.metadata[self.env.docname].get("module")
         for node in list(self.document.findall(nodes.literal)):
             name = node.astext().removesuffix("()").removeprefix("purerl.")
             known = (name, f"purerl.{name}", f"{purerl._HOME.get(name)}.{name}")  # the last for names of purerl itself
+            if node.parent.index(node) > 0:  # not the name that an entry of a list or table is about
+                known = (f"{module}.{name}", *known)
             found = next((objects[x] for x in known if x in objects), None)
             within = node.parent
             while within is not None and not isinstance(within, nodes.reference | nodes.title):

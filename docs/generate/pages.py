@@ -22,12 +22,12 @@ TEMPLATES.filters |= {"markdown": markdown, "first_line": first_line}
 TEMPLATES.filters["cell"] = lambda x: re.sub(r"(?<!\\)\|", r"\\|", " ".join(str(x).split()))
 
 
-def write(name: str, text: str) -> None:
-    """Write a page if it changed: Sphinx reads again only what did."""
-    path = DOCS / name
+def write(name: str, data: str | bytes) -> None:
+    """Write a file of the site's source if it changed: Sphinx reads again only what did."""
+    path, data = DOCS / name, data.encode() if isinstance(data, str) else data
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        path.write_text(text, encoding="utf-8")
+    if not path.exists() or path.read_bytes() != data:
+        path.write_bytes(data)
 
 
 def page(path: str, template: str, /, **data: Any) -> None:

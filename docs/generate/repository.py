@@ -50,11 +50,13 @@ def place(path: Path) -> str | None:
     """The page of the site, from docs/, that shows a file of the repository; None if none does."""
     name = path.relative_to(ROOT).as_posix()
     module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    if name.startswith("purerl/") and path.suffix == ".py":
+    if re.match(r"purerl/(?!cli/).*\.py$", name):
         return f"agents/{path.stem}.md" if is_agent(module) else f"api/{module}.md"
+    if name in CARRIED or not name.startswith(("docs/", "benchmarks/", "notebooks/")):
+        return CARRIED.get(name)
     if path.suffix not in (".md", ".ipynb"):
         return None
-    return CARRIED.get(name) or re.sub("^docs/", "", re.sub("^benchmarks/", "results/", name))
+    return re.sub("^docs/", "", re.sub("^benchmarks/", "results/", name))
 
 
 def relinked(text: str, path: Path, target: Path) -> str:
