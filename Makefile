@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 TIERS := tests/unit tests/contract tests/runs -m 'not wide'
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-all smoke coverage mutants lint bench notebooks constraints clean
+.PHONY: demo test test-all smoke coverage mutants lint bench notebooks docs docs-serve constraints clean
 
 demo: $(VENV)/core
 	$(BIN)/purerl train ppo CartPole-v1 --value-clip 0.2
@@ -44,6 +44,14 @@ bench: $(VENV)/core
 notebooks: $(VENV)/notebooks
 	$(BIN)/python scripts/run_notebooks.py --jobs 2 notebooks/*.ipynb
 
+# the site of documentation, into docs/_build; it needs no network, to be built or to be read
+docs: $(VENV)/docs
+	$(BIN)/python -m sphinx -q -j 2 -W --keep-going docs docs/_build/html
+	@echo "the site is docs/_build/html/index.html; make docs-serve shows it, with its search"
+
+docs-serve: docs
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build/html 8000
+
 # Pins what this Python resolves to today; run it once with 3.11 and once with 3.12 or later, then test.
 constraints:
 	$(PYTHON) scripts/constraints.py
@@ -66,5 +74,9 @@ $(VENV)/notebooks: $(VENV)/ready pyproject.toml constraints.txt
 	$(PIP) -e '.[notebooks]'
 	@touch $@ $(VENV)/core
 
+$(VENV)/docs: $(VENV)/ready pyproject.toml constraints.txt
+	$(PIP) -e '.[docs]'
+	@touch $@ $(VENV)/core
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) docs/_build

@@ -108,7 +108,7 @@ def _of_action(q: Array, action: Any) -> Array:
 
 
 def over_temperature(gap: Array, temperature: Array) -> Array:
-    """gap / τ; where the gap is -inf, the result is -inf and has no gradient in τ."""
+    """gap / τ, both `[...]`; where the gap is -inf, the result is -inf and has no gradient in τ."""
     there = ~jnp.isneginf(gap)
     return jnp.where(there, jnp.where(there, gap, 0.0) / temperature, -jnp.inf)
 

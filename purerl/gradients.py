@@ -71,7 +71,10 @@ def _clipped(max_norm, direction: optax.GradientTransformation) -> optax.Gradien
 
 
 def annealed(learning_rate, anneal_steps, updates: Array, steps_per_update: int):
-    """The learning rate, annealed linearly to 0 over `anneal_steps` environment steps; constant if that is None."""
+    """The learning rate, annealed linearly to 0 over `anneal_steps` environment steps; constant if that is None.
+
+    updates: int32 [], those made so far; the others are scalars.
+    """
     if anneal_steps is None:
         return learning_rate
     return schedules.linear(updates.astype(jnp.float32) * steps_per_update, learning_rate, 0.0, anneal_steps)

@@ -265,7 +265,7 @@ def mpo_temperature(q: Array, temperature, epsilon, axis: int = 0) -> Array:
         g(η) = ηε + η log (1/K Σ e^{Q/η})      (take the mean over states)
 
     Args:
-      q: Q(s, aₖ) of K actions sampled from the old policy, along `axis`.  temperature: η > 0, as small as 1e-30.
+      q: Q(s, aₖ) of K actions sampled from the old policy, along `axis`, float.  temperature: η > 0, as small as 1e-30.
       epsilon: ε > 0, in nats.
     Reference: Abdolmaleki et al., 2018, arXiv:1806.06920, eq. 8.
 

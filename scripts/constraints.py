@@ -25,7 +25,7 @@ def frozen() -> dict[str, str]:
         python = str(Path(folder) / "bin" / "python")
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         # jax 0.10 is excluded; on Python 3.11 that leaves 0.9.2
-        subprocess.run([python, "-m", "pip", "install", "--quiet", f"{ROOT}[dev,notebooks]"], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", f"{ROOT}[dev,notebooks,docs]"], check=True)
         out = subprocess.run([python, "-m", "pip", "freeze"], check=True, capture_output=True, text=True).stdout
     pins = dict(line.split("==") for line in out.split() if "==" in line)
     return {name.lower(): pin for name, pin in pins.items() if name.lower() != "purerl"}

@@ -37,7 +37,13 @@ class A2C(PolicyGradient):
 def a2c(network: Network | MemoryNetwork, policy: Distribution, hp: A2C = A2C(), optimizer=rmsprop) -> Agent:  # noqa: B008 (frozen)
     """Advantage actor-critic as an `Agent`.
 
+        loss = -log π(a|s) Â + c_v ½ (V(s) - G)² - c_e H(π(·|s))
+
+    where Â and the λ-return G are those of `returns.gae`; λ = 1 is the paper's.
+
     network, policy, hp, optimizer: as for `ppo`.
+    Limits:
+      On-policy, and one gradient step for each block, so that it needs more environment steps than `ppo`.
     """
     network, optimizer = with_memory(network), optimizer(hp.max_grad_norm)
 

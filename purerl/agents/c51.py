@@ -52,6 +52,8 @@ def c51(
       network: logits `[B, A, num_atoms]` of observations, such as `networks.q_network(num_actions, outputs=51)`.
       hp: hyperparameters; floats may be tracers.
       explore, perturb, optimizer: as for `dqn`.
+    Limits:
+      For discrete actions, and for returns between `low` and `high`, which must be known beforehand.
     """
     given = not any(isinstance(x, Tracer | jax.Array) for x in (hp.low, hp.high))
     if given and hp.low >= hp.high:

@@ -39,5 +39,7 @@ def ddpg(
     Args:
       actor, critic, policy, hp, optimizer: as for `td3`.
       process: `exploration.ornstein_uhlenbeck` is the paper's.
+    Limits:
+      Those of `td3`. A single critic overestimates Q, which the actor then exploits (arXiv:1802.09477, section 4).
     """
     return td3(actor, critic, policy, hp, process, optimizer)

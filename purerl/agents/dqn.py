@@ -63,6 +63,9 @@ def dqn(
       explore: `(key, q, amount) -> action`; the amount falls from `explore_start` to `explore_end`.
       perturb: `(key, params) -> params`, noise of the network's parameters; sampled for every step and every loss.
       optimizer: `max_grad_norm -> optax.GradientTransformation` of unit learning rate.
+    Limits:
+      For discrete actions. The maximum overestimates Q where it is noisy (`bellman.double_backup` does so less), n-step
+      returns are not corrected for the policy, and ε-greedy does not find the one path of DeepSea-bsuite.
     """
     network = with_memory(network)
 

@@ -78,6 +78,8 @@ def grpo(
       ended: `transitions -> bool [N]`, the sequences that `mask_truncated` keeps.
     Raises:
       ValueError: as `rloo`; at trace time, for dynamic sampling with another `max_length` than the block's.
+    Limits:
+      Those of `rloo`. A group whose rewards are equal teaches nothing; the group's deviation weighs problems unequally.
     """
     network, optimizer = with_memory(network), optimizer(hp.max_grad_norm)
     clips = {name: x for name, x in (("low", hp.clip_low), ("high", hp.clip_high)) if x is not None}

@@ -52,6 +52,8 @@ def iqn(
         `networks.implicit_q_network(num_actions)`.
       hp: hyperparameters; floats may be tracers. κ as for `qrdqn`.
       explore, perturb, optimizer: as for `dqn`.
+    Limits:
+      For discrete actions, and without memory.
     """
     network = with_memory(network)
 

@@ -62,6 +62,10 @@ def ppo(
 ) -> Agent:
     """Proximal policy optimisation as an `Agent`.
 
+        loss = -min(ρ Â, clip(ρ, 1 - ε, 1 + ε) Â) + c_v ½ (V(s) - G)² - c_e H(π(·|s)),   ρ = π(a|s) / π_old(a|s)
+
+    where Â and the λ-return G are those of `returns.gae`, computed once for each block.
+
     Args:
       network: `(policy parameters, value)` of observations, such as `networks.actor_critic(policy)`, with memory
         (`networks.actor_critic(policy, memory=networks.gru())`) or without.
@@ -69,6 +73,9 @@ def ppo(
       hp: hyperparameters; floats may be tracers.
       surrogate: the policy's loss of `(log_ratio, advantage, clip)`, element by element.
       optimizer: `max_grad_norm -> optax.GradientTransformation` of unit learning rate.
+    Limits:
+      On-policy: a block is dropped after its passes. It explores by the entropy of its policy alone, and at the
+      published settings solves neither MountainCar-v0 in 500k steps nor MountainCarContinuous-v0 in 300k.
     """
     network, optimizer = with_memory(network), optimizer(hp.max_grad_norm)
 

@@ -82,6 +82,8 @@ def pqn(
       hp: hyperparameters; floats may be tracers.
       explore: `(key, q, amount) -> action`; the amount falls from `explore_start` to `explore_end`.
       optimizer: `max_grad_norm -> optax.GradientTransformation` of unit learning rate.
+    Limits:
+      For discrete actions. λ-returns are not cut at actions that explore; does not solve MountainCar-v0 in 500k steps.
     """
     network, optimizer = with_memory(network), optimizer(hp.max_grad_norm)
 

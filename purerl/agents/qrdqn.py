@@ -58,6 +58,8 @@ def qrdqn(
       hp: hyperparameters; floats may be tracers. κ > 0 pulls quantiles of skewed returns from their true places,
         and with them Q.
       explore, perturb, optimizer: as for `dqn`.
+    Limits:
+      For discrete actions. The quantiles learned may cross: nothing orders them.
     """
     network = with_memory(network)
     fractions = midpoints(hp.num_quantiles)

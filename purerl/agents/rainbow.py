@@ -36,10 +36,17 @@ def rainbow(
 ) -> Agent:
     """Rainbow as an `Agent`: `c51` with a double, n-step, prioritised target and a noisy, dueling network.
 
+        loss = -w Σᵢ Φ(Σₖ γᵏ rₖ + γⁿ z)ᵢ log p(s,a)ᵢ,   k < n,   w ∝ (N P)^-β,   P ∝ loss^α
+
+    where Φ projects the target network's distribution of argmax Q(sₙ, ·), Q of the online network, onto the atoms z,
+    and P is the probability with which a step is sampled from the N that are stored.
+
     Args:
       network: logits `[B, A, num_atoms]` of observations, such as
         `networks.q_network(num_actions, outputs=101, dueling=True, noise=True)`.
       hp: hyperparameters; floats may be tracers.
       explore, perturb, optimizer: as for `dqn`.
+    Limits:
+      Those of `c51`. n-step returns are not corrected for actions that the policy would no longer choose.
     """
     return c51(network, hp, explore, perturb, optimizer)

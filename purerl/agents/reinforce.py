@@ -41,11 +41,16 @@ def reinforce(
     hp: REINFORCE = REINFORCE(),  # noqa: B008 (frozen)
     optimizer=adam,
 ) -> Agent:
-    """REINFORCE as an `Agent`: one gradient step on ∇ log π(aₜ|sₜ) (Gₜ - V(sₜ)) over whole episodes.
+    """REINFORCE as an `Agent`: one gradient step on a block of whole episodes.
+
+        loss = -log π(aₜ|sₜ) (Gₜ - V(sₜ)) + c_v ½ (V(sₜ) - Gₜ)² - c_e H(π(·|sₜ)),   Gₜ = Σₖ γᵏ rₜ₊ₖ
 
     The factor γᵗ of the discounted objective's gradient is left out, as is customary.
 
     network, policy, hp, optimizer: as for `ppo`.
+    Limits:
+      On-policy, and of high variance: one gradient step for each block of at most `rollout_length` steps an episode.
+      Where a time limit cuts an episode, what follows is valued by V, or with no baseline taken as 0.
     """
     network, optimizer = with_memory(network), optimizer(hp.max_grad_norm)
 

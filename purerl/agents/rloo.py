@@ -53,6 +53,8 @@ def rloo(
       reference: parameters that the KL is measured from; None: the first ones.
     Raises:
       ValueError: for a reference or a `kl_target` without a `kl_cost`.
+    Limits:
+      For environments whose members of a group start alike. All steps of a sequence share one advantage.
     """
     network, optimizer = with_memory(network), optimizer(hp.max_grad_norm)
 

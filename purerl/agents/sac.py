@@ -66,6 +66,8 @@ def sac(
       policy: `distributions.hybrid(action_space)`.
       hp: hyperparameters; floats may be tracers. With n_step > 1 the entropies of the steps between are left out.
       optimizer: `max_grad_norm -> optax.GradientTransformation` of unit learning rate.
+    Limits:
+      Without memory.
     """
     direction, q = optimizer(hp.max_grad_norm), ensemble(critic, policy)
     num_choices = policy.choice.num_params

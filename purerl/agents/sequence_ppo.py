@@ -50,14 +50,16 @@ def sequence_ppo(
 ) -> Agent:
     """PPO of whole sequences as an `Agent`: minibatches of sequences, and means over steps.
 
-        rₜ - β (log π_old - log π_ref)(aₜ|sₜ)
+        loss = -min(ρₜ Âₜ, clip(ρₜ, 1 - ε, 1 + ε) Âₜ) + c_v ½ (V(sₜ) - Gₜ)²
 
-    is the reward of a step, for k1 in the reward; advantages and losses are those of `ppo`. A sequence with a reward
-    that is NaN cannot be scored and enters no loss.
+    where Â and G are those of `returns.gae` for the reward rₜ - β (log π_old - log π_ref)(aₜ|sₜ), for k1 in the reward.
+    A sequence with a reward that is NaN cannot be scored and enters no loss.
 
     network, policy, hp, reference, optimizer: as for `rloo`; the network's values are learned.
     Raises:
       ValueError: as `rloo`.
+    Limits:
+      It learns a value for every step, beside the policy: most of what the other agents of sequences save.
     """
     network, optimizer = with_memory(network), optimizer(hp.max_grad_norm)
 

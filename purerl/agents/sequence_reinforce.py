@@ -54,6 +54,8 @@ def sequence_reinforce(
     network, policy, hp, reference, optimizer: as for `rloo`.
     Raises:
       ValueError: as `rloo`, and for the self-critical baseline with groups of one.
+    Limits:
+      One gradient step for each block; a moving average is a baseline of all prompts alike, easy and hard ones.
     """
     network, optimizer = with_memory(network), optimizer(hp.max_grad_norm)
     critical, average = hp.baseline == "self-critical", hp.baseline == "moving-average"

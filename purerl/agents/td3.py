@@ -57,6 +57,8 @@ def td3(
       optimizer: `max_grad_norm -> optax.GradientTransformation` of unit learning rate.
     Raises:
       ValueError: for a space with discrete actions.
+    Limits:
+      For continuous actions, and without memory; it explores by noise of a fixed size.
     """
     if policy.choice.num_params > 1:
         raise ValueError("td3 and ddpg are for continuous actions alone; sac takes discrete and hybrid ones as well")

@@ -45,8 +45,8 @@ class MaskedGridParams:
 class MaskedGridState(NamedTuple):
     """The cell, and the steps taken."""
 
-    cell: Array
-    time: Array
+    cell: Array  # int32 []
+    time: Array  # int32 []
 
 
 class MaskedGrid(Environment):

@@ -29,8 +29,8 @@ class PlatformParams:
 class PlatformState(NamedTuple):
     """The width of the gap ahead, and the gaps crossed."""
 
-    gap: Array
-    crossed: Array
+    gap: Array  # float32 []
+    crossed: Array  # int32 []
 
 
 class Platform(Environment):

@@ -24,8 +24,8 @@ class TableParams:
 class TableState(NamedTuple):
     """The state's number, and the steps taken."""
 
-    index: Array
-    time: Array
+    index: Array  # int32 []
+    time: Array  # int32 []
 
 
 class Table(Environment):

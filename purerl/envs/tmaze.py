@@ -24,9 +24,9 @@ class TMazeParams:
 class TMazeState(NamedTuple):
     """The cell, the way that the sign shows (0 north, 1 south), and the steps taken."""
 
-    cell: Array
-    sign: Array
-    time: Array
+    cell: Array  # int32 []
+    sign: Array  # int32 []
+    time: Array  # int32 []
 
 
 class TMaze(Environment):

@@ -27,7 +27,7 @@ def next_token(model: LanguageModel, params: Any) -> programs.Choose:
 
 
 def reset(cache: Any, ended: Array) -> Any:
-    """The cache, empty where a text ended."""
+    """The cache, empty where a text ended, bool `[N]`."""
     return cache._replace(length=jnp.where(ended, 0, cache.length))
 
 

@@ -99,6 +99,8 @@ def masked_values(q: Array, legal: Any, outputs: int | None) -> Array:
 
     Of several outputs the first stays as it is: to quantiles it makes no difference, and a distribution over atoms has
     all of its mass on the worst return.
+
+    q: float `[..., A]`, or `[..., A, outputs]`.  legal: bool `[..., A]`; None: all are.
     """
     if legal is None or not outputs:
         return q if legal is None else mask_logits(q, legal)

@@ -20,7 +20,7 @@ ALL_FINALS = 2**22  # bytes up to which there is one for every step instead
 class Priorities(NamedTuple):
     """Sampling priorities of steps, or of sequence starts."""
 
-    tree: tuple[Array, ...]  # sums, leaves first
+    tree: tuple[Array, ...]  # float32 [leaves], [leaves / 2], ..., [1]: sums
     highest: Array  # float32 []: the largest priority so far, given to new steps
 
 

@@ -40,7 +40,7 @@ class Solution(NamedTuple):
     q: Array  # Q*(s,a) [S, A]
     policy: Array  # probabilities [S, A]: of equal actions the first; soft: the softmax
     sweeps: Array  # int32: sweeps over the states, or rounds of policy iteration
-    residual: Array  # the largest change of the last one
+    residual: Array  # float []: the largest change of the last one
 
 
 class AverageReward(NamedTuple):
@@ -49,7 +49,7 @@ class AverageReward(NamedTuple):
     gain: Array  # a scalar
     bias: Array  # [S], 0 in state 0
     policy: Array  # [S, A]
-    sweeps: Array
+    sweeps: Array  # int32 []
 
 
 def _check(function: str, mdp: MDP, policy: Array | None = None, **counts: int) -> None:

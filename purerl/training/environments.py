@@ -18,9 +18,9 @@ class Step(NamedTuple):
     """The result of one step of N environments: values of the transition, and the state after a possible reset."""
 
     next_obs: Any  # the true successor
-    reward: Array
-    terminated: Array
-    truncated: Array
+    reward: Array  # float [N]
+    terminated: Array  # bool [N]
+    truncated: Array  # bool [N]
     info: Any
     obs: Any  # after a reset where an episode ended
     state: Any

@@ -22,7 +22,7 @@ class Sums(NamedTuple):
     episodes: Array  # int32: episodes finished
     returns: Array  # float32: sum of their returns, in the environment's reward
     lengths: Array  # float32: sum of their lengths
-    metrics: dict[str, Array]
+    metrics: dict[str, Array]  # float32 []: of the agent
 
 
 def summarize(sums: Sums) -> dict[str, Array]:

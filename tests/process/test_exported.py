@@ -5,7 +5,6 @@ import http.server
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -13,6 +12,7 @@ import threading
 from functools import partial
 from pathlib import Path
 
+import browser
 import gymnax
 import jax
 import jax.numpy as jnp
@@ -120,14 +120,10 @@ def test_the_server_answers_on_the_loopback(tmp_path):
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
 
-CHROMIUM = ("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            "--virtual-time-budget=60000", "--dump-dom")  # fmt: skip
 
-
+@browser.needed
 @pytest.mark.skipif(
-    not shutil.which("chromium") or "ONNXRUNTIME_WEB" not in os.environ,
-    reason="needs chromium, and the npm package onnxruntime-web in the folder $ONNXRUNTIME_WEB",
+    "ONNXRUNTIME_WEB" not in os.environ, reason="needs the npm package onnxruntime-web in the folder $ONNXRUNTIME_WEB"
 )
 def test_the_page_plays_as_python_does(tmp_path):
     """A recurrent policy, in a real browser."""
@@ -141,8 +137,7 @@ def test_the_page_plays_as_python_does(tmp_path):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/page.html#state=0.01,0.02,0.03,0.04&steps=200"
-        words = [*CHROMIUM, f"--user-data-dir={tmp_path / 'user'}", address]
-        shown = subprocess.run(words, capture_output=True, text=True, timeout=300).stdout
+        shown = browser.shown(address, tmp_path / "user")
         server.shutdown()
     rows = json.loads(re.search(r'<pre id="trajectory">(.*?)</pre>', shown)[1])
     env, env_params = gymnax.make("CartPole-v1")

@@ -136,14 +136,75 @@ def test_submodules_need_no_import_of_their_own():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_public_functions_say_what_they_do(name):
+def of_public(name):
+    """The public functions and classes that a module defines, by name."""
     module = importlib.import_module(name)
-    assert module.__doc__
     for key, value in vars(module).items():
         own = getattr(value, "__module__", None) == name and not key.startswith("_")
         if own and (inspect.isfunction(value) or inspect.isclass(value)):
-            assert value.__doc__, f"{name}.{key} has no docstring"
+            yield key, value
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_public_functions_say_what_they_do(name):
+    assert importlib.import_module(name).__doc__
+    for key, value in of_public(name):
+        assert value.__doc__, f"{name}.{key} has no docstring"
+
+
+# brackets such as `[..., A]`, a word for a shape or a dtype, or a reference to what has the same arguments
+SHAPED = re.compile(r"\[[^]]*\]|\bscalars?\b|elementwise|any shape|pytree|as (for|in) `|\b(float|int|uint|bool)\d*\b")
+
+
+def is_array(annotation):
+    return bool(re.search(r"\bArray\b", annotation)) and "Callable" not in annotation
+
+
+@functools.cache
+def classes_of(name):
+    """The classes of a module as their source has them, and its lines."""
+    source = BY_NAME[name.partition(".")[2]].read_text(encoding="utf-8")
+    return {x.name: x for x in ast.walk(ast.parse(source)) if isinstance(x, ast.ClassDef)}, source.split("\n")
+
+
+def array_fields(name, key):
+    """The fields of a class that are arrays, each with the comment beside it."""
+    classes, lines = classes_of(name)
+    for x in classes[key].body if key in classes else ():
+        if isinstance(x, ast.AnnAssign) and is_array(ast.unparse(x.annotation)):
+            yield ast.unparse(x.target), lines[x.end_lineno - 1].partition("#")[2]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_shapes_or_dtypes_of_arrays_are_said(name):
+    """In the docstring of a public function that takes an array; of a field, beside it or in its class's docstring."""
+    for key, value in of_public(name):
+        said = SHAPED.search(value.__doc__ or "")
+        if inspect.isfunction(value):
+            takes = [x.name for x in inspect.signature(value).parameters.values() if is_array(str(x.annotation))]
+            assert said or not takes, f"{name}.{key} takes {takes}, and its docstring has neither shape nor dtype"
+        else:
+            for field, comment in array_fields(name, key):
+                assert said or SHAPED.search(comment), f"{name}.{key}.{field} is an array of unknown shape and dtype"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_fields_of_configs_say_what_they_are(name):
+    """What `option` is given becomes the help of the command line and a row of the agent's page."""
+    for key, value in of_public(name):
+        for field in getattr(value, "__dataclass_fields__", {}).values():
+            if "share" in field.metadata:
+                assert len(field.metadata["doc"].split()) > 1 or field.metadata["doc"].isidentifier(), (key, field.name)
+
+
+def test_agents_have_the_parts_of_a_page():
+    """A paper, an equation and limits: the site's pages of agents are made of them."""
+    for name in purerl.agents.names():
+        module = importlib.import_module(f"purerl.agents.{name}")
+        make = getattr(module, name)
+        assert re.search(r"arXiv:|doi:", module.__doc__), f"{name} has no paper"
+        assert re.search(r"^ {8}\S.*\S", make.__doc__, re.MULTILINE), f"{name} has no equation"
+        assert "\n    Limits:\n" in make.__doc__, f"{name} has no limits"
 
 
 def as_one_program(function):

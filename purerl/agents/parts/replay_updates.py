@@ -48,7 +48,7 @@ class OffPolicyState(NamedTuple):
     explore: Array  # float32 []: how much to explore in the block to come
     updates: Array  # int32 []: calls of the agent's `update` so far
     events: Array  # int32 []: times that learning was due so far
-    metrics: dict[str, Array]  # of the last gradient step; 0 before it
+    metrics: dict[str, Array]  # float32 []: of the last gradient step; 0 before it
 
     __repr__ = short_repr
 
@@ -82,7 +82,10 @@ def polyak(target: Any, online: Any, rate: Any) -> Any:
 
 
 def learning_started(hp: OffPolicy, updates: Array, block: int) -> Array:
-    """Whether learning has started in the block after so many calls of `update`, or before; `block` is its steps."""
+    """Whether learning has started in the block after so many calls of `update`, or before; `block` is its steps.
+
+    updates: int32 [].
+    """
     return updates >= -(-hp.learning_starts // block) - 1
 
 

@@ -232,8 +232,8 @@ def with_costs(
 
         loss + β normaliser(KL) - c H,   H: mean entropy of the steps
 
-    `max_log_ratio` is max |log ρ|: before the first gradient step it is how far acting and learning disagree, 0 but for
-    rounding.
+    policy_loss: float []. `max_log_ratio` is max |log ρ|: before the first gradient step it is how far acting and
+    learning disagree, 0 but for rounding.
     """
     entropy = losses.masked_mean(now.entropy, now.mask)
     total = policy_loss - hp.entropy_cost * entropy

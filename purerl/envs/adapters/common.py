@@ -27,8 +27,8 @@ class Inner(NamedTuple):
     """The state of another package's environment, whether it was truncated, and the steps taken."""
 
     env: Any
-    truncated: Array
-    time: Array
+    truncated: Array  # bool []
+    time: Array  # int32 []
 
 
 class Adapted(Environment):

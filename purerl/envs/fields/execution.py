@@ -46,9 +46,9 @@ class ExecutionParams:
 class ExecutionState(NamedTuple):
     """The share of the order that is left, the price less the first one in $, and the trades so far."""
 
-    left: Array
-    price: Array
-    time: Array
+    left: Array  # float32 []
+    price: Array  # float32 []
+    time: Array  # int32 []
 
 
 class Execution(Environment):

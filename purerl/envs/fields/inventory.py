@@ -52,9 +52,9 @@ class NewsvendorParams:
 class NewsvendorState(NamedTuple):
     """The units ordered and demanded in the period, 0 before it, and the steps taken."""
 
-    ordered: Array
-    demand: Array
-    time: Array
+    ordered: Array  # float32 []
+    demand: Array  # float32 []
+    time: Array  # int32 []
 
 
 class Newsvendor(Environment):

@@ -60,7 +60,7 @@ def shuffled(key: Key, first: Array, num_updates: int, num_train: int, batch_siz
 
 
 def with_replacement(key: Key, first: Array, num_updates: int, num_train: int, batch_size: int) -> Array:
-    """Minibatches of independent, uniformly drawn examples; arguments as of `shuffled`."""
+    """Minibatches of independent, uniformly drawn examples, int32 `[U, B]`; arguments as of `shuffled`."""
     return jax.random.randint(jax.random.fold_in(key, first), (num_updates, batch_size), 0, num_train)
 
 
@@ -120,8 +120,8 @@ class TrainingControlState(NamedTuple):
     opt_state: Any
     data: Any  # Data, where every episode draws its own; otherwise ()
     parts: Parts
-    order_key: Array  # of minibatches
-    noise_key: Array  # of dropout
+    order_key: Array  # a key [], of minibatches
+    noise_key: Array  # a key [], of dropout
     time: Array  # int32: steps of K updates
     settings: Settings
     statistics: Statistics

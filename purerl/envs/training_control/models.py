@@ -124,7 +124,10 @@ def squared_error(outputs: Array, y: Array, label_smoothing: Any = 0.0) -> Array
 
 
 def r_squared(outputs: Array, y: Array) -> Array:
-    """Coefficient of determination, 1 - Σ (outputs - y)² / Σ (y - ȳ)²: 0 for predictions as good as the mean."""
+    """Coefficient of determination, 1 - Σ (outputs - y)² / Σ (y - ȳ)²: 0 for predictions as good as the mean.
+
+    outputs, y: float `[B, ...]`; the result is a scalar.
+    """
     return 1 - jnp.square(outputs - y).sum() / jnp.maximum(jnp.square(y - y.mean(0)).sum(), 1e-12)
 
 

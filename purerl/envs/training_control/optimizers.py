@@ -54,8 +54,8 @@ class Moments(NamedTuple):
 
     first: Any
     second: Any
-    first_decay: Array
-    second_decay: Array
+    first_decay: Array  # float32 []
+    second_decay: Array  # float32 []
 
 
 def first_order() -> InnerOptimizer:
@@ -121,7 +121,7 @@ def of_optax(transformation: optax.GradientTransformation, evaluated: Callable |
 class Hypergradient(NamedTuple):
     """The learning rate α, and the direction of the last update, of which it is a multiple."""
 
-    rate: Array
+    rate: Array  # float32 []
     direction: Any
 
 

@@ -18,7 +18,7 @@ def log_loss(loss: Array) -> Array:
 
 
 def fall_of_log_loss(before: Array, after: Array, last: Array) -> Array:
-    """log L - log L', in nats: scale-free. With γ = 1 the sum over an episode is log L₀ - log of the final loss.
+    """log L - log L', in nats, `[...]`: scale-free. With γ = 1 an episode's sum is log L₀ - log of the final loss.
 
     With γ < 1 an early fall counts more than a late one: such a reward is short-sighted (Wu et al., 2018,
     arXiv:1803.02021).
@@ -28,7 +28,7 @@ def fall_of_log_loss(before: Array, after: Array, last: Array) -> Array:
 
 
 def fall_of_loss(before: Array, after: Array, last: Array) -> Array:
-    """L - L', in units of the loss. With γ = 1 the sum over an episode is L₀ minus the final loss."""
+    """L - L', in units of the loss, `[...]`. With γ = 1 the sum over an episode is L₀ minus the final loss."""
     del last
     return before - after
 
