@@ -452,7 +452,8 @@ def arms() -> dict[str, Arm]:
         "battery-ppo": Arm("battery", "PPO", purerl.ppo, ppo(week, gamma=0.995, normalize_obs=True), week,
                            worth_of_energy),
         "battery-dqn": Arm("battery", "DQN", purerl.dqn, dqn(longer, gamma=0.995), longer, worth_of_energy),
-        "execution-ppo": Arm("execution", "PPO, tanh-normal", purerl.ppo, ppo(order, gamma=1.0, entropy_cost=0.0), order,
+        "execution-ppo": Arm("execution", "PPO, tanh-normal", purerl.ppo,
+                             ppo(order, gamma=1.0, entropy_cost=0.0), order,
                              given={"options": {"policy": "tanh-normal"}}),
         "execution-sac": Arm("execution", "SAC", purerl.sac, sac(short, gamma=1.0, target_entropy=-3.0), short),
     }  # fmt: skip
