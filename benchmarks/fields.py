@@ -435,14 +435,13 @@ def worth_of_energy(hp: Any) -> Any:
 
 def arms() -> dict[str, Arm]:
     """Every arm by its key."""
-    on, half, off, longer = (64, 64, 300), (64, 64, 150), (16, 16, 1_600), (16, 16, 4_000)
+    on, off, longer = (64, 64, 300), (16, 16, 1_600), (16, 16, 4_000)
     remembering = (64, 100, 120)
     week, order, short = (32, 168, 400), (64, 20, 150), (16, 5, 300)
     return {
         "inventory-ppo": Arm("inventory", "PPO", purerl.ppo, ppo(on, normalize_obs=True), on, scaled(0.1)),
         "inventory-dqn": Arm("inventory", "DQN", purerl.dqn, dqn(off), off, scaled(0.1)),
-        "traffic-ppo": Arm("traffic", "PPO", purerl.ppo,
-                           ppo(half, normalize_obs=True, gae_lambda=0.9, gamma=0.8), half, scaled(0.1)),
+        "traffic-ppo": Arm("traffic", "PPO", purerl.ppo, ppo(on, normalize_obs=True, gae_lambda=0.9), on, scaled(0.1)),
         "traffic-dqn": Arm("traffic", "Double DQN, 3 steps", purerl.dqn,
                            dqn(off, gamma=0.8, n_step=3, target_period=16, target_rate=0.02), off, scaled(0.1),
                            given={"backup": bellman.double_backup}),

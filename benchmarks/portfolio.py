@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,12 +28,14 @@ import recorded
 import purerl
 from purerl import build, rewards, statistics
 from purerl.envs.fields import portfolio
+from purerl.networks.heads import Head
 from purerl.runs import report
 from purerl.runs.devices import set_up_jax
 from purerl.runs.stream import measure
 
 RESULTS = Path(__file__).parent / "results" / "portfolio"
 SEEDS = 5
+WINDOW = 10  # days seen
 TARGET = 0.95  # of the oracle's growth, with tomorrow's returns seen
 PERIOD, PERIODS = 1000, 6  # trading days of a period, and how many there are before the last day
 HALVES = {"first": range(PERIODS // 2), "second": range(PERIODS // 2, PERIODS)}
@@ -47,7 +50,7 @@ class Configuration(NamedTuple):
     about: str
     hp: Any
     blocks: tuple[int, int, int]  # environments, steps, updates
-    scale: float  # of the reward: daily log-growth is small
+    scale: float = 100.0  # of the reward: daily log-growth is small
     leak: bool = False
 
 
@@ -61,11 +64,42 @@ def configurations() -> dict[str, Configuration]:
     """Every configuration by its key."""
     short, long = (32, 64, 100), (32, 64, 300)
     return {
-        "leak": Configuration("tomorrow is seen", ppo(long, gamma=0.5, learning_rate=1e-3), long, 100.0, True),
-        "myopic": Configuration("PPO, γ = 0", ppo(short, gamma=0.0), short, 100.0),
-        "month": Configuration("PPO, γ = 0.95", ppo(short, gamma=0.95), short, 100.0),
-        "longer": Configuration("PPO, γ = 0.95, three times the steps", ppo(long, gamma=0.95), long, 100.0),
+        "leak": Configuration("tomorrow is seen", ppo(long, gamma=0.5, learning_rate=1e-3), long, leak=True),
+        "myopic": Configuration("PPO, γ = 0", ppo(short, gamma=0.0), short),
+        "month": Configuration("PPO, γ = 0.95", ppo(short, gamma=0.95), short),
+        "longer": Configuration("PPO, γ = 0.95, three times the steps", ppo(long, gamma=0.95), long),
     }  # fmt: skip
+
+
+# --- the network ------------------------------------------------------------------------------------------------------
+
+
+class Evaluators(nn.Module):
+    """`obs [B, ...] -> (parameters of a normal policy [B, 2 (1 + A)], value [B])`, with one network for all assets.
+
+    The score of an asset is a function of its own past and weight, and of their mean and largest over the assets; that
+    of cash and the value are functions of the means alone. So what is learned of one asset holds for all.
+
+    Reference: Jiang, Xu & Liang, 2017, arXiv:1706.10059, section 5 (identical independent evaluators).
+    """
+
+    num_assets: int
+    scale: float = 0.3  # σ at first, in halves of an action's range
+
+    @nn.compact
+    def __call__(self, obs):
+        size = self.num_assets
+        past, weights, ahead = jnp.split(obs, [WINDOW * size, WINDOW * size + size + 1], -1)
+        returns = jnp.concatenate([past, ahead], -1).reshape(*obs.shape[:-1], -1, size)
+        own = jnp.concatenate([returns, weights[..., None, 1:]], -2).swapaxes(-1, -2)  # [B, A, rows + 1]
+        common = jnp.concatenate([own.mean(-2), own.max(-2)], -1)
+        beside = jnp.broadcast_to(common[..., None, :], (*own.shape[:-1], common.shape[-1]))
+        dense = lambda x: nn.tanh(nn.Dense(64, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x))
+        score = Head(1, 0.01)(dense(dense(jnp.concatenate([own, beside], -1))))[..., 0]
+        cash, value = (Head(1, gain)(dense(dense(common))) for gain in (0.01, 1.0))
+        deviation = self.param("log_std", nn.initializers.constant(np.log(self.scale)), (size + 1,))
+        log_std = jnp.broadcast_to(deviation, (*obs.shape[:-1], size + 1))
+        return jnp.concatenate([cash, score, log_std], -1), value[..., 0]
 
 
 # --- periods ----------------------------------------------------------------------------------------------------------
@@ -74,7 +108,7 @@ def configurations() -> dict[str, Configuration]:
 @cache
 def environment(leak: bool) -> Any:
     """The portfolio of `sp500_stocks`."""
-    return portfolio.Portfolio(leak=leak)
+    return portfolio.Portfolio(window=WINDOW, leak=leak)
 
 
 def starts(half: str) -> np.ndarray:
@@ -106,7 +140,8 @@ def trained(arm: Configuration, first_days: np.ndarray, seeds: list[int]) -> lis
     """For each seed the daily net log-growth `[P, PERIOD]` and the mean daily turnover `[P]` of its P policies."""
     env, (num_envs, length, num_updates) = environment(arm.leak), arm.blocks
     params = env.default_params
-    agent = build.agent(purerl.ppo, env.action_space(params), build.body())
+    network = lambda policy, hp: Evaluators(policy.num_params // 2 - 1)
+    agent = build.agent(purerl.ppo, env.action_space(params), network=network)
 
     def make(given):
         hp, end = given
