@@ -94,7 +94,7 @@ class Evaluators(nn.Module):
         own = jnp.concatenate([returns, weights[..., None, 1:]], -2).swapaxes(-1, -2)  # [B, A, rows + 1]
         common = jnp.concatenate([own.mean(-2), own.max(-2)], -1)
         beside = jnp.broadcast_to(common[..., None, :], (*own.shape[:-1], common.shape[-1]))
-        dense = lambda x: nn.tanh(nn.Dense(64, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x))
+        dense = lambda x: nn.tanh(nn.Dense(32, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x))
         score = Head(1, 0.01)(dense(dense(jnp.concatenate([own, beside], -1))))[..., 0]
         cash, value = (Head(1, gain)(dense(dense(common))) for gain in (0.01, 1.0))
         deviation = self.param("log_std", nn.initializers.constant(np.log(self.scale)), (size + 1,))
