@@ -39,6 +39,7 @@ WINDOW = 10  # days seen
 TARGET = 0.95  # of the oracle's growth, with tomorrow's returns seen
 PERIOD, PERIODS = 1000, 6  # trading days of a period, and how many there are before the last day
 HALVES = {"first": range(PERIODS // 2), "second": range(PERIODS // 2, PERIODS)}
+PERCENT = rewards.scale(100.0)  # the training reward: daily log-growth in per cent
 DAYS = 252  # a year's
 BLOCK = 63  # days of a block that is resampled: a quarter
 RESAMPLES = 2_000
@@ -50,24 +51,24 @@ class Configuration(NamedTuple):
     about: str
     hp: Any
     blocks: tuple[int, int, int]  # environments, steps, updates
-    scale: float = 100.0  # of the reward: daily log-growth is small
+    deviation: float = 0.3  # σ of the policy at first, in halves of an action's range
     leak: bool = False
 
 
 def ppo(blocks: tuple[int, int, int], **changed: Any) -> Any:
     """PPO's hyperparameters, its learning rate annealed over all environment steps."""
-    usual = {"learning_rate": 3e-4, "anneal_steps": float(np.prod(blocks)), "entropy_cost": 0.0, "gae_lambda": 0.9}
+    usual = {"learning_rate": 1e-3, "anneal_steps": float(np.prod(blocks)), "entropy_cost": 0.0, "gae_lambda": 0.9}
     return purerl.PPO(**usual | changed)
 
 
 def configurations() -> dict[str, Configuration]:
     """Every configuration by its key."""
-    short, long = (32, 64, 100), (32, 64, 300)
+    short, long = (32, 32, 100), (32, 32, 200)
     return {
-        "leak": Configuration("tomorrow is seen", ppo(long, gamma=0.5, learning_rate=1e-3), long, leak=True),
-        "myopic": Configuration("PPO, γ = 0", ppo(short, gamma=0.0), short),
+        "leak": Configuration("PPO, tomorrow is seen", ppo(long, gamma=0.0, learning_rate=3e-3), long, leak=True),
+        "day": Configuration("PPO, γ = 0", ppo(short, gamma=0.0), short),
         "month": Configuration("PPO, γ = 0.95", ppo(short, gamma=0.95), short),
-        "longer": Configuration("PPO, γ = 0.95, three times the steps", ppo(long, gamma=0.95), long),
+        "quiet": Configuration("PPO, γ = 0.95, small σ at first", ppo(short, gamma=0.95), short, deviation=0.05),
     }  # fmt: skip
 
 
@@ -84,7 +85,7 @@ class Evaluators(nn.Module):
     """
 
     num_assets: int
-    scale: float = 0.3  # σ at first, in halves of an action's range
+    deviation: float  # of the policy at first
 
     @nn.compact
     def __call__(self, obs):
@@ -97,8 +98,8 @@ class Evaluators(nn.Module):
         dense = lambda x: nn.tanh(nn.Dense(32, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x))
         score = Head(1, 0.01)(dense(dense(jnp.concatenate([own, beside], -1))))[..., 0]
         cash, value = (Head(1, gain)(dense(dense(common))) for gain in (0.01, 1.0))
-        deviation = self.param("log_std", nn.initializers.constant(np.log(self.scale)), (size + 1,))
-        log_std = jnp.broadcast_to(deviation, (*obs.shape[:-1], size + 1))
+        log_std = self.param("log_std", nn.initializers.constant(np.log(self.deviation)), (size + 1,))
+        log_std = jnp.broadcast_to(log_std, (*obs.shape[:-1], size + 1))
         return jnp.concatenate([cash, score, log_std], -1), value[..., 0]
 
 
@@ -140,12 +141,12 @@ def trained(arm: Configuration, first_days: np.ndarray, seeds: list[int]) -> lis
     """For each seed the daily net log-growth `[P, PERIOD]` and the mean daily turnover `[P]` of its P policies."""
     env, (num_envs, length, num_updates) = environment(arm.leak), arm.blocks
     params = env.default_params
-    network = lambda policy, hp: Evaluators(policy.num_params // 2 - 1)
+    network = lambda policy, hp: Evaluators(policy.num_params // 2 - 1, arm.deviation)
     agent = build.agent(purerl.ppo, env.action_space(params), network=network)
 
     def make(given):
         hp, end = given
-        return purerl.learner(env, params.replace(last=end), agent(hp), num_envs, length, rewards.scale(arm.scale))
+        return purerl.learner(env, params.replace(last=end), agent(hp), num_envs, length, PERCENT)
 
     runs = [(seed, first) for seed in seeds for first in first_days]  # one program for all of them
     ends = np.array([first for _, first in runs])

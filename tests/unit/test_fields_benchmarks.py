@@ -116,7 +116,7 @@ def test_ratios_of_growth(script):
 @pytest.mark.parametrize("leak", [False, True])
 def test_what_is_learned_of_one_asset_holds_for_all(script, leak):
     benchmark = script("portfolio")
-    network, days, rng = benchmark.Evaluators(3), benchmark.WINDOW, np.random.default_rng(0)
+    network, days, rng = benchmark.Evaluators(3, 0.3), benchmark.WINDOW, np.random.default_rng(0)
     past, weights, ahead = rng.normal(size=(5, days, 3)), rng.random(size=(5, 4)), rng.normal(size=(5, 3))
 
     def seen(order):
