@@ -437,7 +437,7 @@ def arms() -> dict[str, Arm]:
     """Every arm by its key."""
     on, off, longer = (64, 64, 300), (16, 16, 1_600), (16, 16, 4_000)
     remembering = (64, 100, 120)
-    week, order, short = (32, 168, 400), (64, 20, 150), (16, 5, 300)
+    week, order, short, horizon, stages = (32, 168, 400), (64, 20, 150), (16, 5, 300), (128, 20, 300), (64, 64, 200)
     return {
         "inventory-ppo": Arm("inventory", "PPO", purerl.ppo, ppo(on, normalize_obs=True), on, scaled(0.1)),
         "inventory-dqn": Arm("inventory", "DQN", purerl.dqn, dqn(off), off, scaled(0.1)),
@@ -455,6 +455,12 @@ def arms() -> dict[str, Arm]:
                              ppo(order, gamma=1.0, entropy_cost=0.0), order,
                              given={"options": {"policy": "tanh-normal"}}),
         "execution-sac": Arm("execution", "SAC", purerl.sac, sac(short, gamma=1.0, target_entropy=-3.0), short),
+        "finite-ppo": Arm("finite", "PPO", purerl.ppo,
+                          ppo(horizon, gamma=1.0, learning_rate=3e-3, entropy_cost=0.0), horizon, scaled(0.002)),
+        "serial-ppo": Arm("serial", "PPO", purerl.ppo,
+                          ppo(stages, gamma=0.9, learning_rate=3e-3, entropy_cost=0.001), stages, scaled(0.001)),
+        "intersection-ppo": Arm("intersection", "PPO", purerl.ppo,
+                                ppo(on, gamma=0.95, gae_lambda=0.9, normalize_obs=True), on, scaled(0.03)),
     }  # fmt: skip
 
 
