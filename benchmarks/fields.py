@@ -212,7 +212,7 @@ def of_highway() -> Field:
 
 
 def of_acquisition() -> Field:
-    env = acquisition.Acquisition()
+    env = acquisition.Acquisition(observe=fields_images.standardized(acquisition.Acquisition().default_params))
     train, test = (fields_images.energies(params) for params in (env.default_params, env.test_params))
     num, size = env.test_params.max_steps_in_episode, test.shape[1]
     percent = lambda lines: fields_images.error_in_percent(test, {"lines": lines})
@@ -306,6 +306,8 @@ def arms() -> dict[str, Arm]:
     week = (32, 168, 400)
     drives, lines, looks = (64, 32, 132), (64, 12, 400), (256, 3, 1_000)
     drive = ppo(drives, gamma=0.9, normalize_obs=True, entropy_cost=0.02)
+    acquire = ppo(lines, gamma=0.0, gae_lambda=0.0, learning_rate=2e-3)
+    line_reward = lambda hp: fields_images.relative_energy(fields()["acquisition"]().env)
     look = ppo(looks, gamma=1.0)
     return {
         "inventory-ppo": Arm("inventory", "PPO", purerl.ppo, ppo(on, normalize_obs=True), on, scaled(0.1)),
@@ -321,7 +323,7 @@ def arms() -> dict[str, Arm]:
         "highway-ppo": Arm("highway", "PPO", purerl.ppo, drive, drives, torso=relu(128), alone=True),
         "highway-dqn": Arm("highway", "DQN, the published settings", purerl.dqn, PUBLISHED, (1, 8, 2_500),
                            torso=relu(256), alone=True),
-        "acquisition-ppo": Arm("acquisition", "PPO", purerl.ppo, ppo(lines, gamma=0.0, gae_lambda=0.0), lines),
+        "acquisition-ppo": Arm("acquisition", "PPO", purerl.ppo, acquire, lines, line_reward),
         "glimpses-ppo": Arm("glimpses", "PPO, GRU", purerl.ppo, look, looks, memory=networks.gru(64)),
         "glimpses-random": Arm("random-glimpses", "PPO, GRU", purerl.ppo, look, looks, memory=networks.gru(64)),
         "glimpses-whole": Arm("whole-digits", "PPO, GRU", purerl.ppo, look, looks, memory=networks.gru(64)),

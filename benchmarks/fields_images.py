@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,37 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import spaces
 
-from purerl import training
+from purerl import rewards, training
 from purerl.envs.fields import acquisition
 from purerl.envs.wrappers import Wrapper
 
 # --- lines of k-space -------------------------------------------------------------------------------------------------
+
+
+def standardized(train: Any) -> Callable[[Any, Any], Any]:
+    """What the agent sees: the acquired lines, and the standardised logarithms of their energies, `[2 n]`.
+
+    Slices are alike: by `energies_seen` they differ in the third digit. Moments are of the slices for training.
+    """
+    logarithm = lambda kspace: jnp.log10(jnp.maximum((kspace**2).sum((-2, -1)), acquisition.FLOOR))
+    of_train = np.asarray(logarithm(jnp.asarray(train.kspace)))
+    mean, deviation = of_train.mean(0), of_train.std(0) + 1e-3
+
+    def observe(kspace, acquired):
+        seen = jnp.where(acquired, (logarithm(kspace) - mean) / deviation, 0)
+        return jnp.concatenate([acquired, seen]).astype(jnp.float32)
+
+    return observe
+
+
+def relative_energy(env: Any) -> Any:
+    """The training reward: the energy of a line relative to the best fixed order's line of that step, in the mean.
+
+    In each step the same lines are best; but late lines, which have a hundredth of the first's energy, count as much.
+    """
+    num, size = env.default_params.max_steps_in_episode, env.num_actions
+    typical = jnp.asarray(-np.sort(-energies(env.default_params).mean(0))[:num], jnp.float32)
+    return rewards.term(lambda tr: tr.reward / typical[tr.obs["seen"][..., :size].sum(-1).astype(int)])
 
 
 def chosen_lines(env: Any, agent: Any, state: Any, key: Any) -> dict[str, Any]:
@@ -61,7 +88,7 @@ def draw_lines(env: Any, agent: Any, state: Any, key: Any, path: Path) -> None:
     used = np.flatnonzero(np.isfinite(image).any(0) | np.isin(np.arange(image.shape[1]), best))
     axes.set(xlim=(used[0] - 1, used[-1] + 1), xlabel="line of k-space; the middle has frequency 0")
     axes.set_ylabel("slice for test")
-    axes.legend(loc="upper right")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
     figure.colorbar(shown, label="order")
     figure.savefig(path, dpi=110)
     plt.close(figure)
