@@ -100,6 +100,7 @@ def of_rules(env: Any) -> dict[str, float]:
 def draw_episode(env: Any, agent: Any, state: Any, key: Any, path: Path) -> None:
     """One greedy episode, a picture of the road every five seconds."""
     import matplotlib.pyplot as plt
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     played = jax.jit(lambda key: episodes(env, of_agent(agent, state), agent.memory(1), key, 1))(key)
     frames = []
@@ -112,6 +113,7 @@ def draw_episode(env: Any, agent: Any, state: Any, key: Any, path: Path) -> None
             if t + 5 < len(played["reward"]):
                 axes.set(xlabel="")
             figure.set_dpi(80)
-            figure.canvas.draw()
-            frames.append(np.asarray(figure.canvas.buffer_rgba()))
+            canvas = FigureCanvasAgg(figure)
+            canvas.draw()
+            frames.append(np.asarray(canvas.buffer_rgba()))
     plt.imsave(path, np.concatenate(frames))
