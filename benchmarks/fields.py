@@ -258,6 +258,8 @@ class Arm(NamedTuple):
     reward: Callable[[Any], Any] = lambda hp: None  # hp -> the training reward; None: the environment's
     memory: Any = None
     torso: Mapping[str, Any] = {}  # arguments of `build.body`
+    options: Mapping[str, Any] = {}  # of `build.agent`
+    info: tuple[str, ...] = ()  # leaves of the environment's info that the training reward needs
     alone: bool = False  # whether seeds are trained one after another, for the time of one
 
 
@@ -348,8 +350,9 @@ def run_seeds(root: Path, key: str, seeds: list[int]) -> None:
     arm = arms()[key]
     field = fields()[arm.field]()
     params, (num_envs, length, num_updates) = field.env.default_params, arm.blocks
-    agent = build.agent(arm.agent, field.env.action_space(params), build.body(memory=arm.memory, **arm.torso))
-    make = lambda hp: purerl.learner(field.env, params, agent(hp), num_envs, length, arm.reward(hp))
+    body = build.body(memory=arm.memory, **arm.torso)
+    agent = build.agent(arm.agent, field.env.action_space(params), body, arm.options)
+    make = lambda hp: purerl.learner(field.env, params, agent(hp), num_envs, length, arm.reward(hp), info=arm.info)
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(30)))(jnp.array(seeds))
     every = max(1, num_updates // 50)
     measured = measure(make, arm.hp, keys, jax.devices()[: len(seeds)], num_updates, every, num_envs * length)

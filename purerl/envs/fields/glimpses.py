@@ -133,7 +133,7 @@ class Glimpses(Environment):
         right = action["class"] == jnp.asarray(params.labels)[state.image]
         location = jnp.clip(jnp.asarray(action["location"], jnp.float32), -1, 1)
         state = GlimpsesState(state.image, location, time)
-        return self._see(state, params), state, (last & right).astype(jnp.float32), last, {}
+        return self._see(state, params), state, (last & right).astype(jnp.float32), last, {"right": right}
 
     def _see(self, state, params):
         seen = glimpse(jnp.asarray(params.images)[state.image], state.location, self._patch, self._scales)
