@@ -306,11 +306,18 @@ def arms() -> dict[str, Arm]:
     on, off, longer = (64, 64, 300), (16, 16, 1_600), (16, 16, 4_000)
     remembering = (64, 100, 120)
     week = (32, 168, 400)
-    drives, lines, looks = (64, 32, 132), (64, 12, 400), (256, 3, 1_000)
+    drives, lines, looks = (64, 32, 132), (64, 12, 400), (256, 3, 400)
     drive = ppo(drives, gamma=0.9, normalize_obs=True, entropy_cost=0.02)
     acquire = ppo(lines, gamma=0.0, gae_lambda=0.0, learning_rate=2e-3)
     line_reward = lambda hp: fields_images.relative_energy(fields()["acquisition"]().env)
-    look = ppo(looks, gamma=1.0)
+    look = ppo(looks, gamma=1.0, learning_rate=3e-3, entropy_cost=0.01)
+    looking = {
+        "reward": fields_images.every_guess,
+        "memory": networks.gru(64),
+        "info": ("right",),
+        "torso": {"hidden": (64,), "activation": "relu"},
+        "options": {"policy": "beta"},
+    }
     return {
         "inventory-ppo": Arm("inventory", "PPO", purerl.ppo, ppo(on, normalize_obs=True), on, scaled(0.1)),
         "inventory-dqn": Arm("inventory", "DQN", purerl.dqn, dqn(off), off, scaled(0.1)),
@@ -326,9 +333,9 @@ def arms() -> dict[str, Arm]:
         "highway-dqn": Arm("highway", "DQN, the published settings", purerl.dqn, PUBLISHED, (1, 8, 2_500),
                            torso=relu(256), alone=True),
         "acquisition-ppo": Arm("acquisition", "PPO", purerl.ppo, acquire, lines, line_reward),
-        "glimpses-ppo": Arm("glimpses", "PPO, GRU", purerl.ppo, look, looks, memory=networks.gru(64)),
-        "glimpses-random": Arm("random-glimpses", "PPO, GRU", purerl.ppo, look, looks, memory=networks.gru(64)),
-        "glimpses-whole": Arm("whole-digits", "PPO, GRU", purerl.ppo, look, looks, memory=networks.gru(64)),
+        "glimpses-ppo": Arm("glimpses", "PPO, GRU", purerl.ppo, look, looks, **looking),
+        "glimpses-random": Arm("random-glimpses", "PPO, GRU", purerl.ppo, look, looks, **looking),
+        "glimpses-whole": Arm("whole-digits", "PPO, GRU", purerl.ppo, look, looks, **looking),
     }  # fmt: skip
 
 
