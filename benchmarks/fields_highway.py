@@ -113,7 +113,7 @@ def draw_episode(env: Any, agent: Any, state: Any, key: Any, path: Path) -> None
             if t + 5 < len(played["reward"]):
                 axes.set(xlabel="")
             figure.set_dpi(80)
-            figure.set_size_inches(8, 1.3)
+            figure.set_size_inches(8, 1.45)
             canvas = FigureCanvasAgg(figure)
             canvas.draw()
             frames.append(np.asarray(canvas.buffer_rgba()))
