@@ -306,17 +306,17 @@ def arms() -> dict[str, Arm]:
     on, off, longer = (64, 64, 300), (16, 16, 1_600), (16, 16, 4_000)
     remembering = (64, 100, 120)
     week = (32, 168, 400)
-    drives, lines, looks = (64, 32, 132), (64, 12, 400), (256, 3, 400)
+    drives, lines, looks = (64, 32, 132), (64, 12, 400), (512, 3, 400)
     drive = ppo(drives, gamma=0.9, normalize_obs=True, entropy_cost=0.02)
     acquire = ppo(lines, gamma=0.0, gae_lambda=0.0, learning_rate=2e-3)
     line_reward = lambda hp: fields_images.relative_energy(fields()["acquisition"]().env)
-    look = ppo(looks, gamma=1.0, learning_rate=3e-3, entropy_cost=0.01)
+    look = ppo(looks, gamma=0.9, gae_lambda=0.0, learning_rate=4e-3, entropy_cost=0.01, num_epochs=2)
     looking = {
         "reward": fields_images.every_guess,
         "memory": networks.gru(64),
         "info": ("right",),
         "torso": {"hidden": (64,), "activation": "relu"},
-        "options": {"policy": "beta"},
+        "options": {"policy": "beta", "shared_torso": True},
     }
     return {
         "inventory-ppo": Arm("inventory", "PPO", purerl.ppo, ppo(on, normalize_obs=True), on, scaled(0.1)),
