@@ -14,6 +14,7 @@ from gymnax.environments import spaces
 
 from purerl import rewards, training
 from purerl.envs.fields import acquisition
+from purerl.envs.fields.glimpses import Glimpses
 from purerl.envs.wrappers import Wrapper
 
 # --- lines of k-space -------------------------------------------------------------------------------------------------
@@ -85,7 +86,7 @@ def draw_lines(env: Any, agent: Any, state: Any, key: Any, path: Path) -> None:
     shown = axes.imshow(image, aspect="auto", interpolation="nearest")
     rows = np.broadcast_to(np.arange(len(best))[:, None], best.shape)
     axes.plot(best.ravel(), rows.ravel(), "x", color="tab:red", markersize=5, label="the oracle's lines")
-    used = np.flatnonzero(np.isfinite(image).any(0) | np.isin(np.arange(image.shape[1]), best))
+    used = np.flatnonzero(np.isfinite(image).any(0) | np.isin(np.arange(env.num_actions), best))
     axes.set(xlim=(used[0] - 1, used[-1] + 1), xlabel="line of k-space; the middle has frequency 0")
     axes.set_ylabel("slice for test")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
@@ -101,6 +102,8 @@ EPISODES = 8_192
 
 class RandomGlimpses(Wrapper):
     """Every location is uniform: the agent only names the class."""
+
+    env: Glimpses
 
     @property
     def test_params(self):
