@@ -4,7 +4,9 @@
 
 There is one JSON file for each arm and seed, and a run that was stopped continues with what is missing. Policies are
 judged by their greedy actions: on average cost and queues exactly, by the stationary law of the actions in every state;
-in `spectrum` by 512 episodes of 400 slots after the first 50; in `battery` by the only episode there is.
+in `spectrum` by 512 episodes of 400 slots after the first 50; in `battery` by the only episode there is; in `highway`
+by 1,024 episodes; in `acquisition` on every slice for test, in `glimpses` by 8,192 episodes of digits for test.
+Hyperparameters of these three were tuned with other keys. Times of `highway` are processor times of one seed alone.
 A field is a row of `fields()`, an agent in it a row of `arms()`.
 """
 
@@ -18,6 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import fields_highway
+import fields_images
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +29,7 @@ import recorded
 
 import purerl
 from purerl import bellman, build, networks, rewards, statistics, training
-from purerl.envs.fields import battery, execution, inventory, spectrum, traffic_signal
+from purerl.envs.fields import acquisition, battery, execution, glimpses, inventory, spectrum, traffic_signal
 from purerl.runs import report
 from purerl.runs.devices import set_up_jax
 from purerl.runs.stream import measure
@@ -227,9 +231,11 @@ class Field(NamedTuple):
     measure: Callable[..., dict[str, Any]]  # (env, agent, agent_state, key) -> arrays
     value: Callable[[Any, dict[str, Any]], float]  # (env_params, those arrays) -> a cost, or a reward
     is_cost: bool
-    target: float  # the largest relative distance from the optimum that counts as reached
+    target: float  # the largest relative distance from the optimum that counts as reached; NaN: none
     how: str = ""  # how the optimum is computed
     kept: tuple[str, ...] = ()  # the arrays measured that are recorded as well
+    also: tuple[str, ...] = ()  # the numbers measured that are reported as well
+    draw: Callable[..., None] | None = None  # (env, agent, agent_state, key, path): a picture of the first seed
 
     def distance(self, value: float) -> float:
         """The relative distance from the optimum, positive if worse."""
@@ -348,6 +354,38 @@ def rule_of_quantiles(env: Any) -> float:
     return float(jax.jit(play)())
 
 
+def of_highway() -> Field:
+    env = fields_highway.HighwayFast()
+    known = fields_highway.of_rules(env) | {"published DQN": fields_highway.PUBLISHED}
+    most = float(env.default_params.max_steps_in_episode)
+    about = "highway-fast-v0, return; the bound is a reward of 1 at every step, the target the published return"
+    return Field(about, env, most, known, fields_highway.driving, as_it_is, False, 1 - fields_highway.PUBLISHED / most,
+                 ("collisions", "length"), fields_highway.draw_episode)  # fmt: skip
+
+
+def of_acquisition() -> Field:
+    env = acquisition.Acquisition(observe=fields_images.standardized(acquisition.Acquisition().default_params))
+    train, test = (fields_images.energies(params) for params in (env.default_params, env.test_params))
+    num, size = env.test_params.max_steps_in_episode, test.shape[1]
+    percent = lambda lines: fields_images.error_in_percent(test, {"lines": lines})
+    fixed, oracle = percent(acquisition.best_fixed_order(train, num)), percent(acquisition.oracle_lines(test, num))
+    known = {"best fixed order": fixed, "low to high": percent(acquisition.low_to_high(size, num)),
+             "equispaced": percent(acquisition.equispaced(size, num)),
+             "random": 100 * acquisition.random_error(size, num)}  # fmt: skip
+    about = "12 of 64 lines of k-space, error of held-out slices in %; the target is the best fixed order"
+    return Field(about, env, oracle, known, fields_images.chosen_lines,
+                 lambda params, found: fields_images.error_in_percent(test, found), True, fixed / oracle - 1,
+                 draw=fields_images.draw_lines)  # fmt: skip
+
+
+def of_glimpses(change: Callable[[Any], Any] = lambda env: env, about: str = "three glimpses chosen") -> Field:
+    env = glimpses.Glimpses()
+    ceiling = glimpses.accuracy_of_whole_images(env.default_params, env.test_params)
+    about = f"digits, accuracy on held-out ones from {about}; the bound is the nearest neighbour of whole images"
+    draw = fields_images.draw_glimpses if change(env) is env else None
+    return Field(about, change(env), ceiling, {}, fields_images.accuracy, as_it_is, False, np.nan, draw=draw)
+
+
 @cache
 def fields() -> dict[str, Callable[[], Field]]:
     """Every field by its key."""
@@ -360,6 +398,11 @@ def fields() -> dict[str, Callable[[], Field]]:
         "finite": of_finite_inventory,
         "serial": of_serial_inventory,
         "intersection": of_intersection,
+        "highway": of_highway,
+        "acquisition": of_acquisition,
+        "glimpses": of_glimpses,
+        "random-glimpses": partial(of_glimpses, fields_images.RandomGlimpses, "three random glimpses"),
+        "whole-digits": partial(of_glimpses, fields_images.WholeImages, "all pixels"),
     }
     return {name: cache(of) for name, of in every.items()}
 
@@ -377,8 +420,11 @@ class Arm(NamedTuple):
     blocks: tuple[int, int, int]  # environments, steps, updates
     reward: Callable[[Any], Any] = lambda hp: None  # hp -> the training reward; None: the environment's
     memory: Any = None
+    torso: Mapping[str, Any] = {}  # arguments of `build.body`
     options: Mapping[str, Any] = {}  # of `build.agent`
     parts: Mapping[str, Any] = {}  # of the agent's constructor
+    info: tuple[str, ...] = ()  # leaves of the environment's info that the training reward needs
+    alone: bool = False  # whether seeds are trained one after another, for the time of one
 
 
 def ppo(blocks: tuple[int, int, int], **changed: Any) -> Any:
@@ -421,11 +467,30 @@ def worth_of_energy(hp: Any) -> Any:
     return rewards.chain(rewards.potential(phi, hp.gamma), rewards.scale(0.05))
 
 
+relu = lambda width: {"hidden": (width, width), "activation": "relu"}
+PUBLISHED = purerl.DQN(  # highway-env's scripts/sb3_highway_dqn.py, with the defaults of Stable-Baselines3
+    learning_rate=5e-4, capacity=15_000, learning_starts=200, batch_size=32, gamma=0.8, train_every=1, target_period=50,
+    explore_start=1.0, explore_end=0.05, explore_steps=2_000.0, max_grad_norm=10.0,
+)  # fmt: skip
+
+
 def arms() -> dict[str, Arm]:
     """Every arm by its key."""
     on, off, longer = (64, 64, 300), (16, 16, 1_600), (16, 16, 4_000)
     remembering = (64, 100, 120)
     week, order, short, horizon, stages = (32, 168, 400), (64, 20, 150), (16, 5, 300), (128, 20, 300), (64, 64, 200)
+    drives, lines, looks = (64, 32, 132), (64, 12, 400), (512, 3, 400)
+    drive = ppo(drives, gamma=0.9, normalize_obs=True, entropy_cost=0.02)
+    acquire = ppo(lines, gamma=0.0, gae_lambda=0.0, learning_rate=2e-3)
+    line_reward = lambda hp: fields_images.relative_energy(fields()["acquisition"]().env)
+    look = ppo(looks, gamma=0.9, gae_lambda=0.0, learning_rate=4e-3, entropy_cost=0.01, num_epochs=2)
+    looking = {
+        "reward": fields_images.every_guess,
+        "memory": networks.gru(64),
+        "info": ("right",),
+        "torso": {"hidden": (64,), "activation": "relu"},
+        "options": {"policy": "beta", "shared_torso": True},
+    }
     return {
         "inventory-ppo": Arm("inventory", "PPO", purerl.ppo, ppo(on, normalize_obs=True), on, scaled(0.1)),
         "inventory-dqn": Arm("inventory", "DQN", purerl.dqn, dqn(off), off, scaled(0.1)),
@@ -449,6 +514,13 @@ def arms() -> dict[str, Arm]:
                           ppo(stages, gamma=0.9, learning_rate=3e-3, entropy_cost=0.001), stages, scaled(0.001)),
         "intersection-ppo": Arm("intersection", "PPO", purerl.ppo,
                                 ppo(on, gamma=0.95, gae_lambda=0.9, normalize_obs=True), on, scaled(0.03)),
+        "highway-ppo": Arm("highway", "PPO", purerl.ppo, drive, drives, torso=relu(128), alone=True),
+        "highway-dqn": Arm("highway", "DQN, the published settings", purerl.dqn, PUBLISHED, (1, 8, 2_500),
+                           torso=relu(256), alone=True),
+        "acquisition-ppo": Arm("acquisition", "PPO", purerl.ppo, acquire, lines, line_reward),
+        "glimpses-ppo": Arm("glimpses", "PPO, GRU", purerl.ppo, look, looks, **looking),
+        "glimpses-random": Arm("random-glimpses", "PPO, GRU", purerl.ppo, look, looks, **looking),
+        "glimpses-whole": Arm("whole-digits", "PPO, GRU", purerl.ppo, look, looks, **looking),
     }  # fmt: skip
 
 
@@ -456,36 +528,47 @@ def arms() -> dict[str, Arm]:
 
 
 def run(root: Path, key: str, num_seeds: int) -> int:
-    """Train the seeds of an arm that have no file yet, in one program, and judge them; return how many they are."""
-    arm = arms()[key]
+    """Train the seeds of an arm that have no file yet, and judge them; return how many they are."""
     missing = [seed for seed in range(num_seeds) if not (root / key / f"{seed}.json").exists()]
-    if not missing:
-        return 0
-    report.note(f"{key}: {len(missing)} seeds")
+    if missing:
+        report.note(f"{key}: {len(missing)} seeds")
+    for seeds in [[seed] for seed in missing] if arms()[key].alone else [missing] * bool(missing):
+        run_seeds(root, key, seeds)
+    return len(missing)
+
+
+def run_seeds(root: Path, key: str, seeds: list[int]) -> None:
+    """Train seeds of an arm in one program, judge them, and write a file for each."""
+    arm = arms()[key]
     field = fields()[arm.field]()
     params, (num_envs, length, num_updates) = field.env.default_params, arm.blocks
-    agent = build.agent(
-        arm.agent, field.env.action_space(params), build.body(memory=arm.memory), arm.options, **arm.parts
-    )
-    make = lambda hp: purerl.learner(field.env, params, agent(hp), num_envs, length, arm.reward(hp))
-    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(30)))(jnp.array(missing))
+    body = build.body(memory=arm.memory, **arm.torso)
+    agent = build.agent(arm.agent, field.env.action_space(params), body, arm.options, **arm.parts)
+    make = lambda hp: purerl.learner(field.env, params, agent(hp), num_envs, length, arm.reward(hp), info=arm.info)
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(30)))(jnp.array(seeds))
     every = max(1, num_updates // 50)
-    measured = measure(make, arm.hp, keys, jax.devices(), num_updates, every, num_envs * length)
+    measured = measure(make, arm.hp, keys, jax.devices()[: len(seeds)], num_updates, every, num_envs * length)
     judge = lambda state, key: field.measure(field.env, agent(arm.hp), state, jax.random.fold_in(key, 1))
     found = jax.tree.map(np.asarray, jax.jit(jax.vmap(judge))(measured.state.agent, keys))
-    for i, seed in enumerate(missing):
-        value = field.value(params, {name: x[i] for name, x in found.items()})
+    for i, seed in enumerate(seeds):
+        one = {name: x[i] for name, x in found.items()}
+        value = field.value(params, one)
         curve = measured.metrics["episode_return"][:, i]
         recorded.save(root / key / f"{seed}.json", {
             "key": key, "seed": seed, "value": round(value, 6), "distance": round(field.distance(value), 6),
-            "steps": int(np.prod(arm.blocks)), "seconds": round(measured.run_seconds / len(missing), 2),
+            "also": {name: round(float(one[name]), 6) for name in field.also},
+            "steps": int(np.prod(arm.blocks)), "seconds": round(measured.run_seconds / len(seeds), 2),
+            "processor_seconds": round(measured.processor_seconds / len(seeds), 2),
+            "compile_seconds": round(measured.compile_seconds, 2),
             "curve": [None if np.isnan(x) else round(float(x), 4) for x in curve],
             **{name: found[name][i].tolist() for name in field.kept},
             "hyperparameters": vars(arm.hp),
             "versions": {p: version(p) for p in ("purerl", "jax", "jaxlib", "numpy")},
             "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}, {platform.machine()}",
         })  # fmt: skip
-    return len(missing)
+        if seed == 0 and field.draw:
+            state = jax.tree.map(lambda x: x[i], measured.state.agent)
+            field.draw(field.env, agent(arm.hp), state, jax.random.fold_in(keys[i], 2), root / f"{key}.png")
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -494,6 +577,19 @@ def run(root: Path, key: str, num_seeds: int) -> int:
 def records(root: Path, key: str) -> list[dict[str, Any]]:
     """The results of an arm, one for each seed."""
     return [recorded.read(path) for path in sorted((root / key).glob("*.json"), key=lambda path: int(path.stem))]
+
+
+def details(arm: Arm, found: list[dict[str, Any]]) -> str:
+    """What is reported beside the value, means over seeds."""
+    mean = lambda of: np.mean([of(x) for x in found])
+    parts = [f"{name} {mean(lambda x: x['also'][name]):.3g}" for name in found[0].get("also", {})]
+    if arm.alone:
+        longest = max(x["processor_seconds"] for x in found)
+        parts.append(
+            f"{mean(lambda x: x['processor_seconds']):.1f} s of one core to train, at most {longest:.1f}, "
+            f"and up to {max(x['compile_seconds'] for x in found):.0f} s to compile"
+        )
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def table(root: Path, keys: list[str]) -> str:
@@ -512,11 +608,12 @@ def table(root: Path, keys: list[str]) -> str:
             lines.append(cells + f"| {len(found)} seeds | | | | |")
             continue
         distance = 100 * np.array([x["distance"] for x in found])
+        value = f"{np.mean([x['value'] for x in found]):.4f}{details(arm, found)}"
         low, high = statistics.interval(distance, statistics.mean)
-        within = int((distance <= 100 * field.target).sum())
+        within = f"{int((distance <= 100 * field.target).sum())} of {len(found)}"
+        target = "none | |" if np.isnan(field.target) else f"{100 * field.target:.3g} % | {within} |"
         lines.append(
-            f"{cells}| {np.mean([x['value'] for x in found]):.4f} | {distance.mean():.2f} % [{low:.2f}, {high:.2f}] "
-            f"| {distance.max():.2f} % | {100 * field.target:g} % | {within} of {len(found)} |"
+            f"{cells}| {value} | {distance.mean():.2f} % [{low:.2f}, {high:.2f}] | {distance.max():.2f} % | {target}"
         )
     return "\n".join(lines)
 
@@ -583,10 +680,11 @@ def main() -> None:
         head = (
             "# Fields: agents against the optimum\n\nWritten by `python benchmarks/fields.py --report`; 95 % intervals."
         )
+        drawn = [f"![{arms()[key].about}: {key}]({key}.png)" for key in keys if (place.shown / f"{key}.png").exists()]
         parts = (
             head, table(place.shown, keys), "![distances from the optimum](fields.png)", NOTES,
             "## Where the optima and the values of policies are from", optima(keys),
-            "## Execution: what each seed leaves of the order", "![what is left of the order](execution.png)",
+            "## Execution: what each seed leaves of the order", "![what is left of the order](execution.png)", *drawn,
         )  # fmt: skip
         text = "\n\n".join(parts) + "\n"
         (place.shown / "RESULTS.md").write_text(text, encoding="utf-8")

@@ -590,6 +590,13 @@ FAULTS = [
         ("unit/test_highway.py::test_a_step_against_loops_over_vehicles",),
     ),
     Fault(
+        "The rule of the highway looks at the vehicle in front in its own lane alone",
+        "envs/fields/highway.py",
+        "_in_lane(around.front, state.target_lane)[EGO]])",
+        "_in_lane(around.front, lane)[EGO]])",
+        ("unit/test_highway.py::test_the_rule_against_loops_over_vehicles",),
+    ),
+    Fault(
         "The agent sees tomorrow's prices",
         "envs/fields/portfolio.py",
         "state.day - self._window, rows)",

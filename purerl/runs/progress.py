@@ -53,7 +53,7 @@ class Progress:
         self.num_updates, self.steps_per_update, self.first = num_updates, steps_per_update, first
         self.compile_seconds = self.cache_seconds = 0.0  # the latter: time saved by the cache of compiled programs
         self.console = given or console(stderr=True)
-        self.begin = time.perf_counter()
+        self.begin, self.begin_processor = time.perf_counter(), time.process_time()
         self.printed = first * LINES // num_updates
         self.bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
@@ -96,15 +96,17 @@ class Progress:
             if event.endswith("/compile_time_saved_sec"):
                 self.cache_seconds += duration_secs
 
-        begin = time.perf_counter()
+        begin, begin_processor = time.perf_counter(), time.process_time()
         jax.monitoring.register_event_duration_secs_listener(hear)
         try:
             with waiting:
                 yield
         finally:
             jax.monitoring.unregister_event_duration_listener(hear)
-        now = time.perf_counter()
-        self.begin = self.begin + now - begin if self.compile_seconds else now
+        now, processor = time.perf_counter(), time.process_time()
+        again = self.compile_seconds > 0
+        self.begin = self.begin + now - begin if again else now
+        self.begin_processor = self.begin_processor + processor - begin_processor if again else processor
         self.compile_seconds += now - begin
         self.bar.update(self.task, visible=True)
         self.bar.start_task(self.task)
@@ -114,6 +116,11 @@ class Progress:
     def run_seconds(self) -> float:
         """Seconds since the end of the first compilation, without those of later ones."""
         return time.perf_counter() - self.begin
+
+    @property
+    def processor_seconds(self) -> float:
+        """Seconds of all cores that the process has used since then, without later compilations."""
+        return time.process_time() - self.begin_processor
 
     def note(self, text: str) -> None:
         """Print one line above the bar."""

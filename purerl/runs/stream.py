@@ -155,6 +155,7 @@ class Measured(NamedTuple):
     state: Any  # of the learners at the end, leaves [R, ...]
     compile_seconds: float
     run_seconds: float
+    processor_seconds: float  # of all cores, without compilation
 
 
 def returns_so_far(rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
@@ -190,4 +191,5 @@ def measure(
                 progress.update(chunk.iteration, float(returns_so_far(rows[-10 * shown_every :]).mean()))
         stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         state = jax.tree.map(lambda x: x[:num_runs], state)
-        return Measured(np.asarray(iterations), stacked, state, progress.compile_seconds, progress.run_seconds)
+        seconds = progress.compile_seconds, progress.run_seconds, progress.processor_seconds
+        return Measured(np.asarray(iterations), stacked, state, *seconds)

@@ -60,7 +60,8 @@ def test_an_episode(key):
             np.testing.assert_allclose(seen, [*np.ravel(patches), *now.location, 1 - (t + 1) / 3], atol=1e-6)
             guess = label if t < right_until else (label + 1) % 3
             action = {"class": guess, "location": jnp.array([0.4 * t - 0.5, 3.0])}
-            seen, now, reward, terminated, _ = step(key, now, action, params)
+            seen, now, reward, terminated, info = step(key, now, action, params)
+            assert bool(info["right"]) == (guess == label)
             assert bool(terminated) == (t == 2)
             assert float(reward) == (right_until == 3 and t == 2)
             np.testing.assert_allclose(now.location, [0.4 * t - 0.5, 1.0], atol=1e-6)

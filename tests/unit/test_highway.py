@@ -165,6 +165,23 @@ class Road:
         for _ in range(self.frequency):
             self.frame()
 
+    def follow(self, share):
+        ego = self.cars[0]
+        lane, commanded = self.lane_of(ego), ego.target_speed
+        ego.target_speed = 30.0
+        may = lambda side: 0 <= side < self.lanes and abs(ego.y - 4 * side) <= 8 and self.recommended(ego, side)
+        sides = [action for action, side in ((2, lane + 1), (0, lane - 1)) if may(side) and lane == ego.target_lane]
+        ego.target_speed = commanded
+        if sides:
+            return sides[0]
+        level, best = min(max(round((ego.speed - 20) / 5), 0), 2), 0
+        fronts = [self.around(ego, side)[0] for side in (lane, ego.target_lane)]
+        for i, v in enumerate((20, 25, 30)):
+            gap = lambda front: 10 + 1.5 * v + v * (v - front.speed) / (2 * math.sqrt(15))
+            if all(front is None or share * gap(front) <= front.x - ego.x for front in fronts):
+                best = i
+        return 1 if best == level else 3 if best > level else 4
+
     def state(self):
         return {name: np.array([getattr(car, name) for car in self.cars], float) for name in FIELDS}
 
@@ -277,6 +294,19 @@ def test_a_step_is_the_one_of_highway_env(key):
                     ends += 1
                     theirs.reset()
     assert ends > 0
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_the_rule_against_loops_over_vehicles(share):
+    begin = states(200, 4, 9, seed=1)
+    spread = begin.x[:, :1] + (1 + 4 * (np.arange(200) % 3))[:, None] * (begin.x - begin.x[:, :1])
+    begin = begin._replace(x=spread, crashed=begin.crashed & (np.arange(9) > 0))
+    params = HighwayParams(politeness=0.3)
+    with jax.enable_x64(True):
+        found = jax.jit(jax.vmap(lambda state: highway.follow_traffic(state, params, 4, share)))(begin).tolist()
+    roads = [Road(jax.tree.map(lambda x: x[i], begin), 4, 5, True, 0.3) for i in range(200)]
+    assert found == [road.follow(share) for road in roads]
+    assert (np.bincount(found, minlength=5) >= 5).all()
 
 
 # --- the environment --------------------------------------------------------------------------------------------------

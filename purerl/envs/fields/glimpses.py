@@ -51,7 +51,7 @@ class Glimpses(Environment):
     Actions are `{"class": int, "location": float32 [2]}`: where to look next, and a guess of the class, of which the
     last one counts, with a reward of 1 if it is right. The first location is uniform. The episode terminates after T
     guesses. Observations, float32 `[S g² + 3]`, are the patches, the location, and the fraction of the glimpses left
-    after this one; past glimpses must be remembered.
+    after this one; past glimpses must be remembered. `info` says whether each guess is `right`.
 
     Digits are split in the order of the file: `default_params` are the earlier ones for training, `test_params` the
     last. Baselines: `accuracy_of_fixed_glimpses`, and `accuracy_of_whole_images` as a ceiling.
@@ -133,7 +133,7 @@ class Glimpses(Environment):
         right = action["class"] == jnp.asarray(params.labels)[state.image]
         location = jnp.clip(jnp.asarray(action["location"], jnp.float32), -1, 1)
         state = GlimpsesState(state.image, location, time)
-        return self._see(state, params), state, (last & right).astype(jnp.float32), last, {}
+        return self._see(state, params), state, (last & right).astype(jnp.float32), last, {"right": right}
 
     def _see(self, state, params):
         seen = glimpse(jnp.asarray(params.images)[state.image], state.location, self._patch, self._scales)

@@ -121,7 +121,7 @@ class Highway(Environment):
 
     References: Treiber, Hennecke & Helbing, 2000, arXiv:cond-mat/0002177 (IDM); Kesting, Treiber &
     Helbing, 2007, doi:10.3141/1999-10 (MOBIL); Leurent, 2018, "An environment for autonomous driving
-    decision-making".
+    decision-making". A rule to compare agents with: `follow_traffic`.
     Args:
       num_lanes: L.
       num_vehicles: beside the agent's.
@@ -241,6 +241,31 @@ class Highway(Environment):
         return figure
 
 
+def follow_traffic(state: HighwayState, params: HighwayParams, num_lanes: int, share: Any = 1.0) -> Array:
+    """The agent's action if it drives by the two models of the others: a rule to compare agents with.
+
+    A lane change that MOBIL recommends at the highest target speed, to the right if both are; otherwise one level
+    towards the highest target speed v whose desired gap is free before the vehicles in its own and its target lane,
+
+        share · d*(v, v - v_front) ≤ d,   and the lowest if there is none
+
+    Args:
+      state: of one environment.  num_lanes: L.  share: of the desired gap that is kept, ≥ 0.
+    """
+    lane, speeds = _closest_lane(state.y, num_lanes), jnp.asarray(TARGET_SPEEDS, state.x.dtype)
+    around, sides = _neighbours(state, num_lanes), jnp.stack([lane - 1, lane + 1])
+    free = state._replace(target_speed=state.target_speed.at[EGO].set(speeds[-1]))
+    recommended, _ = _mobil(params, free, around, lane, sides)
+    keeps = lane[EGO] == state.target_lane[EGO]
+    left, right = (recommended & _reachable(state.y, sides, num_lanes))[:, EGO] & keeps
+    front = jnp.stack([_in_lane(around.front, lane)[EGO], _in_lane(around.front, state.target_lane)[EGO]])
+    gap = _gap(params, speeds[:, None], speeds[:, None] - state.speed[front])
+    fits = ((front < 0) | (share * gap <= state.x[front] - state.x[EGO])).all(-1)
+    best, level = jnp.max(jnp.where(fits, jnp.arange(len(speeds)), 0)), _level(state)
+    change = jnp.where(best > level, FASTER, jnp.where(best < level, SLOWER, IDLE))
+    return jnp.where(right, RIGHT, jnp.where(left, LEFT, change)).astype(jnp.int32)
+
+
 FAST = {"num_lanes": 3, "num_vehicles": 20, "frequency": 5, "others_collide": False}
 
 
@@ -280,13 +305,18 @@ def _reachable(y: Array, lane: Array, num_lanes: int) -> Array:
     return (lane >= 0) & (lane < num_lanes) & (jnp.abs(y - LANE_WIDTH * lane) <= 2 * LANE_WIDTH)
 
 
+def _level(state: HighwayState) -> Array:
+    """The index of the agent's speed among the target speeds, int32."""
+    share = (state.speed[EGO] - TARGET_SPEEDS[0]) / (TARGET_SPEEDS[-1] - TARGET_SPEEDS[0])
+    return jnp.clip(jnp.round(share * (len(TARGET_SPEEDS) - 1)), 0, len(TARGET_SPEEDS) - 1).astype(jnp.int32)
+
+
 def _command(state: HighwayState, action: Array, num_lanes: int) -> HighwayState:
     """The agent's new target lane and target speed."""
     lane, count = state.target_lane[EGO], len(TARGET_SPEEDS)
     moved = jnp.clip(lane + (action == RIGHT) - (action == LEFT), 0, num_lanes - 1)
     lane = jnp.where(_reachable(state.y[EGO], moved, num_lanes), moved, lane)
-    level = (state.speed[EGO] - TARGET_SPEEDS[0]) / (TARGET_SPEEDS[-1] - TARGET_SPEEDS[0]) * (count - 1)
-    level = jnp.clip(jnp.round(level), 0, count - 1).astype(jnp.int32) + (action == FASTER) - (action == SLOWER)
+    level = _level(state) + (action == FASTER) - (action == SLOWER)
     asked = jnp.asarray(TARGET_SPEEDS)[jnp.clip(level, 0, count - 1)].astype(state.speed.dtype)
     speed = jnp.where((action == FASTER) | (action == SLOWER), asked, state.target_speed[EGO])
     return state._replace(
