@@ -360,7 +360,8 @@ def of_highway() -> Field:
     most = float(env.default_params.max_steps_in_episode)
     about = "highway-fast-v0, return; the bound is a reward of 1 at every step, the target the published return"
     return Field(about, env, most, known, fields_highway.driving, as_it_is, False, 1 - fields_highway.PUBLISHED / most,
-                 ("collisions", "length"), fields_highway.draw_episode)  # fmt: skip
+                 "no reward exceeds 1; rules are played for as many episodes", also=("collisions", "length"),
+                 draw=fields_highway.draw_episode)  # fmt: skip
 
 
 def of_acquisition() -> Field:
@@ -375,6 +376,7 @@ def of_acquisition() -> Field:
     about = "12 of 64 lines of k-space, error of held-out slices in %; the target is the best fixed order"
     return Field(about, env, oracle, known, fields_images.chosen_lines,
                  lambda params, found: fields_images.error_in_percent(test, found), True, fixed / oracle - 1,
+                 "the lines of most energy of each slice; the fixed orders are those of the slices for training",
                  draw=fields_images.draw_lines)  # fmt: skip
 
 
@@ -383,7 +385,8 @@ def of_glimpses(change: Callable[[Any], Any] = lambda env: env, about: str = "th
     ceiling = glimpses.accuracy_of_whole_images(env.default_params, env.test_params)
     about = f"digits, accuracy on held-out ones from {about}; the bound is the nearest neighbour of whole images"
     draw = fields_images.draw_glimpses if change(env) is env else None
-    return Field(about, change(env), ceiling, {}, fields_images.accuracy, as_it_is, False, np.nan, draw=draw)
+    how = "the nearest neighbour among the digits for training, with all pixels"
+    return Field(about, change(env), ceiling, {}, fields_images.accuracy, as_it_is, False, np.nan, how, draw=draw)
 
 
 @cache
