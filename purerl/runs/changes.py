@@ -14,6 +14,7 @@ from purerl import build
 from purerl.agents.parts.declarations import declaration_of
 from purerl.hyperparameters import hints_of, is_float
 from purerl.runs import files
+from purerl.runs.sweeps import Point
 
 STEPS = "steps"
 
@@ -28,6 +29,11 @@ def write(path: Path, steps: Sequence[int], values: Mapping[str, Sequence[float]
             rows.writerow([at, *row])
         before = row
     files.write(path, text.getvalue())
+
+
+def scheduled(path: Path, points: Sequence[Point]) -> list[Point]:
+    """The points of a sweep, each with the changes of a file; see `read`."""
+    return [point._replace(config={**point.config, "horizons": read(path, point.config)}) for point in points]
 
 
 def read(path: Path, config: Mapping[str, Any]) -> list[dict[str, Any]]:

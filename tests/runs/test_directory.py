@@ -25,8 +25,9 @@ def test_a_directory_holds_everything(whole):
     assert names == ["checkpoints", "config.json", "curve.png", "manifest.json", "metrics.csv"]
     config, manifest = files.read_json(whole / "config.json"), files.read_json(whole / "manifest.json")
     asked = {p.name for p in cli.purerl_command.commands["train"].get_command(None, "ppo").params}
-    how = {"directory", "devices", "save_every", "compilation_cache"}
+    how = {"directory", "devices", "save_every", "compilation_cache", "devices_per_seed", "distributed", "peer_timeout"}
     how |= {"init_from", "init_optimizer"}  # noted in the manifest, with the state itself
+    how |= {"schedules"}  # its values are in `horizons`
     stored = set(config) - {"format", "agent", "hyperparameters", "horizons", "updates_per_chunk"}
     assert stored | set(config["hyperparameters"]) == asked - how  # nothing that was asked for is missing
     assert config["hyperparameters"]["anneal_steps"] == [640.0] and config["network"] == "mlp"

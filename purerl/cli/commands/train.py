@@ -43,8 +43,7 @@ def agent_command(name: str) -> click.Command:
             how = take([*execution, *several])
             points = sweeps.points_of({"agent": name, **take(run), "hyperparameters": take(own)})
             if given["schedules"]:
-                for point in points:
-                    point.config["horizons"] = changes.read(given["schedules"], point.config)
+                points = changes.scheduled(given["schedules"], points)
             if given["init_from"] is None:
                 if given["init_optimizer"] == "kept":
                     raise ValueError("--init-optimizer is kept, and there is no --init-from to take its state from")
