@@ -1449,8 +1449,8 @@ FAULTS = [
     Fault(
         "A new run's directory is not the one that is asked for",
         "cli/commands/train.py",
-        "sweeps.train(points, **take(execution))",
-        'sweeps.train(points, **take(execution) | {"directory": None})',
+        "sweeps.train(points, **how)",
+        'sweeps.train(points, **how | {"directory": None})',
         ("runs/test_cli.py::test_a_run_is_never_written_over_another",),
     ),
     Fault(
@@ -1527,8 +1527,8 @@ FAULTS = [
     Fault(
         "More devices than runs are used",
         "runs/devices.py",
-        "return available[: min(asked or len(available), num_runs)]",
-        "return available[: asked or len(available)]",
+        "min((asked or len(available)) // per_seed, num_runs)",
+        "(asked or len(available)) // per_seed",
         ("runs/test_directory.py::test_devices_are_never_more_than_runs",),
     ),
     Fault(
@@ -1548,8 +1548,8 @@ FAULTS = [
     Fault(
         "Runs that fill up the devices are reported",
         "runs/stream.py",
-        "np.asarray(metrics[name])[:num_runs]",
-        "np.asarray(metrics[name])",
+        "found[name][:num_runs]",
+        "found[name]",
         ("runs/test_resume.py", "runs/test_directory.py"),
     ),
     Fault(
@@ -2996,8 +2996,8 @@ FAULTS = [
     Fault(
         "A batch is another function each time",
         "training/sharding.py",
-        "        return _batch(make, devices, isolate)",
-        "        return _batch.__wrapped__(make, devices, isolate)",
+        "        return _batch(make, devices, isolate, devices_per_run)",
+        "        return _batch.__wrapped__(make, devices, isolate, devices_per_run)",
         ("contract/test_training.py::test_a_batch_made_in_a_loop_is_compiled_once",),
     ),
     Fault(
@@ -3369,9 +3369,23 @@ FAULTS = [
     Fault(
         "A study of another agent is worked on",
         "runs/studies.py",
-        "elif found != wanted:",
-        "elif False:",
+        "if found not in (None, wanted):",
+        "if False:",
         ("runs/test_tune.py::test_a_sampler_that_learns_is_asked_and_told_by_generation",),
+    ),
+    Fault(
+        "The password of a database is shown",
+        "runs/studies.py",
+        'return re.sub(r"(://[^:/@]*):.*@", r"\\1:***@", where)',
+        "return where",
+        ("runs/test_tune.py::test_a_database_that_cannot_be_opened_is_named_without_its_password",),
+    ),
+    Fault(
+        "A server that is silent is waited for without bound",
+        "runs/studies.py",
+        'how["connect_args"] = PATIENCE',
+        'how["connect_args"] = {}',
+        ("runs/test_tune.py::test_a_database_that_cannot_be_opened_is_named_without_its_password",),
     ),
     Fault(
         "An interval is accepted where structure is meant",
@@ -3597,5 +3611,62 @@ FAULTS = [
         'np.where(before, columns["episodes"], 0)',
         'np.where(True, columns["episodes"], 0)',
         ("runs/test_export_command.py::test_the_best_run_is_that_of_the_largest_return_that_is_not_broken",),
+    ),
+    # --- several processes ------------------------------------------------------------------------------------------
+    Fault(
+        "A process that takes leave is taken for a lost one",
+        "training/processes.py",
+        'if word != b"bye":',
+        "if word:",
+        ("unit/test_processes.py::test_a_peer_that_ends_is_lost_and_one_that_takes_leave_is_not",),
+    ),
+    Fault(
+        "A process that does not answer is waited for",
+        "training/processes.py",
+        "if time.monotonic() - last > self.timeout:",
+        "if time.monotonic() - last > 1000 * self.timeout:",
+        ("unit/test_processes.py::test_signs_of_life",),
+    ),
+    Fault(
+        "Processes of different numbers of processes meet",
+        "training/processes.py",
+        "elif count != group.processes:",
+        "elif count < 1:",
+        ("unit/test_processes.py::test_all_hear_what_does_not_fit",),
+    ),
+    Fault(
+        "Two processes of the same number meet",
+        "training/processes.py",
+        "elif number in group.peers or number == 0:",
+        "elif number == 0:",
+        ("unit/test_processes.py::test_all_hear_what_does_not_fit",),
+    ),
+    Fault(
+        "An error of a collective is shown in place of the process that is lost",
+        "training/processes.py",
+        "if _group.lost.wait(_group.timeout):",
+        "if _group.lost.is_set():",
+        ("unit/test_processes.py::test_an_error_of_a_collective_waits_for_the_watch",),
+    ),
+    Fault(
+        "Devices that share the environments of a run compute all gradients each",
+        "networks/adapters.py",
+        "return x if size == 1 or x.shape[0] % size else",
+        "return x if size >= 1 or x.shape[0] % size else",
+        ("contract/test_training.py::test_devices_that_share_the_environments_of_each_run",),
+    ),
+    Fault(
+        "Runs that do not fill the devices of all processes are accepted",
+        "runs/devices.py",
+        "if groups * per_seed != len(available) or num_runs % groups:",
+        "if groups * per_seed != len(available):",
+        ("runs/test_several.py::test_runs_are_split_evenly_over_processes",),
+    ),
+    Fault(
+        "A resumed run forgets that devices share the environments of a seed",
+        "runs/execute.py",
+        'each = devices_per_seed or manifest["made_with"].get("devices_per_seed", 1)',
+        "each = devices_per_seed or 1",
+        ("runs/test_several.py::test_a_resumed_run_has_as_many_devices_for_each_seed",),
     ),
 ]

@@ -7,6 +7,7 @@ from flax import struct
 
 import purerl
 from purerl import gradients, networks, rewards
+from purerl.envs.fields import battery, traffic_signal
 from purerl.testing import probes
 
 
@@ -169,6 +170,16 @@ class Timeless(probes.Probe):
 def timeless():
     plain = bandit()
     return Timeless("timeless", plain.rows, plain._begin, plain._move, num_actions=2, max_steps=10)
+
+
+def with_a_gap_in_prices():
+    prices = battery.daily_prices(24)
+    prices[3] = jnp.nan
+    return battery.Battery(24, params=battery.BatteryParams(prices))
+
+
+def with_a_probability_above_1():
+    return traffic_signal.TrafficSignal(params=traffic_signal.TrafficSignalParams((0.3, 1.2)))
 
 
 def broken_env():

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,7 +52,7 @@ def python(page):
 def commands(page):
     """The page's commands: lines of ```bash without their comments, joined where a backslash ends them."""
     text = "\n".join(block for kind, block in page.blocks if kind == "bash").replace("\\\n", " ")
-    lines = (re.split(r"(?:^|\s)#", line)[0].strip() for line in text.split("\n"))
+    lines = (re.split(r"(?:^|\s)#", line)[0].strip().removesuffix(" &") for line in text.split("\n"))
     return [line for line in lines if line]
 
 
@@ -65,6 +66,9 @@ def write_files(page, folder):
     """Write the files that a page shows; commands and Python may name no others."""
     for name, block in files(page).items():
         (folder / name).write_text(block)
+    for line in commands(page):
+        if line.startswith("printf "):  # a file that a command writes
+            subprocess.run(line, shell=True, check=True, cwd=folder)
     named = set(re.findall(r"(?<![\w/])(\w+\.py):\w+", "\n".join(commands(page))))
     assert named <= files(page).keys(), (
         f"{page.name}: no block of Python begins with # {min(named - files(page).keys())}"

@@ -1,6 +1,6 @@
 """Population-based training: the toy of its paper, and PPO on two tasks against random search and Sobol points.
 
-    python benchmarks/papers/population.py [--seeds 8] [--only Breakout] [--members 16] [--steps 1e6] [--report]
+    python benchmarks/papers/population.py [--seeds 8] [--only Breakout] [--arms pbt,sobol] [--report]
 
 Every arm trains as many members for as many steps. The member of the highest score at the end of the search gives the
 hyperparameters, constant or as the schedule of its ancestors; these are trained again from the beginning on fresh
@@ -23,19 +23,21 @@ import jax.numpy as jnp
 import numpy as np
 from controlled_trainings import load, rounded, save
 from text_report import section
-from training_control_exact import summary
+from training_control_exact import interval, summary
 
 import purerl
-from purerl import build, training
+from purerl import build, normalize, training
 from purerl.hyperparameters import config, option
-from purerl.runs import populations, report
+from purerl.runs import report
 from purerl.runs.devices import set_up_jax
-from purerl.search import designs, pbt
+from purerl.search import designs, halving, pbt
 from purerl.search.spaces import log_uniform, uniform
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "population"
-SEEDS, MEMBERS, GENERATIONS, EPISODES, NUM_ENVS = 8, 16, 20, 512, 16
+PICTURE = HERE / "population.png"
+SEEDS, MEMBERS, GENERATIONS, NUM_ENVS = 8, 8, 16, 16
+FRESH_SEEDS, EPISODES = 4, 128
 SEARCH, FRESH, PLAYED = 1, 2, 3  # purposes of keys
 
 # --- the toy of figure 2 ----------------------------------------------------------------------------------------------
@@ -94,26 +96,42 @@ class Task(NamedTuple):
     """An environment, and how PPO acts in it."""
 
     steps: int  # of a member
-    rollout_length: int = 128
+    rollout_length: int = 64
+    reward: Callable[[Any], Any] = lambda hp: None
 
 
-TASKS = {"Breakout-MinAtar": Task(1_000_000), "SpaceInvaders-MinAtar": Task(1_000_000)}
+TASKS = {
+    "Breakout-MinAtar": Task(163_840),
+    "Pendulum-v1": Task(196_608, reward=lambda hp: normalize.rewards(hp.gamma)),
+}
 SPACE = {
     "learning_rate": log_uniform(1e-5, 1e-2),
     "entropy_cost": log_uniform(1e-4, 1e-1),
     "clip": log_uniform(0.05, 0.5),
+    "gamma": uniform(0.9, 0.999),
     "gae_lambda": uniform(0.8, 1.0),
 }
 KEPT = 1e12  # a horizon at which the learning rate is constant, so that all arms share one program
+ETA = 4  # of successive halving: its rungs end after 1, 4 and all 16 generations
 
 
-class Arm(NamedTuple):
-    """A search."""
+LIMITS = (
+    "Members, steps and the MLP in place of a convolutional network, which trains several times more slowly, were "
+    "chosen so that eight repetitions of all searches of both tasks take about 45 minutes of one of two virtual cores. "
+    "Eight members are few (the paper's populations of agents have 30 to 80), and the trainings are short. No other "
+    "sizes were tried. PBT was run first with the paper's factors of 0.8 or 1.2; after three repetitions noise took "
+    "their place in the main arm, since the schedules of γ and λ jumped between the ends of the space."
+)
 
-    about: str
-    design: Callable[..., designs.Points]
-    exchange: Callable
-    annealed: bool = False
+
+class Winner(NamedTuple):
+    """What a search has found."""
+
+    score: float  # in the last generation of the search
+    schedule: dict[str, np.ndarray]  # hyperparameters, float [G] each
+    agent: Any  # the state of its agent, leaves [1, ...]
+    scores: list[np.ndarray]  # of all members, by generation
+    generations: int  # trained by all members together
 
 
 def apart(key: Any, hp: Any, state: Any, scores: Any) -> tuple[Any, Any, Any]:
@@ -122,16 +140,70 @@ def apart(key: Any, hp: Any, state: Any, scores: Any) -> tuple[Any, Any, Any]:
     return hp, state, jnp.arange(len(scores), dtype=jnp.int32)
 
 
+def on_host(generation: pbt.Generation) -> pbt.Generation:
+    """What is kept of a generation."""
+    return jax.tree.map(np.asarray, generation._replace(state=(), metrics={}))
+
+
+def population(design: Callable[..., designs.Points], exchange: Callable = apart) -> Callable[..., Winner]:
+    """Members that all train to the end, `(make, default, key, every, members, seed) -> Winner`."""
+
+    def search(make, default, key, every, members, seed):
+        hp, state, generations = pbt.members(default, design(SPACE, members, seed)), None, []
+        for generation in pbt.evolve(make, hp, key, every * GENERATIONS, every, exchange):
+            state = generation.state
+            generations.append(on_host(generation))
+        past = pbt.history(generations)
+        best = int(np.where(np.isfinite(past.scores[-1]), past.scores[-1], -np.inf).argmax())
+        agent = jax.tree.map(lambda x: x[best : best + 1], state.agent)
+        score = float(past.scores[-1, best])
+        return Winner(score, pbt.schedule(past, best), agent, list(past.scores), GENERATIONS * members)
+
+    return search
+
+
+def restricted(generation: pbt.Generation, keep: np.ndarray) -> pbt.Generation:
+    """A generation of fewer members, none of which has copied another."""
+    some = lambda tree: jax.tree.map(lambda x: x[keep] if jnp.ndim(x) else x, tree)
+    parent = jnp.arange(len(keep), dtype=jnp.int32)
+    return some(generation._replace(parent=generation.parent))._replace(iteration=generation.iteration, parent=parent)
+
+
+def halved(make: Callable, default: Any, key: Any, every: int, members: int, seed: int) -> Winner:
+    """Successive halving from random points: as many trials as cost no more than the members of a population."""
+    cost = lambda trials: halving.cost([halving.halving(trials, GENERATIONS, ETA)])
+    most = max(n for n in range(members, GENERATIONS * members + 1) if cost(n) <= GENERATIONS * members)
+    hp, generation, scores = pbt.members(default, designs.random(SPACE, most, seed)), None, []
+    for trials, generations in halving.halving(most, GENERATIONS, ETA):
+        start = None
+        if generation is not None:
+            keep = halving.best(scores[-1], trials, np.ones(len(scores[-1]), bool))
+            start = restricted(generation, np.flatnonzero(keep))
+        for generation in pbt.evolve(make, hp, key, every * generations, every, apart, start=start):
+            scores.append(np.asarray(generation.scores))
+    assert generation is not None
+    best = int(halving.best(scores[-1], 1, np.ones(len(scores[-1]), bool)).argmax())
+    constant = {name: np.repeat(np.asarray(getattr(generation.hp, name))[best], GENERATIONS) for name in SPACE}
+    agent = jax.tree.map(lambda x: x[best : best + 1], generation.state.agent)
+    return Winner(float(scores[-1][best]), constant, agent, scores, cost(most))
+
+
+class Arm(NamedTuple):
+    """A search."""
+
+    about: str
+    search: Callable[..., Winner]
+    annealed: bool = False
+
+
 ARMS = {
-    "pbt": Arm("population-based training", designs.random, pbt.exchange(SPACE)),
-    "pbt-resample": Arm(
-        "population-based training, resampling",
-        designs.random,
-        pbt.exchange(SPACE, explore=pbt.resample(0.25, pbt.gaussian(0.1))),
-    ),
-    "random": Arm("random search", designs.random, apart),
-    "sobol": Arm("Sobol points", designs.sobol, apart),
-    "sobol-annealed": Arm("Sobol points, learning rate annealed", designs.sobol, apart, annealed=True),
+    # factors of 0.8 and 1.2 leave only the two ends of intervals as narrow as those of γ and λ
+    "pbt": Arm("population-based training", population(designs.random, pbt.exchange(SPACE, explore=pbt.gaussian(0.1)))),
+    "random": Arm("random search", population(designs.random)),
+    "sobol": Arm("Sobol points", population(designs.sobol)),
+    "halving": Arm("successive halving", halved),
+    "pbt-factors": Arm("PBT with factors 0.8 or 1.2", population(designs.random, pbt.exchange(SPACE))),
+    "sobol-annealed": Arm("Sobol points, learning rate annealed", population(designs.sobol), annealed=True),
 }
 
 
@@ -139,9 +211,9 @@ ARMS = {
 def assembled(task: str) -> tuple[Any, Any, Callable, Callable]:
     """The environment and its parameters, `hp -> Agent`, and the `make` of a batch."""
     env, env_params = purerl.make(task)
-    body = build.body(build.torso_for(env.observation_space(env_params)))
-    agent = build.agent(purerl.ppo, env.action_space(env_params), body)
-    one = lambda hp: purerl.learner(env, env_params, agent(hp), NUM_ENVS, TASKS[task].rollout_length)
+    agent = build.agent(purerl.ppo, env.action_space(env_params))  # of an MLP of 64-64
+    length, reward = TASKS[task].rollout_length, TASKS[task].reward
+    one = lambda hp: purerl.learner(env, env_params, agent(hp), NUM_ENVS, length, reward=reward(hp))
     return env, env_params, agent, purerl.batch(one)
 
 
@@ -158,49 +230,42 @@ def played(task: str, episodes: int, hp: Any, states: Any, key: Any) -> Any:
     return jax.lax.map(one, states)
 
 
-def again(task: str, schedule: dict[str, np.ndarray], hp: Any, every: int, members: int, key: Any) -> Any:
-    """The agents after a schedule, `[G]` for each hyperparameter, on as many fresh seeds as there are members."""
-    make, keys = assembled(task)[3], jax.random.split(key, members)
+def again(task: str, schedule: dict[str, np.ndarray], hp: Any, every: int, num: int, key: Any) -> Any:
+    """The agents after a schedule, `[G]` for each hyperparameter, on fresh seeds."""
+    make, keys = assembled(task)[3], jax.random.split(key, num)
     state: Any = None
-    for g in range(len(next(iter(schedule.values())))):
-        own = dataclasses.replace(hp, **{name: jnp.full(members, x[g]) for name, x in schedule.items()})
+    for g in range(GENERATIONS):
+        own = dataclasses.replace(hp, **{name: jnp.full(num, x[g]) for name, x in schedule.items()})
         ((_, state, _),) = training.run(make, own, keys if state is None else None, every, every, state)
     return state.agent
 
 
-def run(task: str, name: str, seed: int, members: int, steps: int, episodes: int) -> None:
+def known(scores: np.ndarray, statistic: Callable) -> float | None:
+    """A statistic of the finite scores of a generation; None if there is none."""
+    finite = scores[np.isfinite(scores)]
+    return round(float(statistic(finite)), 5) if len(finite) else None
+
+
+def run(task: str, name: str, seed: int, members: int, steps: int, fresh: int, episodes: int) -> None:
     """Search, then train the winner on fresh seeds, unless the file is there."""
     path = RESULTS / task / name / f"{seed}.json"
     if path.exists():
         return
     report.note(f"{task}: {ARMS[name].about}, seed {seed}")
     begin, arm = time.perf_counter(), ARMS[name]
-    make = assembled(task)[3]
-    every = max(1, steps // (NUM_ENVS * TASKS[task].rollout_length * GENERATIONS))
+    block = NUM_ENVS * TASKS[task].rollout_length
+    every = max(1, steps // (block * GENERATIONS))
     default = purerl.PPO(anneal_steps=float(steps) if arm.annealed else KEPT)
-    hp = pbt.members(default, arm.design(SPACE, members, seed))
-    generations = []
-    state: Any = None
-    for generation in pbt.evolve(make, hp, key_of(SEARCH, seed), every * GENERATIONS, every, arm.exchange):
-        state = generation.state
-        generations.append(jax.tree.map(np.asarray, generation._replace(state=(), metrics={})))
-    past = pbt.history(generations)
-    best = int(np.where(np.isfinite(past.scores[-1]), past.scores[-1], -np.inf).argmax())
-    schedule = pbt.schedule(past, best)
-    held = jax.tree.map(lambda x: x[best : best + 1], state.agent)
-    del state
-    policy = played(task, episodes, default, held, key_of(PLAYED, seed))
-    fresh = again(task, schedule, default, every, members, key_of(FRESH, seed))
-    final = played(task, episodes, default, fresh, key_of(PLAYED, seed))
-    if name.startswith("pbt"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        populations.picture(path.with_suffix(".png"), past, best, f"{task}, {arm.about}, seed {seed}")
+    found = arm.search(assembled(task)[3], default, key_of(SEARCH, seed), every, members, seed)
+    policy = played(task, episodes, default, found.agent, key_of(PLAYED, seed))
+    agents = again(task, found.schedule, default, every, fresh, key_of(FRESH, seed))
+    final = played(task, episodes, default, agents, key_of(PLAYED, seed))
     save(path, {
-        "task": task, "arm": name, "seed": seed, "members": members, "steps": every * GENERATIONS * NUM_ENVS
-        * TASKS[task].rollout_length, "generations": GENERATIONS, "score": float(past.scores[-1, best]),
-        "policy": float(policy[0]), "fresh": rounded(np.asarray(final)),
-        "schedule": {x: rounded(values, 9) for x, values in schedule.items()},
-        "scores": [rounded(np.nan_to_num(x, nan=-1e9, neginf=-1e9)) for x in past.scores],
+        "task": task, "arm": name, "seed": seed, "members": members, "steps": every * GENERATIONS * block,
+        "generations": GENERATIONS, "cost": found.generations * every * block, "episodes": episodes,
+        "score": found.score, "policy": float(policy[0]), "fresh": rounded(np.asarray(final)),
+        "schedule": {x: rounded(np.unique(v) if np.ptp(v) == 0 else v, 9) for x, v in found.schedule.items()},
+        "best": [known(x, np.max) for x in found.scores], "median": [known(x, np.median) for x in found.scores],
         "seconds": round(time.perf_counter() - begin, 1),
     })  # fmt: skip
 
@@ -220,18 +285,87 @@ def records(task: str, arm: str) -> list[dict[str, Any]]:
     return sorted((load(path) for path in (RESULTS / task / arm).glob("*.json")), key=lambda x: x["seed"])
 
 
+def fresh(record: dict[str, Any]) -> float:
+    """The mean return of the policies that fresh seeds have trained."""
+    return float(np.mean(record["fresh"]))
+
+
 def rows(task: str) -> Iterator[str]:
     """A task's lines of the table, one for each arm that has run."""
-    reference = {x["seed"]: np.mean(x["fresh"]) for x in records(task, "pbt")}
+    reference = {x["seed"]: fresh(x) for x in records(task, "pbt")}
     for name, arm in ARMS.items():
         found = records(task, name)
         if not found:
             continue
         score, policy = (float(np.mean([x[what] for x in found])) for what in ("score", "policy"))
-        fresh = [float(np.mean(x["fresh"])) for x in found]
-        both = [(x, reference[r["seed"]]) for x, r in zip(fresh, found, strict=True) if r["seed"] in reference]
-        better = "" if name == "pbt" or not both else f"{sum(a > b for a, b in both)} of {len(both)}"
-        yield f"| {task} | {arm.about} | {score:.2f} | {policy:.2f} | {summary(fresh, 2)} | {better} | {len(found)} |"
+        both = [reference[x["seed"]] - fresh(x) for x in found if x["seed"] in reference]
+        cells = ["", "", ""]
+        if name != "pbt" and both:
+            low, high = interval(both)
+            verdict = "better" if low > 0 else "worse" if high < 0 else "not apart"
+            won = f"{sum(x > 0 for x in both)} of {len(both)}"
+            cells = [f"{np.mean(both):.2f} [{low:.2f}, {high:.2f}]", won, verdict]
+        yield (
+            f"| {task} | {arm.about} | {found[0]['cost']:,} | {score:.2f} | {policy:.2f} | "
+            f"{summary([fresh(x) for x in found], 2)} | {' | '.join(cells)} | {len(found)} |"
+        )
+
+
+def picture() -> None:
+    """Best scores during the search, final performance with intervals, and the schedules of PBT's best members."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(len(TASKS), 2 + len(SPACE), figsize=(20, 3.4 * len(TASKS)), layout="constrained")
+    for task, (search, final, *panels) in zip(TASKS, axes, strict=True):
+        for i, (name, arm) in enumerate(ARMS.items()):
+            found, color = records(task, name), f"C{i}"
+            if not found:
+                continue
+            best = np.array([x["best"] for x in found], float)  # NaN before the first episode has finished
+            at = np.arange(1, GENERATIONS + 1) * found[0]["steps"] / GENERATIONS / 1000
+            search.plot(at, np.nanmean(best, 0), color, label=arm.about)
+            values = [fresh(x) for x in found]
+            low, high = interval(values)
+            final.plot(np.full(len(values), i), values, ".", color=color, alpha=0.5)
+            final.errorbar(i + 0.25, np.mean(values), [[np.mean(values) - low], [high - np.mean(values)]], fmt="o",
+                           color=color, capsize=3)  # fmt: skip
+        search.set(title="best score in the search", xlabel="thousands of steps of a member", ylabel=task)
+        final.set_title("on fresh seeds, 95 %")
+        final.set_xticks(range(len(ARMS)), ARMS, rotation=30, fontsize=7)
+        for (name, dimension), panel in zip(SPACE.items(), panels, strict=True):
+            for j, record in enumerate(records(task, "pbt")):
+                values = np.broadcast_to(record["schedule"][name], GENERATIONS)
+                panel.step(range(1, GENERATIONS + 1), values, f"C{j % 10}", where="mid", linewidth=1)
+            panel.set(title=f"PBT: {name}", xlabel="generation", ylim=dimension[:2])
+            panel.set_yscale("log" if dimension.log else "linear")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(ARMS))
+    figure.savefig(PICTURE, dpi=90)
+    plt.close(figure)
+
+
+def conclusions(task: str) -> Iterator[str]:
+    """What PBT is better than, worse than and not apart from, and which arms have too few repetitions."""
+    of: dict[str, list[str]] = {"better than": [], "worse than": [], "not apart from": []}
+    for row in rows(task):
+        about, verdict = row.split(" | ")[1], row.split(" | ")[-2]
+        for name in of:
+            if verdict and name.startswith(verdict):
+                of[name].append(about)
+    said = "; ".join(f"{verdict} {', '.join(names)}" for verdict, names in of.items() if names)
+    found = {name: records(task, name) for name in ARMS}
+    if said:
+        (policy, again_), (policy_random, again_random) = (
+            (np.mean([x["policy"] for x in found[name]]), np.mean([fresh(x) for x in found[name]]))
+            for name in ("pbt", "random")
+        )
+        yield f"- {task}: by the intervals of the paired differences PBT is {said}."
+        yield (
+            f"- {task}: the policy of PBT's best member has {policy:.1f}, its schedule on fresh seeds {again_:.1f}; of "
+            f"random search these are {policy_random:.1f} and {again_random:.1f}."
+        )
+    few = ", ".join(f"{ARMS[name].about} ({len(x)})" for name, x in found.items() if len(x) < SEEDS)
+    if few:
+        yield f"- {task}: missed, {SEEDS} repetitions of {few}."
 
 
 def write_report() -> None:
@@ -249,16 +383,32 @@ def write_report() -> None:
     table = [row for task in TASKS for row in rows(task)]
     if table:
         known = next(x for task in TASKS for arm in ARMS for x in records(task, arm))
+        spaces = ", ".join(f"{x} {'log-' if d.log else ''}uniform in [{d.low:g}, {d.high:g}]" for x, d in SPACE.items())
         lines += [
-            f"PPO, {known['members']} members, the same steps for every arm. Score: of the best member in the search; "
-            "policy: its policy on fresh episodes; fresh seeds: its hyperparameters, or the schedule of its ancestors, "
-            f"trained again from the beginning on {known['members']} other seeds. 95 % intervals of the mean over "
-            "repetitions of the whole search.",
+            "## PPO on two tasks, at equal environment steps",
             "",
-            "| task | search | score | policy | fresh seeds, mean [95 %] | least, most | better than pbt | seeds |",
-            "|---|---|---|---|---|---|---|---|",
+            f"`python benchmarks/papers/population.py`. PPO with an MLP of 64-64, {NUM_ENVS} environments; a "
+            f"population has {known['members']} members and {GENERATIONS} generations, after each of which the lowest "
+            "fifth copies the highest, and adds normal noise to its hyperparameters, a tenth of their interval. "
+            "Successive halving starts from as many random points as cost no more. PBT, random search and halving of "
+            f"the same seed start from the same points. Space: {spaces}. Score: of the best member in the search; "
+            f"policy: its policy on {known['episodes']} other episodes; fresh seeds: its hyperparameters, for PBT the "
+            f"schedule of its ancestors, trained again from the beginning on {len(known['fresh'])} other seeds. "
+            "Intervals are Student's, 95 %, over repetitions of the whole search; differences are paired by them, "
+            "without a correction for their number.",
+            "",
+            "| task | search | environment steps | score | policy | fresh seeds, mean [95 %] | least, most | PBT minus "
+            "it | PBT higher | | repetitions |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
             *table,
+            "",
+            f"![search, final performance and PBT's schedules]({PICTURE.name})",
+            "",
+            *(line for task in TASKS for line in conclusions(task)),
+            "",
+            LIMITS,
         ]
+        picture()
     section("population", "\n".join(lines), file="POPULATION.md", title="Population-based training: evidence")
 
 
@@ -267,8 +417,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"repetitions of each search [{SEEDS}]")
     parser.add_argument("--only", default="", help="only tasks, or toy, whose name contains this word")
+    parser.add_argument("--arms", default=",".join(ARMS), help=f"only these [{','.join(ARMS)}]")
     parser.add_argument("--members", type=int, default=MEMBERS, help=f"members of a population [{MEMBERS}]")
     parser.add_argument("--steps", type=float, help="environment steps of a member, in place of the task's")
+    parser.add_argument("--fresh", type=int, default=FRESH_SEEDS, help=f"seeds of the final training [{FRESH_SEEDS}]")
     parser.add_argument("--episodes", type=int, default=EPISODES, help=f"of an evaluation [{EPISODES}]")
     parser.add_argument("--out", type=Path, help=f"where results are [{RESULTS.relative_to(HERE)}]")
     parser.add_argument("--report", action="store_true", help="only write POPULATION.md from the results")
@@ -281,8 +433,9 @@ def main() -> None:
             run_toy()
         for seed in range(given.seeds):
             for task in TASKS:
-                for name in ARMS if given.only in task else ():
-                    run(task, name, seed, given.members, int(given.steps or TASKS[task].steps), given.episodes)
+                for name in given.arms.split(",") if given.only in task else ():
+                    run(task, name, seed, given.members, int(given.steps or TASKS[task].steps), given.fresh,
+                        given.episodes)  # fmt: skip
     if not given.out:
         write_report()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import linecache
+import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
@@ -43,6 +44,12 @@ def _said(text: str, where: str) -> OneLine:
     return OneLine(" ".join(text.split()) + (f"\n  {where}" if where else ""))
 
 
+def _settle(error: BaseException) -> None:
+    """See `processes.settle`; without jax there are no others."""
+    if several := sys.modules.get("purerl.training.processes"):
+        several.settle(error)
+
+
 @contextlib.contextmanager
 def one_line() -> Iterator[None]:
     """Turn an error of an input, a file, a disk or a user's own function into one readable line.
@@ -54,8 +61,10 @@ def one_line() -> Iterator[None]:
     except click.exceptions.Exit:
         raise
     except (ValueError, NotImplementedError, OSError) as error:
+        _settle(error)
         raise _said(str(error), _in_users_file(error)) from error
     except Exception as error:
+        _settle(error)
         where = _in_users_file(error)
         if not where or isinstance(error, click.ClickException):
             raise

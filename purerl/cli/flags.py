@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -39,6 +40,49 @@ def execution_options(directory: str = "") -> list[click.Option]:
                      is_eager=True, expose_value=False, callback=_compilation_cache,
                      help="store compiled programs in the user's cache folder"),
     ]  # fmt: skip
+
+
+def distribution_options(devices_per_seed: int | None = 1) -> list[click.Option]:
+    """The options of a run in several processes, and of an agent on several devices."""
+    kept = {"default": devices_per_seed, "show_default": "as before" if devices_per_seed is None else True}
+    return [
+        click.Option(["--distributed"], is_flag=False, flag_value="", metavar="[HOST:PORT,PROCESS/PROCESSES]",
+                     help="train in several processes, each started with this command: the address of process 0, the "
+                     "number of this process, from 0, and how many there are; nothing for a job of SLURM, Open MPI or "
+                     "Kubernetes that jax detects"),
+        click.Option(["--peer-timeout"], type=Range(1), default=60.0, show_default=True, metavar="SECONDS",
+                     help="how long processes wait for each other at the start, and then for a sign of life"),
+        click.Option(["--devices-per-seed"], type=Count(), **kept,
+                     help="devices that the environments of each seed are split over"),
+    ]  # fmt: skip
+
+
+def join(distributed: str | None, peer_timeout: float) -> None:
+    """Make this process one of several, if it is to be one; after `prepare`, and before anything is computed.
+
+    Raises:
+      ValueError: see `processes.distributed`.
+    """
+    if distributed is not None:
+        import jax
+
+        from purerl.training import processes
+
+        jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which stops a run
+        processes.distributed(distributed or None, peer_timeout)
+
+
+def without_distribution(given: dict[str, Any], command: str) -> dict[str, Any]:
+    """The options without those of `join`, which all processes must have alike.
+
+    Raises:
+      ValueError: if they have not.
+    """
+    from purerl.training import processes
+
+    given = {name: value for name, value in given.items() if name not in ("distributed", "peer_timeout")}
+    processes.check_same("commands", {"command": command, **given}, lambda name: f"--{name.replace('_', '-')}")
+    return given
 
 
 def executed(directory: str = "") -> Callable:

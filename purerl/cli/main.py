@@ -86,10 +86,13 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo("purerl: interrupted", err=True)
         code = 130
     except Stopped as stopped:
-        click.echo(f"purerl: {stopped}", err=True)
+        if (several := sys.modules.get("purerl.training.processes")) is None or several.is_first():
+            click.echo(f"purerl: {stopped}", err=True)
         if stopped.at_once:  # an orderly exit would wait for the running computation
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(130)
         code = 130
+    if code in (1, 2) and (several := sys.modules.get("purerl.training.processes")):
+        several.abandon(code)  # an orderly exit would wait for the other processes
     sys.exit(code if isinstance(code, int) else 0)

@@ -6,8 +6,9 @@ import inspect
 from typing import Any
 
 import jax
+from jax.sharding import PartitionSpec
 
-from purerl.core import MemoryNetwork, Network
+from purerl.core import Array, MemoryNetwork, Network
 
 
 def check_network(name: str, network: Any) -> None:
@@ -19,6 +20,16 @@ def check_network(name: str, network: Any) -> None:
             f"{name} is {network!r:.80}; it must be a flax Module, an object with init(key, obs) and "
             "apply(params, obs), or a MemoryNetwork"
         )
+
+
+def split_rows(x: Array) -> Array:
+    """Rows `[B, ...]`, split over the devices that share the environments of an agent: `devices_per_run` of `batch`.
+
+    The partitioner would else gather them, since it does not split what is reshaped, and every device would compute
+    everything. Elsewhere, and where the devices do not divide the rows, x as it is.
+    """
+    size = jax.sharding.get_abstract_mesh().shape.get("envs", 1)
+    return x if size == 1 or x.shape[0] % size else jax.lax.with_sharding_constraint(x, PartitionSpec("envs"))
 
 
 def with_memory(network: Network | MemoryNetwork) -> MemoryNetwork:
@@ -40,7 +51,7 @@ def with_memory(network: Network | MemoryNetwork) -> MemoryNetwork:
 
     def over_steps(params, obs):
         steps, num_envs = jax.tree.leaves(obs)[0].shape[:2]
-        outputs = network.apply(params, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), obs))
+        outputs = network.apply(params, jax.tree.map(lambda x: split_rows(x.reshape(-1, *x.shape[2:])), obs))
         return jax.tree.map(lambda x: x.reshape(steps, num_envs, *x.shape[1:]), outputs)
 
     def unroll(params, memory, obs, ended, next_obs=None):

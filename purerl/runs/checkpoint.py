@@ -13,6 +13,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from purerl.training.processes import to_host as whole
+
 FORMAT = "1"
 KEPT = 2  # checkpoints of a run: if the newest is damaged, the one before it is used
 
@@ -27,14 +29,18 @@ def is_key(x: Any) -> bool:
 
 
 def to_host(tree: Any) -> dict[str, np.ndarray]:
-    """The leaves by their paths; keys as their bits, under a path that ends in the name of their generator."""
+    """The leaves by their paths; keys as their bits, under a path that ends in the name of their generator.
+
+    Leaves that are split over processes are gathered: every process must call this.
+    """
     out = {}
     for path, x in jax.tree_util.tree_leaves_with_path(tree):
         name = jax.tree_util.keystr(path)
         if is_key(x):
             name, x = f"{name}#{jax.random.key_impl(x)}", jax.random.key_data(x)
-        out[name] = np.asarray(x, order="C")  # safetensors writes the buffer in memory order
-    return out
+        out[name] = x
+    # safetensors writes the buffer in memory order
+    return {name: np.asarray(x, order="C") for name, x in zip(out, whole([*out.values()]), strict=True)}
 
 
 def _expected(like: Any) -> dict[str, tuple[Any, Any]]:

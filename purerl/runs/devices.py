@@ -12,6 +12,7 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from purerl import replay
 from purerl.runs import files, report
 from purerl.runs.cache import cache_folder
+from purerl.training import processes
 
 # The matrix products here are small: two threads for one product are slower than one. A loop whose iteration touches
 # fewer bytes than the threshold, such as acting in a few environments, is compiled as one function; see
@@ -74,23 +75,52 @@ def set_up_jax(one_device: bool = False, quick: bool = False) -> None:
         pass
 
 
-def usable_devices(asked: int | None, num_runs: int) -> list[Any]:
-    """The devices to split runs over: as many as requested, or all; never more than there are runs.
+def usable_devices(asked: int | None, num_runs: int, per_seed: int = 1) -> list[Any]:
+    """The devices to split runs over: as many as requested, or all; never more than the runs need, `per_seed` each.
+
+    Several processes use all of their devices, each for as many runs.
 
     Raises:
-      ValueError: if there are fewer than requested.
+      ValueError: if there are fewer than requested, or the runs cannot be split over them.
     """
     available = jax.devices()
+    if processes.count() > 1:
+        if asked is not None:
+            raise ValueError(f"--devices is {asked}; with --distributed all devices of all processes are used")
+        groups = len(available) // per_seed
+        if groups * per_seed != len(available) or num_runs % groups:
+            among = f", --devices-per-seed {per_seed}" if per_seed > 1 else ""
+            raise ValueError(
+                f"{report.counted(num_runs, 'run')} (seeds x configurations) on {len(available)} devices of "
+                f"{processes.count()} processes{among}: {_what_fits(num_runs, len(available), per_seed)}"
+            )
+        return available
     if asked is not None and asked > len(available):
         raise ValueError(f"--devices is {asked}; there are {len(available)}")
-    return available[: min(asked or len(available), num_runs)]
+    groups = min((asked or len(available)) // per_seed, num_runs)
+    if groups < 1:
+        raise ValueError(f"--devices-per-seed is {per_seed}; there are {asked or len(available)} devices")
+    return available[: groups * per_seed]
+
+
+def _what_fits(num_runs: int, num_devices: int, per_seed: int) -> str:
+    """What would split runs over all devices of several processes."""
+    if num_devices % per_seed:
+        return "--devices-per-seed must divide the number of devices"
+    groups = num_devices // per_seed
+    less, more = num_runs // groups * groups, -(-num_runs // groups) * groups
+    if less:
+        return f"there must be a multiple of {groups}, such as {less:,} or {more:,}"
+    if num_devices % num_runs:
+        return f"there must be a multiple of {groups}"
+    return f"--devices-per-seed {num_devices // num_runs} splits the environments of each"
 
 
 def check_memory(state: Any, num_runs: int) -> None:
     """Raise a ValueError unless the states of all runs fit into the memory of the devices."""
     needed = num_runs * replay.bytes_of(state)
     there = replay.device_bytes()
-    there = there and there * (1 if jax.default_backend() == "cpu" else jax.device_count())
+    there = there and there * (processes.count() if jax.default_backend() == "cpu" else jax.device_count())
     if there is not None and needed > there:
         raise ValueError(f"the states of {num_runs} runs need {needed / 1e9:.1f} GB, most of it replay buffers; "
                          f"there are {there / 1e9:.1f} GB: lower --capacity or --seeds")  # fmt: skip

@@ -66,11 +66,12 @@ def train(search: Search, directory: Path, devices: int | None, save_every: floa
     _announce(search, plan, len(used))
     with sweeps.as_one(directory, member.directory):
         saved = execute.newest(plan, member.directory)
-        execute.execute(plan, member.directory, used, save_every, saved, partial(_reported, directory, found))
-    return _winner(search, directory, plan, member.directory.name, found[-1])
+        finish = partial(_reported, directory, found)
+        record = execute.execute(plan, member.directory, used, save_every, saved, finish)
+    return _winner(search, directory, plan, member.directory.name, found[-1], record)
 
 
-def _winner(search: Search, directory: Path, plan: Plan, run: str, past: History) -> Winner:
+def _winner(search: Search, directory: Path, plan: Plan, run: str, past: History, record: Record) -> Winner:
     """The best member, its schedule in a file, and the config in which that is trained again."""
     total = plan.num_updates * plan.steps_per_update
     trials = [
@@ -89,4 +90,7 @@ def _winner(search: Search, directory: Path, plan: Plan, run: str, past: History
         config["horizons"] = changes.read(directory / SCHEDULE, config)
         command += f" --schedules {shlex.quote(str(directory / SCHEDULE))}"
         more = {"constant_command": constant}
-    return Winner(trials[best], len(trials), config, command, populations.TABLE, {"member": best, **more})
+    score = populations.score_of_line(past, best, record.iterations, record.rows)
+    return Winner(
+        trials[best]._replace(score=score), len(trials), config, command, populations.TABLE, {"member": best, **more}
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from purerl import training
 from purerl.runs import checkpoint, files, learned, loggers, milestones, populations, report
 from purerl.runs.devices import usable_devices
 from purerl.runs.plan import Plan, Watch, like
@@ -22,6 +24,7 @@ from purerl.runs.resized import resize, resized
 from purerl.runs.sources import COPIES, copies_of
 from purerl.runs.stopped import Stopped
 from purerl.runs.stream import Chunk, Interrupts, results_so_far, stream, stream_of, stride
+from purerl.training import processes
 
 Start = tuple[dict[str, np.ndarray], dict[str, str]]
 
@@ -40,7 +43,14 @@ def _exchanged(plan: Plan, directory: Path, record: Record, iteration: int, stat
 
 
 def _chunks(
-    plan: Plan, directory: Path, devices: list[Any], progress: Progress, first: int, state: Any, record: Record
+    plan: Plan,
+    directory: Path,
+    devices: list[Any],
+    progress: Progress,
+    first: int,
+    state: Any,
+    record: Record,
+    per_seed: int,
 ) -> Iterator[Chunk]:
     """The rest of a plan, from an iteration and its state on, in parts: between them hyperparameters change.
 
@@ -56,7 +66,7 @@ def _chunks(
         isolate, live = bool(plan.config.get("isolate_seeds")), lambda: record.mask(record.ended)
         job = count, plan.every, progress
         if state is None or isolate or plan.live is None or plan.live.all():
-            again = {"live": live, "first": first == begin}
+            again = {"live": live, "first": first == begin, "devices_per_run": per_seed}
             chunks = stream(plan.make, hp, plan.num_runs, devices, *job, keys, state, isolate, **again)
         else:
             chunks = stream_of(plan.live, plan.make, hp, devices, *job, state)
@@ -71,6 +81,8 @@ def _save(
     leaves = record.leaves(state)
     for text in record.call_broken(np.where(not_numbers(leaves, plan.num_runs), iteration, 0)):
         progress.note(text)
+    if not processes.is_first():
+        return leaves
     if (directory / files.METRICS).exists():
         checkpoint.sync(directory / files.METRICS)
     checkpoint.add(directory / files.CHECKPOINTS, iteration, leaves, record.notes())
@@ -132,8 +144,11 @@ def execute(
     save_every: float,
     saved: Any = None,
     finish: Callable[[Plan, Path, Record, dict, Progress], None] = reported,
+    devices_per_seed: int = 1,
 ) -> Record:
     """Train the rest of a plan in its directory, until its end or until it is interrupted.
+
+    Of several processes each calls this, and the first one writes.
 
     Args:
       saved: `(iteration, state, notes)` of a checkpoint; None starts from the beginning.
@@ -144,8 +159,10 @@ def execute(
     """
     first, state, notes = saved or (0, None, {})
     csv_file = directory / files.METRICS
-    files.cut_metrics(csv_file, first)
+    processes.by_first(files.cut_metrics, csv_file, first)
     record = Record(plan, files.read_metrics(csv_file, plan.num_runs), notes)
+    about_start = {"checkpoint": first, "rows of metrics": len(record.rows), "ended runs": record.notes()}
+    processes.check_same("run directories", about_start)
     if state is not None:
         record.keep(record.ended, state)
     alive = record.mask(record.ended, record.broken).any()
@@ -164,13 +181,15 @@ def execute(
             Interrupts(progress.note) as interrupts,
             loggers.opened(directory, plan.config, first * plan.steps_per_update) as log,
         ):
-            for chunk in _chunks(plan, directory, devices, progress, first, state, record) if not leaves else ():
+            job = plan, directory, devices, progress, first, state, record, devices_per_seed
+            for chunk in _chunks(*job) if not leaves else ():
                 state = None  # it was donated
                 chunk = chunk._replace(metrics={**chunk.metrics, **watch.measure(chunk.state)})
                 live, steps = record.mask(record.ended), chunk.iteration * plan.steps_per_update
                 for text in record.add(chunk):
                     progress.note(text)
-                files.append_metrics(csv_file, chunk.iteration, steps, about, chunk.metrics, live)
+                if processes.is_first():
+                    files.append_metrics(csv_file, chunk.iteration, steps, about, chunk.metrics, live)
                 row = lambda run, metrics=chunk.metrics: {name: float(x[run]) for name, x in metrics.items()}
                 log(steps, {names[run]: row(run) for run in np.flatnonzero(live)})
                 sound = record.mask(record.ended, record.broken)
@@ -178,7 +197,9 @@ def execute(
                 if len(record.rows) % shown_every == 0 or over:
                     result = results_so_far(record.rows[-10 * shown_every :], plan.metric)[sound]
                     progress.update(chunk.iteration, float(result.mean()) if len(result) else np.nan)
-                interrupted = interrupts.asked and not over
+                late = processes.is_first() and time.perf_counter() - last_save >= save_every
+                asked, due = processes.any_of(interrupts.asked, late)
+                interrupted = asked and not over
                 settled = partial(record.settled, chunk.state)
                 for text in watch.after(directory, record.rows, settled, over or interrupted):
                     progress.note(text)
@@ -189,7 +210,7 @@ def execute(
                 size = plan.steps_per_update
                 keep = milestones.is_due(plan.config.get("keep_every"), reached * size, chunk.iteration * size)
                 reached = chunk.iteration
-                if over or interrupted or keep or time.perf_counter() - last_save >= save_every:
+                if over or interrupted or keep or due:
                     leaves = _save(plan, directory, record, chunk.iteration, chunk.state, progress, keep)
                     stands, last_save = chunk.iteration, time.perf_counter()
                 if over or interrupted:
@@ -202,7 +223,7 @@ def execute(
         raise OSError(f"{error}; iteration {stands} is on disk: {report.to_resume(directory)}") from error
     if not record.mask(record.ended, record.broken).any():
         report.note("every run has ended or is broken: no run is left to train")
-    finish(plan, directory, record, leaves, progress)
+    processes.by_first(finish, plan, directory, record, leaves, progress)
     if interrupted:
         raise Stopped(f"stopped and saved at iteration {stands} of {plan.num_updates}: {report.to_resume(directory)}")
     return record
@@ -217,25 +238,33 @@ def _announce(plan: Plan, devices: list[Any], first: int = 0) -> None:
         f"= {plan.num_updates * plan.steps_per_update:,} steps each"
         + (f", resuming from iteration {first:,}" if first else "")
         + f", on {report.counted(count, f'{platform} device')}"
+        + (f" of {processes.count()} processes" if processes.count() > 1 else "")
     )
 
 
 def train(
-    plan: Plan, directory: Path | None, devices: int | None, save_every: float, start: Start | None = None
+    plan: Plan,
+    directory: Path | None,
+    devices: int | None,
+    save_every: float,
+    start: Start | None = None,
+    devices_per_seed: int = 1,
 ) -> Path:
     """Run a plan in a new directory, and return it.
 
     start: what another run learned, see `learned.learned`, and what the manifest says of it.
     """
-    used = usable_devices(devices, plan.num_runs)
-    directory = directory or report.unused(Path("runs") / plan.name)
-    _begin(plan, directory, used, save_every, start)
+    used = usable_devices(devices, plan.num_runs, devices_per_seed)
+    directory = Path(processes.agreed_text(str(directory or report.unused(Path("runs") / plan.name))))
+    _begin(plan, directory, used, save_every, start, devices_per_seed)
     return directory
 
 
-def create(plan: Plan, directory: Path, devices: list[Any], start: Start | None = None) -> None:
+def create(
+    plan: Plan, directory: Path, devices: list[Any], start: Start | None = None, devices_per_seed: int = 1
+) -> None:
     """Create the directory of a new run; start: see `train`."""
-    made = files.made_with(devices, plan.num_runs, plan.files)
+    made = files.made_with(devices, plan.num_runs, plan.files, devices_per_seed)
     manifest = {"made_with": made, "env_params": plan.env_record(), "resumed": [], "parameters": []}
     copies = [(plan.files[name], copy) for name, copy in copies_of(plan.files).items()]
     files.create(directory, plan.config, manifest | ({"initial": start[1]} if start else {}), copies)
@@ -243,12 +272,37 @@ def create(plan: Plan, directory: Path, devices: list[Any], start: Start | None 
         checkpoint.save(directory / learned.FILE, start[0])
 
 
-def _begin(plan: Plan, directory: Path, devices: list[Any], save_every: float, start: Start | None = None) -> None:
+def _begin(
+    plan: Plan,
+    directory: Path,
+    devices: list[Any],
+    save_every: float,
+    start: Start | None = None,
+    devices_per_seed: int = 1,
+) -> None:
     """Create a new directory, and train in it from the start."""
-    create(plan, directory, devices, start)
-    with files.locked(directory):
+    _check_set_up(plan, devices, devices_per_seed)
+    processes.by_first(create, plan, directory, devices, start, devices_per_seed)
+    with _locked(directory):
         _announce(plan, devices)
-        execute(plan, directory, devices, save_every, learned.saved(plan, directory))
+        saved = learned.saved(plan, directory)
+        execute(plan, directory, devices, save_every, saved, devices_per_seed=devices_per_seed)
+
+
+def _check_set_up(plan: Plan, devices: list[Any], devices_per_seed: int) -> None:
+    """Raise a ValueError unless the environments can be split, and all processes have the same plan and versions."""
+    if devices_per_seed > 1:
+        make = training.batch(plan.make, devices, bool(plan.config.get("isolate_seeds")), devices_per_seed)
+        jax.eval_shape(lambda keys: make(plan.grid[0]).init(keys), plan.keys[np.zeros(len(devices), int)])
+    if processes.count() > 1:
+        here = ("processor", "system", "commit")  # may differ from machine to machine
+        made = {k: x for k, x in files.made_with(devices, plan.num_runs, plan.files).items() if k not in here}
+        processes.check_same("set-ups", made | {"env_params": plan.env_record()} | plan.config)
+
+
+def _locked(directory: Path) -> contextlib.AbstractContextManager[None]:
+    """`files.locked`, by the process that writes."""
+    return files.locked(directory) if processes.is_first() else contextlib.nullcontext()
 
 
 def newest(plan: Plan, directory: Path) -> tuple[int, Any, dict[str, str]] | None:
@@ -273,37 +327,45 @@ def resume(
     table: bool = True,
     code: str | None = None,
     num_envs: int | None = None,
+    devices_per_seed: int | None = None,
 ) -> None:
     """Resume a run: to its planned number of steps, or to more.
 
     Args:
       table: print the table of the results.
       num_envs: another number of environments from here on; the steps of an iteration stay the same.
+      devices_per_seed: None: as at the beginning.
       code: the user's files to execute instead of the original ones; see `sources.sources`.
     Raises:
       ValueError: if the directory holds no run, or the arguments do not fit it.
     """
     plan, manifest = plan_of_directory(directory, code=code), files.read_manifest(directory)
-    with files.locked(directory):
+    others = plan.env is None or plan.population or plan.config.get("text") or plan.config.get("inner")
+    if processes.count() > 1 and others:
+        raise ValueError(f"--distributed is for runs of `purerl train`; {directory} is another one")
+    each = devices_per_seed or manifest["made_with"].get("devices_per_seed", 1)
+    with _locked(directory):
         if num_envs is not None:
             before, plan = plan, resized(plan, num_envs)
-            resize(plan, directory, before)
+            processes.by_first(resize, plan, directory, before)
             manifest = files.read_manifest(directory)
-        saved = newest(plan, directory)
+        saved = processes.in_turn(newest, plan, directory)
         first = saved[0] if saved else 0
         saved = saved or learned.saved(plan, directory)
         if steps is not None or anneal_steps is not None:
             plan = _longer(plan, first, steps, anneal_steps)
-        used = usable_devices(devices, plan.num_runs)
-        differs = files.differences(manifest["made_with"], files.made_with(used, plan.num_runs, plan.files))
+        used = usable_devices(devices, plan.num_runs, each)
+        _check_set_up(plan, used, each)
+        differs = files.differences(manifest["made_with"], files.made_with(used, plan.num_runs, plan.files, each))
         elsewhere = {"code": str(Path(code).resolve())} if code not in (None, COPIES) else {}
-        if (differs and first) or elsewhere:
+        writes = processes.is_first()
+        if writes and ((differs and first) or elsewhere):
             change = {"iteration": first, "differs": {name: [old, new] for name, old, new in differs}, **elsewhere}
             files.write_json(directory / files.MANIFEST, {**manifest, "resumed": [*manifest["resumed"], change]})
-        if steps is not None or anneal_steps is not None:
+        if writes and (steps is not None or anneal_steps is not None):
             files.write_json(directory / files.CONFIG, {"format": files.FORMAT, **plan.config})
         _announce(plan, used, first)
-        execute(plan, directory, used, save_every, saved, partial(reported, table=table))
+        execute(plan, directory, used, save_every, saved, partial(reported, table=table), each)
 
 
 def _longer(plan: Plan, first: int, steps: int | None, anneal_steps: float | None) -> Plan:
@@ -339,15 +401,15 @@ def repeat(directory: Path, to: Path | None, devices: int | None, save_every: fl
     wanted = before["parameters"]
     if not wanted:
         raise ValueError(f"{directory} has no hashes to compare with yet: `{report.to_resume(directory)}` first")
-    layout = before["made_with"]["num_devices"]
-    used = usable_devices(devices or min(layout, len(jax.devices())), plan.num_runs)
+    layout, each = before["made_with"]["num_devices"], before["made_with"].get("devices_per_seed", 1)
+    used = usable_devices(devices or min(layout, len(jax.devices())), plan.num_runs, each)
     if len(used) != layout:
         report.note(f"the run was made on {layout} devices, this is on {len(used)}: rounding may differ")
     plan = plan._replace(num_updates=max(run["iteration"] for run in wanted))
     to = to or report.unused(directory.with_name(directory.name + "-repeat"))
     path = directory / learned.FILE
     start = (checkpoint.read(path)[0], before.get("initial", {})) if path.is_file() else None
-    _begin(plan, to, used, save_every, start)
+    _begin(plan, to, used, save_every, start, each)
     now = files.read_manifest(to)
     other = [old["run"] for old, new in zip(wanted, now["parameters"], strict=True) if old["sha256"] != new["sha256"]]
     differs = files.differences(before["made_with"], now["made_with"])

@@ -202,7 +202,9 @@ def digest_of(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def made_with(devices: Sequence[Any], num_runs: int, files: Mapping[str, str]) -> dict[str, Any]:
+def made_with(
+    devices: Sequence[Any], num_runs: int, files: Mapping[str, str], devices_per_seed: int = 1
+) -> dict[str, Any]:
     """Everything besides the config on which the bits of a run may depend."""
     packages = ("jax", "jaxlib", "flax", "optax", "chex", "gymnax", "numpy")
     read = lambda name: str(getattr(jax.config, name, None))
@@ -215,7 +217,8 @@ def made_with(devices: Sequence[Any], num_runs: int, files: Mapping[str, str]) -
         "processor": processor(),
         "device": devices[0].device_kind,
         "num_devices": len(devices),
-        "runs_per_device": -(-num_runs // len(devices)),
+        "runs_per_device": -(-num_runs * devices_per_seed // len(devices)),
+        **({"devices_per_seed": devices_per_seed} if devices_per_seed > 1 else {}),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "prng": read("jax_default_prng_impl"),
         "threefry_partitionable": read("jax_threefry_partitionable"),

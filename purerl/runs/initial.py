@@ -17,6 +17,7 @@ from purerl.runs.evaluation import evaluation_key
 from purerl.runs.export import best
 from purerl.runs.plan import Plan
 from purerl.runs.progress import progress_bar
+from purerl.training import processes
 
 EPISODES = 100
 
@@ -37,7 +38,7 @@ def train(plan: Plan, init_from: Path, init_optimizer: str, **execution: Any) ->
     report.note(f"starting from the parameters and the normaliser of {init_from}, optimiser {init_optimizer}")
     about = {"from": str(init_from.resolve()), "optimizer": init_optimizer}
     directory = execute.train(plan, **execution, start=(leaves, about))
-    compare(plan, directory)
+    processes.by_first(compare, plan, directory)
     return directory
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from purerl.runs import files
+from purerl.training import is_first
 
 Log = Callable[[int, dict[str, dict[str, float]]], None]  # (steps of each run, {run: {metric: value}})
 STATE = "loggers.json"  # the names of the run at the services, so that a resumed run continues there
@@ -118,12 +119,12 @@ def check(config: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def opened(directory: Path, config: dict[str, Any], first_step: int) -> Iterator[Log]:
-    """One function that logs to every service that a config names."""
+    """One function that logs to every service that a config names; of several processes the first one logs."""
     with contextlib.ExitStack() as stack:
         logs = [
             stack.enter_context(function(directory, config, first_step))
             for service, (function, _) in SERVICES.items()
-            if config[service]
+            if config[service] and is_first()
         ]
 
         def log(steps: int, values: dict[str, dict[str, float]]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from purerl import training
 from purerl.runs import checkpoint, files
 from purerl.runs.env_parameters import longest_episode
+from purerl.training import processes
 from purerl.training.loop import as_arrays
 from purerl.training.sharding import one_by_one
 
@@ -67,13 +68,13 @@ def evaluator(
         return jax.vmap(one, (jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, hp), 0, 0))(hp, states, keys)
 
     def measure(state: Any) -> dict[str, np.ndarray]:
-        now = int(np.max(np.asarray(state.iteration)))
+        now = int(np.max(training.to_host(state.iteration)))
         if now < num_updates and not is_due(wanted, steps * max(0, now - every), steps * now):
             return {METRIC: np.full(num_runs, np.nan, np.float32)}
         runs = np.arange(state.iteration.shape[0]) % num_runs  # those that fill up the devices repeat others
         hp = jax.tree.map(lambda x: jnp.asarray(x)[runs] if jnp.ndim(x) else x, hp_of(now - 1))  # those of the chunk
         found = play(as_arrays(hp), state.agent, jnp.int32(now), jnp.asarray(runs))
-        return {METRIC: np.asarray(found)[:num_runs]}
+        return {METRIC: training.to_host(found)[:num_runs]}
 
     return measure
 
@@ -113,11 +114,14 @@ def keep_best(
     scores = np.where(allowed & ~np.isnan(scores), scores, -np.inf)
     if not np.isfinite(scores).any():
         return
-    before = best_scores(directory)
+    before = best_scores(directory) if processes.is_first() else None
     better = scores > before if before is not None else np.isfinite(scores)
+    better = processes.agreed(better).astype(bool)
     if not better.any():
         return
     new = leaves()
+    if not processes.is_first():
+        return
     if before is not None:
         old, _ = checkpoint.read(directory / f"{BEST}.safetensors")
         pick = lambda x, y: np.where(better.reshape(-1, *[1] * (x.ndim - 1)), x, y)

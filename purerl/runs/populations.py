@@ -130,6 +130,16 @@ def history(plan: Any, iterations: Sequence[int], rows: Sequence[Mapping[str, An
     )
 
 
+def score_of_line(past: History, member: int, iterations: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> float:
+    """The mean return of the last 100 episodes or more of a member of the last generation and its ancestors.
+
+    It is the statistic of a single run, where the score of a generation may be of fewer episodes.
+    """
+    who = ancestors(past.parents, member)[np.searchsorted(past.iterations, iterations)]
+    of = lambda name: np.array([row[name][i] for row, i in zip(rows, who, strict=True)])
+    return float(statistics.last_returns(of("episodes"), of("episode_return")))
+
+
 # --- what is left on disk ---------------------------------------------------------------------------------------------
 
 PARTED = 100.0  # values are drawn on a logarithmic scale if the largest is so many times the smallest

@@ -10,12 +10,17 @@ import jax.monitoring
 import rich.progress
 from rich.console import Console
 
+from purerl.training import processes
+
 LINES = 10  # that a run prints if there is no terminal
 
 
 def console(stderr: bool = False) -> Console:
-    """A console that prints text as it is: brackets in a path are no markup, and words between colons no emoji."""
-    return Console(stderr=stderr, markup=False, emoji=False)
+    """A console that prints text as it is: brackets in a path are no markup, and words between colons no emoji.
+
+    Of several processes the first one prints.
+    """
+    return Console(stderr=stderr, markup=False, emoji=False, quiet=not processes.is_first())
 
 
 def short(number: float) -> str:

@@ -15,6 +15,7 @@ from purerl import build, statistics
 from purerl.runs import checkpoint, files, report
 from purerl.runs.plan import Plan
 from purerl.runs.stream import Chunk, returns_so_far
+from purerl.training import to_host
 
 ENOUGH = 100  # episodes in a mean return
 
@@ -61,7 +62,7 @@ class Record:
         gone = lambda name, x: np.where(live, x, 0 if name == "episodes" else np.nan)
         self.rows.append({name: gone(name, x) for name, x in chunk.metrics.items()})
         self.iterations.append(chunk.iteration)
-        yield from self.call_broken(np.asarray(chunk.state.nonfinite)[: self.plan.num_runs])
+        yield from self.call_broken(to_host(chunk.state.nonfinite)[: self.plan.num_runs])
         if (goal := self.plan.config.get("stop_when")) is not None:
             enough = np.sum([row["episodes"] for row in self.rows], axis=0) >= ENOUGH
             ends, why = (returns_so_far(self.rows) >= goal) & enough, f"reached a return of {goal:g}"

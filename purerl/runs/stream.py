@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from purerl import statistics, training
 from purerl.runs import report
 from purerl.runs.progress import Progress
+from purerl.training.sharding import place_runs
 
 FEWEST_CHUNKS = 100
 
@@ -85,20 +84,21 @@ def stream(
     isolate: bool = False,
     live: Callable[[], np.ndarray] | None = None,
     first: bool = True,
+    devices_per_run: int = 1,
 ) -> Iterator[Chunk]:
     """Train R runs at once over the devices, from their keys `[R]` or from their state `[R, ...]`.
 
     Vectors among the leaves of `hp` have one entry for each run. Runs that only fill up the devices are discarded.
-    `isolate`: see `training.batch`.  `live`: of isolated runs, those that are still trained, bool `[R]`; the others
-    take no time.  `first`: False if the program has been compiled before. The state is donated.
+    `isolate`, `devices_per_run`: see `training.batch`.  `live`: of isolated runs, those that are still trained, bool
+    `[R]`; the others take no time.  `first`: False if the program has been compiled before. The state is donated.
     """
-    order = np.arange(num_runs + -num_runs % len(devices)) % num_runs
+    order = np.arange(num_runs + -num_runs % (len(devices) // devices_per_run)) % num_runs
     hp = jax.tree.map(lambda x: jnp.asarray(x)[order] if jnp.ndim(x) else x, hp)
-    make = training.batch(make, devices if len(devices) > 1 else None, isolate)
+    make = training.batch(make, devices if len(devices) > 1 else None, isolate, devices_per_run)
     if state is not None:
         state = jax.tree.map(lambda x: x[order], state) if len(order) > num_runs else state
         if len(devices) > 1:
-            state = jax.device_put(state, NamedSharding(Mesh(np.array(devices), ("runs",)), P("runs")))
+            state = place_runs(state, devices, devices_per_run)
         elif devices[0] != jax.devices()[0]:  # otherwise it would be committed there, which is another program
             state = jax.device_put(state, devices[0])
     job: tuple = (make, hp, None if keys is None else keys[order])
@@ -115,7 +115,8 @@ def stream(
         _wait(metrics)
         # the dicts of a jitted function are sorted: the metrics that every run reports go first
         names = sorted(metrics, key=lambda name: (name != "episodes", not name.startswith("episode_"), name))
-        yield Chunk(iteration, new, {name: np.asarray(metrics[name])[:num_runs] for name in names})
+        found = training.to_host(metrics)
+        yield Chunk(iteration, new, {name: found[name][:num_runs] for name in names})
 
 
 @partial(jax.jit, donate_argnums=0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,11 @@ SAMPLERS: Mapping[str, Callable[[Any, int], Any]] = {
     "gp": lambda optuna, seed: optuna.samplers.GPSampler(seed=seed),
     "nsga-ii": lambda optuna, seed: optuna.samplers.NSGAIISampler(seed=seed),
 }
+
+
+OPENINGS = 5  # attempts, each after another process has created some of the tables
+# seconds until a server counts as unreachable, and milliseconds until a connection that is silent counts as lost
+PATIENCE = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
 
 
 class Study(NamedTuple):
@@ -46,18 +53,64 @@ def check(sampler: str) -> None:
         raise ValueError(f"--sampler is {sampler}; {' '.join(str(error).split())}") from error
 
 
+def _database(optuna: Any, url: str) -> Any:
+    """A database; a connection that was lost while a batch was trained is opened again."""
+    how: dict[str, Any] = {"pool_pre_ping": True}
+    if url.startswith("postgresql"):
+        url = re.sub("^postgresql:", "postgresql+psycopg:", url)  # which driver is the default depends on SQLAlchemy
+        how["connect_args"] = PATIENCE
+    for _ in range(OPENINGS - 1):
+        with contextlib.suppress(*_errors("ProgrammingError", "IntegrityError")):  # others create the same tables
+            return optuna.storages.RDBStorage(url, engine_kwargs=how)
+    return optuna.storages.RDBStorage(url, engine_kwargs=how)
+
+
 def _storage(optuna: Any, where: str) -> Any:
     """A database for a URL, otherwise a journal in a file."""
     try:
         if "://" in where:
-            return optuna.storages.RDBStorage(where)
+            return _database(optuna, where)
         from optuna.storages.journal import JournalFileBackend  # pyright: ignore[reportMissingImports]
 
         if not Path(where).parent.is_dir():
             raise ValueError(f"there is no directory {Path(where).parent}")
         return optuna.storages.JournalStorage(JournalFileBackend(where))
     except Exception as error:  # each database has its own
-        raise ValueError(f"--study is {where}; it cannot be opened: {error}") from error
+        cause = _cause(error)
+        if getattr(cause, "name", None) == "psycopg":
+            cause = "PostgreSQL needs a driver: pip install 'purerl[postgresql]'"
+        raise ValueError(f"--study is {_shown(where)}; it cannot be opened: {cause}") from error
+
+
+def _errors(*names: str) -> tuple[type[Exception], ...]:
+    """Exceptions of SQLAlchemy's, which Optuna requires."""
+    try:
+        from sqlalchemy import exc  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return ()
+    return tuple(getattr(exc, name) for name in names)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first of the errors that an error was raised from: the driver's own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _shown(where: str) -> str:
+    """A URL without its password."""
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", where)
+
+
+@contextlib.contextmanager
+def _reached(optuna: Any, where: str) -> Iterator[None]:
+    """Turn the error of a database that is lost during a search into a ValueError."""
+    try:
+        yield
+    except (*_errors("SQLAlchemyError"), optuna.exceptions.StorageInternalError) as error:
+        raise ValueError(f"--study is {_shown(where)}; it is lost, and purerl resume goes on when it is back: "
+                         f"{_cause(error)}") from error  # fmt: skip
 
 
 def _distribution(optuna: Any, dimension: Any) -> Any:
@@ -71,26 +124,29 @@ def opened(where: str, sampler: str, seed: int, space: Space, identity: Mapping[
     """Open a study, or create it.
 
     Args:
-      where: a file of Optuna's journal, or the URL of a database.
+      where: a file of Optuna's journal, or the URL of a database, such as postgresql://user@host/name.
       identity: what every trial of the study has in common, such as agent, environment and steps.
       trials: how many are to finish, those of other processes included; a batch that each of these has begun may exceed
         it. Trials of a process that was killed and not resumed stay unfinished in the study, and do not count.
     Raises:
-      ValueError: if Optuna is missing, the storage cannot be opened, or the study is of another identity or space.
+      ValueError: if Optuna or a driver is missing, the storage cannot be opened, or the study is of another identity
+        or space; by ask and tell, if the database is lost.
     """
     optuna = _import()
     states = optuna.trial.TrialState
-    study = optuna.create_study(
-        storage=_storage(optuna, where), study_name=NAME, direction="maximize", load_if_exists=True,
-        sampler=SAMPLERS[sampler](optuna, seed),
-    )  # fmt: skip
+    storage = _storage(optuna, where)
     wanted = json.loads(json.dumps({**identity, "space": to_json(space)}))
-    found = study.user_attrs.get(IDENTITY)
-    if found is None:
-        study.set_user_attr(IDENTITY, wanted)
-    elif found != wanted:
+    with _reached(optuna, where):
+        study = optuna.create_study(
+            storage=storage, study_name=NAME, direction="maximize", load_if_exists=True,
+            sampler=SAMPLERS[sampler](optuna, seed),
+        )  # fmt: skip
+        found = study.user_attrs.get(IDENTITY)
+        if found is None:
+            study.set_user_attr(IDENTITY, wanted)
+    if found not in (None, wanted):
         name = next(n for n in [*wanted, *found] if found.get(n) != wanted.get(n))
-        raise ValueError(f"--study is {where}; its {name} is {found.get(name)}, here it is {wanted.get(name)}")
+        raise ValueError(f"--study is {_shown(where)}; its {name} is {found.get(name)}, here it is {wanted.get(name)}")
     distributions = {name: _distribution(optuna, x) for name, x in space.items()}
 
     def value(name: str, given: Any) -> Any:
@@ -99,13 +155,15 @@ def opened(where: str, sampler: str, seed: int, space: Space, identity: Mapping[
 
     def ask(count: int) -> tuple[list[int], list[dict[str, Any]]]:
         finished = (states.COMPLETE, states.FAIL)
-        left = trials - len(study.get_trials(deepcopy=False, states=finished))
-        asked = [study.ask(distributions) for _ in range(min(count, max(left, 0)))]
+        with _reached(optuna, where):
+            left = trials - len(study.get_trials(deepcopy=False, states=finished))
+            asked = [study.ask(distributions) for _ in range(min(count, max(left, 0)))]
         return [t.number for t in asked], [{name: value(name, x) for name, x in t.params.items()} for t in asked]
 
     def tell(numbers: Sequence[int], scores: np.ndarray) -> None:
-        for number, score in zip(numbers, scores.tolist(), strict=True):
-            broken = {"state": states.FAIL} if np.isnan(score) else {"values": score}
-            study.tell(number, **broken, skip_if_finished=True)
+        with _reached(optuna, where):
+            for number, score in zip(numbers, scores.tolist(), strict=True):
+                broken = {"state": states.FAIL} if np.isnan(score) else {"values": score}
+                study.tell(number, **broken, skip_if_finished=True)
 
     return Study(ask, tell)

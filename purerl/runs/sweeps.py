@@ -15,6 +15,7 @@ from purerl.runs.devices import usable_devices
 from purerl.runs.plans import plan_of
 from purerl.runs.record import noted, outline_of, panel_of
 from purerl.runs.stopped import Stopped
+from purerl.training import processes
 
 
 class Point(NamedTuple):
@@ -80,21 +81,25 @@ def as_one(directory: Path, member: Path) -> Iterator[None]:
         raise Stopped(str(stopped).replace(str(member), str(directory)), stopped.at_once) from None
 
 
-def train(points: Sequence[Point], directory: Path | None, devices: int | None, **how: Any) -> Path:
+def train(
+    points: Sequence[Point], directory: Path | None, devices: int | None, devices_per_seed: int = 1, **how: Any
+) -> Path:
     """Train one program for each point, one after another, in folders of a new directory, and return it.
 
     A single point is a run as any other.
     """
     if len(points) == 1:
-        return execute.train(plan_of(points[0].config), directory=directory, devices=devices, **how)
+        how |= {"devices": devices, "devices_per_seed": devices_per_seed}
+        return execute.train(plan_of(points[0].config), directory=directory, **how)
     names, plans = [folder(point.values) for point in points], [plan_of(point.config) for point in points]
     if twice := sorted(name for name in names if names.count(name) > 1):
         raise ValueError(f"{twice[0]} is given twice; the values of a sweep must differ")
-    directory = directory or report.unused(Path("runs") / plans[0].name)
+    directory = Path(processes.agreed_text(str(directory or report.unused(Path("runs") / plans[0].name))))
     values = [{name: short(value) for name, value in point.values.items()} for point in points]
-    files.create_sweep(directory, dict(zip(names, values, strict=True)))
+    processes.by_first(files.create_sweep, directory, dict(zip(names, values, strict=True)))
     for name, plan in zip(names, plans, strict=True):
-        execute.create(plan, directory / name, usable_devices(devices, plan.num_runs))
+        used = usable_devices(devices, plan.num_runs, devices_per_seed)
+        processes.by_first(execute.create, plan, directory / name, used, None, devices_per_seed)
     report.note(f"{len(points)} programs, one after another: {'; '.join(map(said, values))}")
     resume(directory, steps=None, anneal_steps=None, devices=devices, **how)
     return directory
@@ -114,6 +119,8 @@ def resume(directory: Path, steps: int | None, anneal_steps: float | None, **how
         report.note(f"{said(values)}:")
         with as_one(directory, member):
             execute.resume(member, steps, anneal_steps, table=False, **how)
+    if not processes.is_first():
+        return
     shown = panel(directory)
     report.table(shown)
     report.picture(directory / files.CURVE, [shown])

@@ -21,7 +21,7 @@ from purerl.networks.adapters import with_memory
 
 __all__ = ["MetaState", "learning", "meta_gradient", "policy_gradient"]
 
-EDGE = 1e-6  # a start at 0 or 1 is moved by so much, since its logit is infinite
+EDGE = 1e-3  # a start at 0 or 1 is moved by so much, since its logit is infinite
 
 
 class MetaState(NamedTuple):

@@ -135,7 +135,8 @@ def copied(tree: Any, parent: Array) -> Any:
 def perturb(*factors: float) -> Explore:
     """Multiplication by one of the factors, all as probable; without any, by 0.8 or 1.2.
 
-    A value of 0 stays 0.
+    A value of 0 stays 0. In an interval that is narrower than the factors, such as [0.9, 1] of a discount, only its two
+    ends are reached: use `gaussian` there.
 
     Raises:
       ValueError: for factors that are not positive and finite.

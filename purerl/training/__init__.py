@@ -4,6 +4,7 @@ from purerl.training.environments import Environment, Step, group_keys, resets_i
 from purerl.training.evaluation import Evaluation, evaluate
 from purerl.training.learners import LearnerState, Sums, learner, summarize
 from purerl.training.loop import Program, advance, compile_run, run, train
+from purerl.training.processes import distributed, is_first, to_host
 from purerl.training.rollouts import ActorState, first_episodes, rollout, start
 from purerl.training.sharding import batch, shard_environments
 
@@ -18,9 +19,11 @@ __all__ = [
     "advance",
     "batch",
     "compile_run",
+    "distributed",
     "evaluate",
     "first_episodes",
     "group_keys",
+    "is_first",
     "learner",
     "resets_itself",
     "rollout",
@@ -28,6 +31,7 @@ __all__ = [
     "shard_environments",
     "start",
     "summarize",
+    "to_host",
     "train",
     "vectorized",
     "with_reset_pool",

@@ -13,6 +13,7 @@ import numpy as np
 from purerl.arguments import check_present
 from purerl.core import Array, Key, Learner
 from purerl.training.learners import summarize
+from purerl.training.processes import to_host
 
 
 def advance(learner: Learner, state: Any, num_updates: Any) -> tuple[Any, dict[str, Array]]:
@@ -124,7 +125,7 @@ def _run(make, hp, key, num_updates, every, state, program):
     elif state is None:
         state = _init(make, hp, key)
     check_present("run", state=state)
-    first = int(np.max(np.asarray(state.iteration)))
+    first = int(np.max(to_host(state.iteration)))
     for begin in range(0, num_updates, every):
         size = min(every, num_updates - begin)
         state, metrics = step(make, hp, state, jnp.int32(size))

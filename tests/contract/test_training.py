@@ -1,6 +1,7 @@
 """The loop, on environments small enough to count by hand."""
 
 import gc
+import re
 from typing import NamedTuple
 
 import gymnax.wrappers.purerl
@@ -295,6 +296,39 @@ def test_environments_of_one_agent_over_devices(cartpole, key):
         training.shard_environments(jax.jit(tiny(*cartpole, num_envs=3)(hp).init)(key), jax.devices())
     with pytest.raises(ValueError, match="state has no environments to shard: this learner is episodic"):
         training.shard_environments(start._replace(position=()), jax.devices())
+
+
+def test_devices_that_share_the_environments_of_each_run(cartpole, key):
+    """Each computes the gradient of a part of the rows, and the sum over devices is that of one device."""
+    make, hp = tiny(*cartpole, num_envs=8), purerl.A2C(max_grad_norm=1e6)  # a sum in place of a mean would show
+    split = purerl.batch(make, jax.devices(), devices_per_run=2)
+    *_, (_, one, a) = purerl.run(make, hp, key, 2)
+    program = training.compile_run(split, hp, key[None])
+    *_, (_, two, b) = purerl.run(split, hp, None, 2, program=program)
+    assert len(two.position.obs.sharding.device_set) == 2 and not two.position.obs.is_fully_replicated
+    assert_close(one.agent.params, jax.tree.map(lambda x: x[0], two.agent.params), "one device against two", 1e-5)
+    assert a.keys() == b.keys() and all(b[name].shape == (1,) for name in b)
+    np.testing.assert_array_equal(a["episodes"], b["episodes"][0])
+    compiled = training.loop._advance.lower(split, training.loop.as_arrays(hp), two, jnp.int32(1)).compile().as_text()
+    sums = [line.split(" all-reduce(")[0] for line in compiled.splitlines() if " all-reduce(" in line]
+    shapes = [sorted(map(int, x.split(","))) for line in sums for x in re.findall(r"f32\[([\d,]+)\]", line)]
+    kernel = max(jax.tree.leaves(one.agent.params), key=lambda x: x.size).shape
+    assert sorted((1, *kernel)) in shapes, "no gradients are summed: every device computes everything"
+
+
+@pytest.mark.parametrize(
+    "num_envs, runs, how, said",
+    [
+        (3, 1, {"devices_per_run": 2}, "2 devices; their number must divide num_envs, which is 3"),
+        (4, 1, {"devices_per_run": 2, "isolate": True}, "devices_per_run is 2: isolate is for runs of one device each"),
+        (4, 1, {"devices_per_run": 2, "devices": None}, "devices_per_run is 2: give the devices"),
+        (6, 1, {"devices_per_run": 3}, "1 runs of 3 devices each, on 2 devices"),
+    ],
+)
+def test_environments_that_cannot_be_shared(num_envs, runs, how, said, cartpole, key):
+    with pytest.raises(ValueError, match=said):
+        learner = purerl.batch(tiny(*cartpole, num_envs=num_envs), **{"devices": jax.devices(), **how})(purerl.A2C())
+        jax.eval_shape(learner.init, jax.random.split(key, runs))
 
 
 def test_run_donates_its_state(make, key):

@@ -115,6 +115,8 @@ BAD = [
     (["Execution-v0", "--env-param", "volatility=1,-1"], "Execution: volatility is -1.0; it must lie in [0, 3.4"),
     (["CarFollowing-v0", "--env-param", "interval=0"], "CarFollowing: interval is 0.0; it must lie in [1.17"),
     (["Highway-v0", "--env-param", "politeness=0.5,1.2"], "Highway: politeness is 1.2; it must lie in [0, 1]"),
+    (["own.py:with_a_gap_in_prices"], "Battery: prices are nan in hour 3; each hour needs a price, finite and not 0\n"),
+    (["own.py:with_a_probability_above_1"], "arrival is (0.3, 1.2); it must lie in [0, 1]\n  own.py:"),
     (["own.py:timeless"], "timeless: is_truncated: 'dict' object has no attribute 'time'; the one of gymnax compares"),
     (["CartPole-v1", "--network", "minatar-cnn"], "MinAtarCNN: obs has shape (4, 4)"),
     (["CartPole-v1", "--value-clip", "none,0.2"], "--value-clip: none is structure"),

@@ -221,6 +221,15 @@ def test_the_winner_and_its_schedule(evolved, monkeypatch):
     final = files.read_config(directory / "final")
     assert final["seed"] == 3 and final["seeds"] == 3 and "population" not in final
     assert len(rows) > 1 and final["horizons"] == [{"iteration": at // BLOCK, "rate": x} for at, x in rows]
+    metrics = files.read_metrics(directory / "population" / "metrics.csv", N)
+    counts, returns = metrics.columns["episodes"], metrics.columns["episode_return"]
+    total, count, member, g = 0.0, 0, best, 3
+    for k in reversed(range(len(metrics.iterations))):  # back through the ancestors
+        if g and metrics.iterations[k] <= (5, 10, 15)[g - 1]:
+            g, member = g - 1, int(found["parent"][g - 1, member])
+        if count < 100:
+            total, count = total + counts[k, member] * returns[k, member], count + counts[k, member]
+    assert np.isclose(winner["score"], total / count)
     assert winner["final_scores"] == sweeps.panel(directory / "final").curves[0].final.tolist()
     planned = []
     monkeypatch.setattr(execute, "train", lambda plan, **_: planned.append(plan))
@@ -354,6 +363,25 @@ def test_bad_input_is_one_line_and_leaves_nothing(given, said, tmp_path, capsys)
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
     assert not (tmp_path / "a").exists()
+
+
+def test_an_agent_with_an_option_of_the_search_is_one_line(tmp_path, capsys):
+    (tmp_path / "own.py").write_text(OWN.read_text() + CLASH)
+    assert evolve(tmp_path / "a", agent=f"{tmp_path}/own.py:clash") == 2
+    assert "interval is an option of every search and of the agent" in capsys.readouterr().err
+
+
+CLASH = """
+
+@purerl.config
+class Clash:
+    interval: float = purerl.option(0.5, "a float")
+
+
+@purerl.declare(purerl.POLICY_GRADIENT, Clash(), num_envs=4, rollout_length=8)
+def clash(network, policy, hp=Clash()):
+    return mine(network, policy)
+"""
 
 
 def test_a_config_that_is_no_population_is_one_line(evolved, tmp_path, capsys):

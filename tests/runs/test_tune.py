@@ -199,7 +199,7 @@ class Sampler:
             FloatDistribution=lambda low, high, log: lambda n: (low * high) ** 0.5 * 1.5**n if log else low,
         )
         self.samplers = SimpleNamespace(TPESampler=lambda **_: None)
-        self.storages = SimpleNamespace(RDBStorage=lambda url: url)
+        self.storages = SimpleNamespace(RDBStorage=lambda url, **_: url)
         self.logging = SimpleNamespace(WARNING=0, set_verbosity=lambda level: None)
 
     def create_study(self, **_):
@@ -242,6 +242,36 @@ def test_a_sampler_that_learns_is_asked_and_told_by_generation(tmp_path, monkeyp
     assert "--study is memory://; its num_envs is 4, here it is 8" in capsys.readouterr().err
     assert tune(tmp_path / "c", *given, steps=320) == 2
     assert "the study has 5 trials already, so none was left; give more --trials" in capsys.readouterr().err
+
+
+class Refused(Exception):
+    """A driver's error."""
+
+
+@pytest.mark.parametrize(
+    "cause, said",
+    [
+        (Refused("no server\n\tis there"), "no server is there"),
+        (ModuleNotFoundError(name="psycopg"), "PostgreSQL needs a driver: pip install 'purerl[postgresql]'"),
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_named_without_its_password(monkeypatch, cause, said):
+    sampler, opened = Sampler(), []
+
+    def storage(url, engine_kwargs):
+        opened.append((url, engine_kwargs))
+        raise ValueError("of a library that wraps it,\n in many lines") from cause
+
+    sampler.storages.RDBStorage = storage
+    monkeypatch.setitem(sys.modules, "optuna", sampler)
+    url = "postgresql://me:se:cr@t@host/x"
+    with pytest.raises(ValueError) as caught:
+        studies.opened(url, "tpe", 0, {"rate": log_uniform(0.01, 1)}, {}, 2)
+    error = " ".join(str(caught.value).split())  # as the command line prints it
+    assert error == f"--study is postgresql://me:***@host/x; it cannot be opened: {said}"
+    ((given, how),) = opened  # with a driver that is named, and bounds on waiting
+    assert given == url.replace("postgresql:", "postgresql+psycopg:") and how["pool_pre_ping"]
+    assert 0 < how["connect_args"]["connect_timeout"] <= 30 and how["connect_args"]["tcp_user_timeout"] <= 60_000
 
 
 def test_a_later_fault_leaves_earlier_scores(tuned):

@@ -1,4 +1,4 @@
-"""Meta-gradients through one update of A2C against finite differences, in float64."""
+"""Meta-gradients through one update of A2C and of PPO against finite differences, in float64."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ NETWORK = purerl.networks.adapters.with_memory(Linear(POLICY.num_params))
 HP = purerl.A2C(learning_rate=0.1, gamma=0.9, gae_lambda=0.7, entropy_cost=0.01, max_grad_norm=0.5)
 OBJECTIVE = metagradient.policy_gradient(NETWORK, POLICY, gamma=0.99, gae_lambda=0.95)
 NAMES = ("gamma", "gae_lambda")
-AGENT = metagradient.learning(lambda hp: purerl.a2c(NETWORK, POLICY, hp), HP, NAMES, OBJECTIVE, 0.05)
+OF_PPO = purerl.PPO(learning_rate=0.02, gamma=0.9, gae_lambda=0.7, entropy_cost=0.01, num_epochs=3, num_minibatches=3)
 
 
 def block(seed, steps=6, envs=3):
@@ -34,15 +34,18 @@ def block(seed, steps=6, envs=3):
     return Rollout(jax.tree.map(jnp.asarray, tr), ())
 
 
-def test_the_gradient_through_an_update_is_that_of_finite_differences():
+@pytest.mark.parametrize("make, hp", [(purerl.a2c, HP), (purerl.ppo, OF_PPO)], ids=["a2c", "ppo"])
+def test_the_gradient_through_an_update_is_that_of_finite_differences(make, hp):
+    plain = lambda hp: make(NETWORK, POLICY, hp)
+    agent = metagradient.learning(plain, hp, NAMES, OBJECTIVE, 0.05)
     with jax.enable_x64(True):
         first, second = block(0), block(1)
         as_float64 = lambda tree: jax.tree.map(lambda x: x.astype(float) if x.dtype == jnp.float32 else x, tree)
-        begin = as_float64(AGENT.init(jax.random.key(0), first.transitions.obs[0]))
+        begin = as_float64(agent.init(jax.random.key(0), first.transitions.obs[0]))
         assert jax.tree.leaves(begin.agent.params)[0].dtype == jnp.float64
         zero = metagradient.meta_gradient(OBJECTIVE, begin, first)
         assert all(x == 0 for x in zero.values())  # before the first update nothing depends on them
-        update = jax.jit(lambda state, rollout: AGENT.update(jax.random.key(1), state, rollout))
+        update = jax.jit(lambda state, rollout: agent.update(jax.random.key(1), state, rollout))
         after, _ = update(begin, first)
         gradient = jax.jit(lambda state: metagradient.meta_gradient(OBJECTIVE, state, second))(after)
 
@@ -55,8 +58,8 @@ def test_the_gradient_through_an_update_is_that_of_finite_differences():
         @jax.jit
         def judged(logits):
             """The mean of -A log π: the policy depends on the logits, and A is what it is after the update."""
-            own = dataclasses.replace(HP, **{name: jax.nn.sigmoid(x) for name, x in logits.items()})
-            new, _ = purerl.a2c(NETWORK, POLICY, own).update(jax.random.key(1), begin.agent, first)
+            own = dataclasses.replace(hp, **{name: jax.nn.sigmoid(x) for name, x in logits.items()})
+            new, _ = plain(own).update(jax.random.key(1), begin.agent, first)
             log_pi = jax.nn.log_softmax(of_steps(lambda obs: Linear(2).apply(new.params, obs)[0], tr.obs))
             return -(advantage * jnp.take_along_axis(log_pi, tr.action[..., None], -1)[..., 0]).mean()
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ("optima", "textbook", "values", "rewards", "minatar", "versus", "returns")
+SCRIPTS = ("optima", "textbook", "values", "rewards", "minatar", "versus", "returns", "fields", "portfolio")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from purerl.cli.errors import one_line
-from purerl.cli.flags import CODE, RUN, executed, prepare_for
+from purerl.cli.flags import CODE, RUN, distribution_options, executed, join, prepare_for, without_distribution
 from purerl.runs.arguments import Count
 
 
@@ -23,14 +23,22 @@ def resume(run: Path, **given: Any) -> None:
     """Continue a run that was stopped, or train it longer."""
     with one_line():
         prepare_for(run)
+        join(given["distributed"], given["peer_timeout"])
+        given = without_distribution(given, f"resume {run}")
         from purerl.runs import comparison, search, sweeps, tuning
+        from purerl.training import processes
 
         if search.is_search(run):
             if given.keys() & {name for name in ("steps", "anneal_steps", "num_envs") if given[name] is not None}:
                 raise ValueError(
                     f"{run} is a search, whose steps are fixed; resume one of its runs, such as {run}/final"
                 )
+            if processes.count() > 1:
+                raise ValueError(f"--distributed is for runs of `purerl train`; {run} is a search")
             tuning.resume(run, given["devices"], given["save_every"], given["code"])
             return
         sweeps.resume(run, **given)
         comparison.finish(run, given["devices"], given["code"])
+
+
+resume.params += distribution_options(None)

@@ -11,7 +11,7 @@ import click
 
 from purerl import agents
 from purerl.cli.errors import one_line
-from purerl.cli.flags import execution_options, prepare
+from purerl.cli.flags import distribution_options, execution_options, join, prepare, without_distribution
 
 START = (
     click.Option(["--init-from"], type=click.Path(path_type=Path), metavar="RUN|DIR", help="start from the parameters "
@@ -34,10 +34,13 @@ def agent_command(name: str) -> click.Command:
         run, own = options.parameters(name)
         about = agent_function(name)
     execution = execution_options("runs/AGENT-ENV")
+    several = distribution_options()
 
     def invoke(**given: Any) -> None:
-        take = lambda parameters: {p.name: given[p.name] for p in parameters if p.expose_value}
+        take = lambda parameters: {p.name: given[p.name] for p in parameters if p.expose_value and p.name in given}
         with one_line():
+            given = without_distribution(given, name)
+            how = take([*execution, *several])
             points = sweeps.points_of({"agent": name, **take(run), "hyperparameters": take(own)})
             if given["schedules"]:
                 for point in points:
@@ -45,32 +48,54 @@ def agent_command(name: str) -> click.Command:
             if given["init_from"] is None:
                 if given["init_optimizer"] == "kept":
                     raise ValueError("--init-optimizer is kept, and there is no --init-from to take its state from")
-                sweeps.train(points, **take(execution))
+                sweeps.train(points, **how)
                 return
             if len(points) > 1:
                 raise ValueError("--init-from is for one program: give one value of each option that has several here")
-            initial.train(plans.plan_of(points[0].config), **take(execution), **take(START))
+            initial.train(plans.plan_of(points[0].config), **how, **take(START))
 
     return click.Command(
         name,
-        params=[*run, *execution, *START, SCHEDULES, *own],
+        params=[*run, *execution, *several, *START, SCHEDULES, *own],
         callback=invoke,
         help=(inspect.getdoc(about) or "").split("\n")[0],
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     )
 
 
+def join_first(words: list[str]) -> None:
+    """Join other processes if the words of a command ask for it, before the agent is imported, which may compute."""
+    if not any(word.startswith("--distributed") for word in words):
+        return
+    options = distribution_options()
+    alone = click.Command("train", params=options, add_help_option=False)
+    ctx = alone.make_context("train", list(words), ignore_unknown_options=True, allow_extra_args=True)
+    prepare()
+    with one_line():
+        join(ctx.params["distributed"], ctx.params["peer_timeout"])
+
+
 class Agents(click.Group):
     """One command for each agent, whose options are hyperparameters; a user's own agent is FILE.py:name.
 
-    names: returns what each agent is, by its name.  command_of: makes the command of a name.
+    names: returns what each agent is, by its name.  command_of: makes the command of a name.  first: is given the words
+    of a command before it is made.
     """
 
     def __init__(
-        self, *args: Any, names: Callable[[], Mapping[str, str]], command_of: Callable[[str], click.Command], **how: Any
+        self,
+        *args: Any,
+        names: Callable[[], Mapping[str, str]],
+        command_of: Callable[[str], click.Command],
+        first: Callable[[list[str]], None] = lambda words: None,
+        **how: Any,
     ):
         super().__init__(*args, **how)
-        self.names, self.command_of = names, command_of
+        self.names, self.command_of, self.first = names, command_of, first
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+        self.first(args[1:])
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.names())
@@ -89,6 +114,7 @@ class Agents(click.Group):
     cls=Agents,
     names=agents.names,
     command_of=agent_command,
+    first=join_first,
     name="train",
     subcommand_metavar="AGENT ENV [OPTIONS]",
     no_args_is_help=True,

@@ -65,6 +65,10 @@ def tune_command(name: str) -> click.Command:
                      "share  [default: study.journal in the directory]"),
     ]  # fmt: skip
 
+    if twice := sorted({p.name or "" for p in of_search} & {p.name or "" for p in [*run, *own]}):
+        with one_line():
+            raise ValueError(f"{name}: {twice[0]} is an option of every search and of the agent; rename the agent's")
+
     def invoke(**given: Any) -> None:
         take = lambda parameters: {p.name: given[p.name] for p in parameters if p.expose_value}
         if given["isolate_seeds"] is None:

@@ -225,8 +225,8 @@ class Highway(Environment):
         from matplotlib.transforms import Affine2D
 
         del params
-        figure = Figure(figsize=(8, 1.8), layout="constrained")
-        axis = figure.subplots()
+        figure = Figure(figsize=(8, 1.8))
+        axis = figure.add_axes((0.02, 0.28, 0.96, 0.7))  # where it is must not depend on its labels
         middle, road = float(state.x[EGO]), LANE_WIDTH * (self._num_lanes - 0.5)
         for i in range(self._num_lanes + 1):
             inner = 0 < i < self._num_lanes

@@ -241,6 +241,7 @@ class Portfolio(Environment):
     def render(self, state, params):
         """A figure of the assets' prices up to the day, and of the weights."""
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
         figure = Figure(figsize=(7, 3), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(2, 1))
@@ -249,6 +250,7 @@ class Portfolio(Environment):
         path = np.cumprod(np.asarray(params.growth)[begin:day, 1:], 0)
         left.plot(np.arange(begin + 1, day + 1), path, linewidth=0.8)
         left.set(xlabel="day", ylabel="price / first price", yscale="log")
+        left.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         left.yaxis.set_major_formatter("{x:.3g}")
         left.yaxis.set_minor_formatter("{x:.3g}")
         right.bar(np.arange(self.num_actions), np.asarray(state.weights), color="tab:blue")

@@ -1,0 +1,132 @@
+"""The judgement of agents in the environments of the fields, and of portfolios, in the benchmarks."""
+
+import importlib
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from purerl.envs.fields import execution, inventory, portfolio
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """A module of the benchmarks, by its name."""
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    return importlib.import_module
+
+
+def acting(action):
+    """An agent without memory whose greedy actions are a function of observations `[N, ...]`."""
+    return SimpleNamespace(memory=lambda n: (), greedy=lambda state, memory, obs: (action(obs), memory))
+
+
+# --- fields -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_optimal_schedule_has_the_optimal_utility(script):
+    fields, env = script("fields"), execution.Execution()
+    params = env.default_params
+    best = execution.optimal_holdings(params) / params.shares
+    assert fields.utility(params, {"left": best}) == pytest.approx(1275355.56, abs=0.01)
+
+    def sold(obs):  # the best fraction of what is left, by the fraction of trades that are left
+        trade = jnp.round(5 * (1 - obs[:, 0])).astype(int)
+        return jnp.asarray(-np.diff(best) / best[:-1], jnp.float32)[trade, None]
+
+    found = fields.trades(env, acting(sold), (), None)
+    np.testing.assert_allclose(found["left"], best, atol=1e-6)
+
+
+def test_orders_of_a_plan_cost_what_the_plan_does(script):
+    fields = script("fields")
+    params = inventory.InventoryParams(
+        inventory.poisson(3.0, 9), penalty=9.0, unit_cost=0.5, terminal_holding=0.3, terminal_penalty=7.0, capacity=15,
+        start=2,
+    )  # fmt: skip
+    env = inventory.finite_horizon(40, 4, params)
+    params, best = env.default_params, inventory.plan(4, params)
+    stocks = fields.stocks_of_horizon(params)
+    assert stocks[0] == -24 and stocks[-1] == 15
+
+    def ordered(obs):
+        stock, time = jnp.round(15 * obs[:, 0]).astype(int), jnp.round(4 * (1 - obs[:, 1])).astype(int)
+        return inventory.order(stock, jnp.asarray(best.reorder)[time], jnp.asarray(best.order_up_to)[time])
+
+    found = jax.tree.map(np.asarray, fields.orders_by_period(env, acting(ordered), (), None))
+    np.testing.assert_array_equal(found["orders"][0], inventory.order(stocks, best.reorder[0], best.order_up_to[0]))
+    assert fields.cost_of_horizon(params, found) == pytest.approx(best.cost, rel=1e-12)
+    # without orders: the demand of every period, by hand
+    probability, cost, law = np.asarray(params.demand), 0.0, {2: 1.0}
+    for _ in range(4):
+        cost += sum(p * inventory.one_period_cost(x, params) for x, p in law.items())
+        law = {x: sum(law.get(x + d, 0.0) * q for d, q in enumerate(probability)) for x in range(-30, 3)}
+    cost += sum(p * (0.3 * max(x, 0) + 7.0 * max(-x, 0)) for x, p in law.items())
+    nothing = {"orders": np.zeros_like(found["orders"])}
+    assert fields.cost_of_horizon(params, nothing) == pytest.approx(cost, rel=1e-12)
+
+
+# --- portfolios -------------------------------------------------------------------------------------------------------
+
+
+def test_blocks_of_days(script):
+    drawn = script("portfolio").block_resamples(10, 4, 2_000)
+    assert drawn.shape == (2_000, 10)
+    steps = np.diff(drawn) % 10
+    assert (np.delete(steps, [3, 7], 1) == 1).all() and (steps[:, [3, 7]] != 1).any()
+    # each day is as likely, at each place: 200 of 2,000 expected, deviation 13
+    counts = np.stack([np.bincount(column, minlength=10) for column in drawn.T])
+    assert abs(counts - 200).max() < 70
+    # the variance of the mean of i.i.d. days is that of single days over their number
+    x = np.random.default_rng(3).normal(size=4_000)
+    means = x[script("portfolio").block_resamples(4_000, 20, 500)].mean(1)
+    assert means.std() == pytest.approx(x.std() / np.sqrt(4_000), rel=0.2)
+
+
+def test_portfolios_without_learning(script):
+    benchmark = script("portfolio")
+    a, b = np.array([1, -1, 1, -1, 1, -1, 1, -1]), np.array([1, 1, -1, -1, 1, 1, -1, -1])
+    c = np.array([1, 1, 1, 1, -1, -1, -1, -1])
+    growth = 1 + np.stack([0 * a, 0.01 * a, 0.02 * b, 0.04 * c], 1)  # uncorrelated, variances 1 : 4 : 16
+    np.testing.assert_allclose(benchmark.minimum_variance(growth), [0, 16 / 21, 4 / 21, 1 / 21], atol=1e-4)
+    weights, cost = np.array([0.1, 0.2, 0.3, 0.4]), 0.01
+    wealth = portfolio.rebalanced(growth[:1], weights, cost)[-1]
+    paid = 1 - np.exp(wealth) / (weights @ growth[0])
+    assert benchmark.turnover(growth[:1], weights, cost) == pytest.approx(paid / cost)
+    assert benchmark.turnover(growth, weights, cost) < paid / cost  # the first day's purchases are the largest
+
+
+def test_ratios_of_growth(script):
+    benchmark = script("portfolio")
+    growth = np.log([2.0, 0.5, 0.5, 8.0, 0.9])
+    assert benchmark.drawdown(growth) == pytest.approx(0.75)
+    assert benchmark.drawdown(np.log([0.9, 2.0])) == pytest.approx(0.1)  # below the wealth at first
+    daily = np.array([1.0, -0.5, -0.5, 7.0, -0.1])
+    assert benchmark.sharpe(growth) == pytest.approx(np.sqrt(252) * daily.mean() / daily.std())
+    same = benchmark.interval_of_growth(np.full((2, 500), 0.001))
+    np.testing.assert_allclose(same, [0.252, 0.252])
+
+
+@pytest.mark.parametrize("leak", [False, True])
+def test_what_is_learned_of_one_asset_holds_for_all(script, leak):
+    benchmark = script("portfolio")
+    network, days, rng = benchmark.Evaluators(3, 0.3), benchmark.WINDOW, np.random.default_rng(0)
+    past, weights, ahead = rng.normal(size=(5, days, 3)), rng.random(size=(5, 4)), rng.normal(size=(5, 3))
+
+    def seen(order):
+        own = np.concatenate([weights[:, :1], weights[:, 1:][:, order]], 1)
+        parts = [past[..., order].reshape(5, -1), own, *([ahead[:, order]] if leak else [])]
+        return jnp.asarray(np.concatenate(parts, 1), jnp.float32)
+
+    params = network.init(jax.random.key(1), seen([0, 1, 2]))
+    (pi, value), (moved, same) = network.apply(params, seen([0, 1, 2])), network.apply(params, seen([2, 0, 1]))
+    assert pi.shape == (5, 8) and value.shape == (5,)
+    np.testing.assert_allclose(moved[:, :4], pi[:, [0, 3, 1, 2]], atol=1e-5)
+    np.testing.assert_allclose(same, value, atol=1e-5)
+    assert abs(pi[:, 1] - pi[:, 2]).max() > 1e-4

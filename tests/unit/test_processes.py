@@ -1,0 +1,181 @@
+"""How processes of one run meet and watch each other, with threads in their place."""
+
+import concurrent.futures
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from purerl.training import processes
+
+
+@pytest.mark.parametrize(
+    "where, said",
+    [
+        ("host:1", "must be HOST:PORT,PROCESS/PROCESSES"),
+        ("host,0/2", "must be HOST:PORT"),
+        (":1,0/2", "must be HOST:PORT"),
+        ("host:1,a/2", "must be HOST:PORT"),
+        ("host:70000,0/2", "must be HOST:PORT"),
+        ("host:1,-1/2", "must be HOST:PORT"),
+        ("host:1,2/2", "of 2 processes the numbers are 0 to 1"),
+    ],
+)
+def test_a_place_that_is_none(where, said):
+    with pytest.raises(ValueError, match=f"distributed is '{where}'; .*{said}"):
+        processes.distributed(where)
+    assert processes.parsed("[::1]:5,1/3") == ("::1", 5, 1, 3)
+
+
+def test_without_a_cluster_or_time():
+    with pytest.raises(ValueError, match="no SLURM, Open MPI or Kubernetes that jax detects"):
+        processes.distributed()
+    with pytest.raises(ValueError, match=r"timeout is 0\.5; it must be at least 1 s"):
+        processes.distributed("localhost:1,0/2", timeout=0.5)
+
+
+def test_a_job_of_slurm_is_detected(monkeypatch):
+    job = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[003-007]", "SLURM_NTASKS": "64", "SLURM_PROCID": "9"}
+    for name, value in {**job, "SLURM_LOCALID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("JAX_COORDINATOR_PORT", "1234")
+    assert processes._detected(1) == ("node003", 1234, 9, 64, [1])
+
+
+def meet(port, *places, timeout=2.0):
+    """What processes with these (number, count) find: the port they agree on, or the error of each."""
+
+    def one(place):
+        group = processes._Group(*place, timeout)
+        try:
+            found = (processes._receive if place[0] == 0 else processes._join)(group, *arguments(place))
+        except ValueError as error:
+            found = str(error)
+        return found, group
+
+    arguments = lambda place: (port,) if place[0] == 0 else ("localhost", port)
+    with concurrent.futures.ThreadPoolExecutor(len(places)) as pool:
+        results = list(pool.map(one, places))
+    for _, group in results:
+        for peer in group.peers.values():
+            peer.close()
+    return [found for found, _ in results]
+
+
+@pytest.fixture
+def free():
+    with socket.create_server(("localhost", 0)) as server:
+        return server.getsockname()[1]
+
+
+def test_processes_meet(free):
+    a, b, c = meet(free, (0, 3), (1, 3), (2, 3))
+    assert isinstance(a, int) and a == b == c
+
+
+@pytest.mark.parametrize(
+    "places, said",
+    [
+        (((0, 2), (1, 3)), "process 0 is one of 2 processes, process 1 one of 3"),
+        (((0, 3), (1, 3), (1, 3)), "two processes are numbered 1"),
+        (((0, 3), (1, 3)), "1 of 3 processes did not start within 2 s: 2"),
+    ],
+)
+def test_all_hear_what_does_not_fit(places, said, free):
+    for found in meet(free, *places):
+        assert found == f"distributed: {said}"
+
+
+def test_a_first_process_that_is_missing_or_another_program(free):
+    (found,) = meet(free, (1, 2), timeout=1)
+    assert found.startswith(f"distributed: no process 0 at localhost:{free} within 1 s: ")
+    with socket.create_server(("localhost", free)) as server:
+        (found,) = meet(free, (0, 2), timeout=1)
+        assert found.startswith(f"distributed: port {free} cannot be opened: ")
+        threading.Thread(target=lambda: server.accept()[0].close(), daemon=True).start()
+        (found,) = meet(free, (1, 2), timeout=1)
+        assert found == f"distributed: process 0 at localhost:{free} has ended or does not answer"
+
+
+class Watched(processes._Group):
+    """Of two processes, that notes how it would have ended."""
+
+    def __init__(self, process, peer, timeout=60.0):
+        super().__init__(process, 2, timeout)
+        self.peers[1 - process], self.said = peer, None
+
+    def quit(self, text):
+        self.said = text
+
+
+@pytest.fixture
+def pair(monkeypatch):
+    monkeypatch.setattr(processes, "GRACE", 0.0)
+    one, other = socket.socketpair()
+    with one, other:
+        yield Watched(0, one), other
+
+
+def test_a_peer_that_ends_is_lost_and_one_that_takes_leave_is_not(pair):
+    group, other = pair
+    other.sendall(b"\nby")
+    other.sendall(b"e\n")
+    other.close()
+    group.watch()
+    assert group.said is None and not group.lost.is_set()
+
+
+def test_a_peer_that_ends_is_lost(pair):
+    group, other = pair
+    other.close()
+    group.watch()
+    assert group.said == "process 1 of 2 has ended; start all of them again to go on" and group.lost.is_set()
+
+
+def test_a_peer_says_who_is_lost(pair):
+    group, other = pair
+    group.processes = 5
+    other.sendall(b"\n\n4\n")
+    group.watch()
+    assert group.said.startswith("process 4 of 5 has ended")
+
+
+def test_signs_of_life(pair):
+    """A peer that is silent is lost after the timeout, and one that speaks is not."""
+    group, other = pair
+    group.timeout, begin = 1.0, time.monotonic()
+    watching = threading.Thread(target=group.watch, daemon=True)
+    watching.start()
+    for _ in range(6):
+        time.sleep(0.25)
+        other.sendall(b"\n")
+    spoke = time.monotonic() - begin
+    watching.join(5)
+    assert group.said.startswith("process 1 of 2 has not answered for 1 s")
+    assert time.monotonic() - begin > spoke + 0.9
+    assert other.recv(4096).count(b"\n") >= 6  # it was told that this one lives
+
+
+def test_an_error_of_a_collective_waits_for_the_watch(pair, monkeypatch):
+    group, _ = pair
+    group.timeout = 0.1
+    monkeypatch.setattr(processes, "_group", group)
+    begin = time.monotonic()
+    processes.settle(ValueError("--seeds is 3"))
+    assert time.monotonic() - begin < 0.1
+    processes.settle(ValueError("UNKNOWN: Gloo AllGather failed"))
+    assert time.monotonic() - begin > 0.1  # nobody was lost: the error is its own
+
+
+def test_one_process_agrees_with_itself():
+    assert processes.is_first() and processes.count() == 1
+    assert processes.any_of(True, False) == [True, False] and processes.agreed_text("a") == "a"
+    np.testing.assert_array_equal(processes.agreed([1, 2]), [1, 2])
+    processes.check_same("commands", {"a": 1})
+    calls = []
+    processes.by_first(calls.append, 1)
+    processes.in_turn(calls.append, 2)
+    assert calls == [1, 2]
+    processes.abandon(1)  # nothing: there are no others
