@@ -108,6 +108,7 @@ def modules() -> Iterator[Module]:
     for name in sorted(names, key=lambda x: (x.count("."), x)):
         value = importlib.import_module(name)
         own = {key for key, x in vars(value).items() if key[0] != "_" and getattr(x, "__module__", "") == name}
+        own |= {*purerl._NAMES.get(name, ())}  # constants that `purerl` itself has
         found = []
         for key in sorted(getattr(value, "__all__", own), key=str.lower):
             x = getattr(value, key)
