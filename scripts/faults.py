@@ -3667,13 +3667,13 @@ FAULTS = [
         "runs/devices.py",
         "if groups * per_seed != len(available) or num_runs % groups:",
         "if groups * per_seed != len(available):",
-        ("runs/test_several.py::test_runs_are_split_evenly_over_processes",),
+        ("runs/test_distributed.py::test_runs_are_split_evenly_over_processes",),
     ),
     Fault(
         "A resumed run forgets that devices share the environments of a seed",
         "runs/execute.py",
         'each = devices_per_seed or manifest["made_with"].get("devices_per_seed", 1)',
         "each = devices_per_seed or 1",
-        ("runs/test_several.py::test_a_resumed_run_has_as_many_devices_for_each_seed",),
+        ("runs/test_distributed.py::test_a_resumed_run_has_as_many_devices_for_each_seed",),
     ),
 ]

@@ -126,7 +126,7 @@ def test_milestones(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("flags", [[], ["--isolate-seeds"]], ids=["together", "isolated"])
 def test_seeds_are_isolated_if_asked_for(flags, tmp_path, monkeypatch, capsys):
-    def refuse(*given, live, first):
+    def refuse(*given, live, **_):
         raise ValueError(f"isolate is {given[-1]}")
 
     monkeypatch.setattr(execute, "stream", refuse)
