@@ -1,5 +1,7 @@
 """Configuration of Sphinx: pages in Markdown, and those that `generate` makes of the package's own data."""
 
+import os
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,7 +10,7 @@ MATHJAX = find_spec("sphinx-mathjax-offline")
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent)]
 
-from generate import agents, api, environments, links, repository  # noqa: E402
+from generate import links  # noqa: E402
 
 import purerl  # noqa: E402
 
@@ -43,14 +45,14 @@ copybutton_prompt_text = ">>> "
 
 
 def generated(_) -> None:
-    """Write the generated pages."""
-    for write in (api.api, agents.all_agents, environments.environments, repository.commands, repository.carried):
-        write()
+    """Write the generated pages, by a process of its own: this one forks, which jax does not survive."""
+    paths = os.pathsep.join([str(DOCS), str(DOCS.parent), os.environ.get("PYTHONPATH", "")])
+    subprocess.run([sys.executable, "-m", "generate"], env={**os.environ, "PYTHONPATH": paths}, check=True)
 
 
 def setup(app) -> dict:
     """Generate pages before any is read; turn links of files, and names in code, into those of pages."""
     app.connect("builder-inited", generated)
-    app.connect("source-read", repository.written)
+    app.connect("source-read", links.written)
     app.add_post_transform(links.Names)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

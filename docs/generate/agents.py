@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 
 from generate.api import described, source
 from generate.docstrings import linked
+from generate.links import place
 from generate.pages import ROOT, page, write
-from generate.repository import place, results, title
+from generate.repository import results, title
 from purerl import agents, build
 from purerl.agents.parts import families
 from purerl.agents.parts.declarations import declaration_of, options_of

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import purerl
 from generate.docstrings import first_line
+from generate.links import is_agent
 from generate.pages import page
-from purerl.agents import names as agents
 from purerl.hyperparameters import allowed, hints_of
 
 
@@ -117,11 +117,6 @@ def modules() -> Iterator[Module]:
                 taken.add(home)
                 found.append(key)
         yield Module(value, found)
-
-
-def is_agent(module: str) -> bool:
-    """Whether a module is the file of an agent, which has a page of its own."""
-    return module.startswith("purerl.agents.") and module.split(".")[2] in agents()
 
 
 def api() -> None:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
-from generate.api import is_agent
-from generate.pages import DOCS, FOLDERS, OTHERS, ROOT, page, write
+from generate.links import place, relinked
+from generate.pages import DOCS, ROOT, page, write
 from purerl import agents
 from purerl.cli import main as cli
-
-CARRIED = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 
 
 def commands() -> None:
@@ -46,46 +41,10 @@ def title(path: Path) -> str:
     return path.read_text(encoding="utf-8").split("\n")[0].lstrip("# ")
 
 
-def place(path: Path) -> str | None:
-    """The page of the site, from docs/, that shows a file of the repository; None if none does."""
-    name = path.relative_to(ROOT).as_posix()
-    module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    if re.match(r"purerl/(?!cli/).*\.py$", name):
-        return f"agents/{path.stem}.md" if is_agent(module) else f"api/{module}.md"
-    if name in CARRIED or not name.startswith(("docs/", "benchmarks/", "notebooks/")):
-        return CARRIED.get(name)
-    if path.suffix not in (".md", ".ipynb"):
-        return None
-    return re.sub("^docs/", "", re.sub("^benchmarks/", "results/", name))
-
-
-def relinked(text: str, path: Path, target: Path) -> str:
-    """The text of a page, shown as `target`: links to files of the repository become those to the site's pages."""
-
-    def link(match: re.Match) -> str:
-        image, label, file, anchor = match.groups()
-        there = (path.parent / file).resolve()
-        if re.match(r"https?:|mailto:", file) or not file:
-            return match[0]
-        if not image and not place(there):
-            return label if file.rpartition("/")[2] in label else f"{label} (`{there.relative_to(ROOT)}`)"
-        found = there if image else DOCS / str(place(there))
-        return f"{image}[{label}]({os.path.relpath(found, target.parent)}{anchor or ''})"
-
-    return re.sub(r"(!?)\[([^\]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)", link, text)
-
-
 def carry(path: Path) -> None:
     """Show a page of the repository on the site."""
     name = str(place(path))
     write(name, relinked(path.read_text(encoding="utf-8"), path, DOCS / name))
-
-
-def written(app: Any, name: str, content: list[str]) -> None:
-    """A page that people write: its links are those of the repository, and are changed as Sphinx reads it."""
-    path = Path(app.env.doc2path(name))
-    if path.suffix == ".md" and name.split("/")[0] not in (*FOLDERS, *OTHERS):
-        content[0] = relinked(content[0], path, path)
 
 
 def carried() -> None:
