@@ -70,7 +70,7 @@ def picture(name: str) -> Image.Image:
     try:
         draw, _ = render.painter(env, env_params)
         states, *_ = episode(env, env_params, BEFORE)
-        image = Image.fromarray(draw(jax.device_get(states[-2] if len(states) <= BEFORE else states[-1])))
+        image = Image.fromarray(draw(jax.device_get(states[-1])))
     except ValueError:
         image = numbers(*episode(env, env_params, LONGEST)[1:])
     image.thumbnail((LARGEST, LARGEST))
