@@ -3362,16 +3362,37 @@ FAULTS = [
     Fault(
         "The trials of a generation that has begun are asked for again",
         "runs/tuning.py",
-        "_asked(search, folder) if (folder / TRIALS).is_file() else study.ask(search.batch)",
-        "study.ask(search.batch)",
+        "_asked(search, folder) if (folder / TRIALS).is_file() else study.ask(generation, search.batch)",
+        "study.ask(generation, search.batch)",
         ("runs/test_tune.py::test_a_sampler_that_learns_is_asked_and_told_by_generation",),
     ),
     Fault(
         "The best trial is that with the highest score, whatever its steps",
         "runs/search_report.py",
-        "(lost(n), -trials[n].steps, 0.0 if",
+        "(lost(n), -trials[n].level, 0.0 if",
         "(lost(n), 0.0 if",
-        ("runs/test_tune.py::test_trials_are_ordered_by_steps_first",),
+        ("runs/test_tune.py::test_trials_are_ordered_by_level_first",),
+    ),
+    Fault(
+        "The table of a search has the steps that were asked for, not those of whole iterations",
+        "runs/generations.py",
+        "    return _steps(member, level) * member.plan.steps_per_update",
+        "    return level",
+        ("runs/test_tune.py::test_the_best_third_goes_on_at_every_rung",),
+    ),
+    Fault(
+        "A password in the URL of a study is written to disk",
+        "runs/studies.py",
+        'if "://" in where and _shown(where) != where:',
+        "if False:",
+        ("runs/test_tune.py::test_a_password_in_a_url_is_refused_since_it_would_be_on_disk[0]",),
+    ),
+    Fault(
+        "A search of Optuna's asks for its first trials again after a resume",
+        "runs/studies.py",
+        "np.random.SeedSequence([seed, generation])",
+        "np.random.SeedSequence([seed])",
+        ("process/test_studies.py::test_trials_after_a_resume_are_what_they_would_have_been[tpe]",),
     ),
     Fault(
         "A study of another agent is worked on",
@@ -3383,8 +3404,8 @@ FAULTS = [
     Fault(
         "The password of a database is shown",
         "runs/studies.py",
-        'return re.sub(r"(://[^:/@]*):.*@", r"\\1:***@", where)',
-        "return where",
+        're.sub(r"(://[^:/@]*):.*@", r"\\1:***@", where)',
+        "where",
         ("runs/test_tune.py::test_a_database_that_cannot_be_opened_is_named_without_its_password",),
     ),
     Fault(

@@ -76,7 +76,7 @@ def _winner(search: Search, directory: Path, plan: Plan, run: str, past: History
     total = plan.num_updates * plan.steps_per_update
     trials = [
         Trial({name: float(x[-1, i]) for name, x in past.hyperparameters.items()}, run, bool(np.isnan(last)), total,
-              last if np.isfinite(last) else np.nan, float(past.scores[0, i]))
+              total, last if np.isfinite(last) else np.nan, float(past.scores[0, i]))
         for i, last in enumerate(past.scores[-1].tolist())
     ]  # fmt: skip
     best = search_report.ordered(trials)[0]

@@ -21,6 +21,7 @@ from purerl.runs.search_report import Trial
 from purerl.runs.sources import sources
 from purerl.search import halving
 from purerl.search.designs import Points
+from purerl.search.halving import Rung
 
 FOLDER = "generation-"
 
@@ -75,6 +76,28 @@ def _steps(member: Member, level: int) -> int:
     return max(1, level // member.plan.steps_per_update)
 
 
+def trained(member: Member, level: int) -> int:
+    """The environment steps that a member has been trained at a level."""
+    return _steps(member, level) * member.plan.steps_per_update
+
+
+def _shown(members: Sequence[Member], level: int) -> str:
+    """The steps that members have been trained at a level; they may differ where iterations do."""
+    return " or ".join(f"{steps:,}" for steps in sorted({trained(member, level) for member in members}))
+
+
+def announce(search: Search, members: Sequence[Member], generation: int, count: int) -> None:
+    """Print what a generation will train: at most, where members have iterations of different lengths."""
+    plan, brackets = members[0].plan, brackets_of(search, count)
+    rungs = "; ".join(", ".join(f"{n} x {_shown(members, r)}" for n, r in bracket) for bracket in brackets)
+    most = [[Rung(n, max(trained(member, r) for member in members)) for n, r in bracket] for bracket in brackets]
+    report.note(
+        f"{plan.title}: generation {generation}, {report.counted(count, 'trial')} x "
+        f"{report.counted(len(plan.keys), 'seed')}, {search.sampler}, {search.schedule}: {rungs} steps, in all "
+        f"{halving.cost(most) * len(plan.keys):,}; {report.counted(len(members), 'program')}"
+    )
+
+
 def _train(member: Member, search_directory: Path, level: int, ended: np.ndarray, devices: int | None,
            save_every: float) -> dict[int, int]:  # fmt: skip
     """Train those trials of a member that have not ended, bool `[trials]`, up to a level; return its broken runs."""
@@ -118,13 +141,16 @@ def train(
     for index, level in enumerate(levels):
         scores[level] = np.full(count, np.nan)
         if len(levels) > 1:
-            report.note(f"level {index + 1} of {len(levels)}: {mask.sum()} of {count} trials to {level:,} steps")
+            report.note(f"level {index + 1} of {len(levels)}: {mask.sum()} of {count} trials to "
+                        f"{_shown(members, level)} steps")  # fmt: skip
         for member in members:
             bad = _train(member, directory, level, ~mask[member.trials], devices, save_every)
             scores[level][member.trials] = _scores(member, level, bad)
             broken[member.trials[[run // len(member.plan.keys) for run in bad]]] = True
         reached[mask], score[mask] = level, scores[level][mask]
         mask = halving.alive(brackets, scores, level)
-    names = {place: str(m.directory.relative_to(directory)) for m in members for place in m.trials.tolist()}
-    numbers = zip(broken.tolist(), reached.tolist(), score.tolist(), scores[levels[0]].tolist(), strict=True)
-    return [Trial(points[place], names[place], *of_trial) for place, of_trial in enumerate(numbers)]
+    member_of = {place: m for m in members for place in m.trials.tolist()}
+    steps = [trained(member_of[place], level) for place, level in enumerate(reached.tolist())]
+    numbers = zip(broken.tolist(), reached.tolist(), steps, score.tolist(), scores[levels[0]].tolist(), strict=True)
+    where = lambda place: str(member_of[place].directory.relative_to(directory))
+    return [Trial(points[place], where(place), *of_trial) for place, of_trial in enumerate(numbers)]

@@ -79,6 +79,8 @@ def search_of(config: Mapping[str, Any], sampler: str, schedule: str | None, **h
     for name, values in config["env_param"]:
         if len(values) > 1:
             raise ValueError(f"--env-param: {name} is part of the task; give one value")
+    if how["study"]:
+        studies.check_location(how["study"])
     if sampler in studies.SAMPLERS:
         if schedule not in (None, "full"):
             raise ValueError(f"--schedule is {schedule}; with --sampler {sampler} it must be full")

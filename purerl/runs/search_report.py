@@ -28,7 +28,8 @@ class Trial(NamedTuple):
     values: dict[str, Any]
     run: str  # the directory of its run, in that of the search
     broken: bool  # whether a seed has values that are not finite
-    steps: int  # up to which it was trained
+    level: int  # of those at which trials are compared, the last one
+    steps: int  # that it was trained: of whole iterations, so they may be fewer
     score: float  # there; NaN if no episode finished
     first: float  # the score at the first level, where every trial has one
 
@@ -60,9 +61,9 @@ def write(directory: Path, space: Space, trials: Sequence[Trial]) -> None:
 
 
 def ordered(trials: Sequence[Trial]) -> list[int]:
-    """The numbers of trials, the best first: by steps, then by score, then by number; those without a score last."""
+    """The numbers of trials, the best first: by level, then by score, then by number; those without a score last."""
     lost = lambda n: np.isnan(trials[n].score)
-    return sorted(range(len(trials)), key=lambda n: (lost(n), -trials[n].steps, 0.0 if lost(n) else -trials[n].score))
+    return sorted(range(len(trials)), key=lambda n: (lost(n), -trials[n].level, 0.0 if lost(n) else -trials[n].score))
 
 
 def show(space: Space, trials: Sequence[Trial], one: str = "trial") -> None:
@@ -96,7 +97,7 @@ def pictures(directory: Path, space: Space, trials: Sequence[Trial]) -> None:
 
 def finish(directory: Path, winner: Winner, final: np.ndarray) -> None:
     """Write the winner, and print the score of the search beside that of fresh seeds, float `[S]`."""
-    values, run, _, _, score, _ = winner.trial
+    values, run, score = winner.trial.values, winner.trial.run, winner.trial.score
     known = final[~np.isnan(final)]
     about: dict[str, Any] = {"values": values, "run": run, "score": score, "command": winner.command, **winner.more}
     if len(known):

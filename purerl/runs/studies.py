@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from purerl.runs.files import CONFIG
 from purerl.search.spaces import Choice, Space, to_json
 
 IDENTITY = "purerl"  # the attribute of a study that says what its trials are
@@ -32,7 +33,8 @@ PATIENCE = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
 class Study(NamedTuple):
     """Two functions that each access the storage a few times for a whole batch of trials."""
 
-    ask: Callable[[int], tuple[list[int], list[dict[str, Any]]]]  # most trials -> their numbers, and values
+    # a generation, and its most trials -> their numbers, and values
+    ask: Callable[[int, int], tuple[list[int], list[dict[str, Any]]]]
     tell: Callable[[Sequence[int], np.ndarray], None]  # numbers, scores; again without effect
 
 
@@ -100,7 +102,15 @@ def _cause(error: BaseException) -> BaseException:
 
 def _shown(where: str) -> str:
     """A URL without its password."""
-    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", where)
+    return re.sub(r"([?&]\w*password=)[^&]*", r"\1***", re.sub(r"(://[^:/@]*):.*@", r"\1:***@", where))
+
+
+def check_location(where: str) -> None:
+    """Raise a ValueError for a URL with a password, which would be readable in the directory of the search."""
+    if "://" in where and _shown(where) != where:
+        instead = "PGPASSWORD or ~/.pgpass" if where.startswith("postgresql") else "a file of the driver's"
+        raise ValueError(f"--study is {_shown(where)}; its password would be written into {CONFIG}: leave it out, and "
+                         f"give it in {instead}")  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -129,18 +139,16 @@ def opened(where: str, sampler: str, seed: int, space: Space, identity: Mapping[
       trials: how many are to finish, those of other processes included; a batch that each of these has begun may exceed
         it. Trials of a process that was killed and not resumed stay unfinished in the study, and do not count.
     Raises:
-      ValueError: if Optuna or a driver is missing, the storage cannot be opened, or the study is of another identity
-        or space; by ask and tell, if the database is lost.
+      ValueError: if Optuna, a driver or what the sampler needs is missing, the storage cannot be opened, or the study
+        is of another identity or space; by ask and tell, if the database is lost.
     """
+    check(sampler)
     optuna = _import()
     states = optuna.trial.TrialState
     storage = _storage(optuna, where)
     wanted = json.loads(json.dumps({**identity, "space": to_json(space)}))
     with _reached(optuna, where):
-        study = optuna.create_study(
-            storage=storage, study_name=NAME, direction="maximize", load_if_exists=True,
-            sampler=SAMPLERS[sampler](optuna, seed),
-        )  # fmt: skip
+        study = optuna.create_study(storage=storage, study_name=NAME, direction="maximize", load_if_exists=True)
         found = study.user_attrs.get(IDENTITY)
         if found is None:
             study.set_user_attr(IDENTITY, wanted)
@@ -153,8 +161,11 @@ def opened(where: str, sampler: str, seed: int, space: Space, identity: Mapping[
         dimension = space[name]
         return dimension.values[given] if isinstance(dimension, Choice) else given
 
-    def ask(count: int) -> tuple[list[int], list[dict[str, Any]]]:
+    def ask(generation: int, count: int) -> tuple[list[int], list[dict[str, Any]]]:
         finished = (states.COMPLETE, states.FAIL)
+        # one for each generation, so that those after a resume are what they would have been
+        own_seed = int(np.random.SeedSequence([seed, generation]).generate_state(1)[0])
+        study.sampler = SAMPLERS[sampler](optuna, own_seed)
         with _reached(optuna, where):
             left = trials - len(study.get_trials(deepcopy=False, states=finished))
             asked = [study.ask(distributions) for _ in range(min(count, max(left, 0)))]

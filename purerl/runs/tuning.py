@@ -6,17 +6,15 @@ A search is a population, or consists of generations: more than one only where a
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from purerl.runs import evolution, execute, files, generations, report, search_report, studies, sweeps
-from purerl.runs.generations import FOLDER, Member
+from purerl.runs.generations import FOLDER
 from purerl.runs.plans import plan_with
-from purerl.runs.search import Search, brackets_of, command_of, config_of, final_of, points_of, read, stored
+from purerl.runs.search import Search, command_of, config_of, final_of, points_of, read, stored
 from purerl.runs.search_report import Winner
-from purerl.search import halving
 from purerl.search.designs import Points
 
 TRIALS, FINAL, JOURNAL = "trials.json", "final", "study.journal"
@@ -33,7 +31,7 @@ def _study(search: Search, directory: Path) -> studies.Study:
     """Where the trials come from: a design, all at once, or a study of Optuna's."""
     if search.sampler not in studies.SAMPLERS:
         points = points_of(search)
-        return studies.Study(lambda count: (list(range(len(points))), points), lambda numbers, scores: None)
+        return studies.Study(lambda generation, count: (list(range(len(points))), points), lambda numbers, scores: None)
     where = search.study or str(directory / JOURNAL)
     return studies.opened(where, search.sampler, search.base["seed"], search.space, _identity(search), search.trials)
 
@@ -93,14 +91,14 @@ def _best(search: Search, directory: Path, devices: int | None, save_every: floa
     study, trials = _study(search, directory), []
     for generation in range(search.trials if search.sampler in studies.SAMPLERS else 1):
         folder = directory / f"{FOLDER}{generation:03d}"
-        numbers, points = _asked(search, folder) if (folder / TRIALS).is_file() else study.ask(search.batch)
+        numbers, points = _asked(search, folder) if (folder / TRIALS).is_file() else study.ask(generation, search.batch)
         if not points:
             break
         folder.mkdir(exist_ok=True)
         files.write_json(folder / TRIALS, {"numbers": numbers, "points": points})
         members = generations.planned(search, points, folder, generations.existing(directory), code)
         generations.create(members, devices)
-        _announce(search, members, generation, len(points))
+        generations.announce(search, members, generation, len(points))
         found = generations.train(search, directory, points, members, devices, save_every)
         study.tell(numbers, np.array([trial.score for trial in found]))
         trials += found
@@ -122,13 +120,3 @@ def _asked(search: Search, folder: Path) -> tuple[list[int], Points]:
     found = files.read_json(folder / TRIALS)
     as_tuple = lambda x: tuple(x) if isinstance(x, list) else x
     return found["numbers"], [{name: as_tuple(point[name]) for name in search.space} for point in found["points"]]
-
-
-def _announce(search: Search, members: Sequence[Member], generation: int, count: int) -> None:
-    plan, brackets = members[0].plan, brackets_of(search, count)
-    rungs = "; ".join(", ".join(f"{n} x {r:,}" for n, r in bracket) for bracket in brackets)
-    report.note(
-        f"{plan.title}: generation {generation}, {report.counted(count, 'trial')} x "
-        f"{report.counted(len(plan.keys), 'seed')}, {search.sampler}, {search.schedule}: {rungs} steps, in all "
-        f"{halving.cost(brackets) * len(plan.keys):,}; {report.counted(len(members), 'program')}"
-    )

@@ -72,19 +72,38 @@ def test_an_interrupted_search_goes_on_with_its_trials(tmp_path, monkeypatch):
     assert [t.value for t in trials] == [float(row["score"]) for row in rows_of(tmp_path / "a")]
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "nsga-ii"])
+def test_trials_after_a_resume_are_what_they_would_have_been(tmp_path, sampler):
+    """A study that is opened anew has a new sampler, which must not begin with the first trials again."""
+    space = {"rate": log_uniform(1e-4, 1)}
+    open_ = lambda path: studies.opened(str(path), sampler, 0, space, {"agent": "a"}, 100)
+
+    def rates(path, again):
+        study, found = open_(path), []
+        for generation in range(5):
+            study = open_(path) if again else study
+            numbers, points = study.ask(generation, 3)
+            found += [point["rate"] for point in points]
+            study.tell(numbers, np.abs(np.log(found[-3:]) + 4))
+        return found
+
+    undisturbed = rates(tmp_path / "a", again=False)
+    assert rates(tmp_path / "b", again=True) == undisturbed and len({*undisturbed}) == 15
+
+
 def test_the_storage_is_asked_and_told_by_batch(tmp_path, monkeypatch):
     backend, calls = optuna.storages.journal.JournalFileBackend, []
     append = backend.append_logs
     monkeypatch.setattr(backend, "append_logs", lambda *given: calls.append(given) or append(*given))
     space = {"rate": log_uniform(0.01, 1), "hidden": choice((4,), (8, 8))}
     study = studies.opened(str(tmp_path / "j"), "tpe", 0, space, {"agent": "a"}, 5)
-    numbers, points = study.ask(3)
+    numbers, points = study.ask(0, 3)
     assert len(points) == 3 and all(p["hidden"] in ((4,), (8, 8)) and 0.01 <= p["rate"] <= 1 for p in points)
     study.tell(numbers, np.array([1.0, np.nan, 2.0]))
     few = len(calls)
     study.tell(numbers, np.array([9.0, 9.0, 9.0]))  # told again, such as after a resume: without effect
     assert [t.value for t in trials_of(tmp_path / "j")] == [1.0, None, 2.0]
-    assert len(study.ask(3)[0]) == 2 and few < 3 * 8  # to create a trial, its two values, and its end
+    assert len(study.ask(1, 3)[0]) == 2 and few < 3 * 8  # to create a trial, its two values, and its end
     with pytest.raises(ValueError, match="its agent is a, here it is b"):
         studies.opened(str(tmp_path / "j"), "tpe", 0, space, {"agent": "b"}, 5)
     with pytest.raises(ValueError, match=r"its space is .*, here it is "):
