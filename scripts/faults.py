@@ -3665,9 +3665,23 @@ FAULTS = [
     Fault(
         "Two processes of the same number meet",
         "training/processes.py",
-        "elif number in group.peers or number == 0:",
+        "elif number in present() or number == 0:",
         "elif number == 0:",
         ("unit/test_processes.py::test_all_hear_what_does_not_fit",),
+    ),
+    Fault(
+        "A process that has ended before all are there cannot be started again",
+        "training/processes.py",
+        "if _ended(peer)]:",
+        "if False]:",
+        ("unit/test_processes.py::test_a_process_that_has_ended_before_all_are_there_may_be_started_again",),
+    ),
+    Fault(
+        "An error of the first process leaves the others waiting",
+        "training/processes.py",
+        "        except (ValueError, OSError) as found:\n            error = found",
+        "        except (ValueError, OSError):\n            raise",
+        ("unit/test_processes.py::test_an_error_of_the_first_process_is_raised_in_all",),
     ),
     Fault(
         "An error of a collective is shown in place of the process that is lost",

@@ -153,6 +153,20 @@ def _say(peer: socket.socket, **words: Any) -> None:
         peer.sendall(json.dumps(words).encode() + b"\n")
 
 
+def _ended(peer: socket.socket) -> bool:
+    """Whether a process that only waits, and so says nothing, has closed its connection."""
+    before = peer.gettimeout()
+    peer.settimeout(0)
+    try:
+        return peer.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        peer.settimeout(before)
+
+
 def _server(port: int) -> socket.socket:
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
@@ -172,13 +186,18 @@ def _receive(group: _Group, port: int) -> int:
             _say(peer, error=text)
         return ValueError(f"distributed: {text}")
 
+    def present() -> dict[int, socket.socket]:
+        for number in [number for number, peer in group.peers.items() if _ended(peer)]:
+            group.peers.pop(number).close()  # it may be started again
+        return group.peers
+
     with server:
-        while len(group.peers) < group.processes - 1:
-            missing = sorted({*range(1, group.processes)} - group.peers.keys())
+        while len(present()) < group.processes - 1:
             server.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
                 peer, _ = server.accept()
             except TimeoutError:
+                missing = sorted({*range(1, group.processes)} - present().keys())
                 names = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
                 raise refuse(
                     f"{len(missing)} of {group.processes} processes did not start within {group.timeout:g} s: {names}"
@@ -190,7 +209,7 @@ def _receive(group: _Group, port: int) -> int:
                 peer.close()  # a stranger
             elif count != group.processes:
                 raise refuse(f"process 0 is one of {group.processes} processes, process {number} one of {count}", peer)
-            elif number in group.peers or number == 0:
+            elif number in present() or number == 0:
                 raise refuse(f"two processes are numbered {number}", peer)
             else:
                 group.peers[number] = peer
@@ -395,10 +414,20 @@ def any_of(*flags: bool) -> list[bool]:
 
 
 def by_first(function: Callable, *args: Any) -> None:
-    """Call a function in process 0 alone; the others wait until it has returned."""
+    """Call a function in process 0 alone; the others wait until it has returned.
+
+    Raises:
+      ValueError: in every other process, if the function has raised one or an OSError.
+    """
+    error = None
     if is_first():
-        function(*args)
-    agreed(0)
+        try:
+            function(*args)
+        except (ValueError, OSError) as found:
+            error = found
+    said = agreed_text("" if error is None else str(error) or type(error).__name__)
+    if said or error:
+        raise error or ValueError(said)
 
 
 def in_turn(function: Callable, *args: Any) -> Any:

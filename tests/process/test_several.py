@@ -166,3 +166,10 @@ def test_different_commands_are_one_line_in_every_process(tmp_path):
         text = "processes have different commands: --seed is 0 in process 0 and 1 in process 1"
         assert error == f"purerl: error: {text}\n"
     assert not (tmp_path / "a").exists()
+
+
+def test_a_directory_that_cannot_be_used_is_one_line_in_every_process(tmp_path):
+    (tmp_path / "a").write_text("a file")
+    for code, out, error in ended(*together(*named(tmp_path / "a"))):
+        assert code == 2 and out == ""
+        assert error.startswith(f"purerl: error: {tmp_path / 'a'}") and error.count("\n") == 1

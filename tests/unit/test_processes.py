@@ -88,6 +88,45 @@ def test_all_hear_what_does_not_fit(places, said, free):
         assert found == f"distributed: {said}"
 
 
+def test_a_process_that_has_ended_before_all_are_there_may_be_started_again(free):
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first = pool.submit(meet, free, (0, 3), timeout=20.0)
+        while True:
+            try:
+                ended = socket.create_connection(("localhost", free))
+                break
+            except OSError:
+                time.sleep(0.05)
+        with ended:
+            processes._say(ended, process=1, processes=3)
+        one, two = meet(free, (1, 3), (2, 3), timeout=20.0)
+        assert isinstance(one, int) and [one] == [two] == first.result()
+
+
+def test_a_process_that_has_ended_counts_as_missing(free):
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first = pool.submit(meet, free, (0, 2), timeout=1.0)
+        time.sleep(0.2)
+        with socket.create_connection(("localhost", free)) as ended:
+            processes._say(ended, process=1, processes=2)
+        assert first.result() == ["distributed: 1 of 2 processes did not start within 1 s: 1"]
+
+
+@pytest.mark.parametrize("error", [OSError("no place"), ValueError("no place")])
+@pytest.mark.parametrize("process", [0, 1])
+def test_an_error_of_the_first_process_is_raised_in_all(monkeypatch, process, error):
+    heard, group = [], processes._Group(process, 2, 60.0)
+    monkeypatch.setattr(processes, "_group", group)
+    monkeypatch.setattr(processes, "_texts", lambda text: heard.append(text) or ["no place", ""])
+
+    def fail():
+        raise error
+
+    with pytest.raises((OSError, ValueError), match="no place") as caught:
+        processes.by_first(fail)
+    assert heard == [["no place", ""][process]] and (caught.value is error) == (process == 0)
+
+
 def test_a_first_process_that_is_missing_or_another_program(free):
     (found,) = meet(free, (1, 2), timeout=1)
     assert found.startswith(f"distributed: no process 0 at localhost:{free} within 1 s: ")
