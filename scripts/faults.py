@@ -3677,6 +3677,13 @@ FAULTS = [
         ("unit/test_processes.py::test_a_process_that_has_ended_before_all_are_there_may_be_started_again",),
     ),
     Fault(
+        "The error with which a process ends is not said by the others",
+        "training/processes.py",
+        "            _group.send(json.dumps(error).encode())",
+        "            pass",
+        ("unit/test_processes.py::test_a_process_that_ends_by_an_error_says_it",),
+    ),
+    Fault(
         "An error of the first process leaves the others waiting",
         "training/processes.py",
         "        except (ValueError, OSError) as found:\n            error = found",

@@ -63,6 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments, debug = _without_debug(sys.argv[1:] if arguments is None else arguments)
     if debug:
         os.environ["JAX_TRACEBACK_FILTERING"] = "off"
+    said = ""
     for stream in (sys.stdout, sys.stderr):  # a console may lack Greek letters; then it shows a question mark
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -80,7 +81,8 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         if debug:
             traceback.print_exception(error.__cause__ or error)
-        click.echo(f"purerl: error: {error.format_message()}", err=True)
+        said = error.format_message()
+        click.echo(f"purerl: error: {said}", err=True)
         code = 2
     except (click.Abort, KeyboardInterrupt):
         click.echo("purerl: interrupted", err=True)
@@ -94,5 +96,5 @@ def main(arguments: list[str] | None = None) -> None:
             os._exit(130)
         code = 130
     if code in (1, 2) and (several := sys.modules.get("purerl.training.processes")):
-        several.abandon(code)  # an orderly exit would wait for the other processes
+        several.abandon(code, said)  # an orderly exit would wait for the other processes
     sys.exit(code if isinstance(code, int) else 0)

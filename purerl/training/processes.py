@@ -64,7 +64,10 @@ class _Group:
                     data = b""
                 *lines, parts[number] = (parts[number] + data).split(b"\n")
                 heard[number] = time.monotonic()
-                if word := next(filter(None, lines), b""):  # "bye", or the number of a process that is lost
+                # "bye", the number of a process that is lost, or in quotes the error with which one ends
+                if word := next(filter(None, lines), b""):
+                    if word.startswith(b'"'):
+                        return self.last(word, json.loads(word), 2)
                     if word != b"bye":
                         return self.lose(int(word), "has ended")
                     select.unregister(self.peers[number])
@@ -78,17 +81,22 @@ class _Group:
 
     def lose(self, number: int, how: str) -> None:
         """End this process, which cannot go on: its next collective would fail or wait for ever."""
-        self.send(str(number).encode())
+        text = f"process {number} of {self.processes} {how}; start all of them again to go on"
+        self.last(str(number).encode(), text, 1)
+
+    def last(self, word: bytes, text: str, code: int) -> None:
+        """Pass on a word why all end, and end this process."""
+        self.send(word)
         self.lost.set()
         time.sleep(GRACE)  # the error of this process itself, if it has one, says more
-        self.quit(f"process {number} of {self.processes} {how}; start all of them again to go on")
+        self.quit(text, code)
 
-    def quit(self, text: str) -> None:
+    def quit(self, text: str, code: int) -> None:
         """Say so, and end without waiting for the other processes."""
         with self.end:
             show = "\x1b[?25h" if sys.stderr.isatty() else ""  # the cursor that a progress bar hides
             print(f"{show}purerl: error: {text}", file=sys.stderr, flush=True)
-            os._exit(1)
+            os._exit(code)
 
 
 _group: _Group | None = None
@@ -346,9 +354,14 @@ def _leave() -> None:
     _group.send(b"bye")
 
 
-def abandon(code: int) -> None:
-    """End this process with a code, without waiting for the others, which then end too; nothing if it is alone."""
+def abandon(code: int, error: str = "") -> None:
+    """End this process with a code, without waiting for the others, which then end too; nothing if it is alone.
+
+    error: of an input, which the others say as well.
+    """
     if _group is not None:
+        if error:
+            _group.send(json.dumps(error).encode())
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -145,8 +145,8 @@ class Watched(processes._Group):
         super().__init__(process, 2, timeout)
         self.peers[1 - process], self.said = peer, None
 
-    def quit(self, text):
-        self.said = text
+    def quit(self, text, code):
+        self.said, self.code = text, code
 
 
 @pytest.fixture
@@ -171,6 +171,27 @@ def test_a_peer_that_ends_is_lost(pair):
     other.close()
     group.watch()
     assert group.said == "process 1 of 2 has ended; start all of them again to go on" and group.lost.is_set()
+    assert group.code == 1
+
+
+def test_the_error_of_a_peer_is_that_of_all(pair):
+    group, other = pair
+    other.sendall(b'\n"--seeds is \\u03b3"\n')
+    other.close()
+    group.watch()
+    assert (group.said, group.code) == ("--seeds is γ", 2) and group.lost.is_set()
+
+
+def test_a_process_that_ends_by_an_error_says_it(pair, monkeypatch):
+    group, other = pair
+    monkeypatch.setattr(processes, "_group", group)
+    monkeypatch.setattr(processes.os, "_exit", lambda code: None)
+    processes.abandon(2, "two\nlines")
+    assert other.recv(99) == b'"two\\nlines"\n'
+    processes.abandon(1)
+    other.settimeout(0)
+    with pytest.raises(BlockingIOError):
+        other.recv(1)
 
 
 def test_a_peer_says_who_is_lost(pair):
