@@ -1583,9 +1583,9 @@ FAULTS = [
     Fault(
         "Bad input ends with exit code 1",
         "cli/main.py",
-        """click.echo(f"purerl: error: {error.format_message()}", err=True)
+        """click.echo(f"purerl: error: {said}", err=True)
         code = 2""",
-        """click.echo(f"purerl: error: {error.format_message()}", err=True)
+        """click.echo(f"purerl: error: {said}", err=True)
         code = 1""",
         ("runs/test_cli.py::test_bad_input_is_one_line_and_exit_code_2",),
     ),
