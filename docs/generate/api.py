@@ -126,7 +126,8 @@ def api() -> None:
     objects = {f"{x.value.__name__}.{key}" for x in found for key in x.names}
     for module, keys in found:
         about = [described(key, getattr(module, key), module.__name__) for key in keys]
-        rows = [(f"`{module.__name__}.{key}`", first_line(x["docstring"])) for key, x in zip(keys, about, strict=True)]
+        names_of = [f"{{py:obj}}`{key} <{module.__name__}.{key}>`" for key in keys]
+        rows = [(name, first_line(x["docstring"])) for name, x in zip(names_of, about, strict=True)]
         above = module.__name__.rpartition(".")[0].removesuffix("purerl")
         inside = [(x, sys.modules[x].__doc__) for x in names if x.rpartition(".")[0] == module.__name__]
         data = {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
 import purerl
@@ -70,12 +71,17 @@ class Names(SphinxPostTransform):
         objects, module = self.env.domains.python_domain.objects, self.env.metadata[self.env.docname].get("module")
         for node in list(self.document.findall(nodes.literal)):
             name = node.astext().removesuffix("()").removeprefix("purerl.")
+            first = node.parent.index(node) == 0  # the name that an entry of a list or table is about
             known = (name, f"purerl.{name}", f"{purerl._HOME.get(name)}.{name}")  # the last for names of purerl itself
-            if node.parent.index(node) > 0:  # not the name that an entry of a list or table is about
-                known = (f"{module}.{name}", *known)
             found = next((objects[x] for x in known if x in objects), None)
+            if found and name == node.astext() and name.islower() and "." not in name:
+                # a word: `make` is also a program, `text` an extra, `batch` the value of an option
+                sure = found.docname.startswith("agents/") or (found.objtype == "module" and not first)
+                found = found if sure else None
+            if not first:
+                found = objects.get(f"{module}.{name}", found)
             within = node.parent
-            while within is not None and not isinstance(within, nodes.reference | nodes.title):
+            while within is not None and not isinstance(within, nodes.reference | nodes.title | pending_xref):
                 within = within.parent
             if found and within is None:
                 page = self.app.builder.get_relative_uri(self.env.docname, found.docname)
