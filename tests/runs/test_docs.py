@@ -17,8 +17,13 @@ from purerl.runs import execute, sweeps
 ROOT = pages.ROOT
 PAGES = pages.pages()
 COMMANDS = [(page, line) for page in PAGES for line in pages.purerl(page)]
-TRAIN = [(page, line) for page, line in COMMANDS if line.startswith("train ") and "--help" not in line]
-OTHERS = [(page, line) for page, line in COMMANDS if not line.startswith("train ")]
+READ_RUNS = {"--init-from", "--schedules"}  # options of a training that need what an earlier one has left
+TRAIN = [
+    (page, line)
+    for page, line in COMMANDS
+    if line.startswith("train ") and not {"--help", *READ_RUNS} & {*line.split()}
+]
+OTHERS = [case for case in COMMANDS if case not in TRAIN]
 
 
 def shown(cases):
