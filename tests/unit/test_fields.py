@@ -10,7 +10,7 @@ import zoo
 import purerl
 from purerl.envs import registry
 from purerl.envs.fields import inventory
-from purerl.envs.fields.acquisition import Acquisition
+from purerl.envs.fields.acquisition import Acquisition, of_kspace
 from purerl.envs.fields.glimpses import Glimpses
 from purerl.envs.fields.portfolio import Portfolio
 from purerl.envs.training_control.data import Data
@@ -85,7 +85,7 @@ CASES = {
     ),
     "Acquisition-v0": (
         lambda: Acquisition(SLICES, size=8, num_lines=3, block=4, gap=1),
-        lambda p: {"kspace": p.kspace ** (1 + np.arange(NUM) % 3).reshape(-1, 1, 1, 1, 1)},
+        lambda p: vars(of_kspace(p.kspace ** (1 + np.arange(NUM) % 3).reshape(-1, 1, 1, 1, 1), 3)),
     ),
     "Glimpses-v0": (
         lambda: Glimpses(IMAGES),
