@@ -4,7 +4,7 @@
 |---|---|---|---|
 | `Newsvendor-v0` | one order before one demand | `newsvendor_optimum`, closed form | 56.604 units, cost 1.997605 |
 | `Inventory-v0` | orders in every period, at a cost per order | `best_policy`, (s, S) | (4, 10), 8.034112 per period |
-| `FiniteInventory-v0` | the same over 5 periods | `plan`, (s, S) of each period | cost 1558.69 from no stock |
+| `FiniteInventory-v0` | the same over 5 periods | `plan`, (s, S) of each period | cost 1558.87 from no stock |
 | `SerialInventory-v0` | an order of each of 3 stages | `echelon_base_stock` | levels (9, 15, 26), 52.0467 per period |
 
 Costs are in money, stocks, orders and demands in units, times in periods; rewards are minus costs. Every optimum is
@@ -307,6 +307,8 @@ class Inventory(Environment):
 
 def finite_horizon(max_order: int = 250, horizon: int = 5, params: InventoryParams | None = None) -> Inventory:
     """`Inventory` over a finite horizon; by default demand is N(100, 20²), rounded to units.
+
+    The published cost is 1558.69, of a demand cut at 4 σ; that of this demand is 1558.87, of the same policy: `plan`.
 
     Reference: Snyder & Shen, 2019, example 4.7, for the default parameters.
     """
