@@ -20,7 +20,7 @@ from purerl.envs.wrappers import Wrapper
 # --- lines of k-space -------------------------------------------------------------------------------------------------
 
 
-def standardized(train: Any) -> Callable[[Any, Any], Any]:
+def standardized(train: Any) -> acquisition.Observe:
     """What the agent sees: the acquired lines, and the standardised logarithms of their energies, `[2 n]`.
 
     Slices are alike: by `energies_seen` they differ in the third digit. Moments are of the slices for training.

@@ -64,8 +64,9 @@ class Execution(Environment):
     so that the return is -(E + λV - ½γX²) / X, where E and V are the mean and the variance of the implementation
     shortfall Σ n (S₀ - S̃) of a schedule that is fixed beforehand. For this reward no other policy is better. By the
     variance of the shortfall itself, a policy that reacts to the price can be (Lorenz & Almgren, 2011); the reward does
-    not measure that. `info` has the `shortfall` of the trade in $. The episode terminates after N trades. Observations, float32 `[2]`, are the fractions of the
-    trades and of the shares that are left: neither the reward nor the best action depends on the price.
+    not measure that. `info` has the `shortfall` of the trade in $. The episode terminates after N trades. Observations,
+    float32 `[2]`, are the fractions of the trades and of the shares that are left: neither the reward nor the best
+    action depends on the price.
 
     The optimum is `optimal_holdings`. 64-bit JAX computes in float64.
 
