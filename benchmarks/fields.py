@@ -273,13 +273,13 @@ def of_traffic() -> Field:
 def of_spectrum() -> Field:
     params = spectrum.equal_channels(3, 0.9, 0.1)
     with jax.enable_x64(True):
-        optimum = float(relative_value_iteration(spectrum.belief_mdp(params, 20).mdp, tolerance=1e-8).gain)
+        optimum = float(relative_value_iteration(spectrum.belief_mdp(params, 40).mdp, tolerance=1e-8).gain)
     known = {
         "best without memory": spectrum.best_memoryless(params)[0],
         "any channel": float(spectrum.stationary(0.9, 0.1)),
     }
     about = "three channels that mostly alternate, share of good slots"
-    how = "exact: relative value iteration over beliefs (`spectrum.belief_mdp`, ages up to 20); agents by simulation"
+    how = "exact: relative value iteration over beliefs (`spectrum.belief_mdp`, ages up to 40); agents by simulation"
     return Field(about, spectrum.Spectrum(params), optimum, known, share_of_good, as_it_is, False, 0.02, how)
 
 
