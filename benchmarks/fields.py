@@ -232,7 +232,7 @@ class Field(NamedTuple):
     value: Callable[[Any, dict[str, Any]], float]  # (env_params, those arrays) -> a cost, or a reward
     is_cost: bool
     target: float  # the largest relative distance from the optimum that counts as reached; NaN: none
-    how: str = ""  # how the optimum is computed
+    how: str  # how the optimum is computed, and policies are judged
     kept: tuple[str, ...] = ()  # the arrays measured that are recorded as well
     also: tuple[str, ...] = ()  # the numbers measured that are reported as well
     draw: Callable[..., None] | None = None  # (env, agent, agent_state, key, path): a picture of the first seed
@@ -273,13 +273,14 @@ def of_traffic() -> Field:
 def of_spectrum() -> Field:
     params = spectrum.equal_channels(3, 0.9, 0.1)
     with jax.enable_x64(True):
-        optimum = float(relative_value_iteration(spectrum.belief_mdp(params, 20).mdp, tolerance=1e-8).gain)
+        optimum = float(relative_value_iteration(spectrum.belief_mdp(params, 40).mdp, tolerance=1e-8).gain)
     known = {
         "best without memory": spectrum.best_memoryless(params)[0],
         "any channel": float(spectrum.stationary(0.9, 0.1)),
     }
     about = "three channels that mostly alternate, share of good slots"
-    return Field(about, spectrum.Spectrum(params), optimum, known, share_of_good, as_it_is, False, 0.02)
+    how = "exact: relative value iteration over beliefs (`spectrum.belief_mdp`, ages up to 40); agents by simulation"
+    return Field(about, spectrum.Spectrum(params), optimum, known, share_of_good, as_it_is, False, 0.02, how)
 
 
 def of_battery() -> Field:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,18 @@ from purerl.envs.wrappers import Wrapper
 # --- lines of k-space -------------------------------------------------------------------------------------------------
 
 
-def standardized(train: Any) -> Callable[[Any, Any], Any]:
+def standardized(train: Any) -> acquisition.Observe:
     """What the agent sees: the acquired lines, and the standardised logarithms of their energies, `[2 n]`.
 
     Slices are alike: by `energies_seen` they differ in the third digit. Moments are of the slices for training.
     """
-    logarithm = lambda kspace: jnp.log10(jnp.maximum((kspace**2).sum((-2, -1)), acquisition.FLOOR))
-    of_train = np.asarray(logarithm(jnp.asarray(train.kspace)))
+    logarithm = lambda energy: jnp.log10(jnp.maximum(energy, acquisition.FLOOR))
+    of_train = np.asarray(logarithm(jnp.asarray(train.energy)))
     mean, deviation = of_train.mean(0), of_train.std(0) + 1e-3
 
-    def observe(kspace, acquired):
-        seen = jnp.where(acquired, (logarithm(kspace) - mean) / deviation, 0)
+    def observe(kspace, energy, acquired):
+        del kspace
+        seen = jnp.where(acquired, (logarithm(energy) - mean) / deviation, 0)
         return jnp.concatenate([acquired, seen]).astype(jnp.float32)
 
     return observe

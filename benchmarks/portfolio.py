@@ -6,8 +6,8 @@
 2. It has an advantage: trained on the days before each period (walk-forward), net of costs, on days that played no
    part in any choice, the interval of its growth lies above those of portfolios that need no learning.
 
-Settings are chosen by the first half of the periods, among several configurations by their growth there, and judged by
-the second half, which is played once.
+Settings are chosen by the first half of the periods, among the configurations by their growth there, and judged by the
+second half, which is played once. The one configuration recorded was set in trials on days of the first half.
 There is one JSON file for each configuration, half and seed; a run that was stopped continues with what is missing.
 """
 
@@ -289,10 +289,11 @@ def first_gate(root: Path) -> str:
     oracle = sum(portfolio.oracle(growth[first : first + PERIOD], cost)[0] for first in starts("first"))
     shares = growth_of(found).sum(1) / oracle
     low, high = statistics.interval(shares, statistics.mean)
+    interval = f" [{100 * low:.1f}, {100 * high:.1f}], {len(shares)} seeds" if len(shares) > 1 else ", 1 seed"
     return (
         f"The oracle, which knows all prices, has a log-growth of {oracle:.2f} in {PERIOD * len(starts('first'))} days "
-        f"after costs. PPO that sees tomorrow's returns reaches {100 * shares.mean():.1f} % of it "
-        f"[{100 * low:.1f}, {100 * high:.1f}], {len(shares)} seeds; the target is {100 * TARGET:g} %: "
+        f"after costs. PPO that sees tomorrow's returns reaches {100 * shares.mean():.1f} % of it"
+        f"{interval}; the target is {100 * TARGET:g} %: "
         f"{'reached' if shares.mean() >= TARGET else 'missed'}."
     )
 

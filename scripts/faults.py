@@ -2486,6 +2486,13 @@ FAULTS = [
         ("unit/test_spectrum.py::test_whittle_indices_make_using_and_resting_equal",),
     ),
     Fault(
+        "A battery's episodes are as long as another series of prices",
+        "envs/fields/battery.py",
+        "replace(params, max_steps_in_episode=num_hours)",
+        "params",
+        ("unit/test_fields.py::test_the_time_limit_of_a_battery_is_the_length_of_its_prices",),
+    ),
+    Fault(
         "A battery is paid for energy that it did not have",
         "envs/fields/battery.py",
         "        moved = energy - state.energy\n",

@@ -76,7 +76,9 @@ def test_the_error_of_the_image_is_the_energy_of_lines_that_were_not_acquired():
         image = inverse(np.where(acquired[:, None], kspace, 0))
         error = (np.abs(image - whole) ** 2).sum() / (np.abs(whole) ** 2).sum()
         assert errors[t] == pytest.approx(error, abs=1e-6)
-        seen = np.asarray(acquisition.zero_filled(jnp.asarray(params.kspace[2]), jnp.asarray(acquired)))
+        seen = np.asarray(
+            acquisition.zero_filled(jnp.asarray(params.kspace[2]), params.energy[2], jnp.asarray(acquired))
+        )
         np.testing.assert_allclose(seen[..., 0], np.abs(image) * 8, atol=1e-5)
         np.testing.assert_array_equal(seen[..., 1], np.broadcast_to(acquired[:, None], (8, 8)))
 
@@ -104,7 +106,8 @@ def test_what_is_seen_does_not_depend_on_lines_that_were_not_acquired():
     for observe in (acquisition.energies_seen, acquisition.zero_filled):
         env = small(observe=observe)
         acquired = jnp.zeros(8, bool).at[lines].set(True)
-        see = lambda kspace: env._observe(jnp.asarray(kspace[5]), acquired)
+        energy = acquisition.energy_of
+        see = lambda kspace: env._observe(jnp.asarray(kspace[5]), energy(kspace[5]), acquired)
         np.testing.assert_array_equal(see(params.kspace), see(changed))
 
 
@@ -247,6 +250,9 @@ def test_bad_parameters(key):
             {"kspace": np.zeros((3, 8, 7, 2))},
             r"Acquisition: kspace has shape \(3, 8, 7, 2\); it must be \(M, 8, 8, 2\)",
         ),
+        ({"energy": np.ones((3, 8))}, r"Acquisition: energy has shape \(3, 8\); it must be \(\d+, 8\)"),
+        (vars(acquisition.of_kspace(np.zeros((3, 8, 8, 2)), 3)), "no image empty"),
+        ({"kspace": 2 * env.default_params.kspace}, "energy is not that of the lines of kspace"),
     ):
         params = env.default_params.replace(**changed)
         for call in (

@@ -10,7 +10,8 @@ import zoo
 import purerl
 from purerl.envs import registry
 from purerl.envs.fields import inventory
-from purerl.envs.fields.acquisition import Acquisition
+from purerl.envs.fields.acquisition import Acquisition, of_kspace
+from purerl.envs.fields.battery import Battery, BatteryParams, daily_prices
 from purerl.envs.fields.glimpses import Glimpses
 from purerl.envs.fields.portfolio import Portfolio
 from purerl.envs.training_control.data import Data
@@ -85,7 +86,7 @@ CASES = {
     ),
     "Acquisition-v0": (
         lambda: Acquisition(SLICES, size=8, num_lines=3, block=4, gap=1),
-        lambda p: {"kspace": p.kspace ** (1 + np.arange(NUM) % 3).reshape(-1, 1, 1, 1, 1)},
+        lambda p: vars(of_kspace(p.kspace ** (1 + np.arange(NUM) % 3).reshape(-1, 1, 1, 1, 1), 3)),
     ),
     "Glimpses-v0": (
         lambda: Glimpses(IMAGES),
@@ -97,6 +98,30 @@ CASES = {
 def test_every_environment_of_the_fields_is_here():
     own = {name for name, maker in registry.OWN.items() if maker.__module__.startswith("purerl.envs.fields")}
     assert own == CASES.keys()
+
+
+@pytest.mark.parametrize("env_id", ["Newsvendor-v0", "FiniteInventory-v0", "Battery-v0"])
+def test_a_time_limit_that_would_have_no_effect_is_refused(env_id, key):
+    env, params = purerl.make(env_id)
+    _, state = env.reset_env(key, params)
+    length = params.max_steps_in_episode
+    other = replace(params, max_steps_in_episode=length + 1)
+    for call in (lambda: env.reset_env(key, other), lambda: env.step_env(key, state, 0, other)):
+        with pytest.raises(ValueError, match=rf"max_steps_in_episode is {length + 1}; it must lie in \[{length}, "):
+            call()
+
+
+@pytest.mark.parametrize("env_id", ["Inventory-v0", "SerialInventory-v0", "TrafficSignal-v0", "Spectrum-v0"])
+def test_an_endless_task_needs_a_time_limit(env_id, key):
+    env, params = purerl.make(env_id)
+    with pytest.raises(ValueError, match="max_steps_in_episode is 0; it must lie in"):
+        env.reset_env(key, replace(params, max_steps_in_episode=0))
+
+
+def test_the_time_limit_of_a_battery_is_the_length_of_its_prices():
+    """`training.evaluate` plays episodes up to it."""
+    env = Battery(200, params=BatteryParams(daily_prices(200)))
+    assert env.default_params.max_steps_in_episode == 200
 
 
 def play(env, params, key, num_steps=3):

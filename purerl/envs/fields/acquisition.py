@@ -24,6 +24,7 @@ import numpy as np
 from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
+from jax.core import Tracer
 
 from purerl.arguments import check_counts, check_functions, check_range
 from purerl.core import Array
@@ -32,7 +33,7 @@ from purerl.envs.training_control.data import file_of_package
 DTYPES = {2: "<u1", 4: "<i2", 8: "<i4", 16: "<f4", 64: "<f8"}  # of NIfTI-1, by code
 FLOOR = 1e-8  # relative energy below which a line is seen as empty
 
-Observe = Callable[[Array, Array], Array]  # (k-space [n, n, 2], acquired [n]) -> what the agent sees of them
+Observe = Callable[[Array, Array, Array], Array]  # (k-space [n, n, 2], energy [n], acquired [n]) -> what is seen
 
 
 @cache
@@ -135,15 +136,16 @@ def blocks(num: int, length: int = 10, gap: int = 2) -> tuple[np.ndarray, np.nda
 # --- what the agent sees ----------------------------------------------------------------------------------------------
 
 
-def energies_seen(kspace: Array, acquired: Array) -> Array:
+def energies_seen(kspace: Array, energy: Array, acquired: Array) -> Array:
     """Whether each line is acquired, and the logarithm of its energy, from 0 to about 1, float32 `[2 n]`."""
-    energy = (kspace**2).sum((-2, -1))
+    del kspace
     logarithm = 1 + jnp.log10(jnp.maximum(energy, FLOOR)) / -np.log10(FLOOR)
     return jnp.concatenate([acquired, jnp.where(acquired, logarithm, 0)]).astype(jnp.float32)
 
 
-def zero_filled(kspace: Array, acquired: Array) -> Array:
+def zero_filled(kspace: Array, energy: Array, acquired: Array) -> Array:
     """The zero-filled inverse's magnitude, and the acquired lines, float32 `[n, n, 2]`: an image for a convolution."""
+    del energy
     lines = jnp.where(acquired[:, None], kspace[..., 0] + 1j * kspace[..., 1], 0)
     image = jnp.abs(jnp.fft.ifft2(jnp.fft.ifftshift(lines), norm="ortho")) * len(acquired)
     return jnp.stack([image, jnp.broadcast_to(acquired[:, None], image.shape)], -1).astype(jnp.float32)
@@ -151,10 +153,18 @@ def zero_filled(kspace: Array, acquired: Array) -> Array:
 
 @struct.dataclass
 class AcquisitionParams:
-    """kspace: float `[M, n, n, 2]`, from which episodes draw an image.  max_steps_in_episode: K, lines to acquire."""
+    """kspace: float `[M, n, n, 2]`, from which episodes draw an image.  energy: of its lines, Σ_x |F(k, x)|², `[M, n]`,
+    computed once, by `of_kspace`.  max_steps_in_episode: K, lines to acquire.
+    """
 
     kspace: Any
+    energy: Any
     max_steps_in_episode: int
+
+
+def of_kspace(kspace: Any, num_lines: int) -> AcquisitionParams:
+    """The parameters of images by their k-space `[..., M, n, n, 2]`."""
+    return AcquisitionParams(kspace, energy_of(kspace), num_lines)
 
 
 class AcquisitionState(NamedTuple):
@@ -178,8 +188,8 @@ class Acquisition(Environment):
     both. The images are real, so that lines k and -k have the same energy; the zero-filled inverse needs both.
 
     Actions are lines, from 0 to n - 1; line n // 2 has frequency 0. Episodes terminate after K. Observations are
-    `{"seen": observe(k-space, acquired), "action_mask": bool [n]}`: the scale of the energies is the same for all
-    images, so that they do not show an image's total. `info` has the `error`.
+    `{"seen": observe(k-space, energy of lines, acquired), "action_mask": bool [n]}`: the scale of the energies is the
+    same for all images, so that they do not show an image's total. `info` has the `error`.
 
     Slices are split in blocks, see `blocks`: `default_params` are for training and `test_params` for test.
 
@@ -217,8 +227,8 @@ class Acquisition(Environment):
                 f"Acquisition: images has {len(kspace)} slices; in blocks of {block} none is left for test"
             )
         scale = np.sqrt((kspace[train] ** 2).sum((1, 2, 3)).mean())  # of training alone
-        self._train, self._test = kspace[train] / scale, kspace[test] / scale
-        self._size, self._num_lines, self._observe = size, num_lines, observe
+        self._train, self._test = (of_kspace(kspace[index] / scale, num_lines) for index in (train, test))
+        self._size, self._observe = size, observe
 
     @property
     def num_actions(self) -> int:
@@ -226,12 +236,12 @@ class Acquisition(Environment):
 
     @property
     def default_params(self) -> AcquisitionParams:
-        return AcquisitionParams(self._train, self._num_lines)
+        return self._train
 
     @property
     def test_params(self) -> AcquisitionParams:
         """The slices that are not in `default_params`."""
-        return AcquisitionParams(self._test, self._num_lines)
+        return self._test
 
     def _check(self, params: AcquisitionParams) -> None:
         check_range("Acquisition", 1, self._size, max_steps_in_episode=params.max_steps_in_episode)
@@ -240,6 +250,15 @@ class Acquisition(Environment):
             raise ValueError(
                 f"Acquisition: kspace has shape {shape}; it must be (M, {self._size}, {self._size}, 2), M images"
             )
+        if np.shape(params.energy) != shape[:2]:
+            raise ValueError(f"Acquisition: energy has shape {np.shape(params.energy)}; it must be {shape[:2]}")
+        if any(isinstance(x, Tracer) for x in (params.kspace, params.energy)):
+            return
+        energy = np.asarray(params.energy)
+        if not (np.isfinite(energy) & (energy >= 0)).all() or not energy.any(-1).all():
+            raise ValueError("Acquisition: energy must be finite and not negative, and no image empty")
+        if not np.allclose(energy, energy_of(np.asarray(params.kspace)), rtol=1e-4, atol=1e-6):
+            raise ValueError("Acquisition: energy is not that of the lines of kspace; of_kspace computes it")
 
     def reset_env(self, key, params):
         self._check(params)
@@ -254,15 +273,16 @@ class Acquisition(Environment):
     def step_env(self, key, state, action, params):
         del key
         self._check(params)
-        energy = line_energies(jnp.asarray(params.kspace)[state.image])
+        energy = jnp.asarray(params.energy)[state.image]
+        energy = energy / energy.sum()
         reward = jnp.where(state.acquired[action], 0.0, energy[action])
         state = AcquisitionState(state.image, state.acquired.at[action].set(True), state.time + 1)
         info = {"error": jnp.sum(energy * ~state.acquired)}
         return self._see(state, params), state, reward, state.time >= params.max_steps_in_episode, info
 
     def _see(self, state, params):
-        kspace = jnp.asarray(params.kspace)[state.image]
-        return {"seen": self._observe(kspace, state.acquired), "action_mask": ~state.acquired}
+        kspace, energy = (jnp.asarray(x)[state.image] for x in (params.kspace, params.energy))
+        return {"seen": self._observe(kspace, energy, state.acquired), "action_mask": ~state.acquired}
 
     def is_truncated(self, state, params):
         return jnp.zeros((), bool)
@@ -272,7 +292,9 @@ class Acquisition(Environment):
 
     def observation_space(self, params):
         line = jax.ShapeDtypeStruct((self._size,), jnp.bool_)
-        seen = jax.eval_shape(self._observe, jax.ShapeDtypeStruct((self._size, self._size, 2), jnp.float32), line)
+        energy = jax.ShapeDtypeStruct((self._size,), jnp.float32)
+        kspace = jax.ShapeDtypeStruct((self._size, self._size, 2), jnp.float32)
+        seen = jax.eval_shape(self._observe, kspace, energy, line)
         box = spaces.Box(-jnp.inf, jnp.inf, seen.shape, seen.dtype)
         return spaces.Dict({"seen": box, "action_mask": spaces.Box(0, 1, (self._size,), jnp.bool_)})
 
@@ -284,12 +306,17 @@ class Acquisition(Environment):
         figure = Figure(figsize=(7, 2.6), layout="constrained")
         axes = figure.subplots(1, 3)
         lines = np.log10(np.asarray((kspace**2).sum(-1)) + FLOOR)
-        whole = zero_filled(kspace, jnp.ones_like(acquired))[..., 0]
-        error = float(jnp.sum(line_energies(kspace) * ~acquired))
+        energy = jnp.asarray(params.energy)[state.image]
+        whole = zero_filled(kspace, energy, jnp.ones_like(acquired))[..., 0]
+        error = float(jnp.sum(energy * ~acquired) / energy.sum())
         titles = f"k-space, {int(acquired.sum())} lines", f"zero-filled, error {error:.3f}", "image"
         gray = {"cmap": "gray", "vmin": 0, "vmax": float(whole.max())}
         styles = {"vmin": np.log10(FLOOR), "vmax": lines.max()}, gray, gray
-        shown = np.where(np.asarray(acquired)[:, None], lines, np.nan), zero_filled(kspace, acquired)[..., 0], whole
+        shown = (
+            np.where(np.asarray(acquired)[:, None], lines, np.nan),
+            zero_filled(kspace, energy, acquired)[..., 0],
+            whole,
+        )
         for axis, picture, title, style in zip(axes, shown, titles, styles, strict=True):
             axis.imshow(np.asarray(picture), **style)
             axis.set(title=title, xticks=[], yticks=[])
@@ -299,9 +326,14 @@ class Acquisition(Environment):
 # --- orders of lines --------------------------------------------------------------------------------------------------
 
 
+def energy_of(kspace: Any) -> Any:
+    """Σ_x |F(k, x)|², the energy of each line, `[..., n]`, of k-space `[..., n, n, 2]`."""
+    return (kspace**2).sum((-2, -1))
+
+
 def line_energies(kspace: Any) -> Any:
     """e_k, the share of each line in the energy of its image, `[..., n]`, of k-space `[..., n, n, 2]`."""
-    energy = (kspace**2).sum((-2, -1))
+    energy = energy_of(kspace)
     return energy / energy.sum(-1, keepdims=True)
 
 

@@ -13,6 +13,7 @@ some welfare effects", doi:10.1016/j.eneco.2008.10.005 (a price taker with known
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -36,7 +37,7 @@ class BatteryParams:
 
     capacity: MWh.  power: of charging and discharging, MW.  start: energy at the beginning, MWh.
     efficiency: of charging and of discharging, each, in (0, 1]; a round trip has its square.
-    wear: money per MWh charged or discharged.
+    wear: money per MWh charged or discharged.  max_steps_in_episode: T, hours; the environment sets it in its defaults.
     """
 
     prices: Any
@@ -74,7 +75,8 @@ class Battery(Environment):
       params: the default parameters; None: the prices are `daily_prices`.
     Raises:
       ValueError: for a count that is none or for another length of prices, and at a reset or step for prices that are
-        missing (not finite, or 0), a capacity, power or efficiency that is not positive, or others out of range.
+        missing (not finite, or 0), a capacity, power or efficiency that is not positive, a time limit other than T, or
+        others out of range.
     """
 
     name: str = "Battery-v0"
@@ -84,11 +86,12 @@ class Battery(Environment):
         check_counts("Battery", num_hours=num_hours, lookahead=lookahead)
         self._num_hours, self._lookahead = num_hours, lookahead
         daily = BatteryParams(daily_prices(num_hours), max_steps_in_episode=num_hours)
-        self._params = daily if params is None else params
+        self._params = daily if params is None else replace(params, max_steps_in_episode=num_hours)
         self._check(self._params)
 
     def _check(self, params: BatteryParams) -> None:
         check_battery(params)
+        check_range("Battery", self._num_hours, self._num_hours, max_steps_in_episode=params.max_steps_in_episode)
         if np.shape(params.prices)[-1:] != (self._num_hours,):
             raise ValueError(
                 f"Battery: prices have shape {np.shape(params.prices)}; it must be ({self._num_hours},), num_hours"

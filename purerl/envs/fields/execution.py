@@ -62,13 +62,16 @@ class Execution(Environment):
         reward             -(ε n + η̃ n²/τ + λ σ² τ x'²) / X,   η̃ = η - γτ/2,   in $ per share of the order
 
     so that the return is -(E + λV - ½γX²) / X, where E and V are the mean and the variance of the implementation
-    shortfall Σ n (S₀ - S̃) of a schedule that is fixed beforehand, which is the best kind. `info` has the `shortfall`
-    of the trade in $. The episode terminates after N trades. Observations, float32 `[2]`, are the fractions of the
-    trades and of the shares that are left: neither the reward nor the best action depends on the price.
+    shortfall Σ n (S₀ - S̃) of a schedule that is fixed beforehand. For this reward no other policy is better. By the
+    variance of the shortfall itself, a policy that reacts to the price can be (Lorenz & Almgren, 2011); the reward does
+    not measure that. `info` has the `shortfall` of the trade in $. The episode terminates after N trades. Observations,
+    float32 `[2]`, are the fractions of the trades and of the shares that are left: neither the reward nor the best
+    action depends on the price.
 
     The optimum is `optimal_holdings`. 64-bit JAX computes in float64.
 
-    Reference: Almgren & Chriss, 2001, "Optimal execution of portfolio transactions", Journal of Risk 3, section 1.
+    References: Almgren & Chriss, 2001, "Optimal execution of portfolio transactions", Journal of Risk 3, section 1;
+    Lorenz & Almgren, 2011, "Mean-variance optimal adaptive execution".
     Raises:
       ValueError: at a reset or step, for parameters outside of their ranges.
     """

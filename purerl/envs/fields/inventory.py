@@ -4,7 +4,7 @@
 |---|---|---|---|
 | `Newsvendor-v0` | one order before one demand | `newsvendor_optimum`, closed form | 56.604 units, cost 1.997605 |
 | `Inventory-v0` | orders in every period, at a cost per order | `best_policy`, (s, S) | (4, 10), 8.034112 per period |
-| `FiniteInventory-v0` | the same over 5 periods | `plan`, (s, S) of each period | cost 1558.69 from no stock |
+| `FiniteInventory-v0` | the same over 5 periods | `plan`, (s, S) of each period | cost 1558.87 from no stock |
 | `SerialInventory-v0` | an order of each of 3 stages | `echelon_base_stock` | levels (9, 15, 26), 52.0467 per period |
 
 Costs are in money, stocks, orders and demands in units, times in periods; rewards are minus costs. Every optimum is
@@ -143,6 +143,7 @@ def _normal_cdf(z: Any) -> np.ndarray:
 
 def _check_newsvendor(params: NewsvendorParams) -> None:
     _check_positive("Newsvendor", holding=params.holding, penalty=params.penalty, std=params.std)
+    check_range("Newsvendor", 1, 1, max_steps_in_episode=params.max_steps_in_episode)
     check_range("Newsvendor", -1e30, 1e30, mean=params.mean)
 
 
@@ -241,7 +242,8 @@ class Inventory(Environment):
       horizon: T, or None.
       params: the default parameters; None: Poisson demand of mean 6 and the costs of `InventoryParams`.
     Raises:
-      ValueError: for a count that is none, and at a reset or step for costs, probabilities or a capacity out of range.
+      ValueError: for a count that is none, and at a reset or step for costs, probabilities or a capacity out of range,
+        or a time limit other than the horizon.
     """
 
     def __init__(self, max_order: int = 20, horizon: int | None = None, params: InventoryParams | None = None):
@@ -258,19 +260,24 @@ class Inventory(Environment):
     def num_actions(self) -> int:
         return self._max_order + 1
 
+    def _check(self, params: InventoryParams) -> None:
+        check_inventory(params)
+        ends = (1, 2**31 - 1) if self._horizon is None else (self._horizon, self._horizon)
+        check_range("Inventory", *ends, max_steps_in_episode=params.max_steps_in_episode)
+
     @property
     def default_params(self) -> InventoryParams:
         return self._params if self._horizon is None else replace(self._params, max_steps_in_episode=self._horizon)
 
     def reset_env(self, key, params):
         del key
-        check_inventory(params)
+        self._check(params)
         zero = jnp.zeros((), jnp.int32)
         state = InventoryState(jnp.asarray(params.start, jnp.int32), zero, zero, zero)
         return self.see(state, params), state
 
     def step_env(self, key, state, action, params):
-        check_inventory(params)
+        self._check(params)
         probability = jnp.asarray(params.demand, jnp.float32)
         demand = jax.random.choice(key, probability.shape[0], p=probability).astype(jnp.int32)
         room = jnp.maximum(jnp.asarray(params.capacity, jnp.int32) - state.stock, 0)
@@ -307,6 +314,8 @@ class Inventory(Environment):
 
 def finite_horizon(max_order: int = 250, horizon: int = 5, params: InventoryParams | None = None) -> Inventory:
     """`Inventory` over a finite horizon; by default demand is N(100, 20²), rounded to units.
+
+    The published cost is 1558.69, of a demand cut at 4 σ; that of this demand is 1558.87, of the same policy: `plan`.
 
     Reference: Snyder & Shen, 2019, example 4.7, for the default parameters.
     """
@@ -580,6 +589,7 @@ def check_serial(params: SerialInventoryParams) -> None:
     _check_demand("SerialInventory", params.demand)
     _check_positive("SerialInventory", holding=params.holding, penalty=params.penalty)
     check_range("SerialInventory", 0, 2**20, lead=params.lead)
+    check_range("SerialInventory", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
     if np.shape(params.holding) != np.shape(params.lead) or not np.shape(params.lead):
         shapes = f"{np.shape(params.holding)} and {np.shape(params.lead)}"
         raise ValueError(f"SerialInventory: holding and lead have shapes {shapes}; both must be (N,), N stages")

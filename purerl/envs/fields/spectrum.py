@@ -129,6 +129,7 @@ def check_spectrum(params: SpectrumParams) -> None:
             f"Spectrum: p01 and p11 have shapes {shapes[0]} and {shapes[1]}; both must be (N,), N channels"
         )
     check_range("Spectrum", 0, 1, p01=params.p01, p11=params.p11)
+    check_range("Spectrum", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
     known = not any(isinstance(x, Tracer) for x in (params.p01, params.p11))
     if known and ((np.asarray(params.p01) == 0) & (np.asarray(params.p11) == 1)).any():
         raise ValueError("Spectrum: a channel has p01 = 0 and p11 = 1; it never changes and has no stationary law")

@@ -178,6 +178,7 @@ def check_traffic(params: TrafficSignalParams) -> None:
         return
     check_range("TrafficSignal", 0, 1, arrival=params.arrival)
     check_range("TrafficSignal", 1, 2**30, lost=params.lost, room=params.room)
+    check_range("TrafficSignal", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------
