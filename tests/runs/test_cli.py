@@ -304,7 +304,7 @@ def test_a_process_is_set_up_as_nobody_else_has_said(tmp_path, monkeypatch):
 
 def test_a_time_limit_may_exceed_the_environments_own(tmp_path, monkeypatch):
     planned = []
-    monkeypatch.setattr(execute, "execute", lambda plan, *_: planned.append(plan))
+    monkeypatch.setattr(execute, "execute", lambda plan, *_, **how: planned.append(plan))
     for limit in (1000, 20):
         assert train(tmp_path / f"{limit}", "--time-limit", limit, agent=f"{OWN}:untrained") == 0
     assert [plan.env_params.max_steps_in_episode for plan in planned] == [1000, 500]
@@ -364,7 +364,7 @@ def test_the_cache_of_compiled_programs_can_be_left_out(tmp_path, monkeypatch):
     used, decided = [], []
     monkeypatch.setattr(devices, "reset_cache", lambda: decided.append(jax.config.jax_enable_compilation_cache))
     monkeypatch.setattr(build, "environment", lambda name: (used.append(decided[:]), envs.make("CartPole-v1"))[1])
-    monkeypatch.setattr(execute, "execute", lambda *_: used.append(jax.config.jax_enable_compilation_cache))
+    monkeypatch.setattr(execute, "execute", lambda *_, **how: used.append(jax.config.jax_enable_compilation_cache))
     for name, flags in (("a", []), ("b", ["--no-compilation-cache"])):
         assert train(tmp_path / name, *flags, agent=f"{OWN}:untrained") == 0
     assert used == [[], True, [False], False] and jax.config.jax_enable_compilation_cache
@@ -485,7 +485,7 @@ def test_checkpoints_are_half_a_minute_apart():
 
 def test_a_run_is_never_written_over_another(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(execute, "execute", lambda *_: None)
+    monkeypatch.setattr(execute, "execute", lambda *_, **how: None)
     for _ in range(2):
         assert command("train", "ppo", "CartPole-v1") == 0
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["ppo-CartPole-v1", "ppo-CartPole-v1-2"]

@@ -17,11 +17,12 @@ from purerl.runs import execute, sweeps
 ROOT = pages.ROOT
 PAGES = pages.pages()
 COMMANDS = [(page, line) for page in PAGES for line in pages.purerl(page)]
-READ_RUNS = {"--init-from", "--schedules"}  # options of a training that need what an earlier one has left
+# options of a training that need what an earlier one has left, or other processes
+NEED_MORE = {"--init-from", "--schedules", "--distributed"}
 TRAIN = [
     (page, line)
     for page, line in COMMANDS
-    if line.startswith("train ") and not {"--help", *READ_RUNS} & {*line.split()}
+    if line.startswith("train ") and not {"--help", *NEED_MORE} & {*line.split()}
 ]
 OTHERS = [case for case in COMMANDS if case not in TRAIN]
 

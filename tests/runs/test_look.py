@@ -118,7 +118,7 @@ def test_an_episode_as_a_gif(env, whole, tmp_path, monkeypatch, capsys):
     a = whole
     if env != "CartPole-v1":
         a = tmp_path / "a"
-        monkeypatch.setattr(execute, "execute", lambda *_: None)  # an untrained agent will do
+        monkeypatch.setattr(execute, "execute", lambda *_, **how: None)  # an untrained agent will do
         train(a, agent=f"{OWN}:untrained", env=env, seeds=1)
         job = plans.plan_of_directory(a)
         state = jax.jit(lambda keys: purerl.batch(job.make)(job.hp()).init(keys))(job.run_keys())

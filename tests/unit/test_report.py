@@ -136,7 +136,9 @@ def test_images_of_any_dtype():
 
 def test_the_pace_of_a_resumed_run_is_that_of_its_own_updates(monkeypatch):
     clock = SimpleNamespace(now=5.0)
-    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(
+        progress, "time", SimpleNamespace(perf_counter=lambda: clock.now, process_time=lambda: clock.now)
+    )
     with open(os.devnull, "w") as nowhere:
         console = Console(record=True, force_terminal=False, width=120, file=nowhere)
         with progress.Progress(100, 10, console, first=60) as bar:
