@@ -25,6 +25,7 @@ SAMPLERS = (*DESIGNS, "grid", *studies.SAMPLERS)
 PBT, POPULATION = "pbt", "population"  # a schedule, and the folder of its run
 SCHEDULES = ("full", "halving", "hyperband", PBT)
 EXCHANGE = {"interval": None, "fraction": 0.2, "perturb": (0.8, 1.2), "resample": 0.0}  # options of pbt
+MOST_TRIALS = 2**20  # their values are held in memory, and in one table
 GENERATIONS = 20  # of a population, unless an interval is given
 HIDDEN = ("tensorboard", "wandb", "mlflow")  # options of a run that a search has not
 
@@ -79,6 +80,8 @@ def search_of(config: Mapping[str, Any], sampler: str, schedule: str | None, **h
     for name, values in config["env_param"]:
         if len(values) > 1:
             raise ValueError(f"--env-param: {name} is part of the task; give one value")
+    if how["trials"] > MOST_TRIALS:
+        raise ValueError(f"--trials is {how['trials']:,}; at most {MOST_TRIALS:,} are allowed")
     if how["study"]:
         studies.check_location(how["study"])
     if sampler in studies.SAMPLERS:
