@@ -38,6 +38,8 @@ def rows_of(parameters: list[click.Option], config: type) -> list[tuple[str, ...
         accepted = allowed(about[x.name], hints_of(config)[x.name]) if x.name in about else ""
         if isinstance(kind, click.Choice):
             accepted = ", ".join(f"`{choice}`" for choice in kind.choices)
+        elif x.is_flag:
+            accepted = "no value"
         default = x.show_default if isinstance(x.show_default, str) else x.default
         rows.append((" ".join(f"`{flag}`" for flag in (*x.opts, *x.secondary_opts)), f"`{default}`", accepted, x.help))
     return rows

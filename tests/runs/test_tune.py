@@ -347,7 +347,7 @@ def test_points_of_designs():
         (["--anneal-steps", "none,100"], "none is structure"),
         (["--num-envs", "uniform:1:4"], "'uniform:1:4' is not a positive whole number"),
         ([*RATE, "--trials", "0"], "'0' is not a positive whole number"),
-        ([*RATE, "--trials", "1e8"], "--trials is 100,000,000; at most 1,048,576 are allowed"),
+        ([*RATE, "--trials", "100000000"], "--trials is 100,000,000; at most 1,048,576 are allowed"),
         ([*RATE, "--steps", "8"], "--steps is 8; one iteration is num_envs x rollout_length"),
         ([*RATE, "--study", "x"], "--study is x; it needs a sampler of Optuna's: tpe"),
         ([*RATE, "--sampler", "tpe", "--schedule", "halving"], "--schedule is halving; with --sampler tpe it must be"),
