@@ -201,10 +201,10 @@ def test_agents_have_the_parts_of_a_page():
     """A paper, an equation and limits: the site's pages of agents are made of them."""
     for name in purerl.agents.names():
         module = importlib.import_module(f"purerl.agents.{name}")
-        make = getattr(module, name)
+        about = inspect.getdoc(getattr(module, name))
         assert re.search(r"arXiv:|doi:", module.__doc__), f"{name} has no paper"
-        assert re.search(r"^ {8}\S.*\S", make.__doc__, re.MULTILINE), f"{name} has no equation"
-        assert "\n    Limits:\n" in make.__doc__, f"{name} has no limits"
+        assert re.search(r"^ {4}\S.*\S", about, re.MULTILINE), f"{name} has no equation"
+        assert "\nLimits:\n" in about, f"{name} has no limits"
 
 
 def as_one_program(function):
