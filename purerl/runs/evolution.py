@@ -16,7 +16,7 @@ from purerl.runs.progress import Progress, short
 from purerl.runs.record import Record, not_numbers
 from purerl.runs.search import Search, command_of, final_of, points_of
 from purerl.runs.search_report import Trial, Winner
-from purerl.search.pbt import History, schedule
+from purerl.search.pbt import History, most_replaced, schedule
 
 SCHEDULE = "schedule.csv"
 
@@ -24,7 +24,7 @@ SCHEDULE = "schedule.csv"
 def _announce(search: Search, plan: Plan, num_devices: int) -> None:
     population, n = plan.population, plan.num_runs
     assert population is not None
-    k = min(max(round(population.fraction * n), 1), n // 2)
+    k = most_replaced(population.fraction, n)
     size = replay.bytes_of(like(plan))
     times = report.counted(len(populations.exchanges(plan)), "exchange")
     report.note(

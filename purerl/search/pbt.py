@@ -48,6 +48,7 @@ __all__ = [
     "history",
     "latest_returns",
     "members",
+    "most_replaced",
     "perturb",
     "resample",
     "schedule",
@@ -58,6 +59,15 @@ Select = Callable[[Key, Array], Array]  # scores float32 [n] -> the parent of ea
 Explore = Callable[[Key, Array, Interval], Array]  # a value float32 [], and the interval in which it is kept -> another
 
 # --- exploit: who copies whom -----------------------------------------------------------------------------------------
+
+
+def most_replaced(share: float, n: int) -> int:
+    """The k of `truncation`, for n members that all have a finite score.
+
+    >>> most_replaced(0.2, 8), most_replaced(0.0, 8), most_replaced(0.1, 2)
+    (2, 0, 1)
+    """
+    return min(max(round(share * n), 1), n // 2) if share else 0
 
 
 def truncation(share: float = 0.2) -> Select:
@@ -88,7 +98,7 @@ def truncation(share: float = 0.2) -> Select:
     def select(key: Key, scores: Array) -> Array:
         n, absent, finite = scores.shape[0], jnp.isneginf(scores), jnp.isfinite(scores)
         known = n - absent.sum()
-        count = jnp.minimum(min(max(round(share * n), 1), n // 2) if share else 0, known // 2)
+        count = jnp.minimum(most_replaced(share, n), known // 2)
         order = jnp.lexsort((jnp.where(finite, scores, -jnp.inf), absent))  # broken ones first; stable
         rank = jnp.zeros(n, jnp.int32).at[order].set(jnp.arange(n, dtype=jnp.int32))
         parents = jnp.clip(finite.sum(), 1, jnp.maximum(count, 1))
