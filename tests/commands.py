@@ -140,3 +140,23 @@ class StopAfter:
     def asked(self):
         self.left -= 1
         return self.left <= 0
+
+
+def searched_together(words, study, directories):
+    """What searches print that share a study, each in a process of its own; `words(directory, *options)` is one's."""
+    started = [
+        process(*words(directory, "--study", study, "--trials", 6, "--seed", seed, "--devices", 1))
+        for seed, directory in enumerate(directories)
+    ]
+    printed = []
+    for one in started:
+        out, error = one.communicate(timeout=400)
+        assert one.returncode == 0, error
+        printed.append(out)
+    return printed
+
+
+def numbers_of(directory):
+    """The numbers that the trials of a search have in its study."""
+    stored = [files.read_json(path) for path in sorted(directory.glob("generation-*/trials.json"))]
+    return [number for one in stored for number in one["numbers"]]

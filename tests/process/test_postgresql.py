@@ -1,7 +1,6 @@
 """One study of Optuna's in a PostgreSQL server, for several processes; the server is started here."""
 
 import contextlib
-import json
 import os
 import pwd
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import OWN, command, process
+from commands import OWN, command, numbers_of, searched_together
 
 from purerl.runs import studies
 from purerl.search.spaces import choice, log_uniform
@@ -111,11 +110,6 @@ def trials_of(url):
     return optuna.load_study(study_name=studies.NAME, storage=storage).trials
 
 
-def numbers_of(directory):
-    stored = [json.loads(path.read_text()) for path in sorted(directory.glob("generation-*/trials.json"))]
-    return [number for one in stored for number in one["numbers"]]
-
-
 def said(capsys):
     """The one line of an error."""
     error = capsys.readouterr().err
@@ -127,13 +121,7 @@ def said(capsys):
 def test_two_processes_share_a_study(server, tmp_path, capsys):
     """Both start on a database without tables, and find each other's trials."""
     url, directories = server.database("shared"), [tmp_path / "a", tmp_path / "b"]
-    started = [
-        process(*words(directory, "--study", url, "--trials", 6, "--seed", seed, "--devices", 1))
-        for seed, directory in enumerate(directories)
-    ]
-    for one in started:
-        _, error = one.communicate(timeout=400)
-        assert one.returncode == 0, error
+    searched_together(words, url, directories)
     numbers, trials = [numbers_of(directory) for directory in directories], trials_of(url)
     assert sorted([*numbers[0], *numbers[1]]) == [t.number for t in trials] == [*range(len(trials))]
     assert min(map(len, numbers)) > 0 and 6 <= len(trials) <= 8 and {t.state for t in trials} == {COMPLETE}

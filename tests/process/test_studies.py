@@ -1,11 +1,10 @@
 """Searches with a sampler of Optuna's: one study for several processes, whose storage is used once for each batch."""
 
 import csv
-import json
 
 import numpy as np
 import pytest
-from commands import OWN, StopAfter, command, process
+from commands import OWN, StopAfter, command, numbers_of, searched_together
 
 from purerl.runs import execute, studies
 from purerl.search.spaces import choice, log_uniform
@@ -26,11 +25,6 @@ def trials_of(path):
     return optuna.load_study(study_name=studies.NAME, storage=storage).trials
 
 
-def numbers_of(directory):
-    stored = [json.loads(path.read_text()) for path in sorted(directory.glob("generation-*/trials.json"))]
-    return [number for one in stored for number in one["numbers"]]
-
-
 def rows_of(directory):
     with (directory / "trials.csv").open() as file:
         return list(csv.DictReader(file))
@@ -38,14 +32,7 @@ def rows_of(directory):
 
 def test_two_processes_share_a_study(tmp_path, capsys):
     journal, directories = tmp_path / "study.journal", [tmp_path / "a", tmp_path / "b"]
-    started = [
-        process(*words(directory, "--study", journal, "--trials", 6, "--seed", seed, "--devices", 1))
-        for seed, directory in enumerate(directories)
-    ]
-    for one in started:
-        out, error = one.communicate(timeout=400)
-        assert one.returncode == 0, error
-        assert "winner's curse" in out
+    assert all("winner's curse" in out for out in searched_together(words, journal, directories))
     numbers = [numbers_of(directory) for directory in directories]
     trials = trials_of(journal)
     assert sorted([*numbers[0], *numbers[1]]) == [t.number for t in trials] and 6 <= len(trials) <= 8
