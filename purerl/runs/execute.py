@@ -36,7 +36,7 @@ def _exchanged(plan: Plan, directory: Path, record: Record, iteration: int, stat
         broken = np.asarray(holds_nan(state.agent)) | (np.asarray(state.nonfinite) > 0)
         change = populations.change(plan, record.iterations, record.rows, broken)
         plan.config["horizons"].append(change)
-        files.write_json(directory / files.CONFIG, {"format": files.FORMAT, **plan.config})
+        files.write_config(directory, plan.config)
     parent = np.array(change["exchange"]["parent"])
     record.replace(parent)
     return state if (parent == np.arange(len(parent))).all() else populations.copied(state, parent)
@@ -363,7 +363,7 @@ def resume(
             change = {"iteration": first, "differs": {name: [old, new] for name, old, new in differs}, **elsewhere}
             files.write_json(directory / files.MANIFEST, {**manifest, "resumed": [*manifest["resumed"], change]})
         if writes and (steps is not None or anneal_steps is not None):
-            files.write_json(directory / files.CONFIG, {"format": files.FORMAT, **plan.config})
+            files.write_config(directory, plan.config)
         _announce(plan, used, first)
         execute(plan, directory, used, save_every, saved, partial(reported, table=table), each)
 

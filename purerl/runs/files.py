@@ -52,6 +52,11 @@ def write_json(path: Path, value: dict) -> None:
     write(path, json.dumps(value, indent=1) + "\n")
 
 
+def write_config(directory: Path, config: Mapping[str, Any]) -> None:
+    """Write the config of a directory, with the format in which it is."""
+    write_json(directory / CONFIG, {"format": FORMAT, **config})
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The dict in a JSON file.
 
@@ -125,7 +130,7 @@ def create(directory: Path, config: dict, manifest: dict, copies: Iterable[tuple
     except OSError as error:
         raise OSError(f"{directory} cannot be made: {error.strerror or error}") from error
     write_json(directory / MANIFEST, manifest)
-    write_json(directory / CONFIG, {"format": FORMAT, **config})
+    write_config(directory, config)
 
 
 def create_sweep(directory: Path, members: Mapping[str, Mapping[str, str]]) -> None:
@@ -140,7 +145,7 @@ def create_sweep(directory: Path, members: Mapping[str, Mapping[str, str]]) -> N
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"{directory} cannot be made: {error.strerror or error}") from error
-    write_json(directory / CONFIG, {"format": FORMAT, "kind": SWEEP, "members": members})
+    write_config(directory, {"kind": SWEEP, "members": members})
 
 
 @contextlib.contextmanager

@@ -79,6 +79,6 @@ def resize(plan: Plan, directory: Path, before: Plan) -> None:
         report.note(f"new episodes begin in {envs} environments; blocks of {length} steps")
         change = {"iteration": at, "differs": differs}
         files.write_json(directory / files.MANIFEST, {**manifest, "resumed": [*manifest["resumed"], change]})
-    files.write_json(directory / files.CONFIG, {"format": files.FORMAT, **plan.config})
+    files.write_config(directory, plan.config)
     for path, (leaves, notes) in new.items():
         checkpoint.save(path, leaves, {name: text for name, text in notes.items() if name not in ("digest", "purerl")})

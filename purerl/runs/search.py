@@ -140,7 +140,7 @@ def _population(
 
 def stored(search: Search) -> dict[str, Any]:
     """The config.json of a search."""
-    return {"format": files.FORMAT, "kind": files.SEARCH, **search._asdict(), "space": spaces.to_json(search.space)}
+    return {"kind": files.SEARCH, **search._asdict(), "space": spaces.to_json(search.space)}
 
 
 def read(directory: Path) -> Search:

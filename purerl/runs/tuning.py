@@ -52,7 +52,7 @@ def train(search: Search, directory: Path | None, devices: int | None, save_ever
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"{directory} cannot be made: {error.strerror or error}") from error
-    files.write_json(directory / files.CONFIG, stored(search))
+    files.write_config(directory, stored(search))
     resume(directory, devices, save_every)
     return directory
 
