@@ -154,7 +154,7 @@ def population(design: Callable[..., designs.Points], exchange: Callable = apart
             state = generation.state
             generations.append(on_host(generation))
         past = pbt.history(generations)
-        best = int(np.where(np.isfinite(past.scores[-1]), past.scores[-1], -np.inf).argmax())
+        best = pbt.best(past.scores[-1])
         agent = jax.tree.map(lambda x: x[best : best + 1], state.agent)
         score = float(past.scores[-1, best])
         return Winner(score, pbt.schedule(past, best), agent, list(past.scores), GENERATIONS * members)

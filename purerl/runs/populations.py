@@ -194,7 +194,7 @@ def picture(path: Path, history: History, member: int | None = None, title: str 
     from matplotlib.ticker import EngFormatter
 
     if member is None:
-        member = int(np.where(np.isfinite(history.scores[-1]), history.scores[-1], -np.inf).argmax())
+        member = pbt.best(history.scores[-1])
     line = ancestors(history.parents, member)
     panels = {"score": history.scores, **history.hyperparameters}
     best = {"score": history.scores[np.arange(len(line)), line], **schedule(history, member)}

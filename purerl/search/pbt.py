@@ -39,6 +39,7 @@ __all__ = [
     "Generation",
     "History",
     "ancestors",
+    "best",
     "copied",
     "declared",
     "evolve",
@@ -436,6 +437,15 @@ def history(generations: Sequence[Generation]) -> History:
     )
 
 
+def best(scores: np.ndarray) -> int:
+    """The member of the highest of the scores `[n]` that are finite, the first of equal ones; 0 if none is finite.
+
+    >>> best(np.array([1.0, np.inf, 3.0]))
+    2
+    """
+    return int(np.where(np.isfinite(scores), scores, -np.inf).argmax())
+
+
 def schedule(history: History, member: int | None = None) -> dict[str, np.ndarray]:
     """The hyperparameters, float `[G]` each, with which a member and its ancestors were trained.
 
@@ -445,9 +455,8 @@ def schedule(history: History, member: int | None = None) -> dict[str, np.ndarra
       ValueError: if no score is finite.
     """
     if member is None:
-        last = np.where(np.isfinite(history.scores[-1]), history.scores[-1], -np.inf)
-        member = int(last.argmax())
-        if last[member] == -np.inf:
+        member = best(history.scores[-1])
+        if not np.isfinite(history.scores[-1][member]):
             raise ValueError("schedule: no score of the last generation is finite; give a member")
     line = ancestors(history.parents, member)
     return {name: x[np.arange(len(line)), line] for name, x in history.hyperparameters.items()}
