@@ -13,10 +13,8 @@ A field is a row of `fields()`, an agent in it a row of `arms()`.
 from __future__ import annotations
 
 import argparse
-import platform
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -569,8 +567,7 @@ def run_seeds(root: Path, key: str, seeds: list[int]) -> None:
             "curve": [None if np.isnan(x) else round(float(x), 4) for x in curve],
             **{name: found[name][i].tolist() for name in field.kept},
             "hyperparameters": vars(arm.hp),
-            "versions": {p: version(p) for p in ("purerl", "jax", "jaxlib", "numpy")},
-            "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}, {platform.machine()}",
+            **recorded.made_with(),
         })  # fmt: skip
         if seed == 0 and field.draw:
             state = jax.tree.map(lambda x: x[i], measured.state.agent)

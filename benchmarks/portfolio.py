@@ -14,9 +14,7 @@ There is one JSON file for each configuration, half and seed; a run that was sto
 from __future__ import annotations
 
 import argparse
-import platform
 from functools import cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,8 +128,7 @@ def run(root: Path, key: str, half: str, num_seeds: int) -> int:
             "growth": [[round(float(x), 7) for x in period] for period in found["growth"]],
             "turnover": [round(float(x), 4) for x in found["turnover"]],
             "hyperparameters": vars(arm.hp),
-            "versions": {p: version(p) for p in ("purerl", "jax", "jaxlib", "numpy", "skfolio")},
-            "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}, {platform.machine()}",
+            **recorded.made_with("skfolio"),
         }, indent=None)  # fmt: skip
     return len(missing)
 

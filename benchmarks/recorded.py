@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import platform
 import sys
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +65,17 @@ def save(path: Path, record: Any, indent: int | None = 1) -> None:
     part = path.with_suffix(".part")
     part.write_text(json.dumps(record, indent=indent) + "\n")
     part.replace(path)
+
+
+def made_with(*packages: str) -> dict[str, Any]:
+    """Versions of purerl, of what it computes with and of further packages, and the devices, for a record."""
+    import jax  # some scripts that import this start other libraries alone
+
+    names = "purerl", "jax", "jaxlib", "numpy", *packages
+    return {
+        "versions": {name: version(name) for name in names},
+        "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}, {platform.machine()}",
+    }
 
 
 def read(path: Path, default: Any = None) -> Any:

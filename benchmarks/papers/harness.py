@@ -6,12 +6,10 @@
 from __future__ import annotations
 
 import math
-import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +138,7 @@ def run(root: Path, entry: Entry, num_seeds: int) -> int:
             "sha256": hashes[index],
             "curve": [None if math.isnan(x) else round(float(x), 2) for x in curve],
             "hyperparameters": {k: v for k, v in vars(entry.hp).items()} | ({name: value} if name else {}),
-            "versions": {p: version(p) for p in ("purerl", "jax", "jaxlib", "gymnax", "numpy")},
-            "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}, {platform.machine()}",
+            **recorded.made_with("gymnax"),
         }
         recorded.save(folder(root, entry, value) / f"{seed}.json", record)
     return len(missing)
