@@ -206,5 +206,4 @@ def render(
     with progress_bar() as bar:
         task = bar.add_task("drawing", total=count)
         gif(out, states, rewards, draw, frames_per_second, lambda n: bar.update(task, completed=n))
-    steps = f"{count} step{'s' if count > 1 else ''}"
-    report.note(f"episode of {steps}, return {_rounded(float(np.sum(rewards)))}: {out}")
+    report.note(f"episode of {report.counted(count, 'step')}, return {_rounded(float(np.sum(rewards)))}: {out}")
