@@ -9,7 +9,7 @@ channel that is never left. Mean reward per slot of N equal channels:
 | N, p01, p11 | optimum | any fixed channel |
 |---|---|---|
 | 2, 0.2, 0.8 | 0.65 | 0.5 |
-| 3, 0.2, 0.8 | 0.6937786 | 0.5 |
+| 3, 0.2, 0.8 | 0.6937874 | 0.5 |
 | 3, 0.6, 0.3 | 0.5383548 | 0.4615385 |
 
 References: Zhao, Krishnamachari & Liu, 2008, arXiv:0712.0035; Liu & Zhao, 2010, arXiv:0810.4658.
