@@ -22,9 +22,8 @@ def commands() -> None:
         yield path, command.get_help(context)
         if isinstance(command, click.Group):
             listed = command.list_commands(context)
-            for name in [x for x in listed if x not in agents.names()] + [x for x in ("ppo", "rloo") if x in listed][
-                :1
-            ]:
+            example = [x for x in ("ppo", "rloo") if x in listed][:1]
+            for name in [x for x in listed if x not in agents.names()] + example:
                 found = command.get_command(context, name)
                 yield from helps(found, f"{path} {name}") if found else ()
 
