@@ -1,6 +1,6 @@
 """An agent in portfolios of real daily prices: two gates, before anything is claimed.
 
-    python benchmarks/portfolio.py [--seeds 3] [--report]           # needs the extra `data`
+    python benchmarks/portfolio.py [--seeds 10] [--report]          # needs the extra `data`
 
 1. It can learn: with tomorrow's returns in its observation it reaches 95 % of the oracle's log-growth on later days.
 2. It has an advantage: trained on the days before each period (walk-forward), net of costs, on days that played no
@@ -33,7 +33,7 @@ from purerl.runs.devices import set_up_jax
 from purerl.runs.stream import measure
 
 RESULTS = Path(__file__).parent / "results" / "portfolio"
-SEEDS = 3
+SEEDS = 10
 WINDOW = 10  # days seen
 TARGET = 0.95  # of the oracle's growth, with tomorrow's returns seen
 PERIOD, PERIODS = 1000, 6  # trading days of a period, and how many there are before the last day

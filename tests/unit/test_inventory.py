@@ -431,3 +431,40 @@ def test_against_stockpyl(monkeypatch):
     assert [base_stock[n] for n in (1, 2, 3)] == found.tolist()
     # it counts the first period as lead time, and holding of the upper echelons before demand; its demand is cut
     assert average == pytest.approx(cost - 5 * (2 + 2), rel=1e-4)
+
+
+def test_serial_costs_are_those_of_a_simulation_by_stockpyl():
+    """Its stages order and ship after the demand of a period, ours before: its stages 1 and 2 are one order ahead.
+
+    So its lead time of 1 to stage 0 is our 0, and units on the way there for that period cost H₁ each in addition: 20
+    of its mean cost, with a demand of 5 and H₁ = 4. Both begin with the base stocks: otherwise its first orders count
+    twice what is missing.
+    """
+    pytest.importorskip("stockpyl", reason="stockpyl is not installed: pip install stockpyl")
+    from stockpyl.sim import simulation
+    from stockpyl.supply_chain_network import serial_system
+
+    env, periods, start = SerialInventory(), 400, [9, 6, 11]
+    params = env.default_params
+    levels, _ = inventory.echelon_base_stock(params)
+    network = serial_system(
+        num_nodes=3, node_order_in_system=[2, 1, 0], node_order_in_lists=[0, 1, 2], demand_type="P", mean=5,
+        local_holding_cost=params.holding.tolist(), stockout_cost=[params.penalty, 0, 0], policy_type="EBS",
+        base_stock_level=levels.tolist(), shipment_lead_time=[1 + params.lead[0], *params.lead[1:]],
+        initial_inventory_level=start,
+    )  # fmt: skip
+    simulation(network, periods, rand_seed=0, progress_bar=False, consistency_checks="N")
+    of = lambda j, name: [getattr(network.nodes_by_index[j].state_vars[t], name) for t in range(periods)]
+    total = np.array([of(j, "total_cost_incurred") for j in range(3)])
+    to_stage_0 = np.array(of(1, "in_transit_holding_cost_incurred"))
+    demand = np.array([next(iter(x.values()))[-1000] for x in of(0, "inbound_order")], int)
+
+    def step(state, demanded):
+        known = replace(params, demand=jax.nn.one_hot(demanded, 31))
+        _, state, reward, *_ = env.step_env(jax.random.key(0), state, inventory.base_stock_orders(state, levels), known)
+        return state, -reward
+
+    _, state = env.reset_env(jax.random.key(0), params)
+    state = state._replace(stock=jnp.array(start).at[0].add(-demand[0]))  # its first orders follow the first demand
+    _, costs = jax.jit(lambda state, demand: jax.lax.scan(step, state, demand))(state, demand[1:])
+    np.testing.assert_allclose(costs, total[0, 1:] + (total[1] + total[2] - to_stage_0)[:-1], rtol=1e-6)
