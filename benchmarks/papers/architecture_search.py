@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable
 from functools import cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from text_report import control_section
+from text_report import control_section, recorded
 
 import purerl
 from purerl import distributions, networks, statistics, training
@@ -230,13 +228,6 @@ def rounded(x: Any) -> Any:
     return round(float(x), 6) if isinstance(x, float | np.floating) else x
 
 
-def write(path: Path, record: dict[str, Any]) -> None:
-    """Write a JSON file at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".part").write_text(json.dumps(rounded(record), indent=None) + "\n")
-    path.with_suffix(".part").rename(path)
-
-
 def run(name: str, method: str, num_seeds: int) -> None:
     """Run all seeds of a search on a space, unless its file is there."""
     path = RESULTS / name / f"{method}.json"
@@ -263,13 +254,12 @@ def run(name: str, method: str, num_seeds: int) -> None:
             "architecture": best,
             "test": space.test[best],
         })  # fmt: skip
-    write(path, {
+    recorded.save(path, rounded({
         "space": name, "method": method, "at": AT, "random": random_search(space), "runs": runs,
         "settings": settings(method, space),
         "seconds": seconds,
-        "versions": {p: version(p) for p in ("purerl", "jax", "jaxlib", "numpy")},
-        "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}, {platform.machine()}",
-    })  # fmt: skip
+        **recorded.made_with(),
+    }), indent=None)  # fmt: skip
 
 
 TRIED = {  # (learning rate, cost of entropy) of each controller, reward and size of batches
@@ -298,7 +288,8 @@ def tune(num_seeds: int) -> None:
             best = np.maximum.accumulate(space.validation[np.asarray(search(keys, score, hp))], 1)
             runs = [run for run in runs if not setting.items() <= run.items()]
             runs.append(setting | {"best": {str(n): best[:, n - 1].tolist() for n in JUDGED}})
-            write(TUNING, {"space": TUNED_ON, "key": TUNING_KEY, "runs": runs})
+            tried_so_far = {"space": TUNED_ON, "key": TUNING_KEY, "runs": runs}
+            recorded.save(TUNING, rounded(tried_so_far), indent=None)
 
 
 # --- the report -------------------------------------------------------------------------------------------------------

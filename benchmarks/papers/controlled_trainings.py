@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import platform
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from training_control_exact import write
+from text_report import recorded
 
 import purerl
 from purerl import build, rewards
@@ -97,15 +94,12 @@ def train(
 
 def save(path: Path, found: dict[str, Any]) -> None:
     """Write a record with the versions and the device that it is of."""
-    write(path, {
-        **found, "versions": {p: version(p) for p in ("purerl", "jax", "jaxlib", "optax", "numpy")},
-        "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}, {platform.machine()}",
-    })  # fmt: skip
+    recorded.save(path, found | recorded.made_with("optax"))
 
 
 def load(path: Path) -> dict[str, Any]:
     """A record."""
-    return json.loads(path.read_text())
+    return recorded.read(path)
 
 
 def rounded(tree: Any, digits: int = 5) -> Any:

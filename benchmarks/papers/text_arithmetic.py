@@ -12,18 +12,15 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import platform
 from collections.abc import Callable
 from functools import cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from text_report import section
+from text_report import recorded, section
 
 import purerl
 from purerl import statistics
@@ -161,13 +158,6 @@ def folder(key: str, rate: float | None = None) -> Path:
     return RESULTS / key / ("" if rate is None else f"sweep-{rate:g}")
 
 
-def write(path: Path, record: dict[str, Any]) -> None:
-    """Write a JSON file at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".part").write_text(json.dumps(record, indent=1) + "\n")
-    path.with_suffix(".part").rename(path)
-
-
 def train(key: str, runs: list[tuple[float, int]], sweep: bool) -> None:
     """Train every (learning rate, seed) that has no file yet, in one program."""
     entry = ALGORITHMS[key]
@@ -193,21 +183,20 @@ def train(key: str, runs: list[tuple[float, int]], sweep: bool) -> None:
     for i, (path, rate, seed) in enumerate(missing):
         rows = [[n, *(round(float(x[i]), 4) for x in of)] for n, *of in curve]
         rows[0][-1] = None
-        write(path, {
+        recorded.save(path, {
             "key": key, "seed": seed, "learning_rate": rate, "block": entry.block,
             "before": rows[0][1], "sampled_before": rows[0][2], "after": rows[-1][1],
             "curve": {name: [row[j] for row in rows] for j, name in enumerate(columns)},
             "labelled": LABELLED, "pretraining_updates": PRETRAINING,
             "seconds_of_all_runs": round(seconds), "runs": num,
-            "versions": {p: version(p) for p in ("purerl", "jax", "jaxlib", "numpy")},
-            "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}, {platform.machine()}",
+            **recorded.made_with(),
         })  # fmt: skip
 
 
 def load(key: str, rate: float | None = None) -> list[dict[str, Any]]:
     """The results of an algorithm's seeds, in their order."""
     paths = sorted(folder(key, rate).glob("*.json"), key=lambda path: int(path.stem))
-    return [json.loads(path.read_text()) for path in paths]
+    return [recorded.read(path) for path in paths]
 
 
 def area(run: dict[str, Any]) -> float:

@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import platform
 from collections.abc import Callable
 from functools import cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from text_report import section
+from text_report import recorded, section
 
 import purerl
 from purerl import distributions, statistics
@@ -386,26 +383,11 @@ def optimise(key: str, num_seeds: int) -> None:
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(5)))(jnp.array(missing))
     (expected, entropy, greedy), curves = jax.tree.map(np.asarray, jax.jit(jax.vmap(train))(keys))
     for i, seed in enumerate(missing):
-        write(RESULTS / key / f"{seed}.json", {
+        recorded.save(RESULTS / key / f"{seed}.json", {
             "key": key, "seed": seed, "expected": round(float(expected[i]), 5), "greedy": round(float(greedy[i]), 5),
             "entropy": round(float(entropy[i]), 4), "curve": [round(float(x), 4) for x in curves[i]],
-            "completions": UPDATES * NUM_ENVS, "learning_rate": 1e-3, "entropy_cost": cost, **about(),
+            "completions": UPDATES * NUM_ENVS, "learning_rate": 1e-3, "entropy_cost": cost, **recorded.made_with(),
         })  # fmt: skip
-
-
-def about() -> dict[str, Any]:
-    """Versions and device, for the JSON files."""
-    return {
-        "versions": {p: version(p) for p in ("purerl", "jax", "jaxlib", "numpy")},
-        "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}, {platform.machine()}",
-    }
-
-
-def write(path: Path, record: dict[str, Any]) -> None:
-    """Write a JSON file at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".part").write_text(json.dumps(record, indent=1) + "\n")
-    path.with_suffix(".part").rename(path)
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -413,7 +395,7 @@ def write(path: Path, record: dict[str, Any]) -> None:
 
 def optimum_row(key: str) -> str:
     """One line of the table of optima."""
-    runs = [json.loads(path.read_text()) for path in (RESULTS / key).glob("*.json")]
+    runs = [recorded.read(path) for path in (RESULTS / key).glob("*.json")]
     if len(runs) < 2:
         return f"| {ALGORITHMS[key][0]} | not run | | | | |"
     expected = np.array([run["expected"] for run in runs])
@@ -425,7 +407,7 @@ def optimum_row(key: str) -> str:
 
 def write_report() -> None:
     """The section of TEXT.md."""
-    found = json.loads((RESULTS / "exact.json").read_text())
+    found = recorded.read(RESULTS / "exact.json")
     small = lambda x: "0" if x == 0 else f"{x:.1e}"
     base = lambda x: x["algorithm"].split(", ratio")[0]
     by_base = {base(x): max(y["error"] for y in found["gradients"] if base(y) == base(x)) for x in found["gradients"]}
@@ -500,7 +482,7 @@ def main() -> None:
         if not (RESULTS / "exact.json").exists():
             with jax.enable_x64(True):
                 parts = {"gradients": gradients(), "kl": kl_gradients(), "golden": golden()}
-            write(RESULTS / "exact.json", parts | {"disagreements": disagreements()} | about())
+            recorded.save(RESULTS / "exact.json", parts | {"disagreements": disagreements()} | recorded.made_with())
         for key in ALGORITHMS:
             optimise(key, given.seeds)
     write_report()

@@ -24,14 +24,13 @@ import pickle
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from text_report import section
+from text_report import recorded, section
 
 import purerl
 from purerl import networks, rewards, statistics
@@ -363,14 +362,6 @@ def judge(world: World, corpus: tuple[Table, ...], params: Any, key: jax.Array, 
 # --- maximum likelihood -----------------------------------------------------------------------------------------------
 
 
-def write_json(path: Path, record: dict) -> None:
-    """A whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half_written = path.with_suffix(".part")
-    half_written.write_text(json.dumps(record, indent=1) + "\n")
-    half_written.rename(path)
-
-
 class Fitted(NamedTuple):
     """Parameters with the best held-out likelihood, those after the last epoch, and the curve over epochs."""
 
@@ -409,7 +400,7 @@ def maximum_likelihood(world: World, seed: int, at_least: int) -> Fitted:
         }
         curve.append({"epoch": update // EPOCH} | {name: round(float(x), 4) for name, x in row.items()})
         report.note(f"oracle {world.name}, seed {seed}: {curve[-1]}")
-        write_json(RESULTS / f"{world.name}-{seed}" / "curve.json", {"curve": curve})
+        recorded.save(RESULTS / f"{world.name}-{seed}" / "curve.json", {"curve": curve})
         since = len(curve) - 1 - int(np.argmin([x["held_out_nll"] for x in curve]))
         best = last if since == 0 else best
         if since >= PATIENCE and len(curve) >= at_least:
@@ -513,8 +504,8 @@ def stored(folder: Path, row: str, compute: Callable[[], dict]) -> None:
     began = time.perf_counter()
     record = {"row": row, "oracle": folder.name.rsplit("-", 1)[0], "seed": int(folder.name.rsplit("-", 1)[1])}
     rounded = {name: round(x, 4) if isinstance(x, float) else x for name, x in compute().items()}
-    record |= rounded | {"versions": {p: version(p) for p in ("purerl", "jax", "jaxlib", "numpy")}}
-    write_json(path, record)
+    record |= rounded | recorded.made_with()
+    recorded.save(path, record)
     report.note(f"{path.relative_to(RESULTS)}: {rounded.get('oracle_nll')} in {time.perf_counter() - began:.0f} s")
 
 
@@ -585,7 +576,7 @@ def rows_of(row: str, published: bool) -> list[dict]:
     whole = lambda folder: all((folder / f"{name}.json").exists() for name, arm in ARMS.items() if not arm.late)
     folders = [x for x in sorted(RESULTS.glob("*-*")) if x.name.startswith("published") == published]
     paths = [x / f"{row}.json" for x in folders if published or whole(x)]
-    return [json.loads(path.read_text()) for path in paths if path.exists()]
+    return [recorded.read(path) for path in paths if path.exists()]
 
 
 def mean_of(records: list[dict], column: str, interval: bool = False) -> str:

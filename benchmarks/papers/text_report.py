@@ -1,9 +1,14 @@
-"""The sections of TEXT.md and CONTROL.md, each written by one script."""
+"""The sections of TEXT.md and CONTROL.md, each written by one script, and `recorded`, which lies one folder above."""
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+import recorded as recorded
 
 HERE = Path(__file__).parent
 

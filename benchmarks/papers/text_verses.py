@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from text_report import section
+from text_report import recorded, section
 
 import purerl
 from purerl import rewards, statistics
@@ -69,7 +67,7 @@ def fitted(name: str, shape: models.GPT2, batches: Callable, num_updates: int, h
     huggingface.save(folder, shape, state.agent.params, tokenizer())
     record = {"name": name, "validation_perplexity": curve[-1][2], "curve": curve, "updates": num_updates,
               "seconds": round(time.perf_counter() - begin)}  # fmt: skip
-    write(about, record)
+    recorded.save(about, record)
     return *huggingface.load(folder), record
 
 
@@ -120,23 +118,6 @@ ALGORITHMS: dict[str, Callable[..., tuple[Callable, Any]]] = {  # of the learnin
 def folder(name: str) -> Path:
     """The folder of an algorithm's results."""
     return RESULTS / name.replace(", ", "-").replace(" ", "-")
-
-
-def write(path: Path, record: dict) -> None:
-    """Write a JSON file at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1) + "\n")
-    part.rename(path)
-
-
-def about() -> dict[str, Any]:
-    """Versions and device, for the JSON files."""
-    packages = ("purerl", "jax", "jaxlib", "numpy", "tokenizers")
-    return {
-        "versions": {p: version(p) for p in packages},
-        "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}, {platform.machine()}",
-    }
 
 
 def questions() -> tuple[list[str], list[list[str]]]:
@@ -197,9 +178,9 @@ def train(name: str, seed: int) -> None:
     hp, after, curve, seconds = learn(name, seed)
     model, key = writer()[0], jax.random.fold_in(jax.random.key(seed), 1)
     found = {f"{temperature:g}": scores(model, after, decoded(temperature), key) for temperature in (0.0, 1.0)}
-    write(path, {"name": name, "seed": seed, "scores": found, "curve": curve, "updates": UPDATES,
+    recorded.save(path, {"name": name, "seed": seed, "scores": found, "curve": curve, "updates": UPDATES,
                  "completions": UPDATES * COMPLETIONS, "hyperparameters": vars(hp), "seconds": seconds,
-                 **about()})  # fmt: skip
+                 **recorded.made_with("tokenizers")})  # fmt: skip
 
 
 def before(num_seeds: int) -> None:
@@ -220,8 +201,10 @@ def before(num_seeds: int) -> None:
     ]
     best = evaluation.best_by_references(tries, references)
     rows[f"best of {BEST_OF} by the reward"] = [of_texts(best.texts, references, best.ended)]
-    write(path, {"rows": rows, "writer": record, "judge": judge()[2], "prompts": prompts[:: len(prompts) // 4][:4],
-                 "references": references[:: len(references) // 4][:4], **about()})  # fmt: skip
+    recorded.save(path, {
+        "rows": rows, "writer": record, "judge": judge()[2], "prompts": prompts[:: len(prompts) // 4][:4],
+        "references": references[:: len(references) // 4][:4], **recorded.made_with("tokenizers"),
+    })  # fmt: skip
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -242,7 +225,7 @@ def cells(found: list[dict[str, float]]) -> str:
 
 def load(name: str) -> list[dict]:
     """The results of an algorithm's seeds."""
-    return [json.loads(path.read_text()) for path in sorted(folder(name).glob("*.json"))]
+    return [recorded.read(path) for path in sorted(folder(name).glob("*.json"))]
 
 
 def picture(path: Path) -> None:

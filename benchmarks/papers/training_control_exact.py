@@ -10,11 +10,8 @@ that they choose, evaluations of LeadingOnes by their formula.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 from collections.abc import Callable
 from functools import cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import stats
-from text_report import control_section
+from text_report import control_section, recorded
 
 import purerl
 from purerl import build, distributions, training
@@ -238,13 +235,6 @@ def arms() -> dict[str, Arm]:
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def write(path: Path, record: dict[str, Any]) -> None:
-    """Write a JSON file at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".part").write_text(json.dumps(record, indent=1) + "\n")
-    path.with_suffix(".part").rename(path)
-
-
 def run(key: str, num_seeds: int) -> None:
     """Train the seeds of an arm that have no file yet, in one program, and judge them."""
     arm = arms()[key]
@@ -262,14 +252,13 @@ def run(key: str, num_seeds: int) -> None:
     found = jax.tree.map(np.asarray, jax.jit(jax.vmap(judge))(measured.state.agent, keys))
     for i, seed in enumerate(missing):
         curve = measured.metrics["episode_return"][:, i]
-        write(RESULTS / key / f"{seed}.json", {
+        recorded.save(RESULTS / key / f"{seed}.json", {
             "key": key, "seed": seed, **arm.score({name: x[i] for name, x in found.items()}),
             "steps": arm.num_updates * blocks[0] * blocks[1],
             "curve": [None if np.isnan(x) else round(float(x), 4) for x in curve],
             "seconds": round(measured.run_seconds / len(missing), 2),
             "hyperparameters": {name: x for name, x in vars(arm.hp).items()},
-            "versions": {p: version(p) for p in ("purerl", "jax", "jaxlib", "numpy")},
-            "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}, {platform.machine()}",
+            **recorded.made_with(),
         })  # fmt: skip
 
 
@@ -278,7 +267,7 @@ def run(key: str, num_seeds: int) -> None:
 
 def records(key: str) -> list[dict[str, Any]]:
     """The results of an arm, one for each seed."""
-    return [json.loads(path.read_text()) for path in sorted((RESULTS / key).glob("*.json"))]
+    return [recorded.read(path) for path in sorted((RESULTS / key).glob("*.json"))]
 
 
 def interval(values: list[float]) -> tuple[float, float]:

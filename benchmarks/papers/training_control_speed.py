@@ -22,7 +22,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -120,13 +119,13 @@ def of_purerl(counts: list[int], seconds: float) -> dict[str, float]:
 
 def write_report(found: dict[str, float]) -> None:
     """A file with the machine, and the section of CONTROL.md."""
-    sys.path.append(str(Path(__file__).parents[1]))
+    from text_report import control_section, recorded  # before tabular, which lies in the folder above
+
+    # isort: split
     from tabular import describe
-    from text_report import control_section
-    from training_control_exact import write
 
     about = describe()
-    write(RESULTS, about | {"updates_per_second": found})
+    recorded.save(RESULTS, about | {"updates_per_second": found})
     cores = about["devices"]
     best = max(x for name, x in found.items() if name.startswith("torch"))
     counts = [name.split(", ")[1] for name in found if name.endswith("compilations")]
