@@ -3392,7 +3392,7 @@ FAULTS = [
         "runs/studies.py",
         'if "://" in where and _shown(where) != where:',
         "if False:",
-        ("runs/test_tune.py::test_a_password_in_a_url_is_refused_since_it_would_be_on_disk[0]",),
+        ("runs/test_tune.py::test_a_password_in_a_url_is_refused_since_it_would_be_on_disk",),
     ),
     Fault(
         "A search of Optuna's asks for its first trials again after a resume",
