@@ -569,6 +569,13 @@ FAULTS = [
         ("unit/test_execution.py::test_a_thousand_variants_are_one_program",),
     ),
     Fault(
+        "Lead times may be longer than there is room for units on the way",
+        "envs/fields/inventory.py",
+        'check_range("SerialInventory", 0, self._max_lead, lead=params.lead)',
+        'check_range("SerialInventory", 0, 2**20, lead=params.lead)',
+        ("unit/test_inventory.py::test_bad_input",),
+    ),
+    Fault(
         "A vehicle that gives a change of lane up goes on with it",
         "envs/fields/highway.py",
         "return jnp.where(taken, lane, chosen)",

@@ -375,6 +375,9 @@ def test_a_thousand_variants_are_one_program(key):
         ({"headway": -1.0}, "headway is -1.0"),
         ({"politeness": 1.5}, "politeness is 1.5"),
         ({"high_speed": 10.0}, "high_speed is 10.0"),
+        ({"gain": np.nan}, "gain is nan"),
+        ({"speed_reward": np.inf}, "speed_reward is inf"),
+        ({"collision_reward": 0.5}, r"speed_reward \+ right_lane_reward - collision_reward is 0.0"),
         ({"max_steps_in_episode": 0}, "max_steps_in_episode is 0"),
     ],
 )

@@ -386,6 +386,11 @@ def test_bad_input(key):
         for call in (lambda: SerialInventory(params=params), lambda: serial.reset_env(key, params)):
             with pytest.raises(ValueError, match=said):
                 call()
+    longer = replace(serial.default_params, lead=np.array([0, 1, 5]))  # units on the way would be lost
+    with pytest.raises(ValueError, match=r"SerialInventory: lead is \[0 1 5\]; it must lie in \[0, 2\]"):
+        serial.reset_env(key, longer)
+    with pytest.raises(ValueError, match=r"SerialInventory: lead is \[0 1 5\]"):
+        serial.step_env(key, serial.reset_env(key, serial.default_params)[1], jnp.array([1, 1, 1]), longer)
     with pytest.raises(ValueError, match=r"Newsvendor: capacity is 0; it must be positive"):
         Newsvendor(capacity=0)
     with pytest.raises(ValueError, match=r"horizon is 0; it must be a positive int"):

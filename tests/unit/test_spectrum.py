@@ -206,6 +206,11 @@ def test_bad_input(key):
         ):
             with pytest.raises(ValueError, match=said):
                 call()
+    for num_channels in (2, 4):
+        others = equal_channels(num_channels, 0.9, 0.1)
+        for call in (lambda: env.reset_env(key, others), lambda: env.step_env(key, begin, 0, others)):
+            with pytest.raises(ValueError, match=rf"Spectrum: p01 has shape \({num_channels},\); it must be \(3,\)"):
+                call()
     with pytest.raises(ValueError, match=r"max_age is 0; it must be a positive int"):
         spectrum.belief_mdp(env.default_params, 0)
     with pytest.raises(ValueError, match=r"num_channels is 0; it must be a positive int"):

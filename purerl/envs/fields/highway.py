@@ -282,6 +282,11 @@ def _check(params: HighwayParams) -> None:
     check_range("Highway", *NOT_NEGATIVE, **{name: getattr(params, name) for name in not_negative})
     check_range("Highway", 0, 1, politeness=params.politeness)
     check_range("Highway", params.low_speed, POSITIVE[1], high_speed=params.high_speed)
+    finite = ("gain", "collision_reward", "right_lane_reward", "speed_reward")
+    check_range("Highway", -POSITIVE[1], POSITIVE[1], **{name: getattr(params, name) for name in finite})
+    # rewards are divided by their range
+    spread = params.speed_reward + params.right_lane_reward - params.collision_reward
+    check_range("Highway", *POSITIVE, **{"speed_reward + right_lane_reward - collision_reward": spread})
 
 
 # --- one frame --------------------------------------------------------------------------------------------------------

@@ -535,15 +535,19 @@ class SerialInventory(Environment):
     def default_params(self) -> SerialInventoryParams:
         return self._params
 
+    def _check(self, params: SerialInventoryParams) -> None:
+        check_serial(params)
+        check_range("SerialInventory", 0, self._max_lead, lead=params.lead)  # `transit` has no room for longer ones
+
     def reset_env(self, key, params):
         del key
-        check_serial(params)
+        self._check(params)
         stock, zero = jnp.zeros(self._num_stages, jnp.int32), jnp.zeros((), jnp.int32)
         state = SerialInventoryState(stock, jnp.zeros((self._num_stages, self._max_lead), jnp.int32), zero)
         return self.see(state), state
 
     def step_env(self, key, state, action, params):
-        check_serial(params)
+        self._check(params)
         probability = jnp.asarray(params.demand, jnp.float32)
         demand = jax.random.choice(key, probability.shape[0], p=probability).astype(jnp.int32)
         orders = jnp.clip(jnp.asarray(action, jnp.int32), 0, self._max_order)

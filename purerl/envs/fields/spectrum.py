@@ -84,14 +84,22 @@ class Spectrum(Environment):
     def default_params(self) -> SpectrumParams:
         return self._params
 
-    def reset_env(self, key, params):
+    def _check(self, params: SpectrumParams) -> None:
         check_spectrum(params)
+        if np.shape(params.p01)[-1] != self._num_actions:
+            raise ValueError(
+                f"Spectrum: p01 has shape {np.shape(params.p01)}; it must be ({self._num_actions},), one probability "
+                "for each channel"
+            )
+
+    def reset_env(self, key, params):
+        self._check(params)
         good = jax.random.bernoulli(key, jnp.asarray(stationary(params.p01, params.p11), jnp.float32))
         state = SpectrumState(good, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
         return jnp.zeros(2 * self._num_actions, jnp.float32), state
 
     def step_env(self, key, state, action, params):
-        check_spectrum(params)
+        self._check(params)
         action = jnp.asarray(action, jnp.int32)
         good = state.good[action]
         stays_good = jnp.where(state.good, params.p11, params.p01).astype(jnp.float32)
