@@ -3684,6 +3684,27 @@ FAULTS = [
         ("unit/test_processes.py::test_a_process_that_has_ended_before_all_are_there_may_be_started_again",),
     ),
     Fault(
+        "A stranger that speaks another protocol is listened to",
+        "training/processes.py",
+        "not text.startswith(GREETING[: len(text)])",
+        "False",
+        ("unit/test_processes.py::test_strangers_are_refused_and_delay_nobody",),
+    ),
+    Fault(
+        "A stranger with the number of no process counts as one",
+        "training/processes.py",
+        "or not 0 <= number < count:",
+        "or False:",
+        ("unit/test_processes.py::test_strangers_are_refused_and_delay_nobody",),
+    ),
+    Fault(
+        "A silent stranger stays connected",
+        "training/processes.py",
+        "if now - since > PATIENCE]:",
+        "if False]:",
+        ("unit/test_processes.py::test_a_connection_that_is_silent_is_closed_in_the_end",),
+    ),
+    Fault(
         "The error with which a process ends is not said by the others",
         "training/processes.py",
         "            _group.send(json.dumps(error).encode())",
