@@ -3304,6 +3304,13 @@ FAULTS = [
         ("runs/test_population.py::test_the_winner_and_its_schedule",),
     ),
     Fault(
+        "A row of a file that another one replaces at once is said to hold",
+        "runs/plan.py",
+        "used, block, total = {x for x in begun if x < plan.num_updates}",
+        "used, block, total = [x for x in begun if x < plan.num_updates]",
+        ("runs/test_population.py::test_rows_of_a_file_that_do_not_hold_are_counted",),
+    ),
+    Fault(
         "A value of a file holds before its steps",
         "runs/changes.py",
         "math.ceil(at / block)",
