@@ -3404,9 +3404,16 @@ FAULTS = [
     Fault(
         "A search of Optuna's asks for its first trials again after a resume",
         "runs/studies.py",
-        "np.random.SeedSequence([seed, generation])",
-        "np.random.SeedSequence([seed])",
+        "SeedSequence([seed, generation, *(",
+        "SeedSequence([seed, *(",
         ("process/test_studies.py::test_trials_after_a_resume_are_what_they_would_have_been[tpe]",),
+    ),
+    Fault(
+        "Processes of one seed that share a study try the same values",
+        "runs/studies.py",
+        "*([first] if others else [])",
+        "*([first] if False else [])",
+        ("process/test_studies.py::test_processes_of_one_seed_try_different_values[tpe]",),
     ),
     Fault(
         "A study of another agent is worked on",
