@@ -3311,6 +3311,13 @@ FAULTS = [
         ("runs/test_population.py::test_rows_of_a_file_that_do_not_hold_are_counted",),
     ),
     Fault(
+        "The example of an agent ignores an option that it inherits",
+        "cli/templates/agent.py",
+        "normalize.observations(agent) if hp.normalize_obs else agent",
+        "agent",
+        ("process/test_new.py::test_every_option_of_the_agent_has_an_effect",),
+    ),
+    Fault(
         "A value of a file holds before its steps",
         "runs/changes.py",
         "math.ceil(at / block)",

@@ -318,7 +318,9 @@ def test_rows_of_a_file_that_do_not_hold_are_counted(at, said, tmp_path, monkeyp
     rates = [max((x for x in at if x <= begin), default=1) for begin in range(0, 128, 32)]
     assert [given[0].hp(i).rate for i in range(4)] == rates
     text = used_of_schedules(given[0])
-    assert text is said is None or (f"--schedules: {said}" in text and text.startswith(f"--schedules: {len({*rates})} "))
+    assert text is said is None or (
+        f"--schedules: {said}" in text and text.startswith(f"--schedules: {len({*rates})} ")
+    )
 
 
 @pytest.mark.parametrize(
