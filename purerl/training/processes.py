@@ -209,7 +209,8 @@ def _greetings(server: socket.socket, deadline: float) -> Iterator[tuple[socket.
         select.register(server, selectors.EVENT_READ)
         try:
             while (now := time.monotonic()) < deadline:
-                for peer in [ready.fileobj for ready, _ in select.select(min(deadline - now, PATIENCE / 5))]:
+                for ready, _ in select.select(min(deadline - now, PATIENCE / 5)):
+                    peer: Any = ready.fileobj
                     if peer is server:
                         with contextlib.suppress(OSError):  # it has closed its connection already
                             peer, _ = server.accept()
