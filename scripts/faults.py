@@ -3311,6 +3311,20 @@ FAULTS = [
         ("runs/test_population.py::test_the_winner_and_its_schedule",),
     ),
     Fault(
+        "A row of a file that another one replaces at once is said to hold",
+        "runs/plan.py",
+        "used, block, total = {x for x in begun if x < plan.num_updates}",
+        "used, block, total = [x for x in begun if x < plan.num_updates]",
+        ("runs/test_population.py::test_rows_of_a_file_that_do_not_hold_are_counted",),
+    ),
+    Fault(
+        "The example of an agent ignores an option that it inherits",
+        "cli/templates/agent.py",
+        "normalize.observations(agent) if hp.normalize_obs else agent",
+        "agent",
+        ("process/test_new.py::test_every_option_of_the_agent_has_an_effect",),
+    ),
+    Fault(
         "A value of a file holds before its steps",
         "runs/changes.py",
         "math.ceil(at / block)",
@@ -3404,9 +3418,16 @@ FAULTS = [
     Fault(
         "A search of Optuna's asks for its first trials again after a resume",
         "runs/studies.py",
-        "np.random.SeedSequence([seed, generation])",
-        "np.random.SeedSequence([seed])",
+        "SeedSequence([seed, generation, *(",
+        "SeedSequence([seed, *(",
         ("process/test_studies.py::test_trials_after_a_resume_are_what_they_would_have_been[tpe]",),
+    ),
+    Fault(
+        "Processes of one seed that share a study try the same values",
+        "runs/studies.py",
+        "*([first] if others else [])",
+        "*([first] if False else [])",
+        ("process/test_studies.py::test_processes_of_one_seed_try_different_values[tpe]",),
     ),
     Fault(
         "A study of another agent is worked on",
@@ -3689,6 +3710,27 @@ FAULTS = [
         "if _ended(peer)]:",
         "if False]:",
         ("unit/test_processes.py::test_a_process_that_has_ended_before_all_are_there_may_be_started_again",),
+    ),
+    Fault(
+        "A stranger that speaks another protocol is listened to",
+        "training/processes.py",
+        "not text.startswith(GREETING[: len(text)])",
+        "False",
+        ("unit/test_processes.py::test_strangers_are_refused_and_delay_nobody",),
+    ),
+    Fault(
+        "A stranger with the number of no process counts as one",
+        "training/processes.py",
+        "or not 0 <= number < count:",
+        "or False:",
+        ("unit/test_processes.py::test_strangers_are_refused_and_delay_nobody",),
+    ),
+    Fault(
+        "A silent stranger stays connected",
+        "training/processes.py",
+        "if now - since > PATIENCE]:",
+        "if False]:",
+        ("unit/test_processes.py::test_a_connection_that_is_silent_is_closed_in_the_end",),
     ),
     Fault(
         "The error with which a process ends is not said by the others",
