@@ -415,16 +415,16 @@ def _in_lane(table: Array, lane: Array) -> Array:
 def _mobil(
     params: HighwayParams, state: HighwayState, around: _Neighbours, lane: Array, sides: Array
 ) -> tuple[Array, Array]:
-    """Whether MOBIL recommends each vehicle a change to the lanes of its sides, bool `[2, V]`, and its acceleration
-    in every lane, `[L, V]`."""
+    """Whether MOBIL recommends a change to the lanes of the sides, bool `[2, V]`; accelerations in all lanes `[L, V]`."""
     own = _Driver(state.x, state.speed, jnp.cos(state.heading), jnp.sin(state.heading), state.target_speed)
     front, rear = (_Driver(*jnp.stack(own)[:, who]) for who in around)
     led, followed = around.front >= 0, around.rear >= 0
     ahead = _idm(params, state.exponent, own, front, led)
-    imposed = jnp.where(followed, _idm(params, state.exponent, rear, own, followed), 0)  # on the one behind, by a change
+    # of the vehicle behind, if this one is before it and if it is not
+    imposed = jnp.where(followed, _idm(params, state.exponent, rear, own, followed), 0)
     before = jnp.where(followed, _idm(params, state.exponent, rear, front, led), 0)
-    gain = _in_lane(ahead, sides) - _in_lane(ahead, lane)
     harm = before - imposed
+    gain = _in_lane(ahead, sides) - _in_lane(ahead, lane)
     gain = gain + params.politeness * (_in_lane(harm, lane) - _in_lane(harm, sides))
     return (_in_lane(imposed, sides) >= -params.max_braking) & (gain >= params.gain), ahead
 
@@ -462,14 +462,14 @@ def _target_lanes(
     return target, jnp.where(decides, 0, state.timer)
 
 
-def _steering(state: HighwayState, target_lane: Array) -> Array:
-    """δ_f to follow the centre of a lane, rad `[V]`."""
+def _slip(state: HighwayState, target_lane: Array) -> Array:
+    """β = arctan(½ tan δ_f) of the steering that follows the centre of a lane, rad `[V]`."""
     speed = _not_zero(state.speed)
     offset = state.y - LANE_WIDTH * target_lane
     reference = jnp.clip(jnp.arcsin(jnp.clip(-LATERAL_GAIN * offset / speed, -1, 1)), -np.pi / 4, np.pi / 4)
     rate = HEADING_GAIN * _wrap(reference - state.heading)
-    slip = jnp.arcsin(jnp.clip(LENGTH / 2 / speed * rate, -1, 1))
-    return jnp.clip(jnp.arctan(2 * jnp.tan(slip)), -MAX_STEERING, MAX_STEERING)
+    most = np.sin(np.arctan(np.tan(MAX_STEERING) / 2))
+    return jnp.arcsin(jnp.clip(LENGTH / 2 / speed * rate, -most, most))
 
 
 def _frame(
@@ -486,14 +486,13 @@ def _frame(
     acceleration = jnp.minimum(acceleration, there)
     acceleration = jnp.clip(acceleration, -MAX_ACCELERATION, MAX_ACCELERATION)
     acceleration = jnp.where(is_ego, SPEED_GAIN * (state.target_speed - state.speed), acceleration)
-    steering = jnp.where(state.crashed, 0, _steering(state, target))
+    slip = jnp.where(state.crashed, 0, _slip(state, target))
     acceleration = jnp.where(state.crashed, -state.speed, acceleration)
     fastest = jnp.minimum(acceleration, MAX_SPEED - state.speed)
     slowest = jnp.maximum(acceleration, -MAX_SPEED - state.speed)
     acceleration = jnp.where(
         state.speed > MAX_SPEED, fastest, jnp.where(state.speed < -MAX_SPEED, slowest, acceleration)
     )
-    slip = jnp.arctan(jnp.tan(steering) / 2)
     moved = state._replace(
         x=state.x + state.speed * jnp.cos(state.heading + slip) * dt + state.impact[:, 0],
         y=state.y + state.speed * jnp.sin(state.heading + slip) * dt + state.impact[:, 1],
@@ -529,24 +528,23 @@ def _collisions(state: HighwayState, order: _Order, dt: float, others_collide: b
         last = jnp.max(jnp.where(will, index, 0))  # the pair that is looked at last
         impact = jnp.where(will, -push / 2, 0).at[:, EGO].set(jnp.where(will.any(), push[:, last] / 2, 0))
         return hit.at[EGO].set(hit.any()), impact.T, will.at[EGO].set(will.any())
-    # sorted along the road, vehicles k positions apart for k = 1, 2, ... until none of them can meet
-    sort = lambda x: jnp.stack([x[order.vehicle]] * 2)
-    own, reach = jax.tree.map(sort, all_), np.hypot(LENGTH, WIDTH) + jnp.max(state.speed) * dt + 1  # 1 m for rounding
+    # sorted along the road, vehicles and those k positions behind and before them, for k = 1, 2, ...
+    own = jax.tree.map(lambda x: jnp.stack([x[order.vehicle]] * 2), all_)
+    reach = np.hypot(LENGTH, WIDTH) + jnp.max(state.speed) * dt + 1  # of two that can meet; 1 m for rounding
 
     def meet(carry):
-        other, _, hit, last, impact = carry
-        other = jax.tree.map(_shifted, other, _Body(np.inf, 0, 0, 0, 0, 0))
-        near = (jnp.abs(other.x - own.x) <= reach).any()
+        other, hit, last, impact = carry
         intersect, will, push = _separation(other, own, dt)
-        hit = hit | intersect.any(0)
         for i in range(2):
             later = will[i] & (other.index[i] > last)  # the pair that is looked at last
             last, impact = jnp.where(later, other.index[i], last), jnp.where(later, -push[:, i] / 2, impact)
-        return other, near, hit, last, impact
+        return further(other), hit | intersect.any(0), last, impact
 
+    further = lambda other: jax.tree.map(_shifted, other, _Body(np.inf, 0, 0, 0, 0, 0))
+    near = lambda carry: (jnp.abs(carry[0].x - own.x) <= reach).any()
     none = jnp.full_like(index, -1)
-    carry = (own, True, none > 0, none, jnp.zeros((2, len(index)), state.x.dtype))
-    _, _, hit, last, impact = jax.lax.while_loop(lambda carry: carry[1], meet, carry)
+    carry = further(own), none > 0, none, jnp.zeros((2, len(index)), state.x.dtype)
+    _, hit, last, impact = jax.lax.while_loop(near, meet, carry)
     return hit[order.position], impact[:, order.position].T, last[order.position] >= 0
 
 
