@@ -337,9 +337,10 @@ class _Order(NamedTuple):
 
 def _ordered(x: Array) -> _Order:
     index = jnp.arange(len(x), dtype=jnp.int32)
-    behind = (x[:, None] < x).sum(0, dtype=jnp.int32)  # for so few, faster than sorting
+    behind = (x[:, None] < x).sum(0, dtype=jnp.int32)  # for so few, comparisons are faster than sorting
     position = behind + ((x[:, None] == x) & (index[:, None] > index)).sum(0, dtype=jnp.int32)
-    return _Order(jnp.zeros_like(index).at[position].set(index), position, behind)
+    vehicle = jnp.where(position[:, None] == index, index[:, None], 0).sum(0, dtype=jnp.int32)
+    return _Order(vehicle, position, behind)
 
 
 class _Neighbours(NamedTuple):
@@ -415,7 +416,7 @@ def _in_lane(table: Array, lane: Array) -> Array:
 def _mobil(
     params: HighwayParams, state: HighwayState, around: _Neighbours, lane: Array, sides: Array
 ) -> tuple[Array, Array]:
-    """Whether MOBIL recommends a change to the lanes of the sides, bool `[2, V]`; accelerations in all lanes `[L, V]`."""
+    """Whether MOBIL recommends a change to the lanes of the sides, bool `[2, V]`; accelerations in lanes, `[L, V]`."""
     own = _Driver(state.x, state.speed, jnp.cos(state.heading), jnp.sin(state.heading), state.target_speed)
     front, rear = (_Driver(*jnp.stack(own)[:, who]) for who in around)
     led, followed = around.front >= 0, around.rear >= 0
