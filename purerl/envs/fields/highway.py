@@ -527,7 +527,7 @@ def _collisions(state: HighwayState, order: _Order, dt: float, others_collide: b
         ego = jax.tree.map(lambda x: x[EGO], all_)
         hit, will, push = _separation(ego, all_, dt)
         last = jnp.max(jnp.where(will, index, 0))  # the pair that is looked at last
-        impact = jnp.where(will, -push / 2, 0).at[:, EGO].set(jnp.where(will.any(), push[:, last] / 2, 0))
+        impact = jnp.where(will, -push / 2, 0).at[:, EGO].set(will.any() * push[:, last] / 2)
         return hit.at[EGO].set(hit.any()), impact.T, will.at[EGO].set(will.any())
     # sorted along the road, vehicles and those k positions behind and before them, for k = 1, 2, ...
     own = jax.tree.map(lambda x: jnp.stack([x[order.vehicle]] * 2), all_)
@@ -571,11 +571,11 @@ def _separation(a: _Body, b: _Body, dt: float) -> tuple[Array, Array, Array]:
     intersect = will = jnp.ones(dx.shape, bool)
     least = jnp.full(dx.shape, jnp.inf, dx.dtype)
     push_x = push_y = jnp.zeros_like(dx)
-    for ux, uy, a, b in axes:
+    for ux, uy, from_a, from_b in axes:
         offset, shift = ux * dx + uy * dy, ux * wx + uy * wy
-        apart = lambda low, high: jnp.where(low < -b, -b - high, low - b)
-        intersect = intersect & (apart(offset - a, offset + a) <= 0)
-        low, high = offset - a + jnp.minimum(shift, 0), offset + a + jnp.maximum(shift, 0)
+        apart = lambda low, high: jnp.where(low < -from_b, -from_b - high, low - from_b)
+        intersect = intersect & (apart(offset - from_a, offset + from_a) <= 0)
+        low, high = offset - from_a + jnp.minimum(shift, 0), offset + from_a + jnp.maximum(shift, 0)
         will = will & (apart(low, high) <= 0)
         # of an interval inside the other, the distance depends on the direction of the axis
         distance = jnp.minimum(jnp.abs(apart(low, high)), jnp.abs(apart(-high, -low)))
