@@ -527,7 +527,7 @@ def _collisions(state: HighwayState, order: _Order, dt: float, others_collide: b
         ego = jax.tree.map(lambda x: x[EGO], all_)
         hit, will, push = _separation(ego, all_, dt)
         last = jnp.max(jnp.where(will, index, 0))  # the pair that is looked at last
-        impact = jnp.where(will, -push / 2, 0).at[:, EGO].set(will.any() * push[:, last] / 2)
+        impact = jnp.where(will, -push / 2, 0).at[:, EGO].set(jnp.where(will.any(), push[:, last] / 2, 0))
         return hit.at[EGO].set(hit.any()), impact.T, will.at[EGO].set(will.any())
     # sorted along the road, vehicles and those k positions behind and before them, for k = 1, 2, ...
     own = jax.tree.map(lambda x: jnp.stack([x[order.vehicle]] * 2), all_)
@@ -538,7 +538,8 @@ def _collisions(state: HighwayState, order: _Order, dt: float, others_collide: b
         intersect, will, push = _separation(other, own, dt)
         for i in range(2):
             later = will[i] & (other.index[i] > last)  # the pair that is looked at last
-            last, impact = jnp.where(later, other.index[i], last), jnp.where(later, -push[:, i] / 2, impact)
+            last = jnp.where(later, other.index[i], last)
+            impact = jnp.where(jnp.asarray(later), -push[:, i] / 2, impact)
         return further(other), hit | intersect.any(0), last, impact
 
     further = lambda other: jax.tree.map(_shifted, other, _Body(np.inf, 0, 0, 0, 0, 0))
@@ -583,4 +584,4 @@ def _separation(a: _Body, b: _Body, dt: float) -> tuple[Array, Array, Array]:
         nearer = distance < least
         push_x, push_y = jnp.where(nearer, sign * ux, push_x), jnp.where(nearer, sign * uy, push_y)
         least = jnp.where(nearer, distance, least)
-    return intersect & pair, will & pair, least * jnp.stack([push_x, push_y])
+    return intersect & pair, will & pair, jnp.stack([least * push_x, least * push_y])
