@@ -578,8 +578,8 @@ FAULTS = [
     Fault(
         "A vehicle that gives a change of lane up goes on with it",
         "envs/fields/highway.py",
-        "return jnp.where(taken, lane, chosen)",
-        "return chosen",
+        "target = jnp.where(gives_up, lane, chosen)",
+        "target = chosen",
         ("unit/test_highway.py::test_a_step_against_loops_over_vehicles",),
     ),
     Fault(
@@ -592,9 +592,30 @@ FAULTS = [
     Fault(
         "The slip angle is half of the steering angle",
         "envs/fields/highway.py",
-        "slip = jnp.arctan(jnp.tan(steering) / 2)",
-        "slip = steering / 2",
-        ("unit/test_highway.py::test_a_step_against_loops_over_vehicles",),
+        "most = np.sin(np.arctan(np.tan(MAX_STEERING) / 2))",
+        "most = np.sin(MAX_STEERING / 2)",
+        ("unit/test_highway.py::test_the_slip_angle_against_the_steering_angle",),
+    ),
+    Fault(
+        "Vehicles are pushed by the pair that is the farthest along the road",
+        "envs/fields/highway.py",
+        "later = will[i] & (other.index[i] > last)",
+        "later = will[i]",
+        ("unit/test_highway.py::test_piles_of_vehicles_against_all_pairs",),
+    ),
+    Fault(
+        "The search for collisions ends at the length of a vehicle",
+        "envs/fields/highway.py",
+        "near = lambda carry: (jnp.abs(carry[0].x - own.x) <= reach).any()",
+        "near = lambda carry: (jnp.abs(carry[0].x - own.x) <= LENGTH / 2).any()",
+        ("unit/test_highway.py::test_piles_of_vehicles_against_all_pairs",),
+    ),
+    Fault(
+        "A vehicle is in front of no other at the same place",
+        "envs/fields/highway.py",
+        "jnp.where(beside < order.position, beside, ahead)",
+        "ahead",
+        ("unit/test_highway.py::test_neighbours_in_piles_against_a_loop",),
     ),
     Fault(
         "The rule of the highway looks at the vehicle in front in its own lane alone",
