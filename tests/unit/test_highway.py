@@ -454,3 +454,17 @@ def test_bad_counts(changed):
     ((name, value),) = changed.items()
     with pytest.raises(ValueError, match=f"{name} is {value}; it must be a positive int"):
         Highway(**changed)
+
+
+def test_gradients_pass_through_a_step_with_collisions_looked_for():
+    env = Highway(num_vehicles=8)
+    params = env.default_params
+    _, state = env.reset_env(jax.random.key(0), params)
+
+    def travelled(headway):
+        after = env.step_env(jax.random.key(1), state, highway.FASTER, params.replace(headway=headway))[1]
+        return after.x.sum()
+
+    found, step = jax.jit(jax.grad(travelled))(1.5), 1e-2
+    expected = (travelled(1.5 + step) - travelled(1.5 - step)) / (2 * step)
+    assert found == pytest.approx(float(expected), rel=0.02) and found < 0

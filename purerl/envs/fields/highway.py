@@ -527,7 +527,9 @@ class _Body(NamedTuple):
 def _collisions(state: HighwayState, order: _Order, dt: float, others_collide: bool) -> tuple[Array, Array, Array]:
     """Whether each vehicle intersects another, how it is pushed `[V, 2]`, and whether it is, in the next frame."""
     index = jnp.arange(len(state.x), dtype=jnp.int32)
-    all_ = _Body(state.x, state.y, jnp.cos(state.heading), jnp.sin(state.heading), state.speed, index)
+    # a push has no derivative by positions: one through a loop of unknown length does not exist in reverse
+    x, y, heading, speed = jax.lax.stop_gradient((state.x, state.y, state.heading, state.speed))
+    all_ = _Body(x, y, jnp.cos(heading), jnp.sin(heading), speed, index)
     if not others_collide:
         ego = jax.tree.map(lambda x: x[EGO], all_)
         hit, will, push = _separation(ego, all_, dt)
@@ -536,7 +538,7 @@ def _collisions(state: HighwayState, order: _Order, dt: float, others_collide: b
         return hit.at[EGO].set(hit.any()), impact.T, will.at[EGO].set(will.any())
     # sorted along the road, vehicles and those k positions behind and before them, for k = 1, 2, ...
     own = jax.tree.map(lambda x: jnp.stack([x[order.vehicle]] * 2), all_)
-    reach = np.hypot(LENGTH, WIDTH) + jnp.max(state.speed) * dt + 1  # of two that can meet; 1 m for rounding
+    reach = np.hypot(LENGTH, WIDTH) + jnp.max(speed) * dt + 1  # of two that can meet; 1 m for rounding
 
     def meet(carry):
         other, hit, last, impact = carry
@@ -544,7 +546,7 @@ def _collisions(state: HighwayState, order: _Order, dt: float, others_collide: b
         for i in range(2):
             later = will[i] & (other.index[i] > last)  # the pair that is looked at last
             last = jnp.where(later, other.index[i], last)
-            impact = jnp.where(jnp.asarray(later), -push[:, i] / 2, impact)
+            impact = jnp.asarray(jnp.where(later, -push[:, i] / 2, impact))
         return further(other), hit | intersect.any(0), last, impact
 
     further = lambda other: jax.tree.map(_shifted, other, _Body(np.inf, 0, 0, 0, 0, 0))
