@@ -6,8 +6,8 @@ The problems of Andrychowicz et al. (2016, arXiv:1606.04474, section 3.1): f(θ)
 uniform in (0, 1), θ₀ ~ N(0, 0.01²), 100 steps. The optimiser is an LSTM of two layers of 20 for every coordinate,
 trained on unrolls of 20 steps with Adam: by the gradient of the sum of losses, or by REINFORCE, whose actions are the
 updates with noise. SGD, momentum, RMSProp and Adam have the best of 41 learning rates over five decades, chosen on
-other problems by the mean loss at step 100. There is one JSON file for each arm and seed, and a
-run that was stopped continues with what is missing.
+other problems by the mean loss at step 100. There is one JSON file for each arm and seed, and a run that was stopped
+continues with what is missing.
 """
 
 from __future__ import annotations

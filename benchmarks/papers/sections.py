@@ -113,6 +113,6 @@ def main(
         write(page, section, body)
         if picture:
             picture(found, HERE / f"{results}.png")
-    print("\n\n".join(re.findall(r"(?:^\|.*\n?)+", body, re.MULTILINE)))
+    print("\n".join(re.findall(r"(?:^\|.*\n?)+", body, re.MULTILINE)).rstrip())
     if not (given.record or place.reports):
         print("\n".join(beside(seeds(found), seeds(records(place.recorded)), value)))

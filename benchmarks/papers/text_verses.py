@@ -1,6 +1,6 @@
 """A text generator trained for BLEU and ROUGE: King James verses put into the words of the World English Bible.
 
-    python benchmarks/papers/text_verses.py [--seeds 5] [--only RLOO] [--record | --report]
+    python benchmarks/papers/text_verses.py [--seeds 5] [--only RLOO-with-KL] [--record | --report]
 
 A small GPT learns the pairs by maximum likelihood; then each algorithm trains it on the reward BLEU + ROUGE-L of its
 completions. Test verses are of five books that are in no training text. There is one JSON file for each algorithm and
@@ -210,8 +210,9 @@ def compute(root: Path, given: Any) -> None:
     """What is missing."""
     before(root, given.seeds)
     for seed in range(given.seeds):
-        for name in given.names:
-            train(root / folder(name) / f"{seed}.json", name, seed)
+        for name in ALGORITHMS:
+            if folder(name) in given.names:
+                train(root / folder(name) / f"{seed}.json", name, seed)
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -321,8 +322,8 @@ def main() -> None:
     """Compute what is missing, then report."""
     sections.main(
         sections.parser(__doc__, 5, "algorithm"), "text-verses", "TEXT.md", "verses", compute, section, picture,
-        value=lambda x: x["scores"]["1"]["bleu"] if "scores" in x else None, names=ALGORITHMS, kind="algorithm",
-        one_device=True,
+        value=lambda x: x["scores"]["1"]["bleu"] if "scores" in x else None, names=[*map(folder, ALGORITHMS)],
+        kind="algorithm", one_device=True,
     )  # fmt: skip
 
 
