@@ -59,7 +59,7 @@ def parser(doc: str | None, seeds: int | None = None, of: str = "arm") -> argpar
     """A command line with `--seeds`, if there is a number of them; `main` adds what all scripts have."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     if seeds:
-        parser.add_argument("--seeds", type=int, default=seeds, help=f"seeds of each {of} [{seeds}]")
+        parser.add_argument("--seeds", type=recorded.count, default=seeds, help=f"seeds of each {of} [{seeds}]")
     return parser
 
 
