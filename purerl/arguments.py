@@ -79,6 +79,10 @@ def is_known(*trees: Any) -> bool:
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
 
 
+def _on_one_line(x: Any) -> str:
+    return " ".join(repr(x).split())[:60]
+
+
 def as_numbers(function: str, name: str, x: Any) -> np.ndarray:
     """An argument as an array; a ValueError that names it unless it is a number, or numbers in rows of one length."""
     try:
@@ -87,7 +91,9 @@ def as_numbers(function: str, name: str, x: Any) -> np.ndarray:
         array = np.empty(0, object)
     if isinstance(x, int) or array.dtype == bool or jnp.issubdtype(array.dtype, jnp.number):
         return array
-    raise ValueError(f"{function}: {name} is {' '.join(repr(x).split()):.60}; it must be a number, or numbers")
+    raise ValueError(
+        f"{function}: {name} is {_on_one_line(x)}; it must be a number or an array of numbers"
+    )
 
 
 def check_range(function: str, low: Any, high: Any, /, **numbers: Any) -> None:
@@ -125,7 +131,7 @@ def check_arrays(function: str, /, **arrays: Any) -> None:
     """Raise a ValueError that names the first argument that is neither a NumPy nor a JAX array."""
     for name, x in arrays.items():
         if not isinstance(x, np.ndarray | jax.Array):
-            raise ValueError(f"{function}: {name} is {' '.join(repr(x).split()):.60}; it must be an array")
+            raise ValueError(f"{function}: {name} is {_on_one_line(x)}; it must be an array")
 
 
 def check_flags(function: str, /, **flags: Any) -> None:

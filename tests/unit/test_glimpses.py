@@ -134,7 +134,7 @@ def test_bad_parameters(key):
         ),
         ({"max_steps_in_episode": 2.5}, "Glimpses: max_steps_in_episode is 2.5; it must be a whole number"),
         ({"images": np.full((28, 6, 6), np.nan)}, "Glimpses: images must be finite"),
-        ({"labels": np.full(28, 7)}, r"Glimpses: labels has 7; it must lie in \[0, 2\]"),
+        ({"labels": np.full(28, 3)}, r"Glimpses: labels has 3; it must lie in \[0, 2\]"),
         ({"labels": np.zeros(28)}, "Glimpses: labels are float64; they must be ints"),
         ({"labels": np.zeros(3, int)}, r"images and labels have shapes \(28, 6, 6\) and \(3,\)"),
     ):

@@ -362,7 +362,7 @@ def test_bad_input(key):
         ({"start": 21}, r"Inventory: start is 21; it must lie in"),
         ({"start": 0.5}, r"Inventory: start is 0.5; it must be a whole number"),
         ({"capacity": 2.5}, r"Inventory: capacity is 2.5; it must be a whole number"),
-        ({"holding": "1"}, r"Inventory: holding is '1'; it must be a number"),
+        ({"holding": "1"}, r"Inventory: holding is '1'; it must be a number or an array"),
         ({"demand": np.array([0.5, 0.6, -0.1])}, r"Inventory: demand is .*; it must be probabilities in \[0, 1\]"),
         ({"demand": np.array([0.5, 0.4])}, r"Inventory: demand adds up to 0.9; probabilities must add up to 1"),
     ):
