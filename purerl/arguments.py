@@ -91,9 +91,7 @@ def as_numbers(function: str, name: str, x: Any) -> np.ndarray:
         array = np.empty(0, object)
     if isinstance(x, int) or array.dtype == bool or jnp.issubdtype(array.dtype, jnp.number):
         return array
-    raise ValueError(
-        f"{function}: {name} is {_on_one_line(x)}; it must be a number or an array of numbers"
-    )
+    raise ValueError(f"{function}: {name} is {_on_one_line(x)}; it must be a number or an array of numbers")
 
 
 def check_range(function: str, low: Any, high: Any, /, **numbers: Any) -> None:
