@@ -37,6 +37,14 @@ def test_a_hash_that_differs_is_not_the_same_bits(script):
     assert "not recorded" in recorded.beside(at(None), {})[3] and recorded.beside({}, at(None)) == []
 
 
+@pytest.mark.parametrize("text", ["0", "-3", "2.5", "ten", ""])
+def test_counts(script, text):
+    count = script("recorded").count
+    assert count("12") == 12
+    with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is not a whole number of at least 1"):
+        count(text)
+
+
 def test_places(script, tmp_path, capsys):
     recorded = script("recorded")
 
