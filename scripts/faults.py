@@ -694,6 +694,27 @@ FAULTS = [
         "(right)",
         ("unit/test_glimpses.py::test_an_episode",),
     ),
+    Fault(
+        "Labels of one class more than there are pass",
+        "envs/fields/glimpses.py",
+        "labels >= num_classes",
+        "labels > num_classes",
+        ("unit/test_glimpses.py::test_bad_parameters",),
+    ),
+    Fault(
+        "Half a unit of room is cut off without a word",
+        "arguments.py",
+        "(np.asarray(x) % 1 != 0).any()",
+        "(np.asarray(x) % 1 != 0).all() and np.ndim(x) > 0",
+        ("unit/test_traffic_signal.py::test_bad_input",),
+    ),
+    Fault(
+        "A schedule of several orders is that of none",
+        "envs/fields/execution.py",
+        "    check_scalars(function, **vars(params))\n",
+        "",
+        ("unit/test_execution.py::test_the_schedules_are_of_one_order",),
+    ),
     # --- the loop -----------------------------------------------------------------------------------------------------
     Fault(
         "The successor of a step is the observation after the reset",

@@ -435,11 +435,14 @@ def test_a_thousand_variants_are_one_program(key):
         ({"delay": -1.0}, "delay is -1.0"),
         ({"headway": -1.0}, "headway is -1.0"),
         ({"politeness": 1.5}, "politeness is 1.5"),
-        ({"high_speed": 10.0}, "high_speed is 10.0"),
+        ({"high_speed": 10.0}, "high_speed - low_speed is -10.0"),
+        ({"high_speed": 20.0}, "high_speed - low_speed is 0.0"),
+        ({"low_speed": np.nan}, "low_speed is nan"),
         ({"gain": np.nan}, "gain is nan"),
         ({"speed_reward": np.inf}, "speed_reward is inf"),
         ({"collision_reward": 0.5}, r"speed_reward \+ right_lane_reward - collision_reward is 0.0"),
         ({"max_steps_in_episode": 0}, "max_steps_in_episode is 0"),
+        ({"max_steps_in_episode": 2.5}, "max_steps_in_episode is 2.5; it must be a whole number"),
     ],
 )
 def test_bad_parameters(changed, message, key):

@@ -23,7 +23,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import NOT_NEGATIVE, POSITIVE, check_counts, check_range
+from purerl.arguments import NOT_NEGATIVE, POSITIVE, check_counts, check_range, check_whole
 from purerl.core import Array
 
 LENGTH, WIDTH = 5.0, 2.0  # of a vehicle, m
@@ -277,18 +277,18 @@ def fast_params() -> HighwayParams:
 
 
 def _check(params: HighwayParams) -> None:
-    check_range("Highway", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
+    check_whole("Highway", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
     positive = ("density", "speed_limit", "acceleration", "deceleration", "delay")
     check_range("Highway", *POSITIVE, **{name: getattr(params, name) for name in positive})
     not_negative = ("ego_spacing", "jam_distance", "headway", "max_braking")
     check_range("Highway", *NOT_NEGATIVE, **{name: getattr(params, name) for name in not_negative})
     check_range("Highway", 0, 1, politeness=params.politeness)
-    check_range("Highway", params.low_speed, POSITIVE[1], high_speed=params.high_speed)
-    finite = ("gain", "collision_reward", "right_lane_reward", "speed_reward")
+    finite = ("gain", "collision_reward", "right_lane_reward", "speed_reward", "low_speed", "high_speed")
     check_range("Highway", -POSITIVE[1], POSITIVE[1], **{name: getattr(params, name) for name in finite})
-    # rewards are divided by their range
+    # rewards are divided by their range, and speeds by theirs
     spread = params.speed_reward + params.right_lane_reward - params.collision_reward
     check_range("Highway", *POSITIVE, **{"speed_reward + right_lane_reward - collision_reward": spread})
+    check_range("Highway", *POSITIVE, **{"high_speed - low_speed": params.high_speed - params.low_speed})
 
 
 # --- one frame --------------------------------------------------------------------------------------------------------
