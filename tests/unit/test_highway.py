@@ -452,10 +452,13 @@ def test_bad_parameters(changed, message, key):
             call()
 
 
-@pytest.mark.parametrize("changed", [{"num_lanes": 0}, {"num_vehicles": -50}, {"frequency": 0}, {"num_vehicles": 2.5}])
-def test_bad_counts(changed):
+@pytest.mark.parametrize(
+    "changed", [{"num_lanes": 0}, {"num_vehicles": -50}, {"frequency": 0}, {"num_vehicles": 2.5}, {"others_collide": 2}]
+)
+def test_bad_structure(changed):
     ((name, value),) = changed.items()
-    with pytest.raises(ValueError, match=f"{name} is {value}; it must be a positive int"):
+    allowed = "True or False" if name == "others_collide" else "a positive int"
+    with pytest.raises(ValueError, match=f"{name} is {value}; it must be {allowed}"):
         Highway(**changed)
 
 

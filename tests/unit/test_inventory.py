@@ -409,6 +409,14 @@ def test_bad_input(key):
         inventory.poisson(0.0, 10)
 
 
+@pytest.mark.parametrize(
+    "solve", [inventory.best_policy, lambda x: inventory.average_cost(4, 10, x), lambda x: inventory.plan(3, x)]
+)
+def test_solutions_are_of_one_problem(solve):
+    with pytest.raises(ValueError, match=r"holding has shape \(2,\); it must be one number, of one problem at a time"):
+        solve(replace(POISSON, holding=np.ones(2)))
+
+
 def test_against_stockpyl(monkeypatch):
     pytest.importorskip("stockpyl", reason="stockpyl is not installed: pip install stockpyl")
     from stockpyl import ssm_serial

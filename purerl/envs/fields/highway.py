@@ -23,7 +23,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import NOT_NEGATIVE, POSITIVE, check_counts, check_range, check_whole
+from purerl.arguments import NOT_NEGATIVE, POSITIVE, check_counts, check_flags, check_range, check_whole
 from purerl.core import Array
 
 LENGTH, WIDTH = 5.0, 2.0  # of a vehicle, m
@@ -137,6 +137,7 @@ class Highway(Environment):
 
     def __init__(self, num_lanes: int = 4, num_vehicles: int = 50, frequency: int = 15, others_collide: bool = True):
         check_counts("Highway", num_lanes=num_lanes, num_vehicles=num_vehicles, frequency=frequency)
+        check_flags("Highway", others_collide=others_collide)
         self._num_lanes, self._num_vehicles, self._frequency = num_lanes, num_vehicles + 1, frequency
         self._others_collide = others_collide
 

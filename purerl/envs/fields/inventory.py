@@ -29,7 +29,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import as_numbers, check_counts, check_positive, check_range, check_whole, is_known
+from purerl.arguments import as_numbers, check_counts, check_positive, check_range, check_scalars, check_whole, is_known
 from purerl.core import Array
 from purerl.envs.fields.pictures import bars
 from purerl.envs.spaces import MultiDiscrete
@@ -329,6 +329,11 @@ def check_inventory(params: InventoryParams) -> None:
     _check_demand("Inventory", params.demand)
 
 
+def _check_one(function: str, params: InventoryParams) -> None:
+    check_inventory(params)
+    check_scalars(function, **{name: x for name, x in vars(params).items() if name != "demand"})
+
+
 def _check_demand(function: str, demand: Any) -> None:
     if not is_known(demand):
         return
@@ -365,14 +370,14 @@ def average_cost(reorder: int, order_up_to: int, params: InventoryParams) -> flo
 
     Reference: Zheng & Federgruen, 1991, doi:10.1287/opre.39.4.654, eq. 4.
     Raises:
-      ValueError: unless s < S, if the demand is always 0, or for parameters out of range.
+      ValueError: unless s < S, if the demand is always 0, or for parameters out of range or of several problems.
 
     >>> round(average_cost(4, 10, InventoryParams(poisson(6.0, 41))), 9)
     8.034111561
     """
     if reorder >= order_up_to:
         raise ValueError(f"average_cost: reorder is {reorder}; it must be below order_up_to, {order_up_to}")
-    check_inventory(params)
+    _check_one("average_cost", params)
     probability = np.asarray(params.demand, float)
     if probability[0] >= 1:
         raise ValueError("average_cost: demand is always 0; an average over cycles needs some demand")
@@ -389,11 +394,13 @@ def best_policy(params: InventoryParams) -> tuple[int, int, float]:
     """The (s, S) of the lowest average cost among all policies, and that cost, without a limit of capacity or orders.
 
     Reference: Zheng & Federgruen, 1991, doi:10.1287/opre.39.4.654, the algorithm of section 2.
+    Raises:
+      ValueError: for parameters out of range or of several problems.
 
     >>> best_policy(InventoryParams(poisson(6.0, 41)))[:2]
     (4, 10)
     """
-    check_inventory(params)
+    _check_one("best_policy", params)
     bought = params.unit_cost * np.asarray(params.demand, float) @ np.arange(len(params.demand))
     level = lambda y: float(one_period_cost(y, params) + bought)
     best = int(np.argmin(one_period_cost(np.arange(len(params.demand)), params)))
@@ -438,13 +445,13 @@ def plan(horizon: int, params: InventoryParams) -> Plan:
 
     Reference: Snyder & Shen, 2019, eq. 4.66.
     Raises:
-      ValueError: for a horizon that is none, or parameters out of range.
+      ValueError: for a horizon that is none, or parameters out of range or of several problems.
 
     >>> plan(5, finite_horizon().default_params).order_up_to.tolist()
     [133, 133, 133, 133, 126]
     """
     check_counts("plan", horizon=horizon)
-    check_inventory(params)
+    _check_one("plan", params)
     probability, most = np.asarray(params.demand, float), len(params.demand) - 1
     levels = np.arange(min(0, int(params.start)) - most * horizon, int(params.capacity) + 1)
     value = np.where(levels > 0, params.terminal_holding * levels, -params.terminal_penalty * levels)
