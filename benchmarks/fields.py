@@ -232,17 +232,6 @@ class Rounded(Wrapper):
         return self.env.see(*given)
 
 
-class BaseStocks(Wrapper):
-    """The action is an echelon base stock for each stage, a number rounded to units; the stages order up to it."""
-
-    def action_space(self, params=None):
-        orders = self.env.action_space(params)
-        return spaces.Box(0, 2 * (orders.nvec.max() - 1), orders.shape, jnp.int32)
-
-    def step_env(self, key, state, action, params):
-        return self.env.step_env(key, state, inventory.base_stock_orders(state, action), params)
-
-
 # --- the fields -------------------------------------------------------------------------------------------------------
 
 
@@ -343,17 +332,15 @@ def of_finite_inventory(change: Callable[[Any], Any] = lambda env: env, about: s
     return Field(about, env, best.cost, known, orders_by_period, cost_of_horizon, True, 0.01, how)
 
 
-def of_serial_inventory(change: Callable[[Any], Any] = lambda env: env, about: str = "") -> Field:
+def of_serial_inventory() -> Field:
     env = inventory.SerialInventory()
     levels, best = inventory.echelon_base_stock(env.default_params)
     simulated = float(jax.jit(lambda: cost_of_rule(env, partial(inventory.base_stock_orders, base_stock=levels)))())
-    optimum = f"the optimum has echelon base stocks {', '.join(map(str, levels))}"
-    about = f"three stages in a row{about}, average cost; {optimum}"
+    about = f"three stages in a row, average cost; the optimum has echelon base stocks {', '.join(map(str, levels))}"
     how = (
         "exact: Clark & Scarf's recursion (`inventory.echelon_base_stock`); agents and again the optimum by simulation"
     )
-    known = {"the optimum, simulated": simulated}
-    return Field(about, change(env), best, known, simulated_cost, as_it_is, True, 0.01, how)
+    return Field(about, env, best, {"the optimum, simulated": simulated}, simulated_cost, as_it_is, True, 0.01, how)
 
 
 def of_intersection() -> Field:
@@ -433,7 +420,6 @@ def fields() -> dict[str, Callable[[], Field]]:
         "finite": of_finite_inventory,
         "rounded-finite": partial(of_finite_inventory, Rounded, ", orders rounded"),
         "serial": of_serial_inventory,
-        "serial-base-stocks": partial(of_serial_inventory, BaseStocks, ", base stocks chosen"),
         "intersection": of_intersection,
         "highway": of_highway,
         "acquisition": of_acquisition,
