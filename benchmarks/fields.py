@@ -225,6 +225,8 @@ def as_it_is(params: Any, found: dict[str, Any]) -> float:
 class Rounded(Wrapper):
     """The order is a number, rounded to units: its order and distances are known, which those of classes are not."""
 
+    env: inventory.Inventory
+
     def action_space(self, params=None):
         return spaces.Box(0, self.env.action_space(params).n - 1, (), jnp.int32)
 
