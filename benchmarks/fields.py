@@ -24,10 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import recorded
+from gymnax.environments import spaces
 
 import purerl
-from purerl import bellman, build, networks, rewards, statistics, training
+from purerl import bellman, build, distributions, networks, rewards, statistics, training
 from purerl.envs.fields import acquisition, battery, execution, glimpses, inventory, spectrum, traffic_signal
+from purerl.envs.wrappers import Wrapper
 from purerl.runs import report
 from purerl.runs.devices import set_up_jax
 from purerl.runs.stream import measure
@@ -187,7 +189,8 @@ def orders_by_period(env: Any, agent: Any, state: Any, key: Any) -> dict[str, An
 
     def of(time):
         states = inventory.InventoryState(stock, zero, zero, zero + time)
-        return greedy(agent, state, jax.vmap(lambda state: env.see(state, params))(states))
+        found = greedy(agent, state, jax.vmap(lambda state: env.see(state, params))(states))
+        return distributions.clip_to_space(env.action_space(params), found)
 
     return {"orders": jax.lax.map(of, jnp.arange(params.max_steps_in_episode))}
 
@@ -217,6 +220,18 @@ def as_it_is(params: Any, found: dict[str, Any]) -> float:
     """The value that was found."""
     del params
     return float(found["value"])
+
+
+class Rounded(Wrapper):
+    """The order is a number, rounded to units: its order and distances are known, which those of classes are not."""
+
+    env: inventory.Inventory
+
+    def action_space(self, params=None):
+        return spaces.Box(0, self.env.action_space(params).n - 1, (), jnp.int32)
+
+    def see(self, *given):
+        return self.env.see(*given)
 
 
 # --- the fields -------------------------------------------------------------------------------------------------------
@@ -305,8 +320,8 @@ def of_execution() -> Field:
     return Field(about, env, of(execution.optimal_holdings(params)), known, trades, utility, True, 0.01, how, ("left",))
 
 
-def of_finite_inventory() -> Field:
-    env = inventory.finite_horizon()
+def of_finite_inventory(change: Callable[[Any], Any] = lambda env: env, about: str = "") -> Field:
+    env = change(inventory.finite_horizon())
     params = env.default_params
     best = inventory.plan(params.max_steps_in_episode, params)
     every = stocks_of_horizon(params)
@@ -315,7 +330,7 @@ def of_finite_inventory() -> Field:
     how = (
         "exact: dynamic programming over whole units (`inventory.plan`); agents by the same recursion with their orders"
     )
-    about = "inventory over 5 periods, expected cost"
+    about = f"inventory over 5 periods, expected cost{about}"
     return Field(about, env, best.cost, known, orders_by_period, cost_of_horizon, True, 0.01, how)
 
 
@@ -327,7 +342,7 @@ def of_serial_inventory() -> Field:
     how = (
         "exact: Clark & Scarf's recursion (`inventory.echelon_base_stock`); agents and again the optimum by simulation"
     )
-    return Field(about, env, best, {"the optimum, simulated": simulated}, simulated_cost, as_it_is, True, 0.05, how)
+    return Field(about, env, best, {"the optimum, simulated": simulated}, simulated_cost, as_it_is, True, 0.01, how)
 
 
 def of_intersection() -> Field:
@@ -405,6 +420,7 @@ def fields() -> dict[str, Callable[[], Field]]:
         "battery": of_battery,
         "execution": of_execution,
         "finite": of_finite_inventory,
+        "rounded-finite": partial(of_finite_inventory, Rounded, ", orders rounded"),
         "serial": of_serial_inventory,
         "intersection": of_intersection,
         "highway": of_highway,
@@ -519,6 +535,9 @@ def arms() -> dict[str, Arm]:
         "execution-sac": Arm("execution", "SAC", purerl.sac, sac(short, gamma=1.0, target_entropy=-3.0), short),
         "finite-ppo": Arm("finite", "PPO", purerl.ppo,
                           ppo(horizon, gamma=1.0, learning_rate=3e-3, entropy_cost=0.0), horizon, scaled(0.002)),
+        "finite-sac": Arm("rounded-finite", "SAC, orders rounded", purerl.sac,
+                          sac(short, gamma=1.0, target_entropy=-2.0), short, scaled(0.01),
+                          torso=relu(64)),
         "serial-ppo": Arm("serial", "PPO", purerl.ppo,
                           ppo(stages, gamma=0.9, learning_rate=3e-3, entropy_cost=0.001), stages, scaled(0.001)),
         "intersection-ppo": Arm("intersection", "PPO", purerl.ppo,

@@ -71,6 +71,11 @@ def test_orders_of_a_plan_cost_what_the_plan_does(script):
     nothing = {"orders": np.zeros_like(found["orders"])}
     assert fields.cost_of_horizon(params, nothing) == pytest.approx(cost, rel=1e-12)
 
+    # of numbers, which are rounded, and clipped to the largest order
+    rounded = lambda add: fields.orders_by_period(fields.Rounded(env), acting(lambda obs: ordered(obs) + add), (), None)
+    np.testing.assert_array_equal(rounded(0.4)["orders"], found["orders"])
+    np.testing.assert_array_equal(rounded(99.0)["orders"], np.full_like(found["orders"], 40))
+
 
 # --- portfolios -------------------------------------------------------------------------------------------------------
 
