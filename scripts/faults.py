@@ -673,6 +673,13 @@ FAULTS = [
         "(right)",
         ("unit/test_glimpses.py::test_an_episode",),
     ),
+    Fault(
+        "The best fixed glimpses forget those chosen before",
+        "envs/fields/glimpses.py",
+        "(p, seen + at[chosen[-1]])",
+        "(p, at[chosen[-1]])",
+        ("unit/test_glimpses.py::test_the_best_fixed_glimpses_against_a_loop",),
+    ),
     # --- the loop -----------------------------------------------------------------------------------------------------
     Fault(
         "The successor of a step is the observation after the reset",
