@@ -148,12 +148,13 @@ def test_the_canvas_has_the_pixels_that_were_seen(script, key):
     canvas, side = images.canvas(6, 3), 6
     at = jax.random.uniform(key, (4, 2, 2), jnp.float32, -1, 1)
     states = [GlimpsesState(jnp.array([t // 2, 2]), at[t], jnp.array([t % 2, 1])) for t in range(4)]
-    obs = jnp.stack([jax.vmap(lambda s: env._see(s, params))(s) for s in states])
+    see, step = jax.jit(jax.vmap(lambda s: env._see(s, params))), jax.jit(canvas.step)
+    obs = jnp.stack([see(s) for s in states])
     ended = jnp.zeros((4, 2), bool).at[1, 0].set(True)
     memory, steps = canvas.memory(2), []
     expected = np.zeros((2, 2, side, side))
     for t in range(4):
-        y, memory = canvas.step((), memory, obs[t])
+        y, memory = step((), memory, obs[t])
         for n in range(2):
             row, column = np.round((np.asarray(at[t, n]) + 1) * 5 / 2).astype(int)
             part = (slice(max(row - 1, 0), row + 2), slice(max(column - 1, 0), column + 2))
@@ -162,7 +163,7 @@ def test_the_canvas_has_the_pixels_that_were_seen(script, key):
         steps.append(y)
         memory = canvas.reset(memory, ended[t])
         expected[np.asarray(ended[t])] = 0
-    y, after, last = canvas.unroll((), canvas.memory(2), obs, ended, obs)
+    y, after, last = jax.jit(canvas.unroll)((), canvas.memory(2), obs, ended, obs)
     np.testing.assert_allclose(y, jnp.stack(steps), atol=1e-6)
     np.testing.assert_allclose(after, y, atol=1e-6)  # to see the same again changes nothing
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), last, memory)

@@ -285,8 +285,8 @@ def best_fixed_glimpses(
     check_counts("best_fixed_glimpses", num_glimpses=num_glimpses)
     check_range("best_fixed_glimpses", np.finfo(np.float32).tiny, 1 - 1e-6, validation_share=validation_share)
     split = split_of(len(train.images), validation_share)
-    fit, judged = (train.replace(images=train.images[of], labels=train.labels[of])
-                   for of in (slice(split), slice(split, None)))  # fmt: skip
+    part = lambda of: GlimpsesParams(train.images[of], train.labels[of], train.max_steps_in_episode)
+    fit, judged = part(slice(split)), part(slice(split, None))
     every, probability = every_location(np.shape(train.images)[1])
     at = _distances_at(every, fit, judged, patch, scales)
     before = list(zip(probability, at, strict=True)) if uniform_first else [(1.0, np.zeros_like(at[0]))]
