@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--agent", choices=("dqn", "pqn"), default="pqn")
     parser.add_argument("--game", choices=GAMES, help="one game [all five]")
     parser.add_argument("--frames", type=count, default=1_000_000)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=recorded.count, default=2)
     parser.add_argument("--sticky", type=float, default=0.0)
     parser.add_argument("--cap", type=int, default=1_000)
     parser.add_argument("--all-actions", action="store_true")

@@ -271,7 +271,7 @@ def main() -> None:
     """Compute the missing results, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     every = cases()
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=recorded.count, default=10)
     parser.add_argument("--only", choices=every, help="one world")
     parser.add_argument("--agent", help="one agent")
     recorded.options(parser, RESULTS)

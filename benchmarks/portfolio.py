@@ -396,7 +396,7 @@ def report_of(root: Path) -> str:
 def main() -> None:
     """Train what is missing, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds of each configuration [{SEEDS}]")
+    parser.add_argument("--seeds", type=recorded.count, default=SEEDS, help=f"seeds of each configuration [{SEEDS}]")
     recorded.options(parser, RESULTS)
     given = parser.parse_args()
     place = recorded.place(given)

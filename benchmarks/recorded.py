@@ -48,6 +48,13 @@ def options(parser: argparse.ArgumentParser, recorded: Path, name: str | None = 
     parser.set_defaults(recorded=recorded)
 
 
+def count(text: str) -> int:
+    """A number of at least 1, of the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
 def place(given: argparse.Namespace) -> Place:
     """The folders that the options name; the own one is made."""
     own = given.recorded if given.record else given.out

@@ -260,7 +260,7 @@ def main() -> None:
     """Compute the missing results, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     every = worlds()
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=recorded.count, default=10)
     parser.add_argument("--only", choices=[*every, "front"], help="one world")
     recorded.options(parser, RESULTS)
     given = parser.parse_args()

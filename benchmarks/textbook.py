@@ -245,7 +245,7 @@ def draw(root: Path) -> None:
 def main() -> None:
     """Compute the missing results, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10, help="seeds of each experiment [10]")
+    parser.add_argument("--seeds", type=recorded.count, default=10, help="seeds of each experiment [10]")
     recorded.options(parser, RESULTS)
     given = parser.parse_args()
     place, computed = recorded.place(given), 0

@@ -256,7 +256,7 @@ def seeds(results: dict[str, dict]) -> dict[str, dict[int, recorded.Seed]]:
 def main() -> None:
     """Run the requested agents, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=recorded.count, default=5)
     parser.add_argument("--only", choices=WORLDS, help="one world")
     parser.add_argument("--agent", help="one agent")
     parser.add_argument("--steps", type=int, help="of each seed [1,600,000 of FrozenLake, whose goal is seldom "

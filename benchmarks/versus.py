@@ -661,7 +661,7 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--job", choices=JOBS, required=True)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=recorded.count, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", default="rejax,rejax-1,sb3,sbx", help="with commas between")
     parser.add_argument("--worker", help=argparse.SUPPRESS)

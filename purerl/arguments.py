@@ -10,12 +10,19 @@ import numpy as np
 from jax.core import Tracer
 
 __all__ = [
+    "as_numbers",
+    "check_arrays",
     "check_counts",
+    "check_flags",
     "check_functions",
+    "check_positive",
     "check_present",
     "check_range",
+    "check_scalars",
     "check_shapes",
     "check_step_env",
+    "check_whole",
+    "is_known",
     "resets_itself",
 ]
 
@@ -67,12 +74,69 @@ POSITIVE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)  # 
 NOT_NEGATIVE = 0, POSITIVE[1]
 
 
+def is_known(*trees: Any) -> bool:
+    """Whether no value of these is traced."""
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def _on_one_line(x: Any) -> str:
+    return " ".join(repr(x).split())[:60]
+
+
+def as_numbers(function: str, name: str, x: Any) -> np.ndarray:
+    """An argument as an array; a ValueError that names it unless it is a number, or numbers in rows of one length."""
+    try:
+        array = np.asarray(x)
+    except ValueError:  # rows of several lengths
+        array = np.empty(0, object)
+    if isinstance(x, int) or array.dtype == bool or jnp.issubdtype(array.dtype, jnp.number):
+        return array
+    raise ValueError(f"{function}: {name} is {_on_one_line(x)}; it must be a number or an array of numbers")
+
+
 def check_range(function: str, low: Any, high: Any, /, **numbers: Any) -> None:
     """Raise a ValueError that names the first number outside of [low, high]; traced values are not checked."""
     for name, x in numbers.items():
-        known = not any(isinstance(value, Tracer) for value in (low, high, x))
-        if known and not ((np.asarray(x) >= low) & (np.asarray(x) <= high)).all():
-            raise ValueError(f"{function}: {name} is {x}; it must lie in [{low}, {high}]")
+        if is_known(x):
+            array = as_numbers(function, name, x)
+            if is_known(low, high) and not ((array >= low) & (array <= high)).all():
+                raise ValueError(f"{function}: {name} is {x}; it must lie in [{low}, {high}]")
+
+
+def check_positive(function: str, /, **numbers: Any) -> None:
+    """Raise a ValueError that names the first number that is not positive and finite; traced values are not checked."""
+    for name, x in numbers.items():
+        if is_known(x) and not ((as_numbers(function, name, x) > 0) & np.isfinite(x)).all():
+            raise ValueError(f"{function}: {name} is {x}; it must be positive and finite")
+
+
+def check_whole(function: str, low: Any, high: Any, /, **numbers: Any) -> None:
+    """As `check_range`, of whole numbers: a float such as 2.0 is one, since nothing is lost where it becomes an int."""
+    check_range(function, low, high, **numbers)
+    for name, x in numbers.items():
+        if is_known(x) and (np.asarray(x) % 1 != 0).any():
+            raise ValueError(f"{function}: {name} is {x}; it must be a whole number")
+
+
+def check_scalars(function: str, /, **numbers: Any) -> None:
+    """Raise a ValueError that names the first argument of several numbers, for functions of one problem at a time."""
+    for name, x in numbers.items():
+        if shape := np.shape(x):
+            raise ValueError(f"{function}: {name} has shape {shape}; it must be one number, of one problem at a time")
+
+
+def check_arrays(function: str, /, **arrays: Any) -> None:
+    """Raise a ValueError that names the first argument that is neither a NumPy nor a JAX array."""
+    for name, x in arrays.items():
+        if not isinstance(x, np.ndarray | jax.Array):
+            raise ValueError(f"{function}: {name} is {_on_one_line(x)}; it must be an array")
+
+
+def check_flags(function: str, /, **flags: Any) -> None:
+    """Raise a ValueError that names the first argument that is neither True nor False."""
+    for name, x in flags.items():
+        if not isinstance(x, bool | np.bool_):
+            raise ValueError(f"{function}: {name} is {x!r}; it must be True or False")
 
 
 def check_functions(function: str, /, **parts: Any) -> None:

@@ -578,8 +578,8 @@ FAULTS = [
     Fault(
         "A vehicle that gives a change of lane up goes on with it",
         "envs/fields/highway.py",
-        "return jnp.where(taken, lane, chosen)",
-        "return chosen",
+        "target = jnp.where(gives_up, lane, chosen)",
+        "target = chosen",
         ("unit/test_highway.py::test_a_step_against_loops_over_vehicles",),
     ),
     Fault(
@@ -592,9 +592,30 @@ FAULTS = [
     Fault(
         "The slip angle is half of the steering angle",
         "envs/fields/highway.py",
-        "slip = jnp.arctan(jnp.tan(steering) / 2)",
-        "slip = steering / 2",
-        ("unit/test_highway.py::test_a_step_against_loops_over_vehicles",),
+        "most = np.sin(np.arctan(np.tan(MAX_STEERING) / 2))",
+        "most = np.sin(MAX_STEERING / 2)",
+        ("unit/test_highway.py::test_the_slip_angle_against_the_steering_angle",),
+    ),
+    Fault(
+        "Vehicles are pushed by the pair that is the farthest along the road",
+        "envs/fields/highway.py",
+        "later = will[i] & (other.index[i] > last)",
+        "later = will[i]",
+        ("unit/test_highway.py::test_piles_of_vehicles_against_all_pairs",),
+    ),
+    Fault(
+        "The search for collisions ends at the length of a vehicle",
+        "envs/fields/highway.py",
+        "near = lambda carry: (jnp.abs(carry[0].x - own.x) <= reach).any()",
+        "near = lambda carry: (jnp.abs(carry[0].x - own.x) <= LENGTH / 2).any()",
+        ("unit/test_highway.py::test_piles_of_vehicles_against_all_pairs",),
+    ),
+    Fault(
+        "A vehicle is in front of no other at the same place",
+        "envs/fields/highway.py",
+        "jnp.where(beside < order.position, beside, ahead)",
+        "ahead",
+        ("unit/test_highway.py::test_neighbours_in_piles_against_a_loop",),
     ),
     Fault(
         "The rule of the highway looks at the vehicle in front in its own lane alone",
@@ -679,6 +700,27 @@ FAULTS = [
         "(p, seen + at[chosen[-1]])",
         "(p, at[chosen[-1]])",
         ("unit/test_glimpses.py::test_the_best_fixed_glimpses_against_a_loop",),
+    ),
+    Fault(
+        "Labels of one class more than there are pass",
+        "envs/fields/glimpses.py",
+        "labels >= num_classes",
+        "labels > num_classes",
+        ("unit/test_glimpses.py::test_bad_parameters",),
+    ),
+    Fault(
+        "Half a unit of room is cut off without a word",
+        "arguments.py",
+        "(np.asarray(x) % 1 != 0).any()",
+        "(np.asarray(x) % 1 != 0).all() and np.ndim(x) > 0",
+        ("unit/test_traffic_signal.py::test_bad_input",),
+    ),
+    Fault(
+        "A schedule of several orders is that of none",
+        "envs/fields/execution.py",
+        "    check_scalars(function, **vars(params))\n",
+        "",
+        ("unit/test_execution.py::test_the_schedules_are_of_one_order",),
     ),
     # --- the loop -----------------------------------------------------------------------------------------------------
     Fault(
@@ -3318,6 +3360,20 @@ FAULTS = [
         ("runs/test_population.py::test_the_winner_and_its_schedule",),
     ),
     Fault(
+        "A row of a file that another one replaces at once is said to hold",
+        "runs/plan.py",
+        "used, block, total = {x for x in begun if x < plan.num_updates}",
+        "used, block, total = [x for x in begun if x < plan.num_updates]",
+        ("runs/test_population.py::test_rows_of_a_file_that_do_not_hold_are_counted",),
+    ),
+    Fault(
+        "The example of an agent ignores an option that it inherits",
+        "cli/templates/agent.py",
+        "normalize.observations(agent) if hp.normalize_obs else agent",
+        "agent",
+        ("process/test_new.py::test_every_option_of_the_agent_has_an_effect",),
+    ),
+    Fault(
         "A value of a file holds before its steps",
         "runs/changes.py",
         "math.ceil(at / block)",
@@ -3411,9 +3467,16 @@ FAULTS = [
     Fault(
         "A search of Optuna's asks for its first trials again after a resume",
         "runs/studies.py",
-        "np.random.SeedSequence([seed, generation])",
-        "np.random.SeedSequence([seed])",
+        "SeedSequence([seed, generation, *(",
+        "SeedSequence([seed, *(",
         ("process/test_studies.py::test_trials_after_a_resume_are_what_they_would_have_been[tpe]",),
+    ),
+    Fault(
+        "Processes of one seed that share a study try the same values",
+        "runs/studies.py",
+        "*([first] if others else [])",
+        "*([first] if False else [])",
+        ("process/test_studies.py::test_processes_of_one_seed_try_different_values[tpe]",),
     ),
     Fault(
         "A study of another agent is worked on",
@@ -3696,6 +3759,27 @@ FAULTS = [
         "if _ended(peer)]:",
         "if False]:",
         ("unit/test_processes.py::test_a_process_that_has_ended_before_all_are_there_may_be_started_again",),
+    ),
+    Fault(
+        "A stranger that speaks another protocol is listened to",
+        "training/processes.py",
+        "not text.startswith(GREETING[: len(text)])",
+        "False",
+        ("unit/test_processes.py::test_strangers_are_refused_and_delay_nobody",),
+    ),
+    Fault(
+        "A stranger with the number of no process counts as one",
+        "training/processes.py",
+        "or not 0 <= number < count:",
+        "or False:",
+        ("unit/test_processes.py::test_strangers_are_refused_and_delay_nobody",),
+    ),
+    Fault(
+        "A silent stranger stays connected",
+        "training/processes.py",
+        "if now - since > PATIENCE]:",
+        "if False]:",
+        ("unit/test_processes.py::test_a_connection_that_is_silent_is_closed_in_the_end",),
     ),
     Fault(
         "The error with which a process ends is not said by the others",

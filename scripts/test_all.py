@@ -3,8 +3,8 @@
     python scripts/test_all.py
 
 The tiers of `make test` run first. The tier `learning` follows in a process of its own, since XLA's flags are a
-process's own and whole trainings are compiled to run fast; then `process`, one test after another, so that nothing else
-competes for the cores while a test waits for a signal.
+process's own and whole trainings are compiled to run fast. In `process` tests start processes of their own: two files
+run at a time, the tests of each one after another, so that little else competes for the cores while a test waits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 PARTS = {
     "unit, contract, runs": ["-n", "2", "--dist", "loadfile", "tests/unit", "tests/contract", "tests/runs"],
     "learning": ["-n", "2", "--dist", "load", "tests/learning"],
-    "process": ["tests/process"],
+    "process": ["-n", "2", "--dist", "loadfile", "tests/process"],
 }
 COUNTS = ("tests", "failures", "errors", "skipped")
 

@@ -28,7 +28,8 @@ NOT_SMOKE = (  # most of the time of the unit tests
     *("test_text_environment.py", "test_text_rewards.py", "test_sequence_agents.py", "test_text_likelihood.py"),
     *("test_training_control.py", "test_training_control_env.py", "test_architecture_search.py"),
     *("test_inventory.py", "test_traffic_signal.py", "test_spectrum.py", "test_battery.py"),
-    *("test_replay.py", "test_values.py", "test_exploration.py"),
+    *("test_replay.py", "test_values.py", "test_exploration.py", "test_metagradient.py", "test_pbt.py"),
+    *("test_fields.py", "test_fields_benchmarks.py"),
 )
 MOST_MAPPINGS = 40_000  # of the 65,530 that Linux allows a process; every compiled program keeps some
 

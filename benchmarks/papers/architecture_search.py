@@ -1,17 +1,15 @@
 """Architecture search by REINFORCE and by regularised evolution, against the exact expectation of random search.
 
     pip install 'purerl[nas]'
-    python benchmarks/papers/architecture_search.py [--seeds 200] [--only cora] [--report] [--tune]
+    python benchmarks/papers/architecture_search.py [--seeds 200] [--only cora] [--tune] [--record | --report]
 
-There is one JSON file for each space and method under results/architecture-search/, with every seed in it; the seeds of
-a file run in one program, and a run that was stopped continues with the files that are missing. `--tune` compares
-rewards, learning rates and entropy costs of the controllers on cora, on other seeds.
+There is one JSON file for each space and method, with every seed in it; the seeds of a file run in one program, and a
+run that was stopped continues with the files that are missing. `--tune` compares rewards, learning rates and entropy
+costs of the controllers on cora, on other seeds.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable
 from functools import cache, partial
@@ -22,7 +20,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from text_report import control_section, recorded
+import sections
+from sections import recorded
 
 import purerl
 from purerl import distributions, networks, statistics, training
@@ -32,12 +31,7 @@ from purerl.envs.training_control import architecture
 from purerl.envs.training_control.architecture import ArchitectureSearchParams, SearchSpace
 from purerl.envs.training_control.nas_bench_graph import DATA_SETS
 from purerl.runs import report
-from purerl.runs.devices import set_up_jax
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "architecture-search"
-TUNING = RESULTS / "tuning.json"
-PICTURE = HERE / "architecture-search.png"
 OWN = "small-networks"
 SPACES = (*DATA_SETS, OWN)
 SEEDS, TUNING_SEEDS, QUERIES, JUDGED = 200, 100, 1_000, (100, 500, 1_000)
@@ -228,10 +222,9 @@ def rounded(x: Any) -> Any:
     return round(float(x), 6) if isinstance(x, float | np.floating) else x
 
 
-def run(name: str, method: str, num_seeds: int) -> None:
+def run(path: Path, name: str, method: str, num_seeds: int) -> None:
     """Run all seeds of a search on a space, unless its file is there."""
-    path = RESULTS / name / f"{method}.json"
-    if path.exists() and len(json.loads(path.read_text())["runs"]) >= num_seeds:
+    if len(recorded.read(path, {"runs": []})["runs"]) >= num_seeds:
         return
     report.note(f"{name}: {NAMES[method]}, {num_seeds} seeds")
     space = space_of(name)
@@ -270,10 +263,10 @@ TRIED = {  # (learning rate, cost of entropy) of each controller, reward and siz
 }
 
 
-def tune(num_seeds: int) -> None:
+def tune(path: Path, num_seeds: int) -> None:
     """Best so far of the controllers by reward, learning rate and cost of entropy, on one data set and other seeds."""
     space, keys = space_of(TUNED_ON), keys_of(range(num_seeds), TUNING_KEY)
-    score, runs = jnp.asarray(space.validation), json.loads(TUNING.read_text())["runs"] if TUNING.exists() else []
+    score, runs = jnp.asarray(space.validation), recorded.read(path, {"runs": []})["runs"]
     for (which, transform, batch), tried in TRIED.items():
         search = controller(space, which, transform, batch)
         for rate, cost in tried:
@@ -289,16 +282,26 @@ def tune(num_seeds: int) -> None:
             runs = [run for run in runs if not setting.items() <= run.items()]
             runs.append(setting | {"best": {str(n): best[:, n - 1].tolist() for n in JUDGED}})
             tried_so_far = {"space": TUNED_ON, "key": TUNING_KEY, "runs": runs}
-            recorded.save(TUNING, rounded(tried_so_far), indent=None)
+            recorded.save(path, rounded(tried_so_far), indent=None)
+
+
+def compute(root: Path, given: Any) -> None:
+    """What is missing."""
+    if given.tune:
+        tune(root / "tuning.json", min(given.seeds, TUNING_SEEDS))
+        return
+    for method in METHODS:
+        for name in given.names:
+            run(root / name / f"{method}.json", name, method, given.seeds)
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def records(name: str, method: str) -> dict[str, Any] | None:
-    """The results of a search on a space; None before it has run."""
-    path = RESULTS / name / f"{method}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+def by_seed(found: sections.Found) -> sections.Found:
+    """The seeds of every search on a space."""
+    searches = {f"{name}, {method}": x for name in SPACES for method, x in found[name].items()}
+    return {name: {run["seed"]: run for run in x["runs"]} for name, x in searches.items()}
 
 
 def best_at(record: dict[str, Any], num_queries: int) -> np.ndarray:
@@ -320,19 +323,17 @@ def above(record: dict[str, Any]) -> list[bool]:
     return [low > limit for low, limit in zip(lows, limits, strict=True)]
 
 
-def rows(name: str) -> list[str]:
+def rows(name: str, searches: dict[str, dict[str, Any]]) -> list[str]:
     """A space's lines of the table, none before it has run."""
-    found = {method: records(name, method) for method in METHODS}
-    known = next((x for x in found.values() if x), None)
-    if known is None:
+    if not searches:
         return []
+    known = next(iter(searches.values()))
     table = known["random"]
     expected = [table["distinct"][known["at"].index(n)] for n in JUDGED]
     first = f"{name}: {table['architectures']:,} networks, best {table['best']:.4f}"
     lines = [f"| {first} | random search, exact | {' | '.join(f'{x:.4f}' for x in expected)} | | |"]
-    for method, record in found.items():
-        if record is None:
-            continue
+    for method in [method for method in METHODS if method in searches]:
+        record = searches[method]
         cells = " | ".join(cell(best_at(record, n)) for n in JUDGED)
         distinct = np.mean([x["distinct"][-1] for x in record["runs"]])
         wins = ", ".join(str(n) for n, won in zip(JUDGED, above(record), strict=True) if won) or "none"
@@ -340,9 +341,9 @@ def rows(name: str) -> list[str]:
     return lines
 
 
-def regret_rows() -> list[str]:
+def regret_rows(searches: dict[str, dict[str, Any]]) -> list[str]:
     """Regret on the own space: best of the table minus best so far."""
-    found = {method: x for method in METHODS if (x := records(OWN, method))}
+    found = {method: searches[method] for method in METHODS if method in searches}
     if not found:
         return ["Not run."]
     known = next(iter(found.values()))
@@ -356,14 +357,13 @@ def regret_rows() -> list[str]:
     return lines
 
 
-def tuning_rows() -> list[str]:
+def tuning_rows(found: dict[str, Any] | None) -> list[str]:
     """Every setting that was compared, and which were chosen."""
-    if not TUNING.exists():
+    if not found:
         return [
             f"The settings were chosen on {TUNED_ON} with other seeds, in trials of which no results are kept; "
             "`--tune` compares some again."
         ]
-    found = json.loads(TUNING.read_text())
     chosen = {name: (x.learning_rate, x.entropy_cost) for name, x in CONTROLLERS.items()}
     lines = [
         f"**Settings**, compared on {found['space']} with {len(found['runs'][0]['best'][str(JUDGED[0])])} other seeds "
@@ -382,11 +382,11 @@ def tuning_rows() -> list[str]:
     return lines
 
 
-def picture() -> None:
+def picture(found: sections.Found, path: Path) -> None:
     """Best so far against queries, for every space."""
     import matplotlib.pyplot as plt
 
-    shown = [name for name in SPACES if any(records(name, method) for method in METHODS)]
+    shown = [name for name in SPACES if found[name]]
     columns = min(5, len(shown))
     lines = -(-len(shown) // columns)
     figure, axes = plt.subplots(
@@ -396,9 +396,9 @@ def picture() -> None:
         ax.set_axis_off()
     for ax, name in zip(axes.reshape(-1), shown, strict=False):
         for method, color in zip(METHODS, ("C0", "C2", "C1"), strict=True):
-            record = records(name, method)
-            if record is None:
+            if method not in found[name]:
                 continue
+            record = found[name][method]
             at, table = record["at"], record["random"]
             best = np.array([x["best"] for x in record["runs"]])
             low, high = np.transpose([statistics.interval(x, statistics.mean) for x in best.T])
@@ -409,15 +409,15 @@ def picture() -> None:
         ax.set(title=name, xlim=(10, QUERIES), ylim=(table["distinct"][at.index(10)], None), xlabel="queries")
     axes[0, 0].set_ylabel("best validation score so far")
     axes[0, 0].legend(fontsize=8)
-    figure.savefig(PICTURE, dpi=110)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def write_report() -> None:
-    """The section of CONTROL.md and its picture."""
+def section(found: sections.Found) -> str:
+    """The section of CONTROL.md."""
     wins = []
     for method, name in NAMES.items():
-        done = [x for x in map(partial(records, method=method), DATA_SETS) if x]
+        done = [found[x][method] for x in DATA_SETS if method in found[x]]
         if done:
             wins.append(f"{sum(all(above(x)) for x in done)} of {len(done)} ({name})")
     weights = ", ".join(
@@ -437,7 +437,7 @@ def write_report() -> None:
         "",
         "| table | search | 100 | 500 | 1,000 | distinct of 1,000 | interval above random search at |",
         "|---|---|---|---|---|---|---|",
-        *[line for name in SPACES for line in rows(name)],
+        *[line for name in SPACES for line in rows(name, found[name])],
         "",
         "Data sets of NAS-Bench-Graph where the interval lies above random search at all three numbers: "
         + ", ".join(wins)
@@ -446,38 +446,27 @@ def write_report() -> None:
         "**Regret on the space of small networks**, whose 5,832 members were all trained: best of the table minus best "
         "so far.",
         "",
-        *regret_rows(),
+        *regret_rows(found[OWN]),
         "",
         "The entropy bonus is the mean over decisions. A first run on this space, with the weight of the mean as on "
         "cora, 1.5, had 0.9073 [0.9058, 0.9088] after 1,000 queries (independent decisions), below random search; "
         "weighted by the entropy of the sequence, 0.3 as on cora, it is above.",
         "",
-        *tuning_rows(),
+        *tuning_rows(found["."].get("tuning")),
         "",
-        f"![best so far against queries]({PICTURE.name})",
+        "![best so far against queries](architecture-search.png)",
     ]
-    control_section("architecture-search", "\n".join(lines))
-    picture()
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Run what is missing, then report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds of each search [{SEEDS}]")
-    parser.add_argument("--only", default="", help="only spaces whose name contains this word")
-    parser.add_argument("--report", action="store_true", help="only write CONTROL.md from the results")
+    parser = sections.parser(__doc__, SEEDS, "search")
     parser.add_argument("--tune", action="store_true", help="only compare hyperparameters on " + TUNED_ON)
-    given = parser.parse_args()
-    if not given.report:
-        set_up_jax()
-    if given.tune:
-        tune(min(given.seeds, TUNING_SEEDS))
-    elif not given.report:
-        for method in METHODS:
-            for name in SPACES:
-                if given.only in name:
-                    run(name, method, given.seeds)
-    write_report()
+    sections.main(
+        parser, "architecture-search", "CONTROL.md", "architecture-search", compute, section, picture,
+        value=lambda x: x["best"][-1], seeds=by_seed, names=SPACES, kind="space",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from text_report import recorded
+from sections import recorded
 
 import purerl
 from purerl import build, rewards
@@ -95,11 +95,6 @@ def train(
 def save(path: Path, found: dict[str, Any]) -> None:
     """Write a record with the versions and the device that it is of."""
     recorded.save(path, found | recorded.made_with("optax"))
-
-
-def load(path: Path) -> dict[str, Any]:
-    """A record."""
-    return recorded.read(path)
 
 
 def rounded(tree: Any, digits: int = 5) -> Any:

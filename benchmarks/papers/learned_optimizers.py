@@ -1,18 +1,17 @@
 """A learned optimiser on quadratics, trained through the unrolled training and by policy gradient, against tuned ones.
 
-    python benchmarks/papers/learned_optimizers.py [--seeds 5] [--report]
+    python benchmarks/papers/learned_optimizers.py [--seeds 5] [--only adam] [--record | --report]
 
 The problems of Andrychowicz et al. (2016, arXiv:1606.04474, section 3.1): f(θ) = ‖Wθ - y‖² in 10 dimensions, W and y
 uniform in (0, 1), θ₀ ~ N(0, 0.01²), 100 steps. The optimiser is an LSTM of two layers of 20 for every coordinate,
 trained on unrolls of 20 steps with Adam: by the gradient of the sum of losses, or by REINFORCE, whose actions are the
 updates with noise. SGD, momentum, RMSProp and Adam have the best of 41 learning rates over five decades, chosen on
-other problems by the mean loss at step 100. There is one JSON file for each arm and seed under
-results/learned-optimizers/, and a run that was stopped continues with what is missing.
+other problems by the mean loss at step 100. There is one JSON file for each arm and seed, and a run that was stopped
+continues with what is missing.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from functools import cache
 from pathlib import Path
@@ -22,20 +21,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from controlled_trainings import keys_of, load, rounded, save
-from text_report import control_section
+import sections
+from controlled_trainings import keys_of, rounded, save
 from training_control_exact import summary
 
 from purerl import networks
 from purerl.envs.training_control import learned
 from purerl.envs.training_control.optimizers import OPTIMIZERS, Settings, as_arrays, first_order
 from purerl.runs import report
-from purerl.runs.devices import set_up_jax
 from purerl.runs.progress import Progress
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "learned-optimizers"
-PICTURE = HERE / "learned-optimizers.png"
 SEEDS, STEPS, UNROLL, DIMENSIONS = 5, 100, 20, 10
 BATCH, EPISODES, RATE, NOISE = 32, 1_000, 3e-3, 0.02
 JUDGED, TUNED, RATES = 1024, 256, np.logspace(-4, 1, 41)
@@ -136,9 +131,9 @@ def with_rate(name: str, rate: Any) -> Any:
     return inner._replace(update=lambda grads, state, params, _: inner.update(grads, state, params, settings))
 
 
-def run(arm: str, seed: int) -> None:
+def run(root: Path, arm: str, seed: int) -> None:
     """Train or tune, then judge on problems that are the same for all arms of the seed."""
-    path = RESULTS / arm / f"{seed}.json"
+    path = root / arm / f"{seed}.json"
     if path.exists():
         return
     report.note(f"{ARMS[arm]}, seed {seed}")
@@ -154,15 +149,15 @@ def run(arm: str, seed: int) -> None:
     save(path, {"arm": arm, "seed": seed, "losses": rounded(values), "seconds": seconds, **more})
 
 
-def records(arm: str) -> list[dict[str, Any]]:
-    """The results of an arm, by seed."""
-    return sorted((load(path) for path in (RESULTS / arm).glob("*.json")), key=lambda x: x["seed"])
+def arms_of(found: sections.Found) -> dict[str, np.ndarray]:
+    """The losses of arms that have run, `[R, STEPS + 1]`, by their labels."""
+    runs = {arm: [*found[arm].values()] for arm in ARMS if arm in found}
+    rate = lambda x: f" ({x['rate']:.3g})" if "rate" in x else ""
+    return {ARMS[arm] + rate(own[0]): np.array([x["losses"] for x in own]) for arm, own in runs.items()}
 
 
-def write_report() -> None:
-    """The section of CONTROL.md and its picture."""
-    import matplotlib.pyplot as plt
-
+def section(found: sections.Found) -> str:
+    """The section of CONTROL.md."""
     lines = [
         "## A learned optimiser",
         "",
@@ -173,38 +168,39 @@ def write_report() -> None:
         "| optimiser | loss at step 20 | loss at step 100, mean [95 % interval] | least, most | seeds |",
         "|---|---|---|---|---|",
     ]
+    for about, values in arms_of(found).items():
+        early, final = (summary(list(values[:, at]), 4) for at in (20, STEPS))
+        lines.append(f"| {about} | {early.split(' [')[0]} | {final} | {len(values)} |")
+    return "\n".join([*lines, "", "![a learned optimiser](learned-optimizers.png)"])
+
+
+def picture(found: sections.Found, path: Path) -> None:
+    """Losses against steps."""
+    import matplotlib.pyplot as plt
+
     figure, ax = plt.subplots(figsize=(8, 5), layout="constrained")
-    for i, (arm, about) in enumerate(ARMS.items()):
-        found = records(arm)
-        if found:
-            values = np.array([x["losses"] for x in found])
-            about += f" ({found[0]['rate']:.3g})" if "rate" in found[0] else ""
-            early, final = (summary(list(values[:, at]), 4) for at in (20, STEPS))
-            lines.append(f"| {about} | {early.split(' [')[0]} | {final} | {len(found)} |")
-            ax.plot(values.mean(0), f"C{i}", label=about)
-            ax.fill_between(range(STEPS + 1), values.min(0), values.max(0), color=f"C{i}", alpha=0.2)
+    for i, (about, values) in enumerate(arms_of(found).items()):
+        ax.plot(values.mean(0), f"C{i}", label=about)
+        ax.fill_between(range(STEPS + 1), values.min(0), values.max(0), color=f"C{i}", alpha=0.2)
     ax.set(yscale="log", xlabel="step", ylabel="loss", title="10 dimensions (bands: least and most of seeds)")
     ax.legend(fontsize=8)
-    figure.savefig(PICTURE, dpi=110)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
-    lines += ["", f"![a learned optimiser]({PICTURE.name})"]
-    control_section("learned", "\n".join(lines))
+
+
+def compute(root: Path, given: Any) -> None:
+    """What is missing."""
+    for seed in range(given.seeds):
+        for arm in given.names:
+            run(root, arm, seed)
 
 
 def main() -> None:
-    """Run what is missing, then report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds of each arm [{SEEDS}]")
-    parser.add_argument("--only", default="", help="only arms whose key contains this word")
-    parser.add_argument("--report", action="store_true", help="only write CONTROL.md from the results")
-    given = parser.parse_args()
-    if not given.report:
-        set_up_jax()
-        for seed in range(given.seeds):
-            for arm in ARMS:
-                if given.only in arm:
-                    run(arm, seed)
-    write_report()
+    """Train and tune what is missing, then report."""
+    sections.main(
+        sections.parser(__doc__, SEEDS), "learned-optimizers", "CONTROL.md", "learned", compute, section, picture,
+        value=lambda x: x["losses"][-1], names=ARMS,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,35 +1,29 @@
 """Meta-gradients: A2C that starts with a small discount and learns it while it trains, against fixed values.
 
-    python benchmarks/papers/meta_gradients.py [--seeds 10] [--only learned] [--report]
+    python benchmarks/papers/meta_gradients.py [--seeds 10] [--only learned-small] [--record | --report]
 
 The seeds of an arm are trained together, those of the same number from the same keys in every arm. There is one JSON
-file for each arm and seed under results/meta-gradients/, and a run that was stopped continues with the arms of which
-files are missing.
+file for each arm and seed, and a run that was stopped continues with the arms of which files are missing.
 """
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from controlled_trainings import load, rounded, save
-from text_report import section
+import sections
+from controlled_trainings import rounded, save
 from training_control_exact import interval, summary
 
 import purerl
 from purerl import distributions, networks, training
 from purerl.runs import report
-from purerl.runs.devices import set_up_jax
 from purerl.runs.stream import measure
 from purerl.search import metagradient
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "meta-gradients"
-PICTURE = HERE / "meta-gradients.png"
 TASK = "CartPole-v1"
 SEEDS, EPISODES, UPDATES, ROWS, NUM_ENVS, ROLLOUT_LENGTH = 10, 256, 400, 50, 64, 32
 OUTER, META_RATE = (0.99, 0.95), 0.05  # γ' and λ' of the objective; Adam's step size of the logits
@@ -68,14 +62,10 @@ ARMS = {
 REFERENCE = "fixed-small"
 
 
-def path_of(name: str, seed: int) -> Path:
-    """The file of an arm and seed."""
-    return RESULTS / name / f"{seed}.json"
-
-
-def run(name: str, num_seeds: int, updates: int, episodes: int) -> None:
+def run(folder: Path, name: str, num_seeds: int, updates: int, episodes: int) -> None:
     """Train and evaluate all seeds of an arm, unless their files are there."""
-    if all(path_of(name, seed).exists() for seed in range(num_seeds)):
+    paths = [folder / f"{seed}.json" for seed in range(num_seeds)]
+    if all(path.exists() for path in paths):
         return
     arm = ARMS[name]
     report.note(f"{TASK}: {arm.about}")
@@ -96,9 +86,9 @@ def run(name: str, num_seeds: int, updates: int, episodes: int) -> None:
     measured = measure(make, hp, keys, jax.devices()[:1], updates, every, NUM_ENVS * ROLLOUT_LENGTH)
     judge = lambda state: training.evaluate(env, env_params, agent(hp), state, play_key, episodes).returns.mean()
     final = jax.jit(lambda states: jax.lax.map(judge, states))(measured.state.agent)
-    for seed in range(num_seeds):
+    for seed, path in enumerate(paths):
         shown = {x: rounded(measured.metrics[x][:, seed], 6) for x in NAMES if arm.learned}
-        save(path_of(name, seed), {
+        save(path, {
             "task": TASK, "arm": name, "seed": seed, "steps": updates * NUM_ENVS * ROLLOUT_LENGTH,
             "iterations": measured.iterations.tolist(), "final": round(float(final[seed]), 4), "episodes": episodes,
             "returns": rounded(measured.metrics["episode_return"][:, seed], 3), **shown,
@@ -106,15 +96,11 @@ def run(name: str, num_seeds: int, updates: int, episodes: int) -> None:
         })  # fmt: skip
 
 
-def records(name: str) -> list[dict[str, Any]]:
-    """The results of an arm, by seed."""
-    return sorted((load(path) for path in (RESULTS / name).glob("*.json")), key=lambda x: x["seed"])
-
-
-def paired(found: list[dict], other: list[dict], of: Any) -> str:
-    """The difference of two arms over the seeds that both have, with its interval."""
-    known = {x["seed"]: of(x) for x in other}
-    differences = [of(x) - known[x["seed"]] for x in found if x["seed"] in known]
+def paired(one: dict[int, Any], other: dict[int, Any], of: Any) -> str:
+    """The difference of two arms over the seeds that both have, with its interval; nothing if there are none."""
+    differences = [of(x) - of(other[seed]) for seed, x in one.items() if seed in other]
+    if not differences:
+        return ""
     low, high = interval(differences)
     return f"{np.mean(differences):.1f} [{low:.1f}, {high:.1f}]"
 
@@ -129,21 +115,21 @@ def mean_of(record: dict[str, Any]) -> float:
     return float(np.mean(record["returns"]))
 
 
-def picture() -> None:
+def picture(found: sections.Found, path: Path) -> None:
     """Returns, γ and λ over the training; bands are Student's intervals."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained")
     for name, arm in ARMS.items():
-        found = records(name)
-        if not found:
+        runs = [*found[name].values()]
+        if not runs:
             continue
-        steps = np.array(found[0]["iterations"]) * NUM_ENVS * ROLLOUT_LENGTH / 1000
+        steps = np.array(runs[0]["iterations"]) * NUM_ENVS * ROLLOUT_LENGTH / 1000
         for axis, what in zip(axes, ("returns", *NAMES), strict=True):
-            if what not in found[0]:
+            if what not in runs[0]:
                 axis.axhline(arm.start[NAMES.index(what)], color=arm.color, linestyle="--", linewidth=1)
                 continue
-            values = np.array([x[what] for x in found])
+            values = np.array([x[what] for x in runs])
             low, high = np.transpose([interval(list(column)) for column in values.T])
             axis.plot(steps, values.mean(0), arm.color, label=arm.about)
             axis.fill_between(steps, low, high, color=arm.color, alpha=0.2)
@@ -154,12 +140,12 @@ def picture() -> None:
     ):
         axis.set(xlabel="thousands of environment steps", title=title)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
-    figure.savefig(PICTURE, dpi=110)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def write_report() -> None:
-    """The section of POPULATION.md and its picture."""
+def section(found: sections.Found) -> str:
+    """The section of POPULATION.md."""
     lines = [
         "## Meta-gradients",
         "",
@@ -174,18 +160,19 @@ def write_report() -> None:
         "same | γ, λ at the end, means | seeds |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    reference = records(REFERENCE)
+    reference = found[REFERENCE]
     for name, arm in ARMS.items():
-        found = records(name)
-        if found:
-            last = ", ".join(f"{np.mean([x[n][-1] for x in found]):.3f}" for n in NAMES if n in found[0])
-            differences = ["", ""] if name == REFERENCE else [paired(found, reference, x) for x in (final_of, mean_of)]
-            training_ = summary([mean_of(x) for x in found], 1).split(" |")[0]
+        runs = [*found[name].values()]
+        if runs:
+            last = ", ".join(f"{np.mean([x[n][-1] for x in runs]):.3f}" for n in NAMES if n in runs[0])
+            of = (final_of, mean_of)
+            differences = ["", ""] if name == REFERENCE else [paired(found[name], reference, x) for x in of]
+            training_ = summary([mean_of(x) for x in runs], 1).split(" |")[0]
             lines.append(
-                f"| {arm.about} | {summary([final_of(x) for x in found], 1)} | {differences[0]} | {training_} | "
-                f"{differences[1]} | {last or 'fixed'} | {len(found)} |"
+                f"| {arm.about} | {summary([final_of(x) for x in runs], 1)} | {differences[0]} | {training_} | "
+                f"{differences[1]} | {last or 'fixed'} | {len(runs)} |"
             )
-    good, small, known = (records(name) for name in ("fixed-good", "learned-small", "learned-good"))
+    good, small, known = (found[name] for name in ("fixed-good", "learned-small", "learned-good"))
     if good and small and known:
         lines += [
             "",
@@ -194,30 +181,24 @@ def write_report() -> None:
             f"return over the training gains {paired(known, good, mean_of)}, while λ falls at first; the final one "
             f"changes by {paired(known, good, final_of)}.",
         ]
-    lines += ["", f"![γ and λ learned while training]({PICTURE.name})", "", LIMITS]
-    section("meta-gradients", "\n".join(lines), file="POPULATION.md")
-    picture()
+    return "\n".join([*lines, "", "![γ and λ learned while training](meta-gradients.png)", "", LIMITS])
+
+
+def compute(root: Path, given: Any) -> None:
+    """What is missing."""
+    for name in given.names:
+        run(root / name, name, given.seeds, given.updates, given.episodes)
 
 
 def main() -> None:
-    """Run what is missing, then report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds [{SEEDS}]")
-    parser.add_argument("--only", default="", help="only arms whose name contains this word")
+    """Train what is missing, then report."""
+    parser = sections.parser(__doc__, SEEDS)
     parser.add_argument("--updates", type=int, default=UPDATES, help=f"of a training [{UPDATES}]")
     parser.add_argument("--episodes", type=int, default=EPISODES, help=f"of an evaluation [{EPISODES}]")
-    parser.add_argument("--out", type=Path, help=f"where results are [{RESULTS.relative_to(HERE)}]")
-    parser.add_argument("--report", action="store_true", help="only write POPULATION.md from the results")
-    given = parser.parse_args()
-    if given.out:
-        globals()["RESULTS"] = given.out
-    if not given.report:
-        set_up_jax(one_device=True)
-        for name in ARMS:
-            if given.only in name:
-                run(name, given.seeds, given.updates, given.episodes)
-    if not given.out:
-        write_report()
+    sections.main(
+        parser, "meta-gradients", "POPULATION.md", "meta-gradients", compute, section, picture,
+        value=final_of, names=ARMS, one_device=True,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """Population-based training: the toy of its paper, and PPO on two tasks against random search and Sobol points.
 
-    python benchmarks/papers/population.py [--seeds 8] [--only Breakout] [--arms pbt,sobol] [--report]
+    python benchmarks/papers/population.py [--seeds 8] [--only Breakout] [--arms pbt sobol] [--record | --report]
 
 Every arm trains as many members for as many steps. The member of the highest score at the end of the search gives the
 hyperparameters, constant or as the schedule of its ancestors; these are trained again from the beginning on fresh
 seeds, and the policy that the search itself holds is evaluated on fresh episodes. There is one JSON file for each task,
-arm and seed under results/population/, and a run that was stopped continues with the files that are missing.
+arm and seed, and a run that was stopped continues with the files that are missing.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
@@ -21,21 +20,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from controlled_trainings import load, rounded, save
-from text_report import section
+import sections
+from controlled_trainings import rounded, save
 from training_control_exact import interval, summary
 
 import purerl
 from purerl import build, normalize, training
 from purerl.hyperparameters import config, option
 from purerl.runs import report
-from purerl.runs.devices import set_up_jax
 from purerl.search import designs, halving, pbt
 from purerl.search.spaces import log_uniform, uniform
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "population"
-PICTURE = HERE / "population.png"
 SEEDS, MEMBERS, GENERATIONS, NUM_ENVS = 8, 8, 16, 16
 FRESH_SEEDS, EPISODES = 4, 128
 SEARCH, FRESH, PLAYED = 1, 2, 3  # purposes of keys
@@ -246,9 +241,8 @@ def known(scores: np.ndarray, statistic: Callable) -> float | None:
     return round(float(statistic(finite)), 5) if len(finite) else None
 
 
-def run(task: str, name: str, seed: int, members: int, steps: int, fresh: int, episodes: int) -> None:
+def run(path: Path, task: str, name: str, seed: int, members: int, steps: int, fresh: int, episodes: int) -> None:
     """Search, then train the winner on fresh seeds, unless the file is there."""
-    path = RESULTS / task / name / f"{seed}.json"
     if path.exists():
         return
     report.note(f"{task}: {ARMS[name].about}, seed {seed}")
@@ -270,9 +264,8 @@ def run(task: str, name: str, seed: int, members: int, steps: int, fresh: int, e
     })  # fmt: skip
 
 
-def run_toy() -> None:
+def run_toy(path: Path) -> None:
     """All arms of the toy, unless the file is there."""
-    path = RESULTS / "toy.json"
     if not path.exists():
         save(path, {"arms": {name: rounded(toy_results(exchange), 7) for name, exchange in TOY_ARMS.items()}})
 
@@ -280,9 +273,15 @@ def run_toy() -> None:
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def records(task: str, arm: str) -> list[dict[str, Any]]:
-    """The results of an arm on a task, by seed."""
-    return sorted((load(path) for path in (RESULTS / task / arm).glob("*.json")), key=lambda x: x["seed"])
+def compute(root: Path, given: Any) -> None:
+    """What is missing."""
+    if "toy" in given.names:
+        run_toy(root / "toy.json")
+    for seed in range(given.seeds):
+        for task in [name for name in TASKS if name in given.names]:
+            for name in given.arms:
+                path, steps = root / task / name / f"{seed}.json", int(given.steps or TASKS[task].steps)
+                run(path, task, name, seed, given.members, steps, given.fresh, given.episodes)
 
 
 def fresh(record: dict[str, Any]) -> float:
@@ -290,15 +289,15 @@ def fresh(record: dict[str, Any]) -> float:
     return float(np.mean(record["fresh"]))
 
 
-def rows(task: str) -> Iterator[str]:
+def rows(found: sections.Found, task: str) -> Iterator[str]:
     """A task's lines of the table, one for each arm that has run."""
-    reference = {x["seed"]: fresh(x) for x in records(task, "pbt")}
+    reference = found[f"{task}/pbt"]
     for name, arm in ARMS.items():
-        found = records(task, name)
-        if not found:
+        runs = [*found[f"{task}/{name}"].values()]
+        if not runs:
             continue
-        score, policy = (float(np.mean([x[what] for x in found])) for what in ("score", "policy"))
-        both = [reference[x["seed"]] - fresh(x) for x in found if x["seed"] in reference]
+        score, policy = (float(np.mean([x[what] for x in runs])) for what in ("score", "policy"))
+        both = [fresh(reference[x["seed"]]) - fresh(x) for x in runs if x["seed"] in reference]
         cells = ["", "", ""]
         if name != "pbt" and both:
             low, high = interval(both)
@@ -306,25 +305,25 @@ def rows(task: str) -> Iterator[str]:
             won = f"{sum(x > 0 for x in both)} of {len(both)}"
             cells = [f"{np.mean(both):.2f} [{low:.2f}, {high:.2f}]", won, verdict]
         yield (
-            f"| {task} | {arm.about} | {found[0]['cost']:,} | {score:.2f} | {policy:.2f} | "
-            f"{summary([fresh(x) for x in found], 2)} | {' | '.join(cells)} | {len(found)} |"
+            f"| {task} | {arm.about} | {runs[0]['cost']:,} | {score:.2f} | {policy:.2f} | "
+            f"{summary([fresh(x) for x in runs], 2)} | {' | '.join(cells)} | {len(runs)} |"
         )
 
 
-def picture() -> None:
+def picture(found: sections.Found, path: Path) -> None:
     """Best scores during the search, final performance with intervals, and the schedules of PBT's best members."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(len(TASKS), 2 + len(SPACE), figsize=(20, 3.4 * len(TASKS)), layout="constrained")
     for task, (search, final, *panels) in zip(TASKS, axes, strict=True):
         for i, (name, arm) in enumerate(ARMS.items()):
-            found, color = records(task, name), f"C{i}"
-            if not found:
+            runs, color = [*found[f"{task}/{name}"].values()], f"C{i}"
+            if not runs:
                 continue
-            best = np.array([x["best"] for x in found], float)  # NaN before the first episode has finished
-            at = np.arange(1, GENERATIONS + 1) * found[0]["steps"] / GENERATIONS / 1000
+            best = np.array([x["best"] for x in runs], float)  # NaN before the first episode has finished
+            at = np.arange(1, GENERATIONS + 1) * runs[0]["steps"] / GENERATIONS / 1000
             search.plot(at, np.nanmean(best, 0), color, label=arm.about)
-            values = [fresh(x) for x in found]
+            values = [fresh(x) for x in runs]
             low, high = interval(values)
             final.plot(np.full(len(values), i), values, ".", color=color, alpha=0.5)
             final.errorbar(i + 0.25, np.mean(values), [[np.mean(values) - low], [high - np.mean(values)]], fmt="o",
@@ -333,56 +332,57 @@ def picture() -> None:
         final.set_title("on fresh seeds, 95 %")
         final.set_xticks(range(len(ARMS)), ARMS, rotation=30, fontsize=7)
         for (name, dimension), panel in zip(SPACE.items(), panels, strict=True):
-            for j, record in enumerate(records(task, "pbt")):
+            for j, record in enumerate(found[f"{task}/pbt"].values()):
                 values = np.broadcast_to(record["schedule"][name], GENERATIONS)
                 panel.step(range(1, GENERATIONS + 1), values, f"C{j % 10}", where="mid", linewidth=1)
             panel.set(title=f"PBT: {name}", xlabel="generation", ylim=dimension[:2])
             panel.set_yscale("log" if dimension.log else "linear")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(ARMS))
-    figure.savefig(PICTURE, dpi=90)
+    figure.savefig(path, dpi=90)
     plt.close(figure)
 
 
-def conclusions(task: str) -> Iterator[str]:
+def conclusions(found: sections.Found, task: str) -> Iterator[str]:
     """What PBT is better than, worse than and not apart from, and which arms have too few repetitions."""
     of: dict[str, list[str]] = {"better than": [], "worse than": [], "not apart from": []}
-    for row in rows(task):
+    for row in rows(found, task):
         about, verdict = row.split(" | ")[1], row.split(" | ")[-2]
         for name in of:
             if verdict and name.startswith(verdict):
                 of[name].append(about)
     said = "; ".join(f"{verdict} {', '.join(names)}" for verdict, names in of.items() if names)
-    found = {name: records(task, name) for name in ARMS}
+    runs = {name: found[f"{task}/{name}"].values() for name in ARMS}
     if said:
+        yield f"- {task}: by the intervals of the paired differences PBT is {said}."
+    if runs["pbt"] and runs["random"]:
         (policy, again_), (policy_random, again_random) = (
-            (np.mean([x["policy"] for x in found[name]]), np.mean([fresh(x) for x in found[name]]))
+            (np.mean([x["policy"] for x in runs[name]]), np.mean([fresh(x) for x in runs[name]]))
             for name in ("pbt", "random")
         )
-        yield f"- {task}: by the intervals of the paired differences PBT is {said}."
         yield (
             f"- {task}: the policy of PBT's best member has {policy:.1f}, its schedule on fresh seeds {again_:.1f}; of "
             f"random search these are {policy_random:.1f} and {again_random:.1f}."
         )
-    few = ", ".join(f"{ARMS[name].about} ({len(x)})" for name, x in found.items() if len(x) < SEEDS)
+    few = ", ".join(f"{ARMS[name].about} ({len(x)})" for name, x in runs.items() if len(x) < SEEDS)
     if few:
         yield f"- {task}: missed, {SEEDS} repetitions of {few}."
 
 
-def write_report() -> None:
+def section(found: sections.Found) -> str:
     """The section of POPULATION.md."""
-    lines = []
-    if (RESULTS / "toy.json").exists():
+    lines, toys = [], found["."].get("toy")
+    if toys:
         lines += [
             f"The toy of figure 2, {TOY_SEEDS} seeds, Q of the better of two workers after 200 steps:",
             "",
             "| arm | mean | standard deviation |",
             "|---|---|---|",
-            *(f"| {x} | {np.mean(v):.6f} | {np.std(v):.6f} |" for x, v in load(RESULTS / "toy.json")["arms"].items()),
+            *(f"| {x} | {np.mean(v):.6f} | {np.std(v):.6f} |" for x, v in toys["arms"].items()),
             "",
         ]
-    table = [row for task in TASKS for row in rows(task)]
+    table = [row for task in TASKS for row in rows(found, task)]
     if table:
-        known = next(x for task in TASKS for arm in ARMS for x in records(task, arm))
+        known = next(x for task in TASKS for arm in ARMS for x in found[f"{task}/{arm}"].values())
         spaces = ", ".join(f"{x} {'log-' if d.log else ''}uniform in [{d.low:g}, {d.high:g}]" for x, d in SPACE.items())
         lines += [
             "## PPO on two tasks, at equal environment steps",
@@ -402,42 +402,35 @@ def write_report() -> None:
             "|---|---|---|---|---|---|---|---|---|---|---|",
             *table,
             "",
-            f"![search, final performance and PBT's schedules]({PICTURE.name})",
+            "![search, final performance and PBT's schedules](population.png)",
             "",
-            *(line for task in TASKS for line in conclusions(task)),
+            *(line for task in TASKS for line in conclusions(found, task)),
             "",
             LIMITS,
         ]
-        picture()
-    section("population", "\n".join(lines), file="POPULATION.md", title="Population-based training: evidence")
+    return "\n".join(lines)
+
+
+def with_toy(found: sections.Found) -> sections.Found:
+    """The arms of the toy too, each with all its seeds."""
+    toys = found["."].get("toy", {"arms": {}})["arms"]
+    return found | {"toy": {arm: {"fresh": values} for arm, values in toys.items()}}
 
 
 def main() -> None:
     """Run what is missing, then report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"repetitions of each search [{SEEDS}]")
-    parser.add_argument("--only", default="", help="only tasks, or toy, whose name contains this word")
-    parser.add_argument("--arms", default=",".join(ARMS), help=f"only these [{','.join(ARMS)}]")
+    parser = sections.parser(__doc__, SEEDS, "search")
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS], default=[*ARMS], metavar="ARM",
+                        help=f"only these of {', '.join(ARMS)}")  # fmt: skip
     parser.add_argument("--members", type=int, default=MEMBERS, help=f"members of a population [{MEMBERS}]")
     parser.add_argument("--steps", type=float, help="environment steps of a member, in place of the task's")
     parser.add_argument("--fresh", type=int, default=FRESH_SEEDS, help=f"seeds of the final training [{FRESH_SEEDS}]")
     parser.add_argument("--episodes", type=int, default=EPISODES, help=f"of an evaluation [{EPISODES}]")
-    parser.add_argument("--out", type=Path, help=f"where results are [{RESULTS.relative_to(HERE)}]")
-    parser.add_argument("--report", action="store_true", help="only write POPULATION.md from the results")
-    given = parser.parse_args()
-    if given.out:
-        globals()["RESULTS"] = given.out
-    if not given.report:
-        set_up_jax(one_device=True)
-        if given.only in "toy":
-            run_toy()
-        for seed in range(given.seeds):
-            for task in TASKS:
-                for name in given.arms.split(",") if given.only in task else ():
-                    run(task, name, seed, given.members, int(given.steps or TASKS[task].steps), given.fresh,
-                        given.episodes)  # fmt: skip
-    if not given.out:
-        write_report()
+    sections.main(
+        parser, "population", "POPULATION.md", "population", compute, section, picture,
+        value=lambda x: fresh(x) if "fresh" in x else None, seeds=with_toy, names=("toy", *TASKS), kind="task",
+        one_device=True,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
 """A verifiable task in text: a small GPT that sorts digits is trained by each algorithm on equal numbers of samples.
 
-    python benchmarks/papers/text_arithmetic.py [KEY ...] [--seeds 6] [--report]
+    python benchmarks/papers/text_arithmetic.py [--seeds 6] [--only rloo-4] [--record | --report]
 
 Prompts are four digits, such as "3917=", and the completion has to be "1379". For each seed a model of its own learns
 a few answers by maximum likelihood; reinforcement continues on prompts whose answers no model is shown. Learning rates
-are chosen on a seed that is not reported. Results are one JSON file for each algorithm and seed under
-results/text-arithmetic/; a run that was stopped continues with what is missing.
+are chosen on a seed that is not reported. There is one JSON file for each algorithm and seed,
+and a run that was stopped continues with what is missing. The models before reinforcement are kept in
+.cache/text-arithmetic, which may be deleted.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from collections.abc import Callable
 from functools import cache, partial
@@ -20,21 +20,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from text_report import recorded, section
+import sections
+from sections import recorded
 
 import purerl
 from purerl import statistics
 from purerl.agents.parts import sequences
 from purerl.runs import report
-from purerl.runs.devices import set_up_jax
 from purerl.runs.progress import Progress
 from purerl.runs.stream import stream
 from purerl.text import assembly, data, generation, likelihood, models, objectives, tokens
 from purerl.text.environment import TextGeneration, equals_a_reference
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "text-arithmetic"
-CACHE = HERE.parents[1] / ".cache" / "text-arithmetic"
+CACHE = recorded.ROOT / ".cache" / "text-arithmetic"
 PROMPT, STEPS = 5, 5  # tokens of a prompt, and of a completion with its end
 LABELLED, PRETRAINING = 24, 200  # answers that maximum likelihood is shown, and its updates
 COMPLETIONS, STEP = 61_440, 64  # of a run, and of a gradient step
@@ -153,15 +151,15 @@ def learner_of(entry: Entry) -> Callable[[Any], Any]:
     return make
 
 
-def folder(key: str, rate: float | None = None) -> Path:
+def folder(key: str, rate: float | None = None) -> str:
     """The folder of an algorithm's seeds; the sweep has one for each learning rate."""
-    return RESULTS / key / ("" if rate is None else f"sweep-{rate:g}")
+    return key + ("" if rate is None else f"/sweep-{rate:g}")
 
 
-def train(key: str, runs: list[tuple[float, int]], sweep: bool) -> None:
+def train(root: Path, key: str, runs: list[tuple[float, int]], sweep: bool) -> None:
     """Train every (learning rate, seed) that has no file yet, in one program."""
     entry = ALGORITHMS[key]
-    paths = [folder(key, rate if sweep else None) / f"{seed}.json" for rate, seed in runs]
+    paths = [root / folder(key, rate if sweep else None) / f"{seed}.json" for rate, seed in runs]
     missing = [(path, *run) for path, run in zip(paths, runs, strict=True) if not path.exists()]
     if not missing:
         return
@@ -193,10 +191,9 @@ def train(key: str, runs: list[tuple[float, int]], sweep: bool) -> None:
         })  # fmt: skip
 
 
-def load(key: str, rate: float | None = None) -> list[dict[str, Any]]:
+def load(found: sections.Found, key: str, rate: float | None = None) -> list[dict[str, Any]]:
     """The results of an algorithm's seeds, in their order."""
-    paths = sorted(folder(key, rate).glob("*.json"), key=lambda path: int(path.stem))
-    return [recorded.read(path) for path in paths]
+    return [*found[folder(key, rate)].values()]
 
 
 def area(run: dict[str, Any]) -> float:
@@ -204,9 +201,17 @@ def area(run: dict[str, Any]) -> float:
     return float(np.mean(run["curve"]["held_out"][1:]))
 
 
-def chosen_rate(key: str) -> float:
+def chosen_rate(found: sections.Found, key: str) -> float:
     """The learning rate of the sweep with the largest mean accuracy."""
-    return max(RATES, key=lambda rate: area(load(key, rate)[0]))
+    return max(RATES, key=lambda rate: area(load(found, key, rate)[0]))
+
+
+def compute(root: Path, given: Any) -> None:
+    """What is missing."""
+    for key in given.names:
+        train(root, key, [(rate, TUNING) for rate in RATES], sweep=True)
+        rate = chosen_rate(sections.records(root), key)
+        train(root, key, [(rate, seed) for seed in range(given.seeds)], sweep=False)
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -227,9 +232,8 @@ def with_interval(values: Any, form: str = "{:.1f}") -> str:
     return f"{form.format(np.mean(values))} [{form.format(low)}, {form.format(high)}]"
 
 
-def row(key: str) -> str:
+def row(key: str, runs: list[dict[str, Any]]) -> str:
     """One line of the table."""
-    runs = load(key)
     if len(runs) < 2:
         return f"| {ALGORITHMS[key].label} | not run |" + " |" * 7
     needed = np.array([until_target(run) for run in runs]) / 1000
@@ -248,11 +252,11 @@ def row(key: str) -> str:
 PUBLISHED = ("rloo-4", "rloo-2", "reinforce-average", "reinforce", "ppo")
 
 
-def comparisons() -> list[str]:
+def comparisons(found: sections.Found) -> list[str]:
     """The published order, pair by pair: differences of the mean accuracy between runs of the same seed."""
     lines = ["| published | difference of mean accuracy, points | ours |", "|---|---|---|"]
     for better, worse in itertools.pairwise(PUBLISHED):
-        a, b = load(better), load(worse)
+        a, b = load(found, better), load(found, worse)
         if min(len(a), len(b)) < 2:
             continue
         difference = 100 * np.array([area(x) - area(y) for x, y in zip(a, b, strict=False)])
@@ -264,7 +268,7 @@ def comparisons() -> list[str]:
     return lines
 
 
-def picture(path: Path) -> None:
+def picture(found: sections.Found, path: Path) -> None:
     """Held-out accuracy against completions: mean and 95 % interval."""
     import matplotlib
 
@@ -279,7 +283,7 @@ def picture(path: Path) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained", sharey=True)
     for axis, (title, keys) in zip(axes, panels.items(), strict=True):
         for key, color in zip(keys, report.COLORS, strict=False):
-            runs = load(key)
+            runs = load(found, key)
             if len(runs) < 2:
                 continue
             at = np.array(runs[0]["curve"]["completions"]) / 1000
@@ -298,13 +302,13 @@ def picture(path: Path) -> None:
     plt.close(figure)
 
 
-def write_report() -> None:
+def section(found: sections.Found) -> str:
     """The section of TEXT.md."""
-    some = next((runs for key in ALGORITHMS if (runs := load(key))), None)
+    some = next((runs for key in ALGORITHMS if (runs := load(found, key))), None)
     if some is None:
-        return
+        return ""
     sampled = with_interval([100 * run["sampled_before"] for run in some])
-    swept = [key for key in ALGORITHMS if all(load(key, rate) for rate in RATES)]
+    swept = [key for key in ALGORITHMS if all(load(found, key, rate) for rate in RATES)]
     lines = [
         "## A verifiable task: digits are sorted",
         "",
@@ -326,12 +330,12 @@ def write_report() -> None:
         "| algorithm | seeds | rate | before | after | highest | mean of the curve | reach 95 % | thousands of "
         "completions until 95 %: median [least, most] |",
         "|---" * 9 + "|",
-        *[row(key) for key in ALGORITHMS],
+        *[row(key, load(found, key)) for key in ALGORITHMS],
         "",
         "The order published for models of billions of parameters (arXiv:2402.14740) is RLOO (4) > RLOO (2) > "
         "REINFORCE with baseline ≥ vanilla > PPO. Ours, from differences between runs of the same seed:",
         "",
-        *comparisons(),
+        *comparisons(found),
         "",
         "Where ours is the reverse, the less is subtracted from the reward, the faster a run learns. A possible "
         "reason, which is not tested: rewards are 0 or 1 and one answer is right, so that without a baseline only "
@@ -343,32 +347,21 @@ def write_report() -> None:
         "| algorithm | " + " | ".join(f"{rate:.2g}" for rate in RATES) + " |",
         "|---" * (1 + len(RATES)) + "|",
         *[
-            f"| {ALGORITHMS[key].label} | " + " | ".join(f"{100 * area(load(key, r)[0]):.1f}" for r in RATES) + " |"
+            f"| {ALGORITHMS[key].label} | {' | '.join(f'{100 * area(load(found, key, r)[0]):.1f}' for r in RATES)} |"
             for key in swept
         ],
         "",
         "![Held-out accuracy against completions](text-arithmetic.png)",
     ]
-    picture(HERE / "text-arithmetic.png")
-    section("arithmetic", "\n".join(lines))
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Compute what is missing, then report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("keys", nargs="*", metavar="KEY", help=f"one of {', '.join(ALGORITHMS)} [default: all]")
-    parser.add_argument("--seeds", type=int, default=6, help="seeds of each algorithm [6]")
-    parser.add_argument("--report", action="store_true", help="only write TEXT.md from the results")
-    given = parser.parse_args()
-    if unknown := [key for key in given.keys if key not in ALGORITHMS]:
-        parser.error(f"there is no algorithm {unknown[0]!r}; allowed are {', '.join(ALGORITHMS)}")
-    if not given.report:
-        set_up_jax()
-        for key in given.keys or ALGORITHMS:
-            train(key, [(rate, TUNING) for rate in RATES], sweep=True)
-            train(key, [(chosen_rate(key), seed) for seed in range(given.seeds)], sweep=False)
-            write_report()
-    write_report()
+    sections.main(
+        sections.parser(__doc__, 6), "text-arithmetic", "TEXT.md", "arithmetic", compute, section, picture,
+        value=area, names=ALGORITHMS, kind="algorithm",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

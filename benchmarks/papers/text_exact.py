@@ -1,15 +1,15 @@
 """Sums over all sequences of 3 tokens and length 4: expected gradients, KL gradients, ratios, and known optima.
 
-    python benchmarks/papers/text_exact.py [--seeds 10] [--report]
+    python benchmarks/papers/text_exact.py [--seeds 10] [--only rloo] [--record | --report]
 
 The exact figures are computed in float64 within minutes; the runs that look for the optimum are one JSON file for each
-algorithm and seed under results/text-exact/, and a run that was stopped continues with what is missing.
+algorithm and seed, and a run that was stopped continues with what is missing.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
+from collections import defaultdict
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -19,21 +19,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from text_report import recorded, section
+import sections
+from sections import recorded
 
 import purerl
 from purerl import distributions, statistics
 from purerl.agents.parts import sequences
 from purerl.core import Agent, Rollout, Transition
 from purerl.runs import report
-from purerl.runs.devices import set_up_jax
 from purerl.runs.progress import progress_bar
 from purerl.text import data, generation, models, objectives
 from purerl.text.environment import TextGeneration
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "text-exact"
 VOCABULARY, LENGTH, END = 3, 4, 2
+EXACT = "exact"  # the file of figures without seeds
 
 # --- the 81 sequences and a policy that is a table --------------------------------------------------------------------
 
@@ -364,9 +363,9 @@ def judged(params: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     return (jnp.exp(log_prob) * UNIT).sum(), -(jnp.exp(log_prob) * log_prob).sum(), of_code[code]
 
 
-def optimise(key: str, num_seeds: int) -> None:
+def optimise(folder: Path, key: str, num_seeds: int) -> None:
     """Train the seeds that have no file yet, in one program."""
-    missing = [seed for seed in range(num_seeds) if not (RESULTS / key / f"{seed}.json").exists()]
+    missing = [seed for seed in range(num_seeds) if not (folder / f"{seed}.json").exists()]
     if not missing:
         return
     network = models.policy_network(models.gpt2(SHAPE), LENGTH + 1)
@@ -383,19 +382,29 @@ def optimise(key: str, num_seeds: int) -> None:
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(5)))(jnp.array(missing))
     (expected, entropy, greedy), curves = jax.tree.map(np.asarray, jax.jit(jax.vmap(train))(keys))
     for i, seed in enumerate(missing):
-        recorded.save(RESULTS / key / f"{seed}.json", {
+        recorded.save(folder / f"{seed}.json", {
             "key": key, "seed": seed, "expected": round(float(expected[i]), 5), "greedy": round(float(greedy[i]), 5),
             "entropy": round(float(entropy[i]), 4), "curve": [round(float(x), 4) for x in curves[i]],
             "completions": UPDATES * NUM_ENVS, "learning_rate": 1e-3, "entropy_cost": cost, **recorded.made_with(),
         })  # fmt: skip
 
 
+def compute(root: Path, given: Any) -> None:
+    """What is missing."""
+    if EXACT in given.names and not (root / f"{EXACT}.json").exists():
+        with jax.enable_x64(True):
+            parts = {"gradients": gradients(), "kl": kl_gradients(), "golden": golden()}
+        recorded.save(root / f"{EXACT}.json", parts | {"disagreements": disagreements()} | recorded.made_with())
+    for key in ALGORITHMS:
+        if key in given.names:
+            optimise(root / key, key, given.seeds)
+
+
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def optimum_row(key: str) -> str:
+def optimum_row(key: str, runs: list[dict[str, Any]]) -> str:
     """One line of the table of optima."""
-    runs = [recorded.read(path) for path in (RESULTS / key).glob("*.json")]
     if len(runs) < 2:
         return f"| {ALGORITHMS[key][0]} | not run | | | | |"
     expected = np.array([run["expected"] for run in runs])
@@ -405,13 +414,13 @@ def optimum_row(key: str) -> str:
     return f"| {ALGORITHMS[key][0]} | {cells} |"
 
 
-def write_report() -> None:
+def section(found: sections.Found) -> str:
     """The section of TEXT.md."""
-    found = recorded.read(RESULTS / "exact.json")
+    exact = found["."].get(EXACT, defaultdict(list))
     small = lambda x: "0" if x == 0 else f"{x:.1e}"
     base = lambda x: x["algorithm"].split(", ratio")[0]
-    by_base = {base(x): max(y["error"] for y in found["gradients"] if base(y) == base(x)) for x in found["gradients"]}
-    rows = [x | {"error": by_base[x["algorithm"]]} for x in found["gradients"] if x["algorithm"] in by_base]
+    by_base = {base(x): max(y["error"] for y in exact["gradients"] if base(y) == base(x)) for x in exact["gradients"]}
+    rows = [x | {"error": by_base[x["algorithm"]]} for x in exact["gradients"] if x["algorithm"] in by_base]
     lines = [
         "## Exact: all 81 sequences of 3 tokens and length 4",
         "",
@@ -433,7 +442,7 @@ def write_report() -> None:
         "",
         "| estimator | expected gradient | largest entry | largest error |",
         "|---|---|---|---|",
-        *[f"| {x['where']} | {x['stated']} | {x['largest']:.3f} | {small(x['error'])} |" for x in found["kl"]],
+        *[f"| {x['where']} | {x['stated']} | {x['largest']:.3f} | {small(x['error'])} |" for x in exact["kl"]],
         "",
         "Weight of each token for rewards (1, 0, 0, ½) and lengths (2, 4, 4, 6) of at most 8; expected figures have "
         "six digits:",
@@ -442,7 +451,7 @@ def write_report() -> None:
         "|---|---|---|",
         *[
             f"| {x['normaliser']} | {', '.join(f'{w:.6f}' for w in x['weights'])} | {small(x['error'])} |"
-            for x in found["golden"]
+            for x in exact["golden"]
         ],
         "",
         "Largest |Δ log p| of sampled tokens, float32, random GPT-2 models with prompts of unequal length. Through the "
@@ -454,7 +463,7 @@ def write_report() -> None:
         *[
             f"| {x['model']} | {x['tokens']:,} | {x['least_log_prob']:.1f} | {small(x['cached'])} "
             f"| {small(x['parallel'])} |"
-            for x in found["disagreements"]
+            for x in exact["disagreements"]
         ],
         "",
         f"A GPT of one layer of 32 learns the best of the 31 completions by {UPDATES * NUM_ENVS:,} samples. Rewards "
@@ -466,26 +475,17 @@ def write_report() -> None:
         "",
         "| algorithm | entropy bonus | seeds | expected reward | greedy is the optimum |",
         "|---|---|---|---|---|",
-        *[optimum_row(key) for key in ALGORITHMS],
+        *[optimum_row(key, [*found[key].values()]) for key in ALGORITHMS],
     ]
-    section("exact", "\n".join(lines))
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Compute what is missing, then report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds of each algorithm [{SEEDS}]")
-    parser.add_argument("--report", action="store_true", help="only write TEXT.md from the results")
-    given = parser.parse_args()
-    if not given.report:
-        set_up_jax(one_device=True)
-        if not (RESULTS / "exact.json").exists():
-            with jax.enable_x64(True):
-                parts = {"gradients": gradients(), "kl": kl_gradients(), "golden": golden()}
-            recorded.save(RESULTS / "exact.json", parts | {"disagreements": disagreements()} | recorded.made_with())
-        for key in ALGORITHMS:
-            optimise(key, given.seeds)
-    write_report()
+    sections.main(
+        sections.parser(__doc__, SEEDS, "algorithm"), "text-exact", "TEXT.md", "exact", compute, section,
+        value=lambda x: x.get("expected"), names=(EXACT, *ALGORITHMS), kind="algorithm", one_device=True,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

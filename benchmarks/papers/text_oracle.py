@@ -1,6 +1,6 @@
 """The synthetic oracle of SeqGAN (Yu et al., 2017, arXiv:1609.05473): maximum likelihood, then policy gradient.
 
-    python benchmarks/papers/text_oracle.py [--oracles 0 1 2 3 4] [--seeds 1] [--published FILE] [--report]
+    python benchmarks/papers/text_oracle.py [--oracles 0 1 2 3 4] [--seeds 1] [--published FILE] [--record | --report]
 
 An LSTM with weights from N(0, 1) writes 10,000 sequences of 20 tokens; a generator of the same architecture learns from
 them, first by maximum likelihood, then by policy gradient. It is judged by the oracle: the mean of -log p of a token of
@@ -11,17 +11,17 @@ temperatures stands beside.
 The authors' own oracle is one row more where `--published` names `save/target_params_py3.pkl` of their repository,
 https://github.com/LantaoYu/SeqGAN; it is read as arrays, and nothing in it is executed.
 
-Results are JSON files under results/text-oracle/, one for each oracle, seed and row; a run that was stopped continues
-with what is missing. The parameters of maximum likelihood are kept in .cache/text-oracle, which may be deleted.
+There is one JSON file for each oracle, seed and row, and a run that was stopped continues with what is missing. The
+parameters of maximum likelihood are kept in .cache/text-oracle, which may be deleted.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import pickle
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,13 +30,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from text_report import recorded, section
+import sections
+from sections import recorded
 
 import purerl
 from purerl import networks, rewards, statistics
 from purerl.core import Distribution, Reward
 from purerl.runs import report
-from purerl.runs.devices import set_up_jax
 from purerl.text import metrics, models
 from purerl.text.data import Task
 from purerl.text.environment import TextGeneration
@@ -44,11 +44,7 @@ from purerl.text.generation import completion_log_probs, generate
 from purerl.text.likelihood import Likelihood, likelihood_learner
 from purerl.text.rewards import fluency, of_completions
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "text-oracle"
-KEPT = HERE.parent.parent / ".cache" / "text-oracle"
-PICTURE = HERE / "text-oracle.png"
-
+KEPT = recorded.ROOT / ".cache" / "text-oracle"
 VOCABULARY, LENGTH, SIZE = 5_000, 20, 32
 START = 0  # the prompt: an ordinary token too, as in the authors' code
 END = VOCABULARY  # outside the generator's vocabulary, so that every sequence has LENGTH tokens
@@ -400,7 +396,6 @@ def maximum_likelihood(world: World, seed: int, at_least: int) -> Fitted:
         }
         curve.append({"epoch": update // EPOCH} | {name: round(float(x), 4) for name, x in row.items()})
         report.note(f"oracle {world.name}, seed {seed}: {curve[-1]}")
-        recorded.save(RESULTS / f"{world.name}-{seed}" / "curve.json", {"curve": curve})
         since = len(curve) - 1 - int(np.argmin([x["held_out_nll"] for x in curve]))
         best = last if since == 0 else best
         if since >= PATIENCE and len(curve) >= at_least:
@@ -506,7 +501,7 @@ def stored(folder: Path, row: str, compute: Callable[[], dict]) -> None:
     rounded = {name: round(x, 4) if isinstance(x, float) else x for name, x in compute().items()}
     record |= rounded | recorded.made_with()
     recorded.save(path, record)
-    report.note(f"{path.relative_to(RESULTS)}: {rounded.get('oracle_nll')} in {time.perf_counter() - began:.0f} s")
+    report.note(f"{folder.name}/{row}: {rounded.get('oracle_nll')} in {time.perf_counter() - began:.0f} s")
 
 
 def without_learning(world: World) -> dict[str, np.ndarray]:
@@ -520,9 +515,9 @@ def without_learning(world: World) -> dict[str, np.ndarray]:
     }
 
 
-def compute(world: World, seed: int, makes: dict[str, Callable]) -> None:
+def compute_rows(folder: Path, world: World, seed: int, makes: dict[str, Callable]) -> None:
     """All rows of one oracle and seed."""
-    folder, of_authors = RESULTS / f"{world.name}-{seed}", world.name == "published"
+    of_authors = world.name == "published"
     rows = [*ARMS] if of_authors else [name for name, arm in ARMS.items() if not arm.late]
     if all((folder / f"{row}.json").exists() for row in (*rows, *(f"temperature-{t}" for t in TEMPERATURES))):
         return
@@ -530,6 +525,7 @@ def compute(world: World, seed: int, makes: dict[str, Callable]) -> None:
     for row, tokens in without_learning(world).items():
         stored(folder, row, lambda: judged(world, corpus, jnp.asarray(tokens)))
     fitted = maximum_likelihood(world, seed, MOST_EPOCHS if of_authors else 0)
+    recorded.save(folder / "curve.json", {"curve": fitted.curve})
     best = 1 + int(np.argmin([x["held_out_nll"] for x in fitted.curve]))
     stored(folder, "maximum-likelihood", lambda: judge(world, corpus, fitted.best, key) | {"epochs": best})
     last = {"epochs": len(fitted.curve)}
@@ -547,6 +543,17 @@ def compute(world: World, seed: int, makes: dict[str, Callable]) -> None:
             return judge(world, corpus, params, key) | {"curve": curve, "hyperparameters": hp}
 
         stored(folder, row, learned)
+
+
+def compute(root: Path, given: Any) -> None:
+    """What is missing."""
+    makes = {name: learner_of(arm) for name, arm in ARMS.items()}
+    for number, oracle in enumerate([*([None] if given.published else []), *given.oracles]):
+        own = world(oracle, given.published)
+        if number == 0:
+            check_bleu(own)
+        for seed in range(given.seeds):
+            compute_rows(root / f"{own.name}-{seed}", own, seed, makes)
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -571,12 +578,11 @@ COLUMNS = {
 }
 
 
-def rows_of(row: str, published: bool) -> list[dict]:
+def rows_of(found: sections.Found, row: str, published: bool) -> list[dict]:
     """The records of a row: of the authors' oracle, or of those of ours that have all arms."""
-    whole = lambda folder: all((folder / f"{name}.json").exists() for name, arm in ARMS.items() if not arm.late)
-    folders = [x for x in sorted(RESULTS.glob("*-*")) if x.name.startswith("published") == published]
-    paths = [x / f"{row}.json" for x in folders if published or whole(x)]
-    return [recorded.read(path) for path in paths if path.exists()]
+    whole = lambda rows: all(name in rows for name, arm in ARMS.items() if not arm.late)
+    folders = [rows for name, rows in sorted(found.items()) if name.startswith("published") == published]
+    return [rows[row] for rows in folders if (published or whole(rows)) and row in rows]
 
 
 def mean_of(records: list[dict], column: str, interval: bool = False) -> str:
@@ -591,20 +597,20 @@ def mean_of(records: list[dict], column: str, interval: bool = False) -> str:
     return text
 
 
-def table_of(published: bool) -> str:
+def table_of(found: sections.Found, published: bool) -> str:
     lines = ["| " + " | ".join(["row", *COLUMNS.values()]) + " |", "|---" * (1 + len(COLUMNS)) + "|"]
     for row, name in NAMES.items():
-        records = rows_of(row, published)
-        if records and len(records) >= len(rows_of("uniform", published)):  # of all oracles
+        records = rows_of(found, row, published)
+        if records and len(records) >= len(rows_of(found, "uniform", published)):  # of all oracles
             cells = [mean_of(records, column, column == "oracle_nll") for column in COLUMNS]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def sweep(published: bool, oracle: str | None = None) -> dict[str, np.ndarray]:
+def sweep(found: sections.Found, published: bool, oracle: str | None = None) -> dict[str, np.ndarray]:
     """The columns of the maximum-likelihood model over temperatures, means over oracles or those of one."""
-    rows = {t: rows_of(f"temperature-{t}", published) for t in TEMPERATURES}
-    rows[1.0] = rows_of("maximum-likelihood", published)
+    rows = {t: rows_of(found, f"temperature-{t}", published) for t in TEMPERATURES}
+    rows[1.0] = rows_of(found, "maximum-likelihood", published)
     rows = {
         t: [x for x in row if oracle in (None, x["oracle"])] for t, row in rows.items() if len(row) == len(rows[1.0])
     }
@@ -624,29 +630,29 @@ def crossing(record: dict, level: float) -> tuple[float, float] | None:
     return of("update"), of("entropy")
 
 
-def crossings(level: float, published: bool = False) -> str:
+def crossings(found: sections.Found, level: float) -> str:
     """Where each arm crosses a level of the oracle's NLL, and where the temperature sweep does."""
     lines = ["| row | runs that reach it | after updates | entropy there |", "|---|---|---|---|"]
-    own = sweep(published)
+    own = sweep(found, False)
     temperature, entropy = (np.interp(level, own["oracle_nll"], own[name]) for name in ("temperature", "entropy"))
     lines.append(f"| the best epoch at temperature {temperature:.2f} | - | 0 | {entropy:.2f} |")
     for row in ARMS:
-        if records := rows_of(row, published):
-            found = [x for x in (crossing(record, level) for record in records) if x is not None]
-            updates, entropy = np.mean(found, axis=0) if found else (np.nan, np.nan)
-            cells = f"{updates:.0f} | {entropy:.2f}" if found else "- | -"
-            lines.append(f"| {NAMES[row]} | {len(found)} of {len(records)} | {cells} |")
+        if records := rows_of(found, row, False):
+            reached = [x for x in (crossing(record, level) for record in records) if x is not None]
+            updates, entropy = np.mean(reached, axis=0) if reached else (np.nan, np.nan)
+            cells = f"{updates:.0f} | {entropy:.2f}" if reached else "- | -"
+            lines.append(f"| {NAMES[row]} | {len(reached)} of {len(records)} | {cells} |")
     return "\n".join(lines)
 
 
-def matched() -> str:
+def matched(found: sections.Found) -> str:
     """Each arm after its last update against the same oracle's temperature sweep at the same NLL."""
     columns = ("entropy", "held_out_nll", "self_bleu", "distinct2")
     lines = ["| row | runs inside of the sweep | " + " | ".join(COLUMNS[x] for x in columns) + " |", "|---" * 6 + "|"]
     for row in [*ARMS, "maximum-likelihood-last"]:
-        records, differences = rows_of(row, False), []
+        records, differences = rows_of(found, row, False), []
         for record in records:
-            own, level = sweep(False, record["oracle"]), record["oracle_nll"]
+            own, level = sweep(found, False, record["oracle"]), record["oracle_nll"]
             if own["oracle_nll"][0] <= level <= own["oracle_nll"][-1]:
                 differences.append([record[x] - np.interp(level, own["oracle_nll"], own[x]) for x in columns])
         cells = ["-"] * 4
@@ -660,12 +666,13 @@ def matched() -> str:
     return "\n".join(lines)
 
 
-def picture() -> None:
+def picture(found: sections.Found, file: Path) -> None:
     """Maximum likelihood; NLL and entropy against updates; NLL against entropy, held-out NLL and Self-BLEU."""
     import matplotlib.pyplot as plt
 
     figure, ((fit, against, entropy), (path, coverage, alike)) = plt.subplots(2, 3, figsize=(17, 9.5))
-    curve = (rows_of("curve", True) or rows_of("curve", False))[0]["curve"]
+    of_row = partial(rows_of, found)
+    curve = (of_row("curve", True) or of_row("curve", False))[0]["curve"]
     for name, label in (
         ("oracle_nll", "oracle's NLL of its samples"), ("held_out_nll", "its NLL of held-out sequences"),
         ("training_nll", "its NLL of training sequences"), ("entropy", "its entropy"),
@@ -673,7 +680,7 @@ def picture() -> None:
         fit.plot([x["epoch"] for x in curve], [x[name] for x in curve], label=label)
     best = 1 + int(np.argmin([x["held_out_nll"] for x in curve]))
     fit.axvline(best, color="grey", linestyle=":", label="best held-out epoch")
-    whose = "the authors' oracle" if rows_of("curve", True) else "our first oracle"
+    whose = "the authors' oracle" if of_row("curve", True) else "our first oracle"
     fit.set(title=f"maximum likelihood, {whose}", xlabel="epoch", ylabel="nats a token")
     places = {"maximum likelihood": (0.01, "bottom"), "PG-BLEU": (0.3, "top"), "SeqGAN": (0.01, "top")}
     for ax in (fit, against):
@@ -681,9 +688,9 @@ def picture() -> None:
             ax.axhline(PUBLISHED[name], color="lightgrey", linewidth=0.8, zorder=0)
             given = {"fontsize": 7, "va": va, "color": "grey"}
             ax.annotate(f"published: {name}", (x, PUBLISHED[name]), xycoords=("axes fraction", "data"), **given)
-    own, start = sweep(False), rows_of("maximum-likelihood", False)
+    own, start = sweep(found, False), of_row("maximum-likelihood", False)
     of = lambda rows, name: np.mean([r[name] for r in rows])
-    itself, late = rows_of("oracle-itself", False), rows_of("maximum-likelihood-last", False)
+    itself, late = of_row("oracle-itself", False), of_row("maximum-likelihood-last", False)
     for ax, name in ((path, "entropy"), (coverage, "held_out_nll"), (alike, "self_bleu")):
         ax.plot(
             own["oracle_nll"],
@@ -696,7 +703,7 @@ def picture() -> None:
         value = "oracle_nll" if name in ("entropy", "held_out_nll") else name  # the oracle's own entropy, but for noise
         ax.plot(of(itself, "oracle_nll"), of(itself, value), "k*", label="the oracle itself", zorder=3)
     for row, arm in ARMS.items():
-        records = rows_of(row, False)
+        records = of_row(row, False)
         if not records:
             continue
         updates, lines = [0, *(x["update"] for x in records[0]["curve"])], {}
@@ -720,12 +727,12 @@ def picture() -> None:
     for ax, place in ((fit, "center right"), (path, "lower right"), (alike, (0.4, 0.39))):
         ax.legend(fontsize=7, loc=place)
     figure.tight_layout()
-    figure.savefig(PICTURE, dpi=90)
+    figure.savefig(file, dpi=90)
 
 
-def first_epochs() -> str:
+def first_epochs(found: sections.Found) -> str:
     """The course of maximum likelihood on the authors' oracle, in a sentence."""
-    records = rows_of("curve", True)
+    records = rows_of(found, "curve", True)
     if not records:
         return ""
     curve = records[0]["curve"]
@@ -737,31 +744,29 @@ def first_epochs() -> str:
     )
 
 
-def write_report() -> None:
-    """The section of TEXT.md, and its picture."""
-    picture()
-    numbers = {"judged": JUDGED, "updates": UPDATES, "envs": NUM_ENVS, "oracles": len(rows_of("uniform", False))}
-    parts = {"crossings": crossings(PUBLISHED["SeqGAN"]), "matched": matched(), "curve": first_epochs()}
-    section("oracle", TEXT.format(ours=table_of(False), authors=table_of(True), **parts, **numbers))
+def section(found: sections.Found) -> str:
+    """The section of TEXT.md."""
+    numbers = {"judged": JUDGED, "updates": UPDATES, "envs": NUM_ENVS, "oracles": len(rows_of(found, "uniform", False))}
+    parts = {"curve": first_epochs(found), "authors": table_of(found, True)}
+    if numbers["oracles"]:
+        parts |= {"crossings": crossings(found, PUBLISHED["SeqGAN"]), "matched": matched(found)}
+    return TEXT.format_map(defaultdict(str, ours=table_of(found, False), **parts, **numbers))
+
+
+def by_row(found: sections.Found) -> sections.Found:
+    """The rows, each of all oracles and seeds."""
+    return {row: {name: rows[row] for name, rows in found.items() if row in rows} for row in NAMES}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Compute what is missing, then report."""
+    parser = sections.parser(__doc__, 1, "oracle")
     parser.add_argument("--oracles", type=int, nargs="*", default=[0, 1, 2, 3, 4], help="numbers of our oracles")
-    parser.add_argument("--seeds", type=int, default=1, help="generators of each oracle")
     parser.add_argument("--published", type=Path, help="save/target_params_py3.pkl of the authors' repository")
-    parser.add_argument("--report", action="store_true", help="write the section of TEXT.md and the picture alone")
-    given = parser.parse_args()
-    if not given.report:
-        set_up_jax(one_device=True)
-        makes = {name: learner_of(arm) for name, arm in ARMS.items()}
-        for number, oracle in enumerate([*([None] if given.published else []), *given.oracles]):
-            own = world(oracle, given.published)
-            if number == 0:
-                check_bleu(own)
-            for seed in range(given.seeds):
-                compute(own, seed, makes)
-    write_report()
+    sections.main(
+        parser, "text-oracle", "TEXT.md", "oracle", compute, section, picture,
+        value=lambda x: x["oracle_nll"], seeds=by_row, one_device=True,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

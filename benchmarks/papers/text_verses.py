@@ -1,16 +1,15 @@
 """A text generator trained for BLEU and ROUGE: King James verses put into the words of the World English Bible.
 
-    python benchmarks/papers/text_verses.py [--seeds 5] [--only NAME ...] [--report]
+    python benchmarks/papers/text_verses.py [--seeds 5] [--only RLOO-with-KL] [--record | --report]
 
 A small GPT learns the pairs by maximum likelihood; then each algorithm trains it on the reward BLEU + ROUGE-L of its
-completions. Test verses are of five books that are in no training text. Results are one JSON file for each algorithm
-and seed under results/text-verses/; a run that was stopped continues with what is missing. Needs the extra `text`.
+completions. Test verses are of five books that are in no training text. There is one JSON file for each algorithm and
+seed, and a run that was stopped continues with what is missing. The models before reinforcement are kept in
+.cache/text-verses, which may be deleted. Needs the extra `text`.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,20 +17,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from text_report import recorded, section
+import sections
+from sections import recorded
 
 import purerl
 from purerl import rewards, statistics
 from purerl.runs import report
-from purerl.runs.devices import set_up_jax
 from purerl.runs.progress import Progress
 from purerl.text import assembly, data, evaluation, generation, huggingface, likelihood, models, tokens
 from purerl.text import rewards as text_rewards
 from purerl.text.environment import TextGeneration
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "text-verses"
-CACHE = HERE.parents[1] / ".cache" / "text-verses"
+CACHE = recorded.ROOT / ".cache" / "text-verses"
 SIZE = 36  # tokens of a prompt with its separator, and of a completion with its end
 COMPLETIONS, GROUP, UPDATES = 64, 4, 250
 SWEEP = (0.0, 0.3, 0.5, 0.7, 1.0)  # temperatures; 0 is greedy
@@ -52,9 +49,9 @@ def tokenizer() -> tokens.Tokenizer:
 
 def fitted(name: str, shape: models.GPT2, batches: Callable, num_updates: int, held_out: Any) -> tuple[Any, Any, dict]:
     """A model fitted by maximum likelihood, with its validation perplexity; made once, then read."""
-    folder, about = CACHE / name, RESULTS / f"{name}.json"
+    folder, about = CACHE / name, CACHE / f"{name}.json"
     if folder.exists() and about.exists():
-        return *huggingface.load(folder), json.loads(about.read_text())
+        return *huggingface.load(folder), recorded.read(about)
     model = models.gpt2(shape)
     hp = likelihood.Likelihood(learning_rate=2e-3, anneal_updates=num_updates, weight_decay=0.1)
     make = lambda hp: likelihood.likelihood_learner(model, batches, hp)
@@ -115,9 +112,9 @@ ALGORITHMS: dict[str, Callable[..., tuple[Callable, Any]]] = {  # of the learnin
 }
 
 
-def folder(name: str) -> Path:
+def folder(name: str) -> str:
     """The folder of an algorithm's results."""
-    return RESULTS / name.replace(", ", "-").replace(" ", "-")
+    return name.replace(", ", "-").replace(" ", "-")
 
 
 def questions() -> tuple[list[str], list[list[str]]]:
@@ -170,9 +167,8 @@ def learn(name: str, seed: int) -> tuple[Any, Any, list[dict], int]:
     return hp, state.agent.params["model"], curve, round(time.perf_counter() - begin)
 
 
-def train(name: str, seed: int) -> None:
+def train(path: Path, name: str, seed: int) -> None:
     """Train one seed of one algorithm and write its scores."""
-    path = folder(name) / f"{seed}.json"
     if path.exists():
         return
     hp, after, curve, seconds = learn(name, seed)
@@ -183,9 +179,9 @@ def train(name: str, seed: int) -> None:
                  **recorded.made_with("tokenizers")})  # fmt: skip
 
 
-def before(num_seeds: int) -> None:
+def before(root: Path, num_seeds: int) -> None:
     """Rows without reinforcement: copies, the temperature sweep, best of n; a few samples of each."""
-    path = RESULTS / "before.json"
+    path = root / "before.json"
     if path.exists():
         return
     prompts, references = questions()
@@ -201,10 +197,22 @@ def before(num_seeds: int) -> None:
     ]
     best = evaluation.best_by_references(tries, references)
     rows[f"best of {BEST_OF} by the reward"] = [of_texts(best.texts, references, best.ended)]
+    about = {"writer": record, "judge": judge()[2]}
+    for name, one in about.items():
+        recorded.save(root / f"{name}.json", one)
     recorded.save(path, {
-        "rows": rows, "writer": record, "judge": judge()[2], "prompts": prompts[:: len(prompts) // 4][:4],
+        "rows": rows, **about, "prompts": prompts[:: len(prompts) // 4][:4],
         "references": references[:: len(references) // 4][:4], **recorded.made_with("tokenizers"),
     })  # fmt: skip
+
+
+def compute(root: Path, given: Any) -> None:
+    """What is missing."""
+    before(root, given.seeds)
+    for seed in range(given.seeds):
+        for name in ALGORITHMS:
+            if folder(name) in given.names:
+                train(root / folder(name) / f"{seed}.json", name, seed)
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -223,12 +231,7 @@ def cells(found: list[dict[str, float]]) -> str:
     return " | ".join(out)
 
 
-def load(name: str) -> list[dict]:
-    """The results of an algorithm's seeds."""
-    return [recorded.read(path) for path in sorted(folder(name).glob("*.json"))]
-
-
-def picture(path: Path) -> None:
+def picture(found: sections.Found, path: Path) -> None:
     """Reward against updates, and BLEU against Self-BLEU beside the temperature sweep."""
     import matplotlib
 
@@ -236,22 +239,22 @@ def picture(path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    first = json.loads((RESULTS / "before.json").read_text())["rows"]
+    first = found["."]["before"]["rows"]
     mean = lambda rows, name: float(np.mean([row[name] for row in rows]))
     sweep = [first[f"temperature {x:g}"] for x in SWEEP]
     right.plot([mean(r, "self_bleu") for r in sweep], [mean(r, "bleu") for r in sweep], "k.--", label="before: τ")
     for x, rows in zip(SWEEP, sweep, strict=True):
         right.annotate(f"{x:g}", (mean(rows, "self_bleu"), mean(rows, "bleu")), fontsize=7)
     for name, color in zip(ALGORITHMS, report.COLORS, strict=False):
-        found = load(name)
-        if not found:
+        runs = [*found[folder(name)].values()]
+        if not runs:
             continue
-        at = [row["update"] for row in found[0]["curve"]]
-        values = np.array([[row["episode_return"] for row in one["curve"]] for one in found])
-        left.plot(at, values.mean(0), color=color, label=f"{name} ({len(found)})")
+        at = [row["update"] for row in runs[0]["curve"]]
+        values = np.array([[row["episode_return"] for row in one["curve"]] for one in runs])
+        left.plot(at, values.mean(0), color=color, label=f"{name} ({len(runs)})")
         left.fill_between(at, values.min(0), values.max(0), color=color, alpha=0.12, linewidth=0)
         for temperature, marker in (("0", "o"), ("1", "^")):
-            rows = [one["scores"][temperature] for one in found]
+            rows = [one["scores"][temperature] for one in runs]
             right.plot(mean(rows, "self_bleu"), mean(rows, "bleu"), marker, color=color)
     left.set(xlabel=f"updates of {COMPLETIONS} completions", ylabel="BLEU + ROUGE-L of sampled completions")
     right.set(xlabel="Self-BLEU: the less, the more diverse", ylabel="BLEU on test verses")
@@ -282,9 +285,9 @@ MEANING = (
 )
 
 
-def write_report() -> None:
+def section(found: sections.Found) -> str:
     """The section of TEXT.md."""
-    first = json.loads((RESULTS / "before.json").read_text())
+    first, runs = found["."]["before"], {name: [*found[folder(name)].values()] for name in ALGORITHMS}
     lines = [
         "## A generator trained for BLEU and ROUGE", "",
         "`python benchmarks/papers/text_verses.py`. King James verses put into the words of the World English Bible: "
@@ -303,37 +306,25 @@ def write_report() -> None:
         label = name.replace("temperature 0", "temperature 0 (greedy)") if name == "temperature 0" else name
         label = f"before: {label}" if name.startswith(("temperature", "best")) else label
         lines.append(f"| {label} | {len(rows)} | {cells(rows)} |")
-    for name in ALGORITHMS:
+    for name, own in runs.items():
         for temperature, how in (("0", "greedy"), ("1", "temperature 1")):
-            if found := load(name):
-                lines.append(
-                    f"| {name}, {how} | {len(found)} | {cells([one['scores'][temperature] for one in found])} |"
-                )
+            if own:
+                lines.append(f"| {name}, {how} | {len(own)} | {cells([one['scores'][temperature] for one in own])} |")
     lines += ["", *MEANING, "", "Samples, greedy, seed 0:", ""]
     for i, (prompt, known) in enumerate(zip(first["prompts"], first["references"], strict=True)):
         lines += [f"- prompt: {prompt.strip()}", f"  - reference: {known[0]}"]
         lines += [f"  - before: {first['rows']['temperature 0'][0]['samples'][i]}"]
-        lines += [
-            f"  - {name}: {found[0]['scores']['0']['samples'][i]}" for name in ALGORITHMS if (found := load(name))
-        ]
-    lines += ["", "![Reward against updates, BLEU against Self-BLEU](text-verses.png)"]
-    picture(HERE / "text-verses.png")
-    section("verses", "\n".join(lines))
+        lines += [f"  - {name}: {own[0]['scores']['0']['samples'][i]}" for name, own in runs.items() if own]
+    return "\n".join([*lines, "", "![Reward against updates, BLEU against Self-BLEU](text-verses.png)"])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--only", nargs="*", choices=[*ALGORITHMS], help="algorithms")
-    parser.add_argument("--report", action="store_true", help="only write TEXT.md from the results")
-    given = parser.parse_args()
-    set_up_jax(one_device=True)
-    if not given.report:
-        before(given.seeds)
-        for seed in range(given.seeds):
-            for name in given.only or ALGORITHMS:
-                train(name, seed)
-    write_report()
+    """Compute what is missing, then report."""
+    sections.main(
+        sections.parser(__doc__, 5, "algorithm"), "text-verses", "TEXT.md", "verses", compute, section, picture,
+        value=lambda x: x["scores"]["1"]["bleu"] if "scores" in x else None, names=[*map(folder, ALGORITHMS)],
+        kind="algorithm", one_device=True,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

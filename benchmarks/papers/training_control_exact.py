@@ -1,15 +1,14 @@
 """Agents on the environments of training control whose optimum is known, against that optimum.
 
-    python benchmarks/papers/training_control_exact.py [--seeds 10] [--only quadratic] [--report]
+    python benchmarks/papers/training_control_exact.py [--seeds 10] [--only quadratic] [--record | --report]
 
-There is one JSON file for each arm and seed under results/training-control-exact/, and a run that was stopped continues
-with what is missing. Policies are judged by their greedy actions: final losses are computed in float64 from the rates
-that they choose, evaluations of LeadingOnes by their formula.
+There is one JSON file for each arm and seed, and a run that was stopped continues with what is missing. Policies are
+judged by their greedy actions: final losses are computed in float64 from the rates that they choose, evaluations of
+LeadingOnes by their formula.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -18,20 +17,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import sections
 from scipy import stats
-from text_report import control_section, recorded
+from sections import recorded
 
 import purerl
 from purerl import build, distributions, training
 from purerl.envs import LeadingOnes, Luby, NoisyQuadratic, Quadratic, Sigmoid
 from purerl.envs.training_control import leading_ones, luby, noisy_quadratic, quadratic, rewards, sigmoid
 from purerl.runs import report
-from purerl.runs.devices import set_up_jax
 from purerl.runs.stream import measure
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "training-control-exact"
-PICTURE = HERE / "training-control-exact.png"
 SEEDS = 10
 STEPS, HORIZONS, LEVELS = (1, 2, 3, 5), (50, 100), ((5, 10), (3, 3, 3))
 
@@ -235,10 +231,10 @@ def arms() -> dict[str, Arm]:
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def run(key: str, num_seeds: int) -> None:
+def run(folder: Path, key: str, num_seeds: int) -> None:
     """Train the seeds of an arm that have no file yet, in one program, and judge them."""
     arm = arms()[key]
-    missing = [seed for seed in range(num_seeds) if not (RESULTS / key / f"{seed}.json").exists()]
+    missing = [seed for seed in range(num_seeds) if not (folder / f"{seed}.json").exists()]
     if not missing:
         return
     report.note(f"{key}: {len(missing)} seeds, {arm.num_updates} updates")
@@ -252,7 +248,7 @@ def run(key: str, num_seeds: int) -> None:
     found = jax.tree.map(np.asarray, jax.jit(jax.vmap(judge))(measured.state.agent, keys))
     for i, seed in enumerate(missing):
         curve = measured.metrics["episode_return"][:, i]
-        recorded.save(RESULTS / key / f"{seed}.json", {
+        recorded.save(folder / f"{seed}.json", {
             "key": key, "seed": seed, **arm.score({name: x[i] for name, x in found.items()}),
             "steps": arm.num_updates * blocks[0] * blocks[1],
             "curve": [None if np.isnan(x) else round(float(x), 4) for x in curve],
@@ -262,12 +258,13 @@ def run(key: str, num_seeds: int) -> None:
         })  # fmt: skip
 
 
+def compute(root: Path, given: Any) -> None:
+    """What is missing."""
+    for key in given.names:
+        run(root / key, key, given.seeds)
+
+
 # --- the report -------------------------------------------------------------------------------------------------------
-
-
-def records(key: str) -> list[dict[str, Any]]:
-    """The results of an arm, one for each seed."""
-    return [recorded.read(path) for path in sorted((RESULTS / key).glob("*.json"))]
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -288,7 +285,7 @@ def summary(values: list[float], digits: int) -> str:
     return f"{np.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] | {between}"
 
 
-def quadratic_rows() -> list[str]:
+def quadratic_rows(found: sections.Found) -> list[str]:
     lines = [
         "| K | optimum | greedy | best constant | PPO: final loss / optimum, mean [95 % interval] | least, most "
         "| seeds | at most 1.05 | better than greedy |",
@@ -298,18 +295,18 @@ def quadratic_rows() -> list[str]:
         constant = np.full(k, quadratic.best_constant_rate(k))
         known = quadratic.optimal_rates(k), quadratic.steepest_descent_rates(k), constant
         optimum, greedy, constant = (quadratic.losses(rates)[-1] for rates in known)
-        found = records(f"quadratic-{k}")
+        runs = found[f"quadratic-{k}"].values()
         cells = f"| {k} | {optimum:.6f} | {greedy:.6f} | {constant:.6f} "
-        if not found:
+        if not runs:
             lines.append(cells + "| not run | | | | |")
             continue
-        score, final = ([x[name] for x in found] for name in ("score", "final_loss"))
+        score, final = ([x[name] for x in runs] for name in ("score", "final_loss"))
         good, better = sum(x <= 1.05 for x in score), "-" if k == 1 else sum(x < greedy for x in final)
-        lines.append(f"{cells}| {summary(score, 4)} | {len(found)} | {good} | {better} |")
+        lines.append(f"{cells}| {summary(score, 4)} | {len(runs)} | {good} | {better} |")
     return lines
 
 
-def noisy_rows() -> list[str]:
+def noisy_rows(found: sections.Found) -> list[str]:
     lines = []
     for steps in HORIZONS:
         shapes = {
@@ -333,34 +330,34 @@ def noisy_rows() -> list[str]:
         ]
         limit = min(final["best constant"], final["greedy at every step"])
         for key in [f"noisy-{steps}-{reward}" for reward in REWARDS] + [f"noisy-{steps}-sampled"]:
-            found, name = records(key), arms()[key].about.split(": ", 1)[1]
+            runs, name = found[key].values(), arms()[key].about.split(": ", 1)[1]
             name += ", θ sampled" if key.endswith("sampled") else ""
-            losses = [x["final_loss"] for x in found]
+            losses = [x["final_loss"] for x in runs]
             cells = (
-                f"{summary(losses, 4)} | {len(found)} | {sum(x < limit for x in losses)}" if found else "not run | | |"
+                f"{summary(losses, 4)} | {len(runs)} | {sum(x < limit for x in losses)}" if runs else "not run | | |"
             )
             lines.append(f"| {name} | {cells} |")
         lines.append("")
     return lines
 
 
-def discrete_rows() -> list[str]:
+def discrete_rows(found: sections.Found) -> list[str]:
     lines = ["| environment and agent | measure | optimum | mean [95 % interval] | least, most | seeds | within 3 % |",
              "|---|---|---|---|---|---|---|"]  # fmt: skip
     for key in discrete_arms():
-        found, about = records(key), arms()[key].about
+        runs, about = found[key].values(), arms()[key].about
         name, measure_of, digits, near = "score", "regret", 3, "-"
         optimum = "0"
         if key.startswith("leading"):
             name, measure_of, digits = "evaluations", "expected evaluations", 1
-            near = str(sum(x["score"] <= 1.03 for x in found))
+            near = str(sum(x["score"] <= 1.03 for x in runs))
             optimum = f"{leading_ones.expected_evaluations(leading_ones.best_flips(50, leading_ones.PORTFOLIO)):.4f}"
-        cells = f"{summary([x[name] for x in found], digits)} | {len(found)} | {near}" if found else "not run | | |"
+        cells = f"{summary([x[name] for x in runs], digits)} | {len(runs)} | {near}" if runs else "not run | | |"
         lines.append(f"| {about} | {measure_of} | {optimum} | {cells} |")
     return lines
 
 
-def picture() -> None:
+def picture(found: sections.Found, file: Path) -> None:
     """Ratios to the optimum, schedules, losses, final losses by discount, flips, and learning curves."""
     import matplotlib.pyplot as plt
 
@@ -377,7 +374,7 @@ def picture() -> None:
         for name, (rates, color) in marks.items():
             height = quadratic.losses(rates)[-1] / optimum
             ratio.plot([i - 0.3, i + 0.3], [height, height], color, label=name if i == 0 else None)
-        scores = [x["score"] for x in records(f"quadratic-{k}")]
+        scores = [x["score"] for x in found[f"quadratic-{k}"].values()]
         ratio.plot(i + np.linspace(-0.2, 0.2, len(scores)), scores, "C0.", label="PPO, seeds" if i == 0 else None)
     ratio.axhline(1.05, color="grey", linewidth=0.7, linestyle=":")
     ratio.set(xticks=range(len(STEPS)), xticklabels=[f"K = {k}" for k in STEPS], yscale="log",
@@ -396,7 +393,7 @@ def picture() -> None:
         for name, (rates, color) in known.items():
             ax.plot(of(rates), color, linewidth=2, alpha=0.6, label=name)
         for key, color in agents.items():
-            for i, x in enumerate(records(key)):
+            for i, x in enumerate(found[key].values()):
                 name = f"PPO, {arms()[key].about.split('PPO, ')[1]}" if i == 0 else None
                 ax.plot(of(np.array(x["rates"])), color, linewidth=0.6, label=name)
         ax.set(yscale="log", xlabel="step")
@@ -409,7 +406,7 @@ def picture() -> None:
         final = [best_final_loss(steps, gamma) / best_final_loss(steps) for gamma in gammas]
         discount.plot(final, f"{color}-", label=f"optimal for its γ, T = {steps}")
         for reward, (_, _, gamma) in REWARDS.items():
-            scores = [x["score"] for x in records(f"noisy-{steps}-{reward}")]
+            scores = [x["score"] for x in found[f"noisy-{steps}-{reward}"].values()]
             if reward != "final-1":
                 discount.plot(np.full(len(scores), gammas.index(gamma)), scores, f"{color}.")
     discount.set(
@@ -425,28 +422,28 @@ def picture() -> None:
     )
     flips.step(range(50), leading_ones.best_flips(50), "C7", where="mid", label="best of all", linewidth=0.7)
     for key, color in (("leading-ones-ppo", "C0"), ("leading-ones-dqn", "C1")):
-        for i, x in enumerate(records(key)):
+        for i, x in enumerate(found[key].values()):
             name = arms()[key].about.split(": ")[1] if i == 0 else None
             flips.step(range(50), x["flips"], color, where="mid", alpha=0.4, label=name)
     flips.set(yscale="log", xlabel="leading ones", title="LeadingOnes: bits to flip")
     flips.legend(fontsize=8)
     for i, key in enumerate(k for k in discrete_arms() if not k.startswith("leading")):
-        found = records(key)
-        if found:
-            curve = np.array([x["curve"] for x in found], float)
-            regret = np.mean([x["best"] for x in found]) - curve
-            at = np.linspace(0, found[0]["steps"], curve.shape[1] + 1)[1:]
+        runs = [*found[key].values()]
+        if runs:
+            curve = np.array([x["curve"] for x in runs], float)
+            regret = np.mean([x["best"] for x in runs]) - curve
+            at = np.linspace(0, runs[0]["steps"], curve.shape[1] + 1)[1:]
             curves.plot(at, regret.mean(0), f"C{i}", label=arms()[key].about)
             curves.fill_between(at, regret.min(0), regret.max(0), color=f"C{i}", alpha=0.2)
     curves.set(yscale="symlog", xlabel="environment steps", title="regret while learning, with exploration")
     curves.set_ylim(bottom=0)
     curves.legend(fontsize=8)
-    figure.savefig(PICTURE, dpi=110)
+    figure.savefig(file, dpi=110)
     plt.close(figure)
 
 
-def write_report() -> None:
-    """The section of CONTROL.md and its picture."""
+def section(found: sections.Found) -> str:
+    """The section of CONTROL.md."""
     lines = [
         "## Exact: problems whose optimum is known",
         "",
@@ -457,38 +454,30 @@ def write_report() -> None:
         "**Quadratic**, gradient descent with K rates; the optimum is K steps of conjugate gradients. PPO with the "
         "fall of the log loss as its reward, γ = 1.",
         "",
-        *quadratic_rows(),
+        *quadratic_rows(found),
         "",
         "**NoisyQuadratic**, T rates, the deterministic MDP of the second moments. PPO with different rewards. Where θ "
         "is sampled, the policy observes its loss, and may be better than the best schedule, which is fixed:",
         "",
-        *noisy_rows(),
+        *noisy_rows(found),
         "**LeadingOnes, Luby, Sigmoid**. Expected evaluations are those of the formula; the regret of Luby is the "
         f"number of wrong actions of {len(luby.luby(64))}, that of Sigmoid is in units of the return, at most 10. "
         "PPO's settings on Sigmoid are a second choice, made on another seed; with γ = 1, a rate of 0.001 and an "
         "entropy cost of 0.003 the regrets were 1.10 [1.05, 1.14] and 2.18 [2.17, 2.19].",
         "",
-        *discrete_rows(),
+        *discrete_rows(found),
         "",
-        f"![training control with known optima]({PICTURE.name})",
+        "![training control with known optima](training-control-exact.png)",
     ]
-    control_section("exact", "\n".join(lines))
-    picture()
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Train what is missing, then report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds of each arm [{SEEDS}]")
-    parser.add_argument("--only", default="", help="only arms whose key contains this word")
-    parser.add_argument("--report", action="store_true", help="only write CONTROL.md from the results")
-    given = parser.parse_args()
-    if not given.report:
-        set_up_jax()
-        for key in arms():
-            if given.only in key:
-                run(key, given.seeds)
-    write_report()
+    sections.main(
+        sections.parser(__doc__, SEEDS), "training-control-exact", "CONTROL.md", "exact", compute, section, picture,
+        value=lambda x: x["score"], names=arms(),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
 """Regularisation of networks on few images: without, by the best fixed setting, and by an agent while they train.
 
     pip install 'purerl[data]'
-    python benchmarks/papers/training_control_generalisation.py [--seeds 5] [--report]
+    python benchmarks/papers/training_control_generalisation.py [--seeds 5] [--only ppo] [--record | --report]
 
 The agent chooses dropout, label smoothing and weight decay at 5 times of a training on 200 images. Of the 1,797 digits
 it sees one half, and the other half is for the judgement, on 100, 200 and 400 images. A fixed setting of the three is
 found by random search on the first half, at the cost of the agent's training, for the same criterion: the final
-validation accuracy. There is one JSON file for each arm and seed under results/training-control-generalisation/, and a
-run that was stopped continues with what is missing.
+validation accuracy. There is one JSON file for each arm and seed, and a run that was stopped continues with what is
+missing.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from functools import cache
 from pathlib import Path
@@ -20,8 +19,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from controlled_trainings import LAST, controlled, keys_of, load, outcome, ppo, rounded, save, search, train
-from text_report import control_section
+import sections
+from controlled_trainings import LAST, controlled, keys_of, outcome, ppo, rounded, save, search, train
 from training_control_exact import summary
 
 import purerl
@@ -32,11 +31,7 @@ from purerl.envs.training_control.data import Data
 from purerl.envs.training_control.environment import TrainingControl, TrainingControlParams
 from purerl.envs.training_control.optimizers import ADAM, Settings
 from purerl.runs import report
-from purerl.runs.devices import set_up_jax
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "training-control-generalisation"
-PICTURE = HERE / "training-control-generalisation.png"
 SEEDS, STRETCHES, NUM_UPDATES, BATCH = 5, 5, 200, 20
 NUM_ENVS, GROUP, UPDATES, CANDIDATES = 64, 8, 40, 64  # 2,560 trainings, of PPO and of random search
 IMAGES, TRAINED_ON, JUDGED = (100, 200, 400), 200, 100
@@ -136,9 +131,8 @@ def agent_program(images: int) -> Any:
     return controlled(env, agent, STRETCHES, CONTROLS)
 
 
-def run(arm: str, seed: int) -> None:
+def run(path: Path, arm: str, seed: int) -> None:
     """One arm and seed, from its training or search to its judgement."""
-    path = RESULTS / arm / f"{seed}.json"
     if path.exists():
         return
     report.note(f"{arm}, seed {seed}")
@@ -160,22 +154,26 @@ def run(arm: str, seed: int) -> None:
 
 ARMS = {"before": "without", "fixed": "best fixed setting of a random search", "ppo": "PPO chooses while it trains"}
 
+
+def compute(root: Path, given: Any) -> None:
+    """What is missing."""
+    for seed in range(given.seeds):
+        for arm in given.names:
+            run(root / arm / f"{seed}.json", arm, seed)
+
+
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def of_arm(arm: str, images: int) -> dict[int, dict[str, Any]]:
+def of_arm(found: sections.Found, arm: str, images: int) -> dict[int, dict[str, Any]]:
     """The judgements of an arm for a number of images, by seed, with the gaps."""
-    found = {}
-    for path in sorted((RESULTS / arm).glob("*.json")):
-        record = load(path)
-        x = record["images"][str(images)]
-        x |= {"gap": x["train_score"] - x["test_score"], "loss_gap": x["test_loss"] - x["train_loss"]}
-        found[record["seed"]] = x
-    return found
+    gaps = lambda x: {"gap": x["train_score"] - x["test_score"], "loss_gap": x["test_loss"] - x["train_loss"]}
+    judged = {seed: x["images"][str(images)] for seed, x in found[arm].items()}
+    return {seed: x | gaps(x) for seed, x in judged.items()}
 
 
-def write_report() -> None:
-    """The section of CONTROL.md and its picture."""
+def section(found: sections.Found) -> str:
+    """The section of CONTROL.md."""
     lines = [
         "## Generalisation: regularisation that an agent chooses",
         "",
@@ -193,29 +191,27 @@ def write_report() -> None:
     ]
     for images in IMAGES:
         for arm, about in ARMS.items():
-            found = list(of_arm(arm, images).values())
-            if found:
+            runs = of_arm(found, arm, images).values()
+            if runs:
                 cells = [
-                    summary([x[name] for x in found], 4).split(" | ")[0]
+                    summary([x[name] for x in runs], 4).split(" | ")[0]
                     for name in ("test_score", "gap", "test_loss", "loss_gap")
                 ]
-                lines.append(f"| {images} | {about} | {' | '.join(cells)} | {len(found)} |")
+                lines.append(f"| {images} | {about} | {' | '.join(cells)} | {len(runs)} |")
     lines += ["", "| images | test accuracy of PPO minus that of | mean [95 % interval] | least, most |"]
     lines.append("|---|---|---|---|")
     for images in IMAGES:
-        ours = of_arm("ppo", images)
+        ours = of_arm(found, "ppo", images)
         for arm in ("before", "fixed"):
-            theirs = of_arm(arm, images)
+            theirs = of_arm(found, arm, images)
             both = sorted(set(ours) & set(theirs))
             if both:
                 difference = [ours[seed]["test_score"] - theirs[seed]["test_score"] for seed in both]
                 lines.append(f"| {images} | {ARMS[arm]} | {summary(difference, 4)} |")
-    lines += ["", f"![regularisation chosen by an agent]({PICTURE.name})"]
-    control_section("generalisation", "\n".join(lines))
-    picture()
+    return "\n".join([*lines, "", "![regularisation chosen by an agent](training-control-generalisation.png)"])
 
 
-def picture() -> None:
+def picture(found: sections.Found, path: Path) -> None:
     """Accuracy and gap by the number of images, and the settings of the agent and of the random search."""
     import matplotlib.pyplot as plt
 
@@ -223,7 +219,7 @@ def picture() -> None:
     for ax, name, title in zip(axes[:2], ("test_score", "gap"), ("test accuracy", "train-test gap"), strict=True):
         for i, (arm, about) in enumerate(ARMS.items()):
             for j, images in enumerate(IMAGES):
-                values = [x[name] for x in of_arm(arm, images).values()]
+                values = [x[name] for x in of_arm(found, arm, images).values()]
                 at = j + 0.2 * (i - 1)
                 ax.plot(np.full(len(values), at), values, f"C{i}.", label=about if j == 0 else None)
         ax.set(xticks=range(len(IMAGES)), xticklabels=[f"{x} images" for x in IMAGES], title=title)
@@ -231,28 +227,20 @@ def picture() -> None:
     used = np.arange(STRETCHES + 1) / STRETCHES
     for ax, name in zip(axes[2:], CONTROLS, strict=True):
         for arm, color in (("fixed", "C1"), ("ppo", "C2")):
-            for x in of_arm(arm, TRAINED_ON).values():
+            for x in of_arm(found, arm, TRAINED_ON).values():
                 ax.step(used, [*x[name], x[name][-1]], color, where="post", alpha=0.7)
         ax.set(xlabel="fraction of the budget", title=name.replace("_", " "))
     axes[-1].set_yscale("log")
-    figure.savefig(PICTURE, dpi=110)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
 def main() -> None:
-    """Run what is missing, then report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds of each arm [{SEEDS}]")
-    parser.add_argument("--only", default="", help="only arms whose key contains this word")
-    parser.add_argument("--report", action="store_true", help="only write CONTROL.md from the results")
-    given = parser.parse_args()
-    if not given.report:
-        set_up_jax()
-        for seed in range(given.seeds):
-            for arm in ARMS:
-                if given.only in arm:
-                    run(arm, seed)
-    write_report()
+    """Train what is missing, then report."""
+    sections.main(
+        sections.parser(__doc__, SEEDS), "training-control-generalisation", "CONTROL.md", "generalisation", compute,
+        section, picture, value=lambda x: x["images"][str(TRAINED_ON)]["test_score"], names=ARMS,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
 """Learning rates that an agent chooses while a network trains, against tuned constants, schedules and optimisers.
 
     pip install 'purerl[data]'
-    python benchmarks/papers/training_control_rates.py [--seeds 5] [--only cosine] [--report]
+    python benchmarks/papers/training_control_rates.py [--seeds 5] [--only cosine] [--record | --report]
 
 An agent is trained on a distribution of tasks: networks of 32 hidden units on random teachers, with inputs of scales
 that differ by two orders of magnitude. Everything that it is compared with is tuned on the same distribution, with as
 many trainings as the agent learns from. All are judged on held-out tasks: other data, other widths,
 longer budgets. A training has 20 stretches, and a learning rate holds for one of them, for agents and schedules alike.
 
-There is one JSON file for each rival's tuning, and one for each arm and seed of the judgement, under
-results/training-control-rates/; a run that was stopped continues with what is missing.
+There is one JSON file for each rival's tuning, and one for each arm and seed of the judgement; a run that was stopped
+continues with what is missing. Schedules are tuned and judged together, whichever of them `--only` names.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from functools import cache
@@ -25,8 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from controlled_trainings import LAST, controlled, keys_of, load, outcome, ppo, rounded, save, search, train
-from text_report import control_section
+import sections
+from controlled_trainings import LAST, controlled, keys_of, outcome, ppo, rounded, save, search, train
+from sections import recorded
 from training_control_exact import interval, summary
 
 import purerl
@@ -36,11 +36,7 @@ from purerl.envs.training_control.data import Data
 from purerl.envs.training_control.environment import TrainingControl, TrainingControlParams
 from purerl.envs.training_control.optimizers import ADAM, MOMENTUM, InnerOptimizer, Settings
 from purerl.runs import report
-from purerl.runs.devices import set_up_jax
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "training-control-rates"
-PICTURE = HERE / "training-control-rates.png"
 SEEDS, STRETCHES = 5, 20
 NUM_ENVS, GROUP, UPDATES = 64, 8, 75  # of PPO: 4,800 trainings
 CANDIDATES, TUNED, JUDGED, CHUNK = 50, 96, 12, 48  # tuning: 4,800 trainings
@@ -223,9 +219,8 @@ def candidates_of(name: str, chosen: np.ndarray) -> Any:
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def tune(name: str) -> None:
+def tune(path: Path, name: str) -> None:
     """Choose a rival's candidate on the training tasks, by the mean fall of the log validation loss."""
-    path = RESULTS / "tuning" / f"{name}.json"
     if path.exists():
         return
     keys = keys_of(TUNING, 0, TUNED)
@@ -241,14 +236,15 @@ def tune(name: str) -> None:
     })  # fmt: skip
 
 
-def judge_rivals(names: tuple[str, ...], seed: int) -> None:
+def judge_rivals(root: Path, names: tuple[str, ...], seed: int) -> None:
     """Tuned rivals on the held-out tasks, in one program; if they are plain schedules, 25 constants too, for (b)."""
-    paths = {name: RESULTS / name / f"{seed}.json" for name in names}
+    paths = {name: root / name / f"{seed}.json" for name in names}
     if all(path.exists() for path in paths.values()):
         return
     report.note(f"judgement of {', '.join(names)}, seed {seed}")
     constants = rivals()["constant"].candidates[::2]
-    every = [candidates_of(name, np.array([load(RESULTS / "tuning" / f"{name}.json")["chosen"]])) for name in names]
+    chosen = {name: recorded.read(root / "tuning" / f"{name}.json")["chosen"] for name in names}
+    every = [candidates_of(name, np.array([one])) for name, one in chosen.items()]
     every += [candidates_of("constant", constants)] if "constant" in names else []
     every, found = jax.tree.map(lambda *x: jnp.concatenate(x), *every), {name: {} for name in names}
     for i, (at, task) in enumerate(HELD_OUT.items()):
@@ -318,9 +314,9 @@ def agent_program(task: Task, name: str) -> Callable[..., Any]:
     return lambda state, keys: program(state, params_of(0.0, arm.kind, arm.rate), keys)
 
 
-def run_agent(name: str, seed: int) -> None:
+def run_agent(path: Path, name: str, seed: int) -> None:
     """Train an agent of a seed, and judge it on training tasks and held-out tasks."""
-    path, arm = RESULTS / name / f"{seed}.json", agents()[name]
+    arm = agents()[name]
     if path.exists():
         return
     report.note(f"{arm.about}: seed {seed}, {arm.num_updates} updates")
@@ -342,37 +338,41 @@ def run_agent(name: str, seed: int) -> None:
     })  # fmt: skip
 
 
+def compute(root: Path, given: Any) -> None:
+    """What is missing."""
+    groups = [PLAIN, *((name,) for name in rivals() if name not in PLAIN)]
+    groups = [group for group in groups if any(name in given.names for name in group)]
+    for group in groups:
+        for name in group:
+            tune(root / "tuning" / f"{name}.json", name)
+    for seed in range(given.seeds):
+        for name in agents():
+            if name in given.names:
+                run_agent(root / name / f"{seed}.json", name, seed)
+        for group in groups:
+            judge_rivals(root, group, seed)
+
+
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def seeds_of(name: str) -> dict[int, dict[str, Any]]:
-    """The judgements of an arm by seed."""
-    found = [load(path) for path in (RESULTS / name).glob("*.json")]
-    return {x["seed"]: x["tasks"] for x in sorted(found, key=lambda x: x["seed"])}
-
-
-def gains_of(name: str) -> list[float]:
-    """The gains of an agent's seeds on training tasks, those that the rivals were tuned on."""
-    return [load(path)["gain"] for path in sorted((RESULTS / name).glob("*.json"))]
-
-
-def oracle(seed: int) -> dict[str, float]:
+def oracle(found: sections.Found, seed: int) -> dict[str, float]:
     """The log test loss of the best constant rate of each held-out task."""
-    return {at: min(found["of_rates"]) for at, found in seeds_of("constant")[seed].items()}
+    return {at: min(x["of_rates"]) for at, x in found["constant"][seed]["tasks"].items()}
 
 
-def excess(name: str) -> dict[int, float]:
+def excess(found: sections.Found, name: str) -> dict[int, float]:
     """The log test loss above the oracle's by seed, a mean over held-out tasks, in nats."""
     return {
-        seed: float(np.mean([tasks[at]["log_test_loss"] - best for at, best in oracle(seed).items()]))
-        for seed, tasks in seeds_of(name).items()
-        if seed in seeds_of("constant")
+        seed: float(np.mean([x["tasks"][at]["log_test_loss"] - best for at, best in oracle(found, seed).items()]))
+        for seed, x in found[name].items()
+        if seed in found["constant"]
     }
 
 
-def against(name: str, other: str) -> str:
+def against(found: sections.Found, name: str, other: str) -> str:
     """The difference of two arms over seeds that both have, and whether their intervals are apart."""
-    ours, theirs = excess(name), excess(other)
+    ours, theirs = excess(found, name), excess(found, other)
     both = sorted(set(ours) & set(theirs))
     difference = [ours[seed] - theirs[seed] for seed in both]
     mine, his = (interval([x[seed] for seed in both]) for x in (ours, theirs))
@@ -392,14 +392,14 @@ FIRST = (
 )
 
 
-def verdict(name: str) -> str:
+def verdict(found: sections.Found, name: str) -> str:
     """Whether an agent reaches the target, as far as seeds tell."""
-    ours, flat, cosine = (excess(x) for x in (name, "constant", "cosine"))
+    ours, flat, cosine = (excess(found, x) for x in (name, "constant", "cosine"))
     seeds = sorted(set(ours) & set(flat) & set(cosine))
     if len(seeds) < SEEDS:
         return f"- {names()[name]}: open, after {len(seeds)} of {SEEDS} seeds."
     lower = np.mean([ours[i] - flat[i] for i in seeds]) < 0
-    apart = against(name, "constant").endswith("| apart")
+    apart = against(found, name, "constant").endswith("| apart")
     no_worse = interval([ours[i] - cosine[i] for i in seeds])[0] <= 0
     reached = "reached" if lower and apart and no_worse else "missed"
     first = (
@@ -416,14 +416,18 @@ def names() -> dict[str, str]:
     return {key: arm.about for key, arm in agents().items()} | {key: rival.about for key, rival in rivals().items()}
 
 
-def write_report() -> None:
-    """The section of CONTROL.md and its picture, if constant rates have been judged, which the others are scored by."""
-    if not seeds_of("constant"):
-        report.note("no section of CONTROL.md: constant rates have not been judged")
-        return
-    arms = {key: about for key, about in names().items() if excess(key)}
-    order = sorted(arms, key=lambda key: np.mean(list(excess(key).values())))
-    tuned = {key: load(RESULTS / "tuning" / f"{key}.json") for key in rivals() if key in arms}
+def in_order(found: sections.Found) -> dict[str, str]:
+    """The arms that can be scored, from the best on."""
+    arms = {key: about for key, about in names().items() if excess(found, key)}
+    return dict(sorted(arms.items(), key=lambda arm: np.mean(list(excess(found, arm[0]).values()))))
+
+
+def section(found: sections.Found) -> str:
+    """The section of CONTROL.md, if constant rates have been judged, which the others are scored by."""
+    if not found["constant"]:
+        report.note("no table of scores: constant rates have not been judged")
+        return ""
+    arms, tuned = in_order(found), found["tuning"]
     lines = [
         "## Learning rates of networks",
         "",
@@ -439,86 +443,77 @@ def write_report() -> None:
         "| | log test loss above (b), mean [95 % interval] | least, most | seeds | gain | chosen |",
         "|---|---|---|---|---|---|",
     ]
-    for key in order:
-        values = list(excess(key).values())
+    for key in arms:
+        values = list(excess(found, key).values())
         chosen = ", ".join(f"{x:.3g}" for x in tuned[key]["chosen"]) if key in tuned else "-"
-        gain = tuned[key]["gain"] if key in tuned else np.mean(gains_of(key))
+        gain = tuned[key]["gain"] if key in tuned else np.mean([x["gain"] for x in found[key].values()])
         lines.append(f"| {arms[key]} | {summary(values, 4)} | {len(values)} | {gain:.3f} | {chosen} |")
     lines += ["", "| difference, below 0: the first is better | mean [95 % interval] | least, most | intervals |",
               "|---|---|---|---|"]  # fmt: skip
     for key in agents():
         lines += [
-            f"| {arms[key]}, minus {arms[other]} | {against(key, other)} |"
+            f"| {arms[key]}, minus {arms[other]} | {against(found, key, other)} |"
             for other in ("constant", "cosine")
             if key in arms and other in arms
         ]
     lines += ["", f"| log test loss (accuracy) | {' | '.join(task.about for task in HELD_OUT.values())} |",
               f"|---|{'---|' * len(HELD_OUT)}"]  # fmt: skip
-    for key in order:
-        found = list(seeds_of(key).values())
-        mean = lambda at, what, found=found: np.mean([tasks[at][what] for tasks in found])
+    for key in arms:
+        tasks = [x["tasks"] for x in found[key].values()]
+        mean = lambda at, what, tasks=tasks: np.mean([x[at][what] for x in tasks])
         cells = [f"{mean(at, 'log_test_loss'):.3f} ({mean(at, 'test_score'):.3f})" for at in HELD_OUT]
         lines.append(f"| {arms[key]} | {' | '.join(cells)} |")
-    best = {at: np.mean([oracle(seed)[at] for seed in seeds_of("constant")]) for at in HELD_OUT}
+    best = {at: np.mean([oracle(found, seed)[at] for seed in found["constant"]]) for at in HELD_OUT}
     lines.append(f"| best of 25 constants for the task (b) | {' | '.join(f'{x:.3f}' for x in best.values())} |")
     missing = [about for key, about in names().items() if key not in arms]
     lines += ["", "The target: better than (a), intervals apart, and no worse than the tuned cosine.", ""]
-    lines += [*[verdict(key) for key in agents() if key in arms]]
+    lines += [*[verdict(found, key) for key in agents() if key in arms]]
     lines += ["", f"Not run: {'; '.join(missing)}."] if missing else []
-    lines += ["", FIRST, "", f"![learning rates of networks]({PICTURE.name})"]
-    control_section("rates", "\n".join(lines))
-    picture(arms, order)
+    return "\n".join([*lines, "", FIRST, "", "![learning rates of networks](training-control-rates.png)"])
 
 
-def picture(arms: dict[str, str], order: list[str]) -> None:
+def picture(found: sections.Found, path: Path) -> None:
     """The score of every arm, the agents' rates on held-out tasks, and losses of constants."""
     import matplotlib.pyplot as plt
 
     figure, (scores, rates, constants) = plt.subplots(1, 3, figsize=(17, 5.5), layout="constrained")
-    for i, key in enumerate(order):
-        values = list(excess(key).values())
+    arms = in_order(found)
+    for i, key in enumerate(arms):
+        values = list(excess(found, key).values())
         scores.plot(values, np.full(len(values), i), "C0." if key in agents() else "k.")
         scores.plot(np.mean(values), i, "C0o" if key in agents() else "ko")
     scores.axvline(0, color="grey", linewidth=0.7, linestyle=":")
-    scores.set(yticks=range(len(order)), yticklabels=[arms[key] for key in order], title="log test loss above (b)")
+    scores.set(yticks=range(len(arms)), yticklabels=[*arms.values()], title="log test loss above (b)")
     scores.invert_yaxis()
     first = next(iter(agents()))
     for i, (at, task) in enumerate(HELD_OUT.items()):
-        for j, tasks in enumerate(seeds_of(first).values()):
-            rates.plot(USED, tasks[at]["rates"], f"C{i}", alpha=0.6, label=task.about if j == 0 else None)
-        of_rates = [tasks[at] for tasks in seeds_of("constant").values()]
+        for j, x in enumerate(found[first].values()):
+            rates.plot(USED, x["tasks"][at]["rates"], f"C{i}", alpha=0.6, label=task.about if j == 0 else None)
+        of_rates = [x["tasks"][at] for x in found["constant"].values()]
         mean = np.mean([x["of_rates"] for x in of_rates], 0)
         constants.plot(of_rates[0]["rates"], mean, f"C{i}", label=task.about)
         rates.axhline(of_rates[0]["rates"][int(mean.argmin())], color=f"C{i}", linewidth=0.7, linestyle=":")
     rates.set(yscale="log", xlabel="fraction of the budget", title=f"{agents()[first].about} (dotted: best constant)")
     rates.legend(fontsize=7)
     constants.set(xscale="log", xlabel="constant rate", title="log test loss of constants (dotted: (a))")
-    constants.axvline(load(RESULTS / "tuning" / "constant.json")["chosen"][0], color="grey", linestyle=":")
-    figure.savefig(PICTURE, dpi=110)
+    constants.axvline(found["tuning"]["constant"]["chosen"][0], color="grey", linestyle=":")
+    figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def value(record: dict[str, Any]) -> float:
+    """The mean log test loss of a judgement, the gain of a tuning."""
+    if "tasks" not in record:
+        return record["gain"]
+    return float(np.mean([x["log_test_loss"] for x in record["tasks"].values()]))
 
 
 def main() -> None:
     """Train and tune what is missing, then report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds of each arm [{SEEDS}]")
-    parser.add_argument("--only", default="", help="only arms whose key contains this word")
-    parser.add_argument("--report", action="store_true", help="only write CONTROL.md from the results")
-    given = parser.parse_args()
-    if not given.report:
-        set_up_jax()
-        groups = [PLAIN, *((name,) for name in rivals() if name not in PLAIN)]
-        groups = [names for names in groups if any(given.only in name for name in names)]
-        for names in groups:
-            for name in names:
-                tune(name)
-        for seed in range(given.seeds):
-            for name in agents():
-                if given.only in name:
-                    run_agent(name, seed)
-            for names in groups:
-                judge_rivals(names, seed)
-    write_report()
+    sections.main(
+        sections.parser(__doc__, SEEDS), "training-control-rates", "CONTROL.md", "rates", compute, section, picture,
+        value=value, names=names(),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Inner training steps a second of `TrainingControl`, for 1 to many networks at once, and of a loop in PyTorch.
 
-    python benchmarks/papers/training_control_speed.py [--networks 1,16,256,4096] [--torch PYTHON] [--seconds 5]
+    python benchmarks/papers/training_control_speed.py [--networks 1,16,256,4096] [--torch PYTHON] [--record | --report]
 
 The inner training: a 64-32-10 tanh network on 1,797 images of 8 x 8 pixels (random ones, so that no package is needed),
 minibatches of 32, Adam, 400 training, 200 validation and 200 test images, K = 10 updates in a step of the environment.
@@ -9,24 +9,23 @@ PyTorch: the same network, minibatches and optimiser there, one network after an
 updates; the time of 256 networks is 256 times that of one. Many networks are stepped at once and in chunks of 64
 (`lax.map`): their losses on all 800 examples of 64 + 32 + 10 numbers need 330 KiB each, which for many networks fit no
 cache. Here the networks are split over all cores that the process may use, if their number divides; PyTorch is measured
-with one thread and with as many.
-`--inner` is the part that needs PyTorch, run by that Python.
-
-With `--torch` the results are written to results/training-control-speed/cpu.json and CONTROL.md.
+with one thread and with as many. `--record` needs `--torch`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
+
+import sections
+from sections import recorded
 
 NUM, INPUTS, WIDTH, CLASSES, BATCH, UPDATES = 1797, 64, 32, 10, 32, 10
-RESULTS = Path(__file__).parent / "results" / "training-control-speed" / "cpu.json"
 CHUNK = 64
 WARM_UP = 200  # updates of PyTorch that are not timed
 
@@ -63,9 +62,6 @@ def of_torch(seconds: float) -> dict[str, float]:
 
 def of_purerl(counts: list[int], seconds: float) -> dict[str, float]:
     """Updates a second of all networks together, their memory, and compilations after the first step."""
-    from purerl.runs.devices import set_up_jax
-
-    set_up_jax()
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -117,24 +113,31 @@ def of_purerl(counts: list[int], seconds: float) -> dict[str, float]:
     return found
 
 
-def write_report(found: dict[str, float]) -> None:
-    """A file with the machine, and the section of CONTROL.md."""
-    from text_report import control_section, recorded  # before tabular, which lies in the folder above
+def measure(given: Any) -> dict[str, Any]:
+    """The machine, and both, one after the other."""
+    from tabular import describe  # lies in the folder above
 
-    # isort: split
-    from tabular import describe
+    found = of_purerl([int(x) for x in given.networks.split(",")], given.seconds)
+    if given.torch:
+        code = "import json, sys; sys.path.append(sys.argv[1]); import training_control_speed as speed; "
+        code += f"print(json.dumps(speed.of_torch({given.seconds})))"
+        out = subprocess.run([given.torch, "-c", code, sections.HERE], check=True, capture_output=True, text=True)
+        found |= json.loads(out.stdout)
+    return describe() | {"updates_per_second": {name: round(x, 1) for name, x in found.items()}}
 
-    about = describe()
-    recorded.save(RESULTS, about | {"updates_per_second": found})
-    cores = about["devices"]
-    best = max(x for name, x in found.items() if name.startswith("torch"))
-    counts = [name.split(", ")[1] for name in found if name.endswith("compilations")]
+
+def section(found: sections.Found) -> str:
+    """The section of CONTROL.md."""
+    about = found["."]["cpu"]
+    cores, speed = about["devices"], about["updates_per_second"]
+    best = max((x for name, x in speed.items() if name.startswith("torch")), default=math.nan)
+    counts = [name.split(", ")[1] for name in speed if name.endswith("compilations")]
     rows = [
-        f"| {n} | {found[f'purerl, {n}']:,.0f} | {found[f'purerl, {n}'] / best:.1f} "
-        f"| {found[f'purerl, {n}, bytes a network'] / 1024:.1f} | {found[f'purerl, {n}, compilations']:.0f} |"
+        f"| {n} | {speed[f'purerl, {n}']:,.0f} | {speed[f'purerl, {n}'] / best:.1f} "
+        f"| {speed[f'purerl, {n}, bytes a network'] / 1024:.1f} | {speed[f'purerl, {n}, compilations']:.0f} |"
         for n in counts
     ]
-    control_section("speed", "\n".join([
+    return "\n".join([
         "## Speed",
         "",
         "`python benchmarks/papers/training_control_speed.py --torch PYTHON`. Inner updates a second of all networks "
@@ -146,29 +149,22 @@ def write_report(found: dict[str, float]) -> None:
         "| networks | updates a second | times PyTorch | KiB a network | compilations |",
         "|---|---|---|---|---|",
         *rows,
-    ]))  # fmt: skip
+    ])  # fmt: skip
 
 
 def main() -> None:
-    """Run both, one after the other."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure, then report."""
+    parser = sections.parser(__doc__)
     parser.add_argument("--networks", default="1,16,256,4096", help="numbers of networks at once")
-    parser.add_argument("--torch", help="a Python that has PyTorch")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
-    parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.inner:
-        print(json.dumps(of_torch(arguments.seconds)))
-        return
-    found = of_purerl([int(x) for x in arguments.networks.split(",")], arguments.seconds)
-    if arguments.torch:
-        command = [arguments.torch, __file__, "--inner", "--seconds", str(arguments.seconds)]
-        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        found |= json.loads(out)
-    found = {name: round(x, 1) for name, x in found.items()}
-    print(json.dumps(found, indent=1))
-    if arguments.torch:
-        write_report(found)
+    parser.add_argument("--torch", metavar="PYTHON", help="a Python that has PyTorch")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement [5]")
+
+    def compute(root: Path, given: Any) -> None:
+        if given.record and not given.torch:
+            parser.error("--record needs --torch: the section compares with PyTorch")
+        recorded.save(root / "cpu.json", measure(given))
+
+    sections.main(parser, "training-control-speed", "CONTROL.md", "speed", compute, section)
 
 
 if __name__ == "__main__":

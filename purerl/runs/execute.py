@@ -16,7 +16,7 @@ import numpy as np
 from purerl import training
 from purerl.runs import checkpoint, files, learned, loggers, milestones, populations, report
 from purerl.runs.devices import usable_devices
-from purerl.runs.plan import Plan, Watch, like
+from purerl.runs.plan import Plan, Watch, like, used_of_schedules
 from purerl.runs.plans import plan_of_directory, plan_with
 from purerl.runs.progress import Progress
 from purerl.runs.record import Record, held, holds_nan, not_numbers, panel_of
@@ -240,6 +240,8 @@ def _announce(plan: Plan, devices: list[Any], first: int = 0) -> None:
         + f", on {report.counted(count, f'{platform} device')}"
         + (f" of {processes.count()} processes" if processes.count() > 1 else "")
     )
+    if text := used_of_schedules(plan):
+        report.note(text)
 
 
 def train(

@@ -103,6 +103,23 @@ class Plan(NamedTuple):
         return ", ".join(f"{name} {values[run]:g}" for name, values in self.about().items())
 
 
+def used_of_schedules(plan: Plan) -> str | None:
+    """Which rows of a file of `--schedules` hold in a run, in one line; None without a file, or with one row."""
+    changes = plan.config["horizons"]
+    begun = [change["iteration"] for change in changes if change.keys() == changes[0].keys()]
+    if len(begun) < 2 or begun[0] != 0 or plan.population is not None:
+        return None
+    used, block, total = {x for x in begun if x < plan.num_updates}, plan.steps_per_update, plan.num_updates
+    late = sum(x >= total for x in begun)
+    hidden = len(begun) - late - len(used)
+    return (
+        f"--schedules: {len(used)} of {len(begun)} rows hold, the last one from {max(used) * block:,} to "
+        f"{total * block:,} steps"
+        + (f"; {late} would begin after the last iteration has begun" if late else "")
+        + (f"; {hidden} would end within the iteration ({block:,} steps) in which they begin" if hidden else "")
+    )
+
+
 def are_changes(changes: Any, num_runs: int) -> bool:
     """Whether they are changes of hyperparameters at iterations, as a config has them under "horizons".
 

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -130,6 +131,13 @@ def _distribution(optuna: Any, dimension: Any) -> Any:
     return optuna.distributions.FloatDistribution(dimension.low, dimension.high, log=dimension.log)
 
 
+def _seed_of(seed: int, generation: int, count: int, first: int) -> int:
+    """The seed of a batch's sampler: it depends on the generation, so that trials after a resume are what they would
+    have been, and on the number of its first trial unless that is generation · count, as in a study of one process."""
+    others = first != generation * count
+    return int(np.random.SeedSequence([seed, generation, *([first] if others else [])]).generate_state(1)[0])
+
+
 def opened(where: str, sampler: str, seed: int, space: Space, identity: Mapping[str, Any], trials: int) -> Study:
     """Open a study, or create it.
 
@@ -163,9 +171,13 @@ def opened(where: str, sampler: str, seed: int, space: Space, identity: Mapping[
 
     def ask(generation: int, count: int) -> tuple[list[int], list[dict[str, Any]]]:
         finished = (states.COMPLETE, states.FAIL)
-        # one for each generation, so that those after a resume are what they would have been
-        own_seed = int(np.random.SeedSequence([seed, generation]).generate_state(1)[0])
-        study.sampler = SAMPLERS[sampler](optuna, own_seed)
+
+        def begin(of: Any, first: Any) -> None:
+            """Set the sampler of a batch when its first trial has its number, which no other process can have."""
+            study.sampler = SAMPLERS[sampler](optuna, _seed_of(seed, generation, count, first.number))
+            study.sampler.before_trial(of, first)
+
+        study.sampler = SimpleNamespace(before_trial=begin)
         with _reached(optuna, where):
             left = trials - len(study.get_trials(deepcopy=False, states=finished))
             asked = [study.ask(distributions) for _ in range(min(count, max(left, 0)))]

@@ -29,6 +29,8 @@ from jax.sharding import PartitionSpec as P
 AT_ONCE = 2**28  # bytes of arrays that are gathered together, and for that time are on every device
 # seconds that a process has for its own last words, when another one has ended
 GRACE = 2.0
+GREETING = b'{"process": '  # how the first line of another process begins
+PATIENCE = 5.0  # seconds that a connection has for that line
 _SIGNS = ("Gloo", "gloo", "NCCL", "nccl", "RCCL", "coordination", "Connection reset", "Connection closed")
 
 
@@ -143,17 +145,23 @@ def _detected(timeout: float) -> tuple[str, int, int, int, Any]:
     return host, port, process, processes, local
 
 
+def _words(text: bytes) -> dict[str, Any]:
+    """An object of JSON; an empty dict for anything else."""
+    with contextlib.suppress(ValueError):
+        found = json.loads(text)
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
 def _line(peer: socket.socket) -> dict[str, Any]:
     """One line of JSON; an empty dict for anything else."""
     text = b""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError):
         while not text.endswith(b"\n") and len(text) < 4096:
             if not (more := peer.recv(1)):
                 break
             text += more
-        found = json.loads(text)
-        return found if isinstance(found, dict) else {}
-    return {}
+    return _words(text)
 
 
 def _say(peer: socket.socket, **words: Any) -> None:
@@ -181,6 +189,54 @@ def _server(port: int) -> socket.socket:
     return socket.create_server(("", port), family=family, dualstack_ipv6=both)
 
 
+def _greetings(server: socket.socket, deadline: float) -> Iterator[tuple[socket.socket, dict[str, Any]]]:
+    """Connections, each with the first line that it has sent, until the deadline; none waits for another.
+
+    A stranger is closed: at once if it begins otherwise than `GREETING`, after `PATIENCE` if it sends nothing more.
+    """
+    sent: dict[Any, tuple[float, bytes]] = {}  # since when connections without a line are open, and their bytes
+    with selectors.DefaultSelector() as select:
+
+        def leave(peer: Any) -> None:
+            select.unregister(peer)
+            del sent[peer]
+
+        def refuse(peer: Any) -> None:
+            leave(peer)
+            peer.close()
+
+        server.setblocking(False)
+        select.register(server, selectors.EVENT_READ)
+        try:
+            while (now := time.monotonic()) < deadline:
+                for ready, _ in select.select(min(deadline - now, PATIENCE / 5)):
+                    peer: Any = ready.fileobj
+                    if peer is server:
+                        with contextlib.suppress(OSError):  # it has closed its connection already
+                            peer, _ = server.accept()
+                            peer.setblocking(False)
+                            select.register(peer, selectors.EVENT_READ)
+                            sent[peer] = now, b""
+                        continue
+                    try:
+                        more = peer.recv(100)
+                    except OSError:
+                        more = b""
+                    since, text = sent[peer][0], sent[peer][1] + more
+                    if not more or len(text) > 99 or not text.startswith(GREETING[: len(text)]):
+                        refuse(peer)
+                    elif text.endswith(b"\n"):
+                        leave(peer)
+                        yield peer, _words(text)
+                    else:
+                        sent[peer] = since, text
+                for peer in [peer for peer, (since, _) in sent.items() if now - since > PATIENCE]:
+                    refuse(peer)
+        finally:
+            for peer in sent:
+                peer.close()
+
+
 def _receive(group: _Group, port: int) -> int:
     """Process 0: wait for all others, and give them the port of jax's coordination service."""
     deadline = time.monotonic() + group.timeout
@@ -199,21 +255,18 @@ def _receive(group: _Group, port: int) -> int:
             group.peers.pop(number).close()  # it may be started again
         return group.peers
 
-    with server:
+    with server, contextlib.closing(_greetings(server, deadline)) as greetings:
         while len(present()) < group.processes - 1:
-            server.settimeout(max(deadline - time.monotonic(), 0.001))
-            try:
-                peer, _ = server.accept()
-            except TimeoutError:
+            peer, hello = next(greetings, (None, {}))
+            if peer is None:
                 missing = sorted({*range(1, group.processes)} - present().keys())
                 names = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
                 raise refuse(
                     f"{len(missing)} of {group.processes} processes did not start within {group.timeout:g} s: {names}"
-                ) from None
-            peer.settimeout(5)
-            hello = _line(peer)
+                )
+            peer.settimeout(PATIENCE)
             number, count = hello.get("process"), hello.get("processes")
-            if not isinstance(number, int) or not isinstance(count, int):
+            if not isinstance(number, int) or not isinstance(count, int) or not 0 <= number < count:
                 peer.close()  # a stranger
             elif count != group.processes:
                 raise refuse(f"process 0 is one of {group.processes} processes, process {number} one of {count}", peer)

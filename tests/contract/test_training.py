@@ -484,6 +484,62 @@ def test_evaluating_leaves_training_alone(make, cartpole, key):
     assert_same_bits(plain, state, "training with evaluations in between")
 
 
+class Throttle(gymnax.environments.environment.Environment):
+    """Every step of an episode shows the same number, and pays the action that is executed, from -1 to 2."""
+
+    @struct.dataclass
+    class Params:
+        max_steps_in_episode: int = 3
+
+    class State(NamedTuple):
+        obs: jax.Array
+        time: jax.Array
+
+    name, default_params = "throttle", Params()
+
+    def reset_env(self, key, params):
+        obs = jax.random.uniform(key, (1,), maxval=4.0)
+        return obs, self.State(obs, jnp.zeros((), jnp.int32))
+
+    def step_env(self, key, state, action, params):
+        return state.obs, state._replace(time=state.time + 1), action[0], jnp.zeros((), bool), {}
+
+    def action_space(self, params=None):
+        return gymnax.environments.spaces.Box(-1.0, 2.0, (1,))
+
+
+def test_returns_of_training_and_of_evaluation_against_the_integral(key):
+    """At parameters that stay: sampled actions in both, clipped as they are executed, and greedy ones apart.
+
+    a = 0.5 + 1.5 (μ + σ ε), μ linear in the standardised observation, and E[min(max(a, -1), 2)] by adding up ε.
+    """
+    env, slope, bias, sigma = Throttle(), 0.6, 0.3, 0.8
+    policy = purerl.distributions.for_space(env.action_space())
+    agent = purerl.a2c(Linear(2), policy, purerl.A2C(normalize_obs=True))
+    agent = agent._replace(update=lambda key, state, rollout: (state, {}))
+    learner = purerl.learner(env, env.default_params, agent, num_envs=1000, rollout_length=7)
+    state = learner.init(key)
+    params = {"pi": jnp.array([[slope, 0.0], [bias, np.log(sigma)]]), "value": jnp.zeros(2)}
+    moments = purerl.normalize.Moments(jnp.float32(4), jnp.ones(1), jnp.full(1, 16.0))  # mean 1, deviation 2
+    learned = state.agent._replace(agent=state.agent.agent._replace(params=params), moments=moments)
+
+    @jax.jit
+    def returns(state):
+        evaluated = [
+            purerl.evaluate(env, env.default_params, agent, state.agent, key, 2000, greedy=greedy).returns.mean()
+            for greedy in (False, True)
+        ]
+        sums = learner.step(state)[1]
+        return sums.episodes, sums.returns / sums.episodes, *evaluated
+
+    mean = bias + slope * ((np.arange(2000) + 0.5) / 500 - 1) / 2
+    executed = lambda noise: 3 * np.clip(0.5 + 1.5 * (mean + sigma * noise), -1, 2).mean()
+    sampled = np.mean([executed(noise) for noise in jax.scipy.stats.norm.ppf((np.arange(500) + 0.5) / 500)])
+    episodes, trained, stochastic, greedy = returns(state._replace(agent=learned))
+    assert episodes == 2000 and abs(executed(0) - sampled) > 0.2
+    np.testing.assert_allclose([trained, stochastic, greedy], [sampled, sampled, executed(0)], atol=0.15)
+
+
 def test_a_batch_made_in_a_loop_is_compiled_once(key):
     """Its identity follows that of what it is made of."""
     zero = jnp.zeros((), jnp.int32)

@@ -78,6 +78,46 @@ def test_trials_after_a_resume_are_what_they_would_have_been(tmp_path, sampler):
     assert rates(tmp_path / "b", again=True) == undisturbed and len({*undisturbed}) == 15
 
 
+def asked_in_turn(path, turns, sampler="tpe", count=3, seed=0):
+    """The rates of batches that processes ask for in these turns, each told before its process's next one."""
+    space, mine, found = {"rate": log_uniform(1e-4, 1)}, {}, []
+    for turn in turns:
+        study, generation, told = mine.get(turn) or (
+            studies.opened(str(path), sampler, seed, space, {"agent": "a"}, 100), 0, None
+        )  # fmt: skip
+        if told:
+            study.tell(told[0], np.abs(np.log(told[1]) + 4))
+        numbers, points = study.ask(generation, count)
+        found.append([point["rate"] for point in points])
+        mine[turn] = study, generation + 1, (numbers, found[-1])
+    return found
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga-ii"])
+def test_processes_of_one_seed_try_different_values(tmp_path, sampler):
+    """Whoever asks first, and whatever the others have told meanwhile; in the same order they ask for the same."""
+    turns = "abcabbca"
+    found = asked_in_turn(tmp_path / "a", turns, sampler)
+    assert len({rate for batch in found for rate in batch}) == 3 * len(turns)
+    assert asked_in_turn(tmp_path / "b", turns, sampler) == found
+    assert asked_in_turn(tmp_path / "c", turns, sampler, seed=1)[:2] != found[:2]
+
+
+@pytest.mark.parametrize("sampler", [optuna.samplers.TPESampler, optuna.samplers.NSGAIISampler])
+def test_a_process_alone_asks_as_optuna_does(tmp_path, sampler):
+    """One sampler for each generation, seeded by it."""
+    name, how = ("tpe", {"constant_liar": True}) if sampler is optuna.samplers.TPESampler else ("nsga-ii", {})
+    study, expected = optuna.create_study(direction="maximize"), []
+    for generation in range(5):
+        state = np.random.SeedSequence([7, generation]).generate_state(1)
+        study.sampler = sampler(seed=int(state[0]), **how)
+        trials = [study.ask({"rate": optuna.distributions.FloatDistribution(1e-4, 1, log=True)}) for _ in range(3)]
+        expected.append([trial.params["rate"] for trial in trials])
+        for trial in trials:
+            study.tell(trial, abs(np.log(trial.params["rate"]) + 4))
+    assert asked_in_turn(tmp_path / "a", "aaaaa", name, seed=7) == expected
+
+
 def test_the_storage_is_asked_and_told_by_batch(tmp_path, monkeypatch):
     backend, calls = optuna.storages.journal.JournalFileBackend, []
     append = backend.append_logs

@@ -14,6 +14,7 @@ from commands import OWN, StopAfter, command, files, newest, same_bits, shas, tr
 import purerl
 from purerl import training
 from purerl.runs import changes, checkpoint, execute, plans, progress, record, sweeps
+from purerl.runs.plan import used_of_schedules
 
 MINE, BANDIT = f"{OWN}:mine", f"{OWN}:bandit"
 RATE = ["--rate", "log_uniform:0.01:10"]
@@ -289,12 +290,37 @@ def test_values_of_a_file_change_along_training(tmp_path, capsys):
     table = tmp_path / "s.csv"
     table.write_text("steps,rate\n0,0.5\n100,0.25\n320,0.125\n")
     assert train_own(tmp_path / "a", "--schedules", table, "--anneal-steps", "none", steps=640) == 0
+    assert "--schedules: 3 of 3 rows hold, the last one from 320 to 640 steps\n" in capsys.readouterr().err
     metrics = files.read_metrics(tmp_path / "a" / "metrics.csv", 3)
     assert metrics.iterations.tolist() == [4, 8, 10, 14, 18, 20]
     assert metrics.columns["learning_rate"][:, 0].tolist() == [0.5, 0.25, 0.25, 0.125, 0.125, 0.125]
     run = purerl.runs.load(tmp_path / "a")
     assert run.hp.rate == 0.125 and run.plan.hp(3).rate == 0.5 and run.plan.hp(4).rate == 0.25
     assert command("repeat", tmp_path / "a", "--dir", tmp_path / "b") == 0 and "identical" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "at, said",
+    [
+        ([], None),
+        ([64], "2 of 2 rows hold, the last one from 64 to 128 steps"),
+        ([65, 96], "2 of 3 rows hold, the last one from 96 to 128 steps; 1 would end within the iteration (32 steps)"),
+        ([64, 97, 500], "2 of 4 rows hold, the last one from 64 to 128 steps; 2 would begin after the last iteration"),
+        ([128], "1 of 2 rows hold, the last one from 0 to 128 steps; 1 would begin after the last iteration has begun"),
+    ],
+)
+def test_rows_of_a_file_that_do_not_hold_are_counted(at, said, tmp_path, monkeypatch):
+    """Against a loop over the steps at which iterations begin."""
+    given = []
+    monkeypatch.setattr(execute, "train", lambda plan, **_: given.append(plan))
+    (tmp_path / "s.csv").write_text("".join(f"{row}\n" for row in ["steps,rate", "0,1", *(f"{x},{x}" for x in at)]))
+    assert train_own(tmp_path / "a", "--schedules", tmp_path / "s.csv", steps=128) == 0
+    rates = [max((x for x in at if x <= begin), default=1) for begin in range(0, 128, 32)]
+    assert [given[0].hp(i).rate for i in range(4)] == rates
+    text = used_of_schedules(given[0])
+    assert text is said is None or (
+        f"--schedules: {said}" in text and text.startswith(f"--schedules: {len({*rates})} ")
+    )
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,10 @@ def test_real_slices():
         (heads(), {"num_lines": 9}, "num_lines is 9; it must be at most 8"),
         (heads(), {"observe": "image"}, "observe is 'image'; it must be a function"),
         (heads(), {"block": 0}, "length is 0"),
-        (heads(), {"gap": 9}, "none is left for test"),
+        (heads(), {"gap": 4}, "none is left for test"),
+        (heads(), {"gap": 9}, r"gap is 9; it must lie in \[0, 4\]"),
+        (heads(), {"gap": -1}, r"gap is -1; it must lie in \[0, 4\]"),
+        (heads(), {"gap": 0.5}, "gap is 0.5; it must be a whole number"),
     ],
 )
 def test_bad_arguments(images, options, message):
@@ -193,12 +196,17 @@ def test_bad_arguments(images, options, message):
 
 def test_bad_orders():
     energies = np.full((2, 4), 0.25)
-    for lines in ([0, 0], [4], [-1]):
+    for lines in ([0, 0], [4], [-1], [0.0, 1.0]):
         with pytest.raises(ValueError, match="lines is"):
             acquisition.error_of(lines, energies)
     for function in (acquisition.oracle_lines, acquisition.best_fixed_order):
         with pytest.raises(ValueError, match=r"energies has shape \(2, 4\)"):
             function(energies, 5)
+    for function in (acquisition.low_to_high, acquisition.equispaced, acquisition.random_error):
+        with pytest.raises(ValueError, match=r"num_lines is 20; it must be at most 8, the lines there are"):
+            function(8, 20)
+        with pytest.raises(ValueError, match="size is 0; it must be a positive int"):
+            function(0, 1)
 
 
 def nifti(values, code=2, rank=3, shape=None, magic=b"n+1\0"):
@@ -245,6 +253,7 @@ def test_bad_parameters(key):
     _, state = env.reset_env(key, env.default_params)
     for changed, said in (
         ({"max_steps_in_episode": 0}, r"Acquisition: max_steps_in_episode is 0; it must lie in \[1, 8\]"),
+        ({"max_steps_in_episode": 2.5}, r"Acquisition: max_steps_in_episode is 2.5; it must be a whole number"),
         ({"max_steps_in_episode": 9}, r"Acquisition: max_steps_in_episode is 9; it must lie in \[1, 8\]"),
         (
             {"kspace": np.zeros((3, 8, 7, 2))},

@@ -205,12 +205,31 @@ def test_a_name_that_a_file_lacks(tmp_path):
 def test_arguments_are_checked_and_named():
     arguments.check_counts("f", n=1)
     arguments.check_range("f", 0, 1, x=jnp.array([0.0, 1.0]))
+    arguments.check_whole("f", 0, 9, x=[2.0, 3], y=np.int8(4))  # nothing is lost where they become ints
+    arguments.check_positive("f", x=0.1)
+    arguments.check_scalars("f", x=jnp.array(1.0))
+    arguments.check_arrays("f", x=np.ones(1), y=jnp.ones(1))
+    arguments.check_flags("f", on=np.bool_(True))
+    jax.eval_shape(lambda x: arguments.check_whole("f", 0, 1, x=x, y=[x, 1]), 2.5)  # traced
     arguments.check_functions("f", g=len)
     for check, said in (
         (lambda: arguments.check_counts("f", n=0), "f: n is 0; it must be a positive int"),
         (lambda: arguments.check_counts("f", n=True), "f: n is True"),
         (lambda: arguments.check_counts("f", n=2**31), "f: n is 2147483648; it must be below 2147483648"),
         (lambda: arguments.check_range("f", 0, 1, x=1.1), r"f: x is 1.1; it must lie in \[0, 1\]"),
+        (lambda: arguments.check_range("f", 0, 1, x="1"), "f: x is '1'; it must be a number or an array of numbers"),
+        (
+            lambda: arguments.check_range("f", 0, 1, x=[[1], [1, 2]]),
+            r"f: x is \[\[1\], \[1, 2\]\]; it must be a",
+        ),
+        (lambda: arguments.check_range("f", 0, 1, x=2**70), f"f: x is {2**70}; it must lie in"),
+        (lambda: arguments.check_positive("f", x=None), "f: x is None; it must be a number or an array of numbers"),
+        (lambda: arguments.check_positive("f", x=np.inf), "f: x is inf; it must be positive and finite"),
+        (lambda: arguments.check_whole("f", 0, 9, x=2.5), "f: x is 2.5; it must be a whole number"),
+        (lambda: arguments.check_whole("f", 0, 9, x=np.nan), r"f: x is nan; it must lie in \[0, 9\]"),
+        (lambda: arguments.check_scalars("f", x=np.ones(2)), r"f: x has shape \(2,\); it must be one number"),
+        (lambda: arguments.check_arrays("f", x=[1.0]), r"f: x is \[1.0\]; it must be an array"),
+        (lambda: arguments.check_flags("f", on=1), "f: on is 1; it must be True or False"),
         (lambda: arguments.check_functions("f", g=1), "f: g is 1; it must be a function"),
         (lambda: arguments.check_shapes("f", a=np.ones(2), b=np.ones(3)), r"f: shapes must be equal, got a \(2,\), b"),
     ):

@@ -1,5 +1,7 @@
 """Optimal execution against the published numbers, a solution of the quadratic programme, and a loop in NumPy."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,6 +130,8 @@ def test_the_contract_and_the_picture(key):
         ({"risk_aversion": np.inf}, "risk_aversion is inf"),
         ({"max_steps_in_episode": 0}, "max_steps_in_episode is 0"),
         ({"max_steps_in_episode": -3}, "max_steps_in_episode is -3"),
+        ({"max_steps_in_episode": 2.5}, "max_steps_in_episode is 2.5; it must be a whole number"),
+        ({"horizon": "5"}, "horizon is '5'; it must be a number or an array"),
         ({"temporary_impact": 1e-8}, "temporary_impact - permanent_impact τ/2 is -1.15e-07"),
     ],
 )
@@ -141,6 +145,16 @@ def test_bad_parameters(changed, message, key):
 
 
 def test_bad_holdings():
-    for holdings in ([1e6, 0], [1e6, 8e5, 6e5, 4e5, 2e5, 1e5], [], np.zeros((6, 2))):
+    for holdings in ([1e6, math.nan, 6e5, 4e5, 2e5, 0], [1e6, 0], [1e6, 8e5, 6e5, 4e5, 2e5, 1e5], [], np.zeros((6, 2))):
         with pytest.raises(ValueError, match=r"holdings has shape"):
             execution.cost(holdings, ExecutionParams())
+
+
+@pytest.mark.parametrize("name", ["optimal_holdings", "optimal_return", "even_holdings"])
+def test_the_schedules_are_of_one_order(name):
+    function = getattr(execution, name)
+    with pytest.raises(ValueError, match=r"risk_aversion has shape \(2,\); it must be one number, of one problem"):
+        function(ExecutionParams(risk_aversion=np.array([1e-6, 2e-6])))
+    np.testing.assert_array_equal(
+        function(ExecutionParams(max_steps_in_episode=np.int64(5))), function(ExecutionParams())
+    )

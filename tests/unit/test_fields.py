@@ -118,6 +118,18 @@ def test_an_endless_task_needs_a_time_limit(env_id, key):
         env.reset_env(key, replace(params, max_steps_in_episode=0))
 
 
+@pytest.mark.parametrize("env_id", CASES)
+def test_what_is_no_number_and_half_a_step_are_refused_by_name(env_id, key):
+    env = CASES[env_id][0]()
+    params = env.default_params
+    bad = [(name, x) for name in vars(params) for x in ("2", None)]
+    for name, x in [*bad, ("max_steps_in_episode", params.max_steps_in_episode + 0.5)]:
+        other = replace(params, **{name: x})
+        for call in (lambda: env.reset_env(key, other), lambda: env.step_env(key, None, 0, other)):
+            with pytest.raises(ValueError, match=name):
+                call()
+
+
 def test_the_time_limit_of_a_battery_is_the_length_of_its_prices():
     """`training.evaluate` plays episodes up to it."""
     env = Battery(200, params=BatteryParams(daily_prices(200)))

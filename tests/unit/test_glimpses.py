@@ -142,9 +142,9 @@ def test_the_contract_and_the_picture(key):
         ({"test_share": 1.5}, "test_share is 1.5"),
         ({"data": Data(np.zeros((3, 4, 5, 1)), np.zeros(3, int))}, r"shapes \(3, 4, 5, 1\)"),
         ({"data": Data(np.zeros((0, 4, 4, 1)), np.zeros(0, int))}, r"shapes \(0, 4, 4, 1\)"),
-        ({"data": Data(np.full((3, 4, 4, 1), np.nan), np.zeros(3, int))}, "finite images"),
-        ({"data": Data(np.zeros((3, 4, 4, 1)), np.array([0, -1, 2]))}, "at least 0"),
-        ({"data": Data(np.zeros((3, 4, 4, 1)), np.array([0, 0.5, 2]))}, "ints"),
+        ({"data": Data(np.full((3, 4, 4, 1), np.nan), np.zeros(3, int))}, "images must be finite"),
+        ({"data": Data(np.zeros((3, 4, 4, 1)), np.array([0, -1, 2]))}, "labels has -1; it must lie in"),
+        ({"data": Data(np.zeros((3, 4, 4, 1)), np.array([0, 0.5, 2]))}, "labels are float64; they must be ints"),
     ],
 )
 def test_bad_arguments(options, message):
@@ -176,6 +176,10 @@ def test_bad_parameters(key):
             {"images": np.zeros((0, 6, 6))},
             r"images and labels have shapes \(0, 6, 6\) and \(28,\); they must be \(n, 6, 6\)",
         ),
+        ({"max_steps_in_episode": 2.5}, "Glimpses: max_steps_in_episode is 2.5; it must be a whole number"),
+        ({"images": np.full((28, 6, 6), np.nan)}, "Glimpses: images must be finite"),
+        ({"labels": np.full(28, 3)}, r"Glimpses: labels has 3; it must lie in \[0, 2\]"),
+        ({"labels": np.zeros(28)}, "Glimpses: labels are float64; they must be ints"),
         ({"labels": np.zeros(3, int)}, r"images and labels have shapes \(28, 6, 6\) and \(3,\)"),
     ):
         params = env.default_params.replace(**changed)

@@ -147,6 +147,9 @@ class Road:
             car.crashed |= car.struck
             car.impact, car.struck = [0.0, 0.0], False
             car.timer += dt if car is not self.cars[0] else 0
+        self.crash(dt)
+
+    def crash(self, dt):
         for i, a in enumerate(self.cars if self.all_collide else self.cars[:1]):
             for b in self.cars[i + 1 :]:
                 now, way = self.collide(a, b, dt)
@@ -210,7 +213,7 @@ def states(num, lanes, cars, seed=0):
     target = np.clip(lane + draw.choice([-1, 0, 0, 0, 1], shape), 0, lanes - 1)
     turns = (lane != target) * np.sign(target - lane)
     speed = draw.uniform(12, 32, shape)
-    speed[0, :4] = [0.0, 42.0, -41.0, 0.5]
+    speed[0, :4] = [0.0, 42.0, -41.0, 0.5][:cars]
     return HighwayState(
         x=100 + np.cumsum(draw.uniform(1, 18, shape), 1),
         y=4.0 * lane + turns * draw.uniform(0, 1.9, shape) + draw.normal(0, 0.1, shape),
@@ -250,6 +253,64 @@ def test_a_step_against_loops_over_vehicles(all_collide, politeness, key):
         assert terminated[i] == road.cars[0].crashed
     crashes = int(end.crashed.sum() - begin.crashed.sum())
     assert changed > 10 and aborted > 5 and crashes > 10 and 5 < terminated.sum() < 55
+
+
+def piles(num, cars, width):
+    """States in which vehicles lie across each other on some metres, many at one place along the road."""
+    draw, shape = np.random.default_rng(2), (num, cars)
+    x = draw.uniform(0, width, shape)
+    return states(num, 4, cars)._replace(
+        x=np.where(draw.random(shape) < 0.5, np.round(x), x),
+        y=draw.uniform(-2, 14, shape),
+        heading=draw.uniform(-3, 3, shape),
+        speed=draw.choice([0.0, 5.0, 20.0, 35.0, -10.0], shape),
+        crashed=draw.random(shape) < 0.7,
+    )
+
+
+@pytest.mark.parametrize(("frequency", "all_collide"), [(15, True), (5, False)])
+def test_piles_of_vehicles_against_all_pairs(frequency, all_collide):
+    """Who intersects, is pushed and is beside whom, however many vehicles are within reach of each other."""
+    for width in (4, 25, 300):
+        begin = piles(5, 18, width)._replace(crashed=np.zeros((5, 18), bool))
+        with jax.enable_x64(True):
+            order = jax.vmap(highway._ordered)(begin.x)
+            collide = lambda state, order: highway._collisions(state, order, 1 / frequency, all_collide)
+            crashed, impact, struck = jax.jit(jax.vmap(collide))(begin, order)
+        for i in range(5):
+            road = Road(jax.tree.map(lambda x: x[i], begin), 4, frequency, all_collide)
+            road.crash(1 / frequency)
+            np.testing.assert_array_equal(crashed[i], [car.crashed for car in road.cars])
+            np.testing.assert_array_equal(struck[i], [car.struck for car in road.cars])
+            np.testing.assert_allclose(impact[i], [car.impact for car in road.cars], atol=1e-9)
+        assert width > 4 or struck[:, 0].all()
+
+
+def test_neighbours_in_piles_against_a_loop():
+    """Also of several vehicles at one place, and in lanes without any."""
+    for cars, width in ((1, 4), (2, 1), (18, 4), (18, 60)):
+        begin = piles(30, cars, width)
+        find = lambda state: highway._neighbours(state, highway._ordered(state.x), 4)
+        with jax.enable_x64(True):
+            front, rear = map(np.asarray, jax.jit(jax.vmap(find))(begin))
+        for i in range(30):
+            road = Road(jax.tree.map(lambda x: x[i], begin), 4, 5, True)
+            index = {id(car): j for j, car in enumerate(road.cars)} | {id(None): -1}
+            found = [[[index[id(x)] for x in road.around(car, lane)] for car in road.cars] for lane in range(4)]
+            np.testing.assert_array_equal(np.stack([front[i], rear[i]], -1), found)
+
+
+@pytest.mark.parametrize("x64", [True, False])
+def test_the_slip_angle_against_the_steering_angle(x64):
+    """At the limits too, where the tangent of a right angle in float32 has the wrong sign."""
+    begin = states(20, 4, 9)
+    begin = begin._replace(speed=begin.speed / 8)
+    with jax.enable_x64(x64):
+        slip = jax.jit(jax.vmap(highway._slip))(begin, begin.target_lane)
+    roads = [Road(jax.tree.map(lambda x: x[i], begin), 4, 5, True) for i in range(20)]
+    steering = np.array([[road.steering(car) for car in road.cars] for road in roads])
+    np.testing.assert_allclose(slip, np.arctan(np.tan(steering) / 2), atol=1e-9 if x64 else 1e-4)
+    assert (np.abs(steering) > 1.047).sum() > 10
 
 
 def test_a_step_is_the_one_of_highway_env(key):
@@ -374,11 +435,14 @@ def test_a_thousand_variants_are_one_program(key):
         ({"delay": -1.0}, "delay is -1.0"),
         ({"headway": -1.0}, "headway is -1.0"),
         ({"politeness": 1.5}, "politeness is 1.5"),
-        ({"high_speed": 10.0}, "high_speed is 10.0"),
+        ({"high_speed": 10.0}, "high_speed - low_speed is -10.0"),
+        ({"high_speed": 20.0}, "high_speed - low_speed is 0.0"),
+        ({"low_speed": np.nan}, "low_speed is nan"),
         ({"gain": np.nan}, "gain is nan"),
         ({"speed_reward": np.inf}, "speed_reward is inf"),
         ({"collision_reward": 0.5}, r"speed_reward \+ right_lane_reward - collision_reward is 0.0"),
         ({"max_steps_in_episode": 0}, "max_steps_in_episode is 0"),
+        ({"max_steps_in_episode": 2.5}, "max_steps_in_episode is 2.5; it must be a whole number"),
     ],
 )
 def test_bad_parameters(changed, message, key):
@@ -393,3 +457,17 @@ def test_bad_counts(changed):
     ((name, value),) = changed.items()
     with pytest.raises(ValueError, match=f"{name} is {value}; it must be a positive int"):
         Highway(**changed)
+
+
+def test_gradients_pass_through_a_step_with_collisions_looked_for():
+    env = Highway(num_vehicles=8)
+    params = env.default_params
+    _, state = env.reset_env(jax.random.key(0), params)
+
+    def travelled(headway):
+        after = env.step_env(jax.random.key(1), state, highway.FASTER, params.replace(headway=headway))[1]
+        return after.x.sum()
+
+    found, step = jax.jit(jax.grad(travelled))(1.5), 1e-2
+    expected = (travelled(1.5 + step) - travelled(1.5 - step)) / (2 * step)
+    assert found == pytest.approx(float(expected), rel=0.02) and found < 0

@@ -360,6 +360,9 @@ def test_bad_input(key):
         ({"penalty": math.nan}, r"Inventory: penalty is nan; it must be positive"),
         ({"order_cost": -1.0}, r"Inventory: order_cost is -1.0; it must lie in \[0.0"),
         ({"start": 21}, r"Inventory: start is 21; it must lie in"),
+        ({"start": 0.5}, r"Inventory: start is 0.5; it must be a whole number"),
+        ({"capacity": 2.5}, r"Inventory: capacity is 2.5; it must be a whole number"),
+        ({"holding": "1"}, r"Inventory: holding is '1'; it must be a number or an array"),
         ({"demand": np.array([0.5, 0.6, -0.1])}, r"Inventory: demand is .*; it must be probabilities in \[0, 1\]"),
         ({"demand": np.array([0.5, 0.4])}, r"Inventory: demand adds up to 0.9; probabilities must add up to 1"),
     ):
@@ -377,6 +380,7 @@ def test_bad_input(key):
     serial = SerialInventory()
     for changed, said in (
         ({"lead": np.array([0, -1, 2])}, r"SerialInventory: lead is \[ 0 -1  2\]; it must lie in \[0, "),
+        ({"lead": np.array([0, 0.5, 2])}, r"SerialInventory: lead is .*; it must be a whole number"),
         ({"lead": np.array([0, 1])}, r"holding and lead have shapes \(3,\) and \(2,\); both must be \(N,\)"),
         ({"holding": np.array([1.0, 2.0, 0.5])}, r"holding is .*; it must not increase"),
         ({"penalty": 0.0}, r"SerialInventory: penalty is 0.0; it must be positive"),
@@ -393,6 +397,8 @@ def test_bad_input(key):
         serial.step_env(key, serial.reset_env(key, serial.default_params)[1], jnp.array([1, 1, 1]), longer)
     with pytest.raises(ValueError, match=r"Newsvendor: capacity is 0; it must be positive"):
         Newsvendor(capacity=0)
+    with pytest.raises(ValueError, match=r"Inventory: max_steps_in_episode is 2.5; it must be a whole number"):
+        env.reset_env(key, replace(POISSON, max_steps_in_episode=2.5))
     with pytest.raises(ValueError, match=r"horizon is 0; it must be a positive int"):
         Inventory(horizon=0)
     with pytest.raises(ValueError, match=r"average_cost: reorder is 10; it must be below order_up_to, 10"):

@@ -219,6 +219,10 @@ def test_prices_with_gaps_or_zeros(bad):
         (walk(), {"test_share": 0.0}, "test_share is 0.0"),
         (walk(), {"test_share": 1.0}, "test_share is 1.0"),
         (walk(), {"cost": -0.1}, "cost is -0.1"),
+        (walk(), {"leak": "no"}, "leak is 'no'; it must be True or False"),
+        (walk(), {"leak": 2}, "leak is 2; it must be True or False"),
+        ("a.csv", {}, "Portfolio: prices is 'a.csv'; it must be a number or an array of numbers"),
+        (portfolio.Prices(walk()), {}, r"Portfolio: prices is Prices\(values=.*; it must be a number or an array"),
         (walk(), {"cost": 0.5}, "cost is 0.5"),
     ],
 )
@@ -242,13 +246,22 @@ def test_bad_markets_and_weights():
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "date,a\n", "date,a\n2020-01-01,1\n2020-01-02,\n", "date,a\n1,1\n2,x\n", "date,a\n2,1\n1,1\n", "a\n1,2\n2\n"],
+    ("text", "said"),
+    [
+        ("", "it has no line of prices"),
+        ("date,a\n", "it has no line of prices"),
+        ("date,a\n2020-01-01,1\n2020-01-02,\n", "asset a on day 1: nan"),
+        ("date,a\n1,1\n2,x\n", "line 3: could not convert string to float: 'x'"),
+        ("date,a\n2,1\n1,1\n", "its dates are not ascending"),
+        ("a\n1,2\n2\n", "line 2 has 2 fields, and the first line 1"),
+        ("date,a,b\n1,1,2\n2,1\n", "line 3 has 2 fields, and the first line 3"),
+        ("date,a,b\n1,1,2\n\n2,1,2\n", "line 3 has 0 fields, and the first line 3"),
+    ],
 )
-def test_files_that_are_no_table_of_prices(text, tmp_path):
+def test_files_that_are_no_table_of_prices(text, said, tmp_path):
     path = tmp_path / "prices.csv"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"prices\.csv"):
+    with pytest.raises(ValueError, match=rf"prices\.csv .*{said}"):
         portfolio.read(path)
     path.write_text("date,a,b\n2020-01-01,1,2\n2020-01-02,3,4\n")
     assert portfolio.read(path).values.tolist() == [[1, 2], [3, 4]]
@@ -278,6 +291,9 @@ def test_bad_parameters(key):
         ({"last": 10**6}, r"Portfolio: last is 1000000; it must lie in"),
         ({"max_steps_in_episode": 0}, r"Portfolio: max_steps_in_episode is 0; it must lie in \[1, "),
         ({"max_steps_in_episode": 10**4}, r"Portfolio: max_steps_in_episode is 10000; it must lie in \[1, "),
+        ({"max_steps_in_episode": 2.5}, r"Portfolio: max_steps_in_episode is 2.5; it must be a whole number"),
+        ({"first": 2.5}, r"Portfolio: first is 2.5; it must be a whole number"),
+        ({"growth": env.default_params.growth[:, :2]}, r"growth has shape \(60, 2\); it must be \(T \+ 1, 4\)"),
         ({"growth": np.zeros((60, 4))}, r"Portfolio: growth must be \[days, 1 \+ assets\], finite and above 0"),
     ):
         params = env.default_params.replace(**changed)

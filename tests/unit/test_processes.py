@@ -1,6 +1,7 @@
 """How processes of one run meet and watch each other, with threads in their place."""
 
 import concurrent.futures
+import contextlib
 import socket
 import threading
 import time
@@ -70,6 +71,15 @@ def free():
         return server.getsockname()[1]
 
 
+def connected(port):
+    """A connection to process 0, which another thread starts meanwhile."""
+    while True:
+        try:
+            return socket.create_connection(("localhost", port), timeout=20)
+        except OSError:
+            time.sleep(0.05)
+
+
 def test_processes_meet(free):
     a, b, c = meet(free, (0, 3), (1, 3), (2, 3))
     assert isinstance(a, int) and a == b == c
@@ -91,13 +101,7 @@ def test_all_hear_what_does_not_fit(places, said, free):
 def test_a_process_that_has_ended_before_all_are_there_may_be_started_again(free):
     with concurrent.futures.ThreadPoolExecutor() as pool:
         first = pool.submit(meet, free, (0, 3), timeout=20.0)
-        while True:
-            try:
-                ended = socket.create_connection(("localhost", free))
-                break
-            except OSError:
-                time.sleep(0.05)
-        with ended:
+        with connected(free) as ended:
             processes._say(ended, process=1, processes=3)
         one, two = meet(free, (1, 3), (2, 3), timeout=20.0)
         assert isinstance(one, int) and [one] == [two] == first.result()
@@ -110,6 +114,48 @@ def test_a_process_that_has_ended_counts_as_missing(free):
         with socket.create_connection(("localhost", free)) as ended:
             processes._say(ended, process=1, processes=2)
         assert first.result() == ["distributed: 1 of 2 processes did not start within 1 s: 1"]
+
+
+STRANGERS = [
+    b"",  # says nothing
+    processes.GREETING,  # nor goes on
+    b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"\x16\x03\x01\x02\x00",  # of TLS, without a line's end
+    b"{}\n",
+    b'{"process": 5, "processes": 3}\n',
+    b'{"process": -1, "processes": 3}\n',
+    b'{"process": [\n',
+    processes.GREETING + 5000 * b"[" + b"\n",
+]
+
+
+def test_strangers_are_refused_and_delay_nobody(free):
+    with concurrent.futures.ThreadPoolExecutor() as pool, contextlib.ExitStack() as open_:
+        first = pool.submit(meet, free, (0, 3), timeout=30.0)
+        strangers = [open_.enter_context(connected(free)) for _ in STRANGERS]
+        for stranger, text in zip(strangers, STRANGERS, strict=True):
+            stranger.sendall(text)
+        begin = time.monotonic()
+        for stranger in strangers[2:]:  # while others are waited for
+            with contextlib.suppress(ConnectionResetError):  # by what it has sent and nobody has read
+                assert stranger.recv(1) == b""
+        for stranger in strangers[:2]:
+            stranger.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                stranger.recv(1)
+        one, two = meet(free, (1, 3), (2, 3), timeout=30.0)
+        assert isinstance(one, int) and [one] == [two] == first.result()
+        assert time.monotonic() - begin < processes.PATIENCE / 2
+
+
+def test_a_connection_that_is_silent_is_closed_in_the_end(free, monkeypatch):
+    monkeypatch.setattr(processes, "PATIENCE", 0.2)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first = pool.submit(meet, free, (0, 2), timeout=20.0)
+        with connected(free) as stranger:
+            assert stranger.recv(1) == b""
+        (one,) = meet(free, (1, 2), timeout=20.0)
+        assert [one] == first.result()
 
 
 @pytest.mark.parametrize("error", [OSError("no place"), ValueError("no place")])

@@ -193,6 +193,8 @@ def test_bad_input(key):
     for changed, said in (
         ({"p01": np.array([0.1, 0.1, 1.1])}, r"Spectrum: p01 is \[0.1 0.1 1.1\]; it must lie in \[0, 1\]"),
         ({"p11": np.array([0.1, math.nan, 0.1])}, r"Spectrum: p11 is .*; it must lie in \[0, 1\]"),
+        ({"p01": [0.1, 0.1, 0.1]}, r"Spectrum: p01 is \[0.1, 0.1, 0.1\]; it must be an array"),
+        ({"max_steps_in_episode": 2.5}, r"Spectrum: max_steps_in_episode is 2.5; it must be a whole number"),
         ({"p11": np.array([0.1, 0.1])}, r"Spectrum: p01 and p11 have shapes \(3,\) and \(2,\); both must be \(N,\)"),
         ({"p01": np.zeros(3), "p11": np.ones(3)}, r"a channel has p01 = 0 and p11 = 1; it never changes"),
     ):
@@ -215,5 +217,7 @@ def test_bad_input(key):
         spectrum.belief_mdp(env.default_params, 0)
     with pytest.raises(ValueError, match=r"num_channels is 0; it must be a positive int"):
         equal_channels(0, 0.2, 0.8)
+    with pytest.raises(ValueError, match=r"Spectrum: p01 is \[nan nan\]; it must lie in \[0, 1\]"):
+        equal_channels(2, math.nan, 0.8)
     with pytest.raises(ValueError, match=r"best_memoryless: params are of 4 channels"):
         spectrum.best_memoryless(equal_channels(4, 0.2, 0.8))

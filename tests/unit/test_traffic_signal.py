@@ -166,6 +166,9 @@ def test_bad_input(key):
     for changed, said in (
         ({"room": 0}, r"TrafficSignal: room is 0; it must lie in \[1, "),
         ({"lost": 0}, r"TrafficSignal: lost is 0; it must lie in \[1, "),
+        ({"room": 2.5}, r"TrafficSignal: room is 2.5; it must be a whole number"),
+        ({"lost": 1.5}, r"TrafficSignal: lost is 1.5; it must be a whole number"),
+        ({"max_steps_in_episode": 2.5}, r"TrafficSignal: max_steps_in_episode is 2.5; it must be a whole number"),
         ({"arrival": (0.3, 1.2)}, r"TrafficSignal: arrival is \(0.3, 1.2\); it must lie in \[0, 1\]"),
         ({"arrival": (0.3, math.nan)}, r"TrafficSignal: arrival is \(0.3, nan\); it must lie in \[0, 1\]"),
     ):
@@ -180,4 +183,7 @@ def test_bad_input(key):
         traffic_signal.two_approaches_mdp(TrafficSignalParams((0.1, 0.1, 0.1)))
     for phases in (((1, 0), (1, 0)), ((1, 1),), ((2, 0), (0, 1)), (1, 0)):
         with pytest.raises(ValueError, match=r"TrafficSignal: phases is .*; it must be zeros and ones \[P, M\]"):
+            TrafficSignal(phases)
+    for phases in (((1, 0), (1,)), "x"):
+        with pytest.raises(ValueError, match=r"TrafficSignal: phases is .*; it must be a number or an array"):
             TrafficSignal(phases)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -562,6 +563,7 @@ def packages(folder, monkeypatch):
         path.mkdir(parents=True)
     for name in ("sklearn", "mlxtend"):
         (folder / name / "__init__.py").write_text("raise RuntimeError")
+        monkeypatch.delitem(sys.modules, name, raising=False)  # of a package that is imported, the spec is not searched
     with gzip.open(sklearn / "digits.csv.gz", "wt") as file:
         file.write("\n".join(",".join(map(str, [16, *[0] * 62, 4, label])) for label in (3, 1)))
     (sklearn / "breast_cancer.csv").write_text("2,2,malignant,benign\n1.0,5.0,0\n3.0,1.0,1\n")

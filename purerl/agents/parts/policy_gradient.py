@@ -18,7 +18,10 @@ from purerl.returns import gae
 
 @config
 class PolicyGradient:
-    """Hyperparameters that every policy-gradient method has; configs of agents add their own."""
+    """Hyperparameters that every policy-gradient method has; configs of agents add their own.
+
+    All are options of the agent, which has to use them: `normalize_obs` by `normalize.observations(agent)`.
+    """
 
     learning_rate: float = option(7e-4, "step size of the optimiser", low=0.0)
     anneal_steps: float | None = option(

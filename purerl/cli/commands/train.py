@@ -21,7 +21,8 @@ START = (
 )  # fmt: skip
 SCHEDULES = click.Option(["--schedules"], type=click.Path(path_type=Path), metavar="FILE.csv", help="values of floats "
                          "that change along training, such as those of a population: a column `steps`, from which on "
-                         "a row holds, and one for each hyperparameter")  # fmt: skip
+                         "a row holds until the next one, the last one until the end, and one for each hyperparameter; "
+                         "rows that begin after the last iteration are not used")  # fmt: skip
 
 
 def agent_command(name: str) -> click.Command:

@@ -10,7 +10,7 @@ Its hyperparameters are options of the command line. Train it, sweep one of them
 import jax
 
 import purerl
-from purerl import distributions, gradients, losses, networks
+from purerl import distributions, gradients, losses, networks, normalize
 from purerl.agents.parts.policy_gradient import (
     PolicyGradient,
     advantages_and_targets,
@@ -58,7 +58,8 @@ def my_agent(network, policy, hp=MyAgent()):
         state, metrics = descend(state, sequences(data), rate)
         return state._replace(updates=state.updates + 1), {**metrics, "learning_rate": rate}
 
-    return policy_gradient_agent(network, policy, optimizer, update)
+    agent = policy_gradient_agent(network, policy, optimizer, update)
+    return normalize.observations(agent) if hp.normalize_obs else agent
 
 
 if __name__ == "__main__":

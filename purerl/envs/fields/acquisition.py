@@ -24,9 +24,8 @@ import numpy as np
 from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
-from jax.core import Tracer
 
-from purerl.arguments import check_counts, check_functions, check_range
+from purerl.arguments import check_counts, check_functions, check_whole, is_known
 from purerl.core import Array
 from purerl.envs.training_control.data import file_of_package
 
@@ -125,6 +124,7 @@ def blocks(num: int, length: int = 10, gap: int = 2) -> tuple[np.ndarray, np.nda
     [[0, 1, 2, 3, 4, 5, 6, 7, 12, 13], [9, 10]]
     """
     check_counts("blocks", num=num, length=length)
+    check_whole("blocks", 0, length, gap=gap)
     index = np.arange(num)
     is_test = index // length % 3 == 2
     inner = index % length
@@ -216,10 +216,8 @@ class Acquisition(Environment):
         block: int = 10,
         gap: int = 2,
     ):
-        check_counts("Acquisition", size=size, num_lines=num_lines)
+        _check_lines("Acquisition", size, num_lines)
         check_functions("Acquisition", observe=observe)
-        if num_lines > size:
-            raise ValueError(f"Acquisition: num_lines is {num_lines}; it must be at most {size}, the lines there are")
         kspace = kspace_of(mni_slices() if images is None else images, size)
         train, test = blocks(len(kspace), block, gap)
         if not len(train) or not len(test):
@@ -244,7 +242,7 @@ class Acquisition(Environment):
         return self._test
 
     def _check(self, params: AcquisitionParams) -> None:
-        check_range("Acquisition", 1, self._size, max_steps_in_episode=params.max_steps_in_episode)
+        check_whole("Acquisition", 1, self._size, max_steps_in_episode=params.max_steps_in_episode)
         shape = np.shape(params.kspace)
         if len(shape) != 4 or not shape[0] or shape[1:] != (self._size, self._size, 2):
             raise ValueError(
@@ -252,7 +250,7 @@ class Acquisition(Environment):
             )
         if np.shape(params.energy) != shape[:2]:
             raise ValueError(f"Acquisition: energy has shape {np.shape(params.energy)}; it must be {shape[:2]}")
-        if any(isinstance(x, Tracer) for x in (params.kspace, params.energy)):
+        if not is_known(params.kspace, params.energy):
             return
         energy = np.asarray(params.energy)
         if not (np.isfinite(energy) & (energy >= 0)).all() or not energy.any(-1).all():
@@ -364,7 +362,7 @@ def low_to_high(size: int, num_lines: int) -> np.ndarray:
     >>> low_to_high(6, 4).tolist()
     [3, 2, 4, 1]
     """
-    check_counts("low_to_high", size=size, num_lines=num_lines)
+    _check_lines("low_to_high", size, num_lines)
     return np.argsort(np.abs(np.arange(size) - size // 2), kind="stable")[:num_lines]
 
 
@@ -374,7 +372,7 @@ def equispaced(size: int, num_lines: int) -> np.ndarray:
     >>> equispaced(8, 4).tolist()
     [0, 2, 4, 6]
     """
-    check_counts("equispaced", size=size, num_lines=num_lines)
+    _check_lines("equispaced", size, num_lines)
     return np.sort((size // 2 + np.arange(num_lines) * size // num_lines) % size)
 
 
@@ -384,17 +382,25 @@ def random_error(size: int, num_lines: int) -> float:
     >>> random_error(64, 16)
     0.75
     """
+    _check_lines("random_error", size, num_lines)
     return 1 - num_lines / size
 
 
 def error_of(lines: Any, energies: Any) -> np.ndarray:
     """The error after each of the lines, `[M, K]`, of lines `[K]` or `[M, K]`, each at most once, and e_k `[M, n]`."""
-    energies = np.asarray(energies, float)
+    energies = _check_energies("error_of", energies, 1)
     lines = np.broadcast_to(np.asarray(lines), (len(energies), np.shape(lines)[-1]))
     ordered = np.sort(lines, -1)
-    if (ordered[:, 1:] == ordered[:, :-1]).any() or (ordered < 0).any() or (ordered >= energies.shape[1]).any():
-        raise ValueError(f"error_of: lines is {lines!r:.60}; it must be different lines of {energies.shape[1]}")
+    inside = lines.dtype.kind in "iu" and ((ordered >= 0) & (ordered < energies.shape[1])).all()
+    if not inside or (ordered[:, 1:] == ordered[:, :-1]).any():
+        raise ValueError(f"error_of: lines is {lines!r:.60}; it must be different ints below {energies.shape[1]}")
     return 1 - np.cumsum(np.take_along_axis(energies, lines, 1), 1)
+
+
+def _check_lines(function: str, size: int, num_lines: int) -> None:
+    check_counts(function, size=size, num_lines=num_lines)
+    if num_lines > size:
+        raise ValueError(f"{function}: num_lines is {num_lines}; it must be at most {size}, the lines there are")
 
 
 def _check_energies(function: str, energies: Any, num_lines: int) -> np.ndarray:

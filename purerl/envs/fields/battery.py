@@ -22,9 +22,8 @@ import numpy as np
 from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
-from jax.core import Tracer
 
-from purerl.arguments import check_counts, check_range
+from purerl.arguments import as_numbers, check_counts, check_range, check_scalars, check_whole, is_known
 from purerl.core import Array
 from purerl.envs.fields.pictures import bars
 
@@ -91,7 +90,7 @@ class Battery(Environment):
 
     def _check(self, params: BatteryParams) -> None:
         check_battery(params)
-        check_range("Battery", self._num_hours, self._num_hours, max_steps_in_episode=params.max_steps_in_episode)
+        check_whole("Battery", self._num_hours, self._num_hours, max_steps_in_episode=params.max_steps_in_episode)
         if np.shape(params.prices)[-1:] != (self._num_hours,):
             raise ValueError(
                 f"Battery: prices have shape {np.shape(params.prices)}; it must be ({self._num_hours},), num_hours"
@@ -155,9 +154,9 @@ def check_battery(params: BatteryParams) -> None:
     check_range("Battery", 0.0, params.capacity, start=params.start)
     check_range("Battery", tiny, 1.0, efficiency=params.efficiency)
     check_range("Battery", 0.0, 1e30, wear=params.wear)
-    if isinstance(params.prices, Tracer):
+    if not is_known(params.prices):
         return
-    prices = np.asarray(params.prices, float)
+    prices = np.atleast_1d(as_numbers("Battery", "prices", params.prices))
     missing = ~np.isfinite(prices) | (prices == 0)
     if not prices.size or missing.any():
         where = f"{prices[missing][0]} in hour {np.argwhere(missing)[0][-1]}" if prices.size else "empty"
@@ -232,14 +231,19 @@ def optimum(params: BatteryParams) -> Optimum:
     grid is finite and the optimum exact. If the capacity and `start` are multiples of power · 1 h, no battery that can
     use a part of its power earns more: the problem is then a network flow, whose optimum is at whole steps.
 
+    Args:
+      params: of one battery: prices `[T]`, and scalars.
     Raises:
-      ValueError: for parameters out of range.
+      ValueError: for parameters out of range, or of several batteries.
 
     >>> optimum(BatteryParams(np.array([10.0, 30.0, 20.0, 50.0]), capacity=1.0, efficiency=1.0))
     Optimum(value=50.0, actions=array([2, 0, 2, 0]))
     """
     check_battery(params)
-    prices = np.asarray(params.prices, float)
+    prices, scalars = np.asarray(params.prices, float), {k: x for k, x in vars(params).items() if k != "prices"}
+    check_scalars("optimum", **scalars)
+    if prices.ndim != 1:
+        raise ValueError(f"optimum: prices have shape {prices.shape}; it must be (T,), of one battery")
     capacity, start = float(params.capacity / params.power), float(params.start / params.power)  # in steps
     steps = np.arange(-math.ceil(capacity), math.ceil(capacity) + 1)
     grid = np.unique(np.round(np.clip(np.add.outer((0.0, capacity, start), steps), 0, capacity), 9))

@@ -19,7 +19,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import NOT_NEGATIVE, POSITIVE, check_counts, check_range
+from purerl.arguments import NOT_NEGATIVE, POSITIVE, check_range, check_scalars, check_whole
 from purerl.core import Array
 
 
@@ -135,8 +135,7 @@ class Execution(Environment):
 
 
 def _check(params: ExecutionParams) -> None:
-    check_range("Execution", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
-    interval = params.horizon / params.max_steps_in_episode
+    check_whole("Execution", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
     check_range("Execution", *POSITIVE, shares=params.shares, horizon=params.horizon)
     check_range(
         "Execution",
@@ -146,8 +145,15 @@ def _check(params: ExecutionParams) -> None:
         permanent_impact=params.permanent_impact,
         risk_aversion=params.risk_aversion,
     )
+    check_range("Execution", *POSITIVE, temporary_impact=params.temporary_impact)
+    interval = params.horizon / params.max_steps_in_episode
     impact = params.temporary_impact - params.permanent_impact * interval / 2
     check_range("Execution", *POSITIVE, **{"temporary_impact - permanent_impact τ/2": impact})
+
+
+def _check_one(function: str, params: ExecutionParams) -> None:
+    _check(params)
+    check_scalars(function, **vars(params))
 
 
 def optimal_holdings(params: ExecutionParams) -> np.ndarray:
@@ -158,13 +164,15 @@ def optimal_holdings(params: ExecutionParams) -> np.ndarray:
     No policy has a higher return: it depends on the holdings alone, and is a concave function of them.
 
     Reference: Almgren & Chriss, 2001, section 2.2.
+    Args:
+      params: of one order, all of them scalars.
     Raises:
-      ValueError: for parameters outside of their ranges.
+      ValueError: for parameters outside of their ranges, or of several orders.
 
     >>> (-np.diff(optimal_holdings(ExecutionParams()))).round(1).tolist()
     [458044.4, 252101.3, 141956.7, 85755.7, 62141.8]
     """
-    _check(params)
+    _check_one("optimal_holdings", params)
     num_trades = int(params.max_steps_in_episode)
     interval, left = float(params.horizon) / num_trades, np.arange(num_trades, -1, -1)
     impact = params.temporary_impact - params.permanent_impact * interval / 2
@@ -184,20 +192,22 @@ def cost(holdings: Any, params: ExecutionParams) -> tuple[float, float]:
 
     Args:
       holdings: the shares left after 0, 1, …, N trades, `[N + 1]`; the first is X and the last 0.
+      params: of one order, all of them scalars.
     Raises:
-      ValueError: for other holdings, or parameters outside of their ranges.
+      ValueError: for other holdings, or parameters outside of their ranges or of several orders.
     Reference: Almgren & Chriss, 2001, sections 1.4 and 1.5.
 
     >>> round(cost([1e6, 8e5, 6e5, 4e5, 2e5, 0], ExecutionParams())[0], 2)
     662500.0
     """
-    _check(params)
+    _check_one("cost", params)
     holdings, num_trades = np.asarray(holdings, float), int(params.max_steps_in_episode)
     ends = [float(params.shares), 0.0]
-    if holdings.shape != (num_trades + 1,) or not np.allclose(holdings[[0, -1]], ends, atol=1e-6 * params.shares):
+    valid = holdings.shape == (num_trades + 1,) and np.isfinite(holdings).all()
+    if not valid or not np.allclose(holdings[[0, -1]], ends, atol=1e-6 * params.shares):
         raise ValueError(
             f"cost: holdings has shape {holdings.shape} and the ends {holdings.flat[:1]} and {holdings.flat[-1:]}; "
-            f"it must have {num_trades + 1} numbers, from {ends[0]:g} to 0"
+            f"it must have {num_trades + 1} finite numbers, from {ends[0]:g} to 0"
         )
     interval, sold = params.horizon / num_trades, -np.diff(holdings)
     impact = params.temporary_impact - params.permanent_impact * interval / 2
@@ -224,5 +234,5 @@ def schedule_return(holdings: Any, params: ExecutionParams) -> float:
 
 def even_holdings(params: ExecutionParams) -> np.ndarray:
     """The shares left after 0, 1, …, N trades of one size, the schedule with the least mean cost, float64 `[N + 1]`."""
-    check_counts("even_holdings", max_steps_in_episode=params.max_steps_in_episode)
-    return params.shares * np.linspace(1, 0, params.max_steps_in_episode + 1)
+    _check_one("even_holdings", params)
+    return params.shares * np.linspace(1, 0, int(params.max_steps_in_episode) + 1)

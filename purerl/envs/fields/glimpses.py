@@ -20,7 +20,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import check_counts, check_range
+from purerl.arguments import check_counts, check_range, check_whole, is_known
 from purerl.core import Array
 from purerl.envs.training_control.data import Data, digits, pixels
 
@@ -89,8 +89,7 @@ class Glimpses(Environment):
             raise ValueError(
                 f"Glimpses: data has shapes {x.shape} and {y.shape}; it must be [n, side, side, 1] and [n]"
             )
-        if not np.isfinite(x).all() or y.min() < 0 or y.dtype.kind not in "iu":
-            raise ValueError("Glimpses: data must have finite images, and ints of at least 0 as labels")
+        _check_values(x, y, 2**31)
         split = split_of(len(x), test_share)
         self._images, self._labels, self._split = x[..., 0], y.astype(np.int32), split
         self._num_glimpses, self._patch, self._scales = num_glimpses, patch, scales
@@ -110,13 +109,15 @@ class Glimpses(Environment):
         return GlimpsesParams(self._images[self._split :], self._labels[self._split :], self._num_glimpses)
 
     def _check(self, params: GlimpsesParams) -> None:
-        check_range("Glimpses", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
+        check_whole("Glimpses", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
         images, labels = np.shape(params.images), np.shape(params.labels)
         if images[1:] != (self._side, self._side) or not images[0] or labels != images[:1]:
             raise ValueError(
                 f"Glimpses: images and labels have shapes {images} and {labels}; they must be "
                 f"(n, {self._side}, {self._side}) and (n,)"
             )
+        if is_known(params.images, params.labels):
+            _check_values(np.asarray(params.images), np.asarray(params.labels), self._num_classes)
 
     def reset_env(self, key, params):
         self._check(params)
@@ -176,6 +177,16 @@ def split_of(num: int, share: float) -> int:
     (7, 9, 1)
     """
     return min(max(num - round(share * num), 1), num - 1)
+
+
+def _check_values(images: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+    """Raise a ValueError unless images are finite and labels are ints in [0, num_classes)."""
+    if not np.isfinite(images).all():
+        raise ValueError("Glimpses: images must be finite")
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"Glimpses: labels are {labels.dtype}; they must be ints")
+    if (wrong := labels[(labels < 0) | (labels >= num_classes)]).size:
+        raise ValueError(f"Glimpses: labels has {wrong[0]}; it must lie in [0, {num_classes - 1}]")
 
 
 def glimpse(image: Array, location: Array, patch: int, scales: int) -> Array:

@@ -12,6 +12,7 @@ doi:10.3141/1999-10; Leurent, 2018, "An environment for autonomous driving decis
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import NOT_NEGATIVE, POSITIVE, check_counts, check_range
+from purerl.arguments import NOT_NEGATIVE, POSITIVE, check_counts, check_range, check_whole
 from purerl.core import Array
 
 LENGTH, WIDTH = 5.0, 2.0  # of a vehicle, m
@@ -177,7 +178,8 @@ class Highway(Environment):
         _check(params)
         frame = partial(_frame, params, self._num_lanes, 1 / self._frequency, self._others_collide)
         state = _command(state, action, self._num_lanes)._replace(time=state.time + 1)
-        state = jax.lax.fori_loop(0, self._frequency, lambda _, state: frame(state), state)
+        begin = state, _ordered(state.x)
+        state, _ = jax.lax.fori_loop(0, self._frequency, lambda _, carry: frame(*carry), begin)
         crashed = state.crashed[EGO]
         info = {"crashed": crashed, "speed": state.speed[EGO].astype(jnp.float32)}
         return self._see(state), state, self._reward(state, params), crashed, info
@@ -253,7 +255,7 @@ def follow_traffic(state: HighwayState, params: HighwayParams, num_lanes: int, s
       state: of one environment.  num_lanes: L.  share: of the desired gap that is kept, ≥ 0.
     """
     lane, speeds = _closest_lane(state.y, num_lanes), jnp.asarray(TARGET_SPEEDS, state.x.dtype)
-    around, sides = _neighbours(state, num_lanes), jnp.stack([lane - 1, lane + 1])
+    around, sides = _neighbours(state, _ordered(state.x), num_lanes), jnp.stack([lane - 1, lane + 1])
     free = state._replace(target_speed=state.target_speed.at[EGO].set(speeds[-1]))
     recommended, _ = _mobil(params, free, around, lane, sides)
     keeps = lane[EGO] == state.target_lane[EGO]
@@ -275,18 +277,18 @@ def fast_params() -> HighwayParams:
 
 
 def _check(params: HighwayParams) -> None:
-    check_range("Highway", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
+    check_whole("Highway", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
     positive = ("density", "speed_limit", "acceleration", "deceleration", "delay")
     check_range("Highway", *POSITIVE, **{name: getattr(params, name) for name in positive})
     not_negative = ("ego_spacing", "jam_distance", "headway", "max_braking")
     check_range("Highway", *NOT_NEGATIVE, **{name: getattr(params, name) for name in not_negative})
     check_range("Highway", 0, 1, politeness=params.politeness)
-    check_range("Highway", params.low_speed, POSITIVE[1], high_speed=params.high_speed)
-    finite = ("gain", "collision_reward", "right_lane_reward", "speed_reward")
+    finite = ("gain", "collision_reward", "right_lane_reward", "speed_reward", "low_speed", "high_speed")
     check_range("Highway", -POSITIVE[1], POSITIVE[1], **{name: getattr(params, name) for name in finite})
-    # rewards are divided by their range
+    # rewards are divided by their range, and speeds by theirs
     spread = params.speed_reward + params.right_lane_reward - params.collision_reward
     check_range("Highway", *POSITIVE, **{"speed_reward + right_lane_reward - collision_reward": spread})
+    check_range("Highway", *POSITIVE, **{"high_speed - low_speed": params.high_speed - params.low_speed})
 
 
 # --- one frame --------------------------------------------------------------------------------------------------------
@@ -330,26 +332,56 @@ def _command(state: HighwayState, action: Array, num_lanes: int) -> HighwayState
     )
 
 
+class _Order(NamedTuple):
+    """The vehicles from the rearmost on, of those at one place the last one first; int32 `[V]` each."""
+
+    vehicle: Array  # at each position
+    position: Array  # of each vehicle
+    behind: Array  # how many are behind each vehicle
+
+
+def _ordered(x: Array) -> _Order:
+    index = jnp.arange(len(x), dtype=jnp.int32)
+    behind = (x[:, None] < x).sum(0, dtype=jnp.int32)  # for so few, comparisons are faster than sorting
+    position = behind + ((x[:, None] == x) & (index[:, None] > index)).sum(0, dtype=jnp.int32)
+    vehicle = jnp.where(position[:, None] == index, index[:, None], 0).sum(0, dtype=jnp.int32)
+    return _Order(vehicle, position, behind)
+
+
 class _Neighbours(NamedTuple):
-    """The vehicles in front and behind in each lane, int32 `[V, L]`, -1 where there is none."""
+    """The vehicles in front and behind in each lane, int32 `[L, V]`, -1 where there is none."""
 
     front: Array
     rear: Array
 
 
-def _neighbours(state: HighwayState, num_lanes: int) -> _Neighbours:
-    """A vehicle is in every lane whose edge is at most 1 m away from its centre."""
-    index = jnp.arange(len(state.x), dtype=jnp.int32)
+def _neighbours(state: HighwayState, order: _Order, num_lanes: int) -> _Neighbours:
+    """A vehicle is in every lane whose edge is at most 1 m away from its centre.
+
+    Of several at one place, the front is the last and the rear the first; at a vehicle's own place others are in front.
+    """
+    count = len(state.x)
     lanes = LANE_WIDTH * jnp.arange(num_lanes, dtype=state.y.dtype)
-    within = (jnp.abs(state.y - lanes[:, None]) <= LANE_WIDTH / 2 + 1)[None]  # [1, L, V]
-    x = state.x[None, None]
-    ahead = within & ((state.x[:, None] <= state.x) & (index[:, None] != index))[:, None]
-    behind = within & (state.x[:, None] > state.x)[:, None]
-    nearest = jnp.where(ahead, x, jnp.inf).min(-1, keepdims=True)
-    front = jnp.where(ahead & (x == nearest), index, -1).max(-1)  # the last of those at one place
-    nearest = jnp.where(behind, x, -jnp.inf).max(-1, keepdims=True)
-    rear = jnp.where(behind & (x == nearest), index, len(index)).min(-1)  # and here the first
-    return _Neighbours(front, jnp.where(rear == len(index), -1, rear))
+    within = jnp.abs(state.y[order.vehicle] - lanes[:, None]) <= LANE_WIDTH / 2 + 1  # [L, V], by position
+    place = jnp.arange(count, dtype=jnp.int32)
+    # the nearest position in the lane from each one on, and up to the one before it; count and -1 for none
+    up = _cumulative(jnp.where(within, place, count)[:, ::-1], count, jnp.minimum)[:, ::-1]
+    up = jnp.pad(up, ((0, 0), (0, 1)), constant_values=count)
+    down = _cumulative(jnp.where(within, place, -1), -1, jnp.maximum)
+    down = jnp.pad(down, ((0, 0), (1, 0)), constant_values=-1)
+    beside, ahead = up[:, order.behind], up[:, order.position + 1]
+    front, rear = jnp.where(beside < order.position, beside, ahead), down[:, order.behind]
+    vehicle = lambda place: jnp.where((place >= 0) & (place < count), order.vehicle[place], -1)
+    return _Neighbours(vehicle(front), vehicle(rear))
+
+
+def _cumulative(x: Array, fill: int, combine: Callable[[Array, Array], Array]) -> Array:
+    """The cumulative minimum or maximum along the last axis."""
+    step = 1
+    while step < x.shape[-1]:
+        x = combine(x, jnp.pad(x[..., :-step], ((0, 0), (step, 0)), constant_values=fill))
+        step *= 2
+    return x
 
 
 def _gap(params: HighwayParams, speed: Array, closing: Array) -> Array:
@@ -358,49 +390,58 @@ def _gap(params: HighwayParams, speed: Array, closing: Array) -> Array:
     return params.jam_distance + speed * params.headway + speed * closing / braking
 
 
-def _idm(params: HighwayParams, state: HighwayState, exponent: Array, vehicle: Array, front: Array) -> Array:
-    """The acceleration of vehicles `[...]` behind those in front, by indices, -1 for none: 0, and a free road."""
-    own = jax.tree.map(lambda x: x[vehicle], (state.x, state.speed, state.heading, state.target_speed))
-    x, speed, heading, target = own
-    free = jnp.maximum(speed, 0) / jnp.abs(_not_zero(jnp.clip(target, 0, params.speed_limit)))
-    turned = heading - state.heading[front]
-    gap = _gap(params, speed, speed - state.speed[front] * jnp.cos(turned))
-    near = jnp.where(front >= 0, (gap / _not_zero(state.x[front] - x)) ** 2, 0)
-    return jnp.asarray(jnp.where(vehicle >= 0, params.acceleration * (1 - free**exponent - near), 0))
+class _Driver(NamedTuple):
+    """What the intelligent driver model knows of vehicles, `[...]` each."""
+
+    x: Array
+    speed: Array
+    cos: Array  # of the heading
+    sin: Array
+    target_speed: Array
+
+
+def _closing(vehicle: Any, front: Any) -> Array:
+    """Δv, the speed at which vehicles come closer to those in front, along their own heading."""
+    return vehicle.speed - front.speed * (front.cos * vehicle.cos + front.sin * vehicle.sin)
+
+
+def _idm(params: HighwayParams, exponent: Array, vehicle: _Driver, front: _Driver, led: Array) -> Array:
+    """The acceleration of vehicles `[...]` behind those in front, where `led`; elsewhere that of a free road."""
+    free = jnp.maximum(vehicle.speed, 0) / jnp.abs(_not_zero(jnp.clip(vehicle.target_speed, 0, params.speed_limit)))
+    gap = _gap(params, vehicle.speed, _closing(vehicle, front))
+    near = jnp.where(led, (gap / _not_zero(front.x - vehicle.x)) ** 2, 0)
+    return params.acceleration * (1 - free**exponent - near)
 
 
 def _in_lane(table: Array, lane: Array) -> Array:
-    """Entries `[..., V]` of a table `[V, L]`; lanes outside of the road are taken for its outermost."""
-    return table[jnp.arange(len(table)), jnp.clip(lane, 0, table.shape[1] - 1)]
+    """Entries `[..., V]` of a table `[L, V]`; lanes outside of the road are taken for its outermost."""
+    return table[jnp.clip(lane, 0, len(table) - 1), jnp.arange(table.shape[1])]
 
 
 def _mobil(
     params: HighwayParams, state: HighwayState, around: _Neighbours, lane: Array, sides: Array
 ) -> tuple[Array, Array]:
-    """Whether MOBIL recommends each vehicle a change to the lanes of its sides, bool `[2, V]`; the acceleration now."""
-    front, rear = _in_lane(around.front, sides), _in_lane(around.rear, sides)
-    old_front, old_rear = _in_lane(around.front, lane), _in_lane(around.rear, lane)
-    own = jnp.arange(len(state.x), dtype=jnp.int32)
-    both = jnp.broadcast_to(own, front.shape)
-    vehicles = jnp.concatenate([rear, rear, both, jnp.stack([own, old_rear, old_rear])])
-    fronts = jnp.concatenate([both, front, front, jnp.stack([old_front, old_front, own])])
-    a = _idm(params, state, state.exponent, vehicles, fronts)
-    imposed, before, ahead, (now, relieved, held) = a[:2], a[2:4], a[4:6], a[6:]
-    gain = ahead - now + params.politeness * (imposed - before + relieved - held)
-    return (imposed >= -params.max_braking) & (gain >= params.gain), now
+    """Whether MOBIL recommends a change to the lanes of the sides, bool `[2, V]`; accelerations in lanes, `[L, V]`."""
+    own = _Driver(state.x, state.speed, jnp.cos(state.heading), jnp.sin(state.heading), state.target_speed)
+    front, rear = (_Driver(*jnp.stack(own)[:, who]) for who in around)
+    led, followed = around.front >= 0, around.rear >= 0
+    ahead = _idm(params, state.exponent, own, front, led)
+    # of the vehicle behind, if this one is before it and if it is not
+    imposed = jnp.where(followed, _idm(params, state.exponent, rear, own, followed), 0)
+    before = jnp.where(followed, _idm(params, state.exponent, rear, front, led), 0)
+    harm = before - imposed
+    gain = _in_lane(ahead, sides) - _in_lane(ahead, lane)
+    gain = gain + params.politeness * (_in_lane(harm, lane) - _in_lane(harm, sides))
+    return (_in_lane(imposed, sides) >= -params.max_braking) & (gain >= params.gain), ahead
 
 
 def _target_lanes(
-    params: HighwayParams, state: HighwayState, around: _Neighbours, lane: Array, drives: Array, num_lanes: int
-) -> tuple[Array, Array, Array]:
-    """The new target lanes and timers, and accelerations in the own lane, `[V]` each.
-
-    Vehicles decide in their order, and see earlier decisions.
-    """
+    params: HighwayParams, state: HighwayState, recommended: Array, lane: Array, drives: Array, num_lanes: int
+) -> tuple[Array, Array]:
+    """The new target lanes and timers, `[V]` each. Vehicles decide in their order, and see earlier decisions."""
     index, old = jnp.arange(len(lane)), state.target_lane
     decides = drives & (lane == old) & (state.timer > params.delay)
     sides = jnp.stack([lane - 1, lane + 1])
-    recommended, acceleration = _mobil(params, state, around, lane, sides)
     moves = recommended & decides & _reachable(state.y, sides, num_lanes) & (jnp.abs(state.speed) >= 1)
     chosen = jnp.where(moves[1], sides[1], jnp.where(moves[0], sides[0], old))
     changes = drives & (lane != old)
@@ -409,52 +450,55 @@ def _target_lanes(
     speed = state.speed[:, None]
     ahead = state.x - state.x[:, None]
     close = (ahead > 0) & (ahead < _gap(params, speed, speed - along)) & (index[:, None] != index)
-    rivals = close & changes[:, None] & (lane[None] != old[:, None])  # [V, V], of each row
-    before = index[None] < index[:, None]
+    earlier = index < index[:, None]
+    goal = jnp.where(earlier, chosen, old)  # of each column's vehicle, for a row's, unless it gives it up
+    rivals = close & changes[:, None] & (lane != old[:, None]) & (goal == old[:, None])
 
-    def decided(new):
-        """What each decides if those before it have decided as `new` says."""
-        taken = (rivals & (jnp.where(before, new[None], old[None]) == old[:, None])).any(-1)
-        return jnp.where(taken, lane, chosen)
+    def taken(gives_up):
+        """Who has a rival, if those before it that `gives_up` names are none."""
+        return (rivals & ~(earlier & gives_up)).any(-1)
 
     # a decision depends on earlier ones alone, so that repetition ends at the decisions in their order
     def repeat(pair):
-        return pair[1], decided(pair[1])
+        return pair[1], taken(pair[1])
 
-    target, _ = jax.lax.while_loop(lambda pair: (pair[0] != pair[1]).any(), repeat, (chosen, decided(chosen)))
-    return target, jnp.where(decides, 0, state.timer), acceleration
+    first = rivals.any(-1)
+    _, gives_up = jax.lax.while_loop(lambda pair: (pair[0] != pair[1]).any(), repeat, (first, taken(first)))
+    target = jnp.where(gives_up, lane, chosen)
+    return target, jnp.where(decides, 0, state.timer)
 
 
-def _steering(state: HighwayState, target_lane: Array) -> Array:
-    """δ_f to follow the centre of a lane, rad `[V]`."""
+def _slip(state: HighwayState, target_lane: Array) -> Array:
+    """β = arctan(½ tan δ_f) of the steering that follows the centre of a lane, rad `[V]`."""
     speed = _not_zero(state.speed)
     offset = state.y - LANE_WIDTH * target_lane
     reference = jnp.clip(jnp.arcsin(jnp.clip(-LATERAL_GAIN * offset / speed, -1, 1)), -np.pi / 4, np.pi / 4)
     rate = HEADING_GAIN * _wrap(reference - state.heading)
-    slip = jnp.arcsin(jnp.clip(LENGTH / 2 / speed * rate, -1, 1))
-    return jnp.clip(jnp.arctan(2 * jnp.tan(slip)), -MAX_STEERING, MAX_STEERING)
+    most = np.sin(np.arctan(np.tan(MAX_STEERING) / 2))
+    return jnp.arcsin(jnp.clip(LENGTH / 2 / speed * rate, -most, most))
 
 
-def _frame(params: HighwayParams, num_lanes: int, dt: float, others_collide: bool, state: HighwayState) -> HighwayState:
+def _frame(
+    params: HighwayParams, num_lanes: int, dt: float, others_collide: bool, state: HighwayState, order: _Order
+) -> tuple[HighwayState, _Order]:
     """One frame: all decide on the same positions, then all move, then collisions are found."""
-    own = jnp.arange(len(state.x))
-    lane, is_ego = _closest_lane(state.y, num_lanes), own == EGO
-    around = _neighbours(state, num_lanes)
+    lane, is_ego = _closest_lane(state.y, num_lanes), jnp.arange(len(state.x)) == EGO
+    around = _neighbours(state, order, num_lanes)
     drives = ~is_ego & ~state.crashed
-    target, timer, acceleration = _target_lanes(params, state, around, lane, drives, num_lanes)
+    recommended, ahead = _mobil(params, state, around, lane, jnp.stack([lane - 1, lane + 1]))
+    target, timer = _target_lanes(params, state, recommended, lane, drives, num_lanes)
     # of a vehicle that stays both accelerations are the same
-    there = _idm(params, state, state.exponent, own, _in_lane(around.front, target))
+    acceleration, there = _in_lane(ahead, lane), _in_lane(ahead, target)
     acceleration = jnp.minimum(acceleration, there)
     acceleration = jnp.clip(acceleration, -MAX_ACCELERATION, MAX_ACCELERATION)
     acceleration = jnp.where(is_ego, SPEED_GAIN * (state.target_speed - state.speed), acceleration)
-    steering = jnp.where(state.crashed, 0, _steering(state, target))
+    slip = jnp.where(state.crashed, 0, _slip(state, target))
     acceleration = jnp.where(state.crashed, -state.speed, acceleration)
     fastest = jnp.minimum(acceleration, MAX_SPEED - state.speed)
     slowest = jnp.maximum(acceleration, -MAX_SPEED - state.speed)
     acceleration = jnp.where(
         state.speed > MAX_SPEED, fastest, jnp.where(state.speed < -MAX_SPEED, slowest, acceleration)
     )
-    slip = jnp.arctan(jnp.tan(steering) / 2)
     moved = state._replace(
         x=state.x + state.speed * jnp.cos(state.heading + slip) * dt + state.impact[:, 0],
         y=state.y + state.speed * jnp.sin(state.heading + slip) * dt + state.impact[:, 1],
@@ -463,49 +507,83 @@ def _frame(params: HighwayParams, num_lanes: int, dt: float, others_collide: boo
         target_lane=target,
         timer=jnp.where(is_ego, timer, timer + dt),
     )
-    intersecting, impact, struck = _collisions(moved, dt, others_collide)
+    order = _ordered(moved.x)
+    intersecting, impact, struck = _collisions(moved, order, dt, others_collide)
     crashed = state.crashed | state.struck | intersecting
-    return moved._replace(crashed=crashed, impact=impact, struck=struck)
+    return moved._replace(crashed=crashed, impact=impact, struck=struck), order
 
 
-def _collisions(state: HighwayState, dt: float, others_collide: bool) -> tuple[Array, Array, Array]:
+class _Body(NamedTuple):
+    """A vehicle's rectangle, its speed and its index, `[...]` each."""
+
+    x: Array
+    y: Array
+    cos: Array
+    sin: Array
+    speed: Array
+    index: Array
+
+
+def _collisions(state: HighwayState, order: _Order, dt: float, others_collide: bool) -> tuple[Array, Array, Array]:
     """Whether each vehicle intersects another, how it is pushed `[V, 2]`, and whether it is, in the next frame."""
-    index = jnp.arange(len(state.x))
-    rows = index if others_collide else index[:1]  # pairs of a row's vehicle and a column's
-    intersect, will, push = _separation(state, rows, dt)
-    last = lambda who, axis: jnp.max(jnp.where(will, who, -1), axis)  # the pair that is looked at last
-    by_row = last(rows[:, None], 0)
-    impact = -jnp.take_along_axis(push, jnp.maximum(by_row, 0)[None, :, None], 0)[0] / 2
-    hit, struck = intersect.any(0), will.any(0)
-    if not others_collide:  # the agent's vehicle is in no other row
-        impact = impact.at[EGO].set(push[0, jnp.maximum(last(index, 1)[0], 0)] / 2)
-        hit, struck = hit.at[EGO].set(intersect.any()), struck.at[EGO].set(will.any())
-    return hit, jnp.where(struck[:, None], impact, 0), struck
+    index = jnp.arange(len(state.x), dtype=jnp.int32)
+    # a push has no derivative by positions: one through a loop of unknown length does not exist in reverse
+    x, y, heading, speed = jax.lax.stop_gradient((state.x, state.y, state.heading, state.speed))
+    all_ = _Body(x, y, jnp.cos(heading), jnp.sin(heading), speed, index)
+    if not others_collide:
+        ego = jax.tree.map(lambda x: x[EGO], all_)
+        hit, will, push = _separation(ego, all_, dt)
+        last = jnp.max(jnp.where(will, index, 0))  # the pair that is looked at last
+        impact = jnp.where(will, -push / 2, 0).at[:, EGO].set(jnp.where(will.any(), push[:, last] / 2, 0))
+        return hit.at[EGO].set(hit.any()), impact.T, will.at[EGO].set(will.any())
+    # sorted along the road, vehicles and those k positions behind and before them, for k = 1, 2, ...
+    own = jax.tree.map(lambda x: jnp.stack([x[order.vehicle]] * 2), all_)
+    reach = np.hypot(LENGTH, WIDTH) + jnp.max(speed) * dt + 1  # of two that can meet; 1 m for rounding
+
+    def meet(carry):
+        other, hit, last, impact = carry
+        intersect, will, push = _separation(other, own, dt)
+        for i in range(2):
+            later = will[i] & (other.index[i] > last)  # the pair that is looked at last
+            last = jnp.where(later, other.index[i], last)
+            impact = jnp.asarray(jnp.where(later, -push[:, i] / 2, impact))
+        return further(other), hit | intersect.any(0), last, impact
+
+    further = lambda other: jax.tree.map(_shifted, other, _Body(np.inf, 0, 0, 0, 0, 0))
+    near = lambda carry: (jnp.abs(carry[0].x - own.x) <= reach).any()
+    none = jnp.full_like(index, -1)
+    carry = further(own), none > 0, none, jnp.zeros((2, len(index)), state.x.dtype)
+    _, hit, last, impact = jax.lax.while_loop(near, meet, carry)
+    return hit[order.position], impact[:, order.position].T, last[order.position] >= 0
 
 
-def _separation(state: HighwayState, rows: Array, dt: float) -> tuple[Array, Array, Array]:
-    """Rectangles that intersect, those that will within dt, `[R, V]`, and the least push of a row's out, `[R, V, 2]`.
+def _shifted(x: Array, fill: float) -> Array:
+    """Of two rows, the first by one to the left, the second by one to the right."""
+    return jnp.stack([jnp.append(x[0, 1:], fill), jnp.append(fill, x[1, :-1])]).astype(x.dtype)
+
+
+def _separation(a: _Body, b: _Body, dt: float) -> tuple[Array, Array, Array]:
+    """Rectangles that intersect, those that will within dt, `[V]`, and the least push of a out of b, `[2, V]`.
 
     By the theorem of separating axes: two rectangles are apart if their projections on one of four axes are.
     """
-    index = jnp.arange(len(state.x))
-    at = lambda x: (x[rows, None], x[None])
-    (xa, xb), (ya, yb), (ha, hb), (va, vb) = map(at, (state.x, state.y, state.heading, state.speed))
-    ca, sa, cb, sb = jnp.cos(ha), jnp.sin(ha), jnp.cos(hb), jnp.sin(hb)
-    dx, dy = xa - xb, ya - yb
-    wx, wy = (va * ca - vb * cb) * dt, (va * sa - vb * sb) * dt
+    ca, sa, cb, sb = a.cos, a.sin, b.cos, b.sin
+    dx, dy = a.x - b.x, a.y - b.y
+    wx, wy = (a.speed * ca - b.speed * cb) * dt, (a.speed * sa - b.speed * sb) * dt
     cos, sin = jnp.abs(ca * cb + sa * sb), jnp.abs(sa * cb - ca * sb)
     half, side = LENGTH / 2, WIDTH / 2
     long, wide = half * cos + side * sin, half * sin + side * cos  # one rectangle along the other's axes
+    first = jnp.where(a.index < b.index, a.speed, b.speed)
+    pair = (jnp.sqrt(dx**2 + dy**2) <= np.hypot(LENGTH, WIDTH) + first * dt) & (a.index != b.index)
     axes = ((ca, sa, half, long), (-sa, ca, side, wide), (cb, sb, long, half), (-sb, cb, wide, side))
     intersect = will = jnp.ones(dx.shape, bool)
     least = jnp.full(dx.shape, jnp.inf, dx.dtype)
     push_x = push_y = jnp.zeros_like(dx)
-    for ux, uy, a, b in axes:
+    for ux, uy, from_a, from_b in axes:
         offset, shift = ux * dx + uy * dy, ux * wx + uy * wy
-        apart = lambda low, high: jnp.where(low < -b, -b - high, low - b)
-        intersect = intersect & (apart(offset - a, offset + a) <= 0)
-        low, high = offset - a + jnp.minimum(shift, 0), offset + a + jnp.maximum(shift, 0)
+        apart = lambda low, high: jnp.where(low < -from_b, -from_b - high, low - from_b)
+        intersect = intersect & (apart(offset - from_a, offset + from_a) <= 0)
+        low, high = offset - from_a + jnp.minimum(shift, 0), offset + from_a + jnp.maximum(shift, 0)
         will = will & (apart(low, high) <= 0)
         # of an interval inside the other, the distance depends on the direction of the axis
         distance = jnp.minimum(jnp.abs(apart(low, high)), jnp.abs(apart(-high, -low)))
@@ -513,6 +591,4 @@ def _separation(state: HighwayState, rows: Array, dt: float) -> tuple[Array, Arr
         nearer = distance < least
         push_x, push_y = jnp.where(nearer, sign * ux, push_x), jnp.where(nearer, sign * uy, push_y)
         least = jnp.where(nearer, distance, least)
-    first = state.speed[jnp.minimum(rows[:, None], index)]
-    pair = (jnp.hypot(dx, dy) <= np.hypot(LENGTH, WIDTH) + first * dt) & (rows[:, None] != index)
-    return intersect & pair, will & pair, least[..., None] * jnp.stack([push_x, push_y], -1)
+    return intersect & pair, will & pair, jnp.stack([least * push_x, least * push_y])

@@ -28,9 +28,8 @@ import numpy as np
 from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
-from jax.core import Tracer
 
-from purerl.arguments import check_counts, check_range
+from purerl.arguments import as_numbers, check_counts, check_positive, check_range, check_whole, is_known
 from purerl.core import Array
 from purerl.envs.fields.pictures import bars
 from purerl.envs.spaces import MultiDiscrete
@@ -68,7 +67,7 @@ class Newsvendor(Environment):
 
     Reference: Snyder & Shen, 2019, "Fundamentals of supply chain theory", section 4.3.
     Args:
-      capacity: the largest order, units.
+      capacity: the largest order, units. An optimal order above it cannot be placed; the best one is then the capacity.
     Raises:
       ValueError: for a capacity that is not positive, and at a reset or step for such costs or standard deviation.
     """
@@ -77,7 +76,7 @@ class Newsvendor(Environment):
     num_actions: int = 1
 
     def __init__(self, capacity: float = 100.0):
-        _check_positive("Newsvendor", capacity=capacity)
+        check_positive("Newsvendor", capacity=capacity)
         self._capacity = float(capacity)
 
     @property
@@ -142,16 +141,9 @@ def _normal_cdf(z: Any) -> np.ndarray:
 
 
 def _check_newsvendor(params: NewsvendorParams) -> None:
-    _check_positive("Newsvendor", holding=params.holding, penalty=params.penalty, std=params.std)
-    check_range("Newsvendor", 1, 1, max_steps_in_episode=params.max_steps_in_episode)
+    check_positive("Newsvendor", holding=params.holding, penalty=params.penalty, std=params.std)
+    check_whole("Newsvendor", 1, 1, max_steps_in_episode=params.max_steps_in_episode)
     check_range("Newsvendor", -1e30, 1e30, mean=params.mean)
-
-
-def _check_positive(function: str, /, **numbers: Any) -> None:
-    """Raise a ValueError that names the first number that is not positive and finite; traced values are not checked."""
-    for name, x in numbers.items():
-        if not isinstance(x, Tracer) and not ((np.asarray(x) > 0) & np.isfinite(x)).all():
-            raise ValueError(f"{function}: {name} is {x}; it must be positive and finite")
 
 
 # --- laws of demand ---------------------------------------------------------------------------------------------------
@@ -166,7 +158,7 @@ def poisson(mean: Any, size: int) -> np.ndarray:
     [0.00248, 0.01487, 0.04462]
     """
     check_counts("poisson", size=size)
-    _check_positive("poisson", mean=mean)
+    check_positive("poisson", mean=mean)
     units = np.arange(size)
     log_factorial = np.cumsum(np.log(np.maximum(units, 1)))
     return _normalized(units * np.log(np.asarray(mean, float)[..., None]) - log_factorial)
@@ -179,7 +171,7 @@ def rounded_normal(mean: float, std: float, size: int) -> np.ndarray:
     0.019945
     """
     check_counts("rounded_normal", size=size)
-    _check_positive("rounded_normal", std=std)
+    check_positive("rounded_normal", std=std)
     inside = np.diff(_normal_cdf((np.arange(size + 1) - 0.5 - mean) / std))
     return inside / inside.sum()
 
@@ -263,7 +255,7 @@ class Inventory(Environment):
     def _check(self, params: InventoryParams) -> None:
         check_inventory(params)
         ends = (1, 2**31 - 1) if self._horizon is None else (self._horizon, self._horizon)
-        check_range("Inventory", *ends, max_steps_in_episode=params.max_steps_in_episode)
+        check_whole("Inventory", *ends, max_steps_in_episode=params.max_steps_in_episode)
 
     @property
     def default_params(self) -> InventoryParams:
@@ -329,18 +321,18 @@ def finite_horizon(max_order: int = 250, horizon: int = 5, params: InventoryPara
 
 def check_inventory(params: InventoryParams) -> None:
     """Raise a ValueError that names the first parameter out of range; traced values are not checked."""
-    _check_positive("Inventory", holding=params.holding, penalty=params.penalty)
+    check_positive("Inventory", holding=params.holding, penalty=params.penalty)
     names = ("order_cost", "unit_cost", "terminal_holding", "terminal_penalty")
     check_range("Inventory", 0.0, 1e30, **{name: getattr(params, name) for name in names})
-    check_range("Inventory", 1, 2**30, capacity=params.capacity)
-    check_range("Inventory", -(2**30), params.capacity, start=params.start)
+    check_whole("Inventory", 1, 2**30, capacity=params.capacity)
+    check_whole("Inventory", -(2**30), params.capacity, start=params.start)
     _check_demand("Inventory", params.demand)
 
 
 def _check_demand(function: str, demand: Any) -> None:
-    if isinstance(demand, Tracer):
+    if not is_known(demand):
         return
-    p = np.asarray(demand, float)
+    p = as_numbers(function, "demand", demand)
     if p.ndim < 1 or not p.size or not np.isfinite(p).all() or (p < 0).any() or (p > 1).any():
         raise ValueError(f"{function}: demand is {demand}; it must be probabilities in [0, 1], of 0, 1, … units")
     if not np.allclose(p.sum(-1), 1, atol=1e-5):
@@ -588,12 +580,12 @@ class SerialInventory(Environment):
 
 def check_serial(params: SerialInventoryParams) -> None:
     """Raise a ValueError that names the first parameter out of range; traced values are not checked."""
-    if any(isinstance(x, Tracer) for x in jax.tree.leaves(params)):
+    if not is_known(params):
         return
     _check_demand("SerialInventory", params.demand)
-    _check_positive("SerialInventory", holding=params.holding, penalty=params.penalty)
-    check_range("SerialInventory", 0, 2**20, lead=params.lead)
-    check_range("SerialInventory", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
+    check_positive("SerialInventory", holding=params.holding, penalty=params.penalty)
+    check_whole("SerialInventory", 0, 2**20, lead=params.lead)
+    check_whole("SerialInventory", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
     if np.shape(params.holding) != np.shape(params.lead) or not np.shape(params.lead):
         shapes = f"{np.shape(params.holding)} and {np.shape(params.lead)}"
         raise ValueError(f"SerialInventory: holding and lead have shapes {shapes}; both must be (N,), N stages")
@@ -617,7 +609,8 @@ def echelon_base_stock(params: SerialInventoryParams) -> tuple[np.ndarray, float
     [9, 15, 26]
     """
     check_serial(params)
-    demand, lead, holding = np.asarray(params.demand, float), np.asarray(params.lead), np.asarray(params.holding, float)
+    demand, holding = np.asarray(params.demand, float), np.asarray(params.holding, float)
+    lead = np.asarray(params.lead, int)
     most, mean = len(demand) - 1, demand @ np.arange(len(demand))
     levels = np.arange(-most * (int(lead.sum()) + 1), most * (int(lead.sum()) + 1) + 1)
     following = (params.penalty + holding[0]) * np.maximum(-levels, 0.0)

@@ -25,9 +25,8 @@ import numpy as np
 from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
-from jax.core import Tracer
 
-from purerl.arguments import check_counts, check_range
+from purerl.arguments import as_numbers, check_counts, check_flags, check_range, check_whole, is_known
 from purerl.core import Array
 from purerl.envs.training_control.data import file_of_package
 
@@ -66,15 +65,28 @@ def read(path: str | Path) -> Prices:
     try:
         raw = path.read_bytes()
         text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
-        (_, *names), *rows = csv.reader(text.splitlines())
-        values = np.array([[float(x) if x else np.nan for x in row[1:]] for row in rows]).reshape(len(rows), -1)
+        reader = csv.reader(text.splitlines())
+        _, *names = next(reader, None) or [""]
+        rows = [(_numbers_of(row, len(names), reader.line_num), row[0]) for row in reader]
+        if not rows:
+            raise ValueError("it has no line of prices")
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise ValueError(f"{path} is not a table of prices: {error or type(error).__name__}") from None
-    dates = tuple(row[0] for row in rows)
+    values, dates = np.array([x for x, _ in rows]).reshape(len(rows), -1), tuple(date for _, date in rows)
     check_prices(str(path), values, names)
     if list(dates) != sorted(set(dates)):
         raise ValueError(f"{path} is not a table of prices: its dates are not ascending")
     return Prices(values, dates, tuple(names))
+
+
+def _numbers_of(row: list[str], num: int, line: int) -> list[float]:
+    """The numbers after a row's date, NaN where there is none; a ValueError names its line."""
+    if len(row) != num + 1:
+        raise ValueError(f"line {line} has {len(row)} fields, and the first line {num + 1}")
+    try:
+        return [float(x) if x else np.nan for x in row[1:]]
+    except ValueError as error:
+        raise ValueError(f"line {line}: {error}") from None
 
 
 def check_prices(what: str, values: Any, names: Any = ()) -> None:
@@ -164,7 +176,8 @@ class Portfolio(Environment):
         check_counts("Portfolio", window=window, length=length)
         check_range("Portfolio", np.finfo(np.float32).tiny, 1 - 1e-6, test_share=test_share)
         check_range("Portfolio", 0, LARGEST_COST, cost=cost)
-        values = sp500_stocks().values if prices is None else np.asarray(prices, float)
+        check_flags("Portfolio", leak=leak)
+        values = sp500_stocks().values if prices is None else as_numbers("Portfolio", "prices", prices).astype(float)
         check_prices("Portfolio: prices", values)
         self._window, self._length, self._leak, self._cost = window, length, leak, cost
         self._num_assets = values.shape[1]
@@ -192,13 +205,16 @@ class Portfolio(Environment):
         return PortfolioParams(self._growth, self._cost, self._split, days, days - self._split)
 
     def _check(self, params: PortfolioParams) -> None:
-        check_range("Portfolio", 0, LARGEST_COST, cost=params.cost)
-        check_range("Portfolio", self._window, 2**30, first=params.first)
-        check_range("Portfolio", params.first + 1, len(params.growth) - 1, last=params.last)
-        longest = params.last - params.first
-        check_range("Portfolio", 1, longest, max_steps_in_episode=params.max_steps_in_episode)
-        if not isinstance(params.growth, Tracer):
+        if np.shape(params.growth)[1:] != (self.num_actions,):
+            shape = np.shape(params.growth)
+            raise ValueError(f"Portfolio: growth has shape {shape}; it must be (T + 1, {self.num_actions})")
+        if is_known(params.growth):
             _check_market("Portfolio", params.growth, 0.0)
+        check_range("Portfolio", 0, LARGEST_COST, cost=params.cost)
+        check_whole("Portfolio", self._window, 2**30, first=params.first)
+        check_whole("Portfolio", params.first + 1, len(params.growth) - 1, last=params.last)
+        longest = params.last - params.first
+        check_whole("Portfolio", 1, longest, max_steps_in_episode=params.max_steps_in_episode)
 
     def reset_env(self, key, params):
         self._check(params)

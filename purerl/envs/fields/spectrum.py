@@ -25,9 +25,8 @@ import numpy as np
 from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
-from jax.core import Tracer
 
-from purerl.arguments import check_counts, check_range
+from purerl.arguments import check_arrays, check_counts, check_range, check_whole, is_known
 from purerl.core import Array
 from purerl.envs.fields.pictures import bars
 from purerl.tabular.mdp import MDP
@@ -126,20 +125,22 @@ class Spectrum(Environment):
 def equal_channels(num_channels: int, p01: float, p11: float) -> SpectrumParams:
     """Parameters of N channels of the same law."""
     check_counts("equal_channels", num_channels=num_channels)
-    return SpectrumParams(np.full(num_channels, p01), np.full(num_channels, p11))
+    params = SpectrumParams(np.full(num_channels, p01), np.full(num_channels, p11))
+    check_spectrum(params)
+    return params
 
 
 def check_spectrum(params: SpectrumParams) -> None:
     """Raise a ValueError that names the first parameter out of range; traced values are not checked."""
+    check_arrays("Spectrum", p01=params.p01, p11=params.p11)
     shapes = np.shape(params.p01), np.shape(params.p11)
     if shapes[0] != shapes[1] or not shapes[0] or not shapes[0][-1]:
         raise ValueError(
             f"Spectrum: p01 and p11 have shapes {shapes[0]} and {shapes[1]}; both must be (N,), N channels"
         )
     check_range("Spectrum", 0, 1, p01=params.p01, p11=params.p11)
-    check_range("Spectrum", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
-    known = not any(isinstance(x, Tracer) for x in (params.p01, params.p11))
-    if known and ((np.asarray(params.p01) == 0) & (np.asarray(params.p11) == 1)).any():
+    check_whole("Spectrum", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
+    if is_known(params.p01, params.p11) and ((np.asarray(params.p01) == 0) & (np.asarray(params.p11) == 1)).any():
         raise ValueError("Spectrum: a channel has p01 = 0 and p11 = 1; it never changes and has no stationary law")
 
 

@@ -25,9 +25,8 @@ import numpy as np
 from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
-from jax.core import Tracer
 
-from purerl.arguments import check_range
+from purerl.arguments import as_numbers, check_range, check_whole
 from purerl.core import Array
 from purerl.envs.fields.pictures import bars
 from purerl.tabular.mdp import MDP
@@ -87,7 +86,7 @@ class TrafficSignal(Environment):
     """
 
     def __init__(self, phases: Any = TWO_APPROACHES, params: TrafficSignalParams | None = None):
-        self.phases = np.asarray(phases)
+        self.phases = as_numbers("TrafficSignal", "phases", phases)
         shape = self.phases.shape
         if len(shape) != 2 or shape[0] < 2 or not np.isin(self.phases, (0, 1)).all() or not self.phases.any(0).all():
             raise ValueError(
@@ -174,11 +173,9 @@ def intersection(params: TrafficSignalParams | None = None) -> TrafficSignal:
 
 def check_traffic(params: TrafficSignalParams) -> None:
     """Raise a ValueError that names the first parameter out of range; traced values are not checked."""
-    if any(isinstance(x, Tracer) for x in jax.tree.leaves(params)):
-        return
     check_range("TrafficSignal", 0, 1, arrival=params.arrival)
-    check_range("TrafficSignal", 1, 2**30, lost=params.lost, room=params.room)
-    check_range("TrafficSignal", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
+    check_whole("TrafficSignal", 1, 2**30, lost=params.lost, room=params.room)
+    check_whole("TrafficSignal", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------
