@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import spaces
 
-from purerl import rewards, training
+from purerl import networks, rewards, training
+from purerl.core import where_ended
 from purerl.envs.fields import acquisition
-from purerl.envs.fields.glimpses import Glimpses
+from purerl.envs.fields.glimpses import Glimpses, every_location
 from purerl.envs.wrappers import Wrapper
 
 # --- lines of k-space -------------------------------------------------------------------------------------------------
@@ -133,6 +134,56 @@ class WholeImages(RandomGlimpses):
     def step_env(self, key, state, action, params):
         _, state, *rest = super().step_env(key, state, action, params)
         return self._see(state, params), state, *rest
+
+
+class Cells(Wrapper):
+    """Locations are pixels, numbered row by row: nothing is lost, since a glimpse is at the nearest one."""
+
+    env: Glimpses
+
+    @property
+    def test_params(self):
+        return self.env.test_params
+
+    def action_space(self, params=None):
+        side = np.shape(self.env.default_params.images)[1]
+        return spaces.Dict({**self.env.action_space(params).spaces, "location": spaces.Discrete(side**2)})
+
+    def step_env(self, key, state, action, params):
+        location = jnp.asarray(every_location(params.images.shape[1])[0])[action["location"]]
+        return self.env.step_env(key, state, {**action, "location": location}, params)
+
+
+def canvas(side: int, patch: int) -> networks.Core:
+    """A memory without parameters: the pixels seen in their places, which of them were seen, and the last location.
+
+    Its inputs are the observations of `Glimpses` with one scale; its outputs `[N, 2 side² + 3]`.
+    """
+    row, column = np.divmod(np.arange(side**2), side)
+
+    def place(memory, obs):
+        middle = jnp.round((obs[:, -3:-1] + 1) * (side - 1) / 2).astype(int)
+        i, j = row - middle[:, :1] + patch // 2, column - middle[:, 1:] + patch // 2
+        inside = (i >= 0) & (i < patch) & (j >= 0) & (j < patch)
+        seen = jnp.take_along_axis(obs[:, :-3], jnp.where(inside, i * patch + j, 0), axis=1)
+        return jnp.where(inside, seen, memory[0]), jnp.where(inside, 1.0, memory[1])
+
+    read = lambda memory, obs: jnp.concatenate([*memory, obs[..., -3:]], -1)
+    reset = lambda memory, ended: where_ended(ended, jax.tree.map(jnp.zeros_like, memory), memory)
+
+    def step(params, memory, obs):
+        memory = place(memory, obs)
+        return read(memory, obs), memory
+
+    def unroll(params, memory, obs, ended, next_obs=None):
+        def one(memory, now):
+            memory = place(memory, now[0])
+            return reset(memory, now[1]), memory
+
+        last, after = jax.lax.scan(one, memory, (obs, ended))
+        return read(after, obs), None if next_obs is None else read(jax.vmap(place)(after, next_obs), next_obs), last
+
+    return networks.Core(lambda key, num: (), lambda n: (jnp.zeros((n, side**2)),) * 2, reset, step, unroll)
 
 
 def every_guess(hp: Any) -> Any:

@@ -695,6 +695,13 @@ FAULTS = [
         ("unit/test_glimpses.py::test_an_episode",),
     ),
     Fault(
+        "The best fixed glimpses forget those chosen before",
+        "envs/fields/glimpses.py",
+        "(p, seen + at[chosen[-1]])",
+        "(p, at[chosen[-1]])",
+        ("unit/test_glimpses.py::test_the_best_fixed_glimpses_against_a_loop",),
+    ),
+    Fault(
         "Labels of one class more than there are pass",
         "envs/fields/glimpses.py",
         "labels >= num_classes",

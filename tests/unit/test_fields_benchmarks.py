@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,12 @@ import numpy as np
 import pytest
 
 from purerl.envs.fields import execution, inventory, portfolio
+from purerl.envs.fields.glimpses import Glimpses, GlimpsesState
+from purerl.envs.training_control.data import Data
 
+IMAGES = Data(
+    np.random.default_rng(0).uniform(0.1, 1, (20, 6, 6, 1)).astype(np.float32), np.arange(20, dtype=np.int32) % 3
+)
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -135,3 +141,45 @@ def test_what_is_learned_of_one_asset_holds_for_all(script, leak):
     np.testing.assert_allclose(moved[:, :4], pi[:, [0, 3, 1, 2]], atol=1e-5)
     np.testing.assert_allclose(same, value, atol=1e-5)
     assert abs(pi[:, 1] - pi[:, 2]).max() > 1e-4
+
+
+# --- glimpses ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_canvas_has_the_pixels_that_were_seen(script, key):
+    """Step by step, and in one pass over a block in which an episode ends."""
+    images, env = script("fields_images"), Glimpses(IMAGES, num_glimpses=3)
+    params = env.default_params
+    canvas, side = images.canvas(6, 3), 6
+    at = jax.random.uniform(key, (4, 2, 2), jnp.float32, -1, 1)
+    states = [GlimpsesState(jnp.array([t // 2, 2]), at[t], jnp.array([t % 2, 1])) for t in range(4)]
+    see, step = jax.jit(jax.vmap(lambda s: env._see(s, params))), jax.jit(canvas.step)
+    obs = jnp.stack([see(s) for s in states])
+    ended = jnp.zeros((4, 2), bool).at[1, 0].set(True)
+    memory, steps = canvas.memory(2), []
+    expected = np.zeros((2, 2, side, side))
+    for t in range(4):
+        y, memory = step((), memory, obs[t])
+        for n in range(2):
+            row, column = np.round((np.asarray(at[t, n]) + 1) * 5 / 2).astype(int)
+            part = (slice(max(row - 1, 0), row + 2), slice(max(column - 1, 0), column + 2))
+            expected[(n, 0, *part)], expected[(n, 1, *part)] = params.images[states[t].image[n]][part], 1
+        np.testing.assert_allclose(y, np.concatenate([expected.reshape(2, -1), obs[t][:, -3:]], 1), atol=1e-6)
+        steps.append(y)
+        memory = canvas.reset(memory, ended[t])
+        expected[np.asarray(ended[t])] = 0
+    y, after, last = jax.jit(canvas.unroll)((), canvas.memory(2), obs, ended, obs)
+    np.testing.assert_allclose(y, jnp.stack(steps), atol=1e-6)
+    np.testing.assert_allclose(after, y, atol=1e-6)  # to see the same again changes nothing
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), last, memory)
+
+
+def test_locations_as_pixels(script, key):
+    images, env = script("fields_images"), Glimpses(IMAGES, num_glimpses=3)
+    cells, params = images.Cells(env), env.default_params
+    assert cells.action_space(params).spaces["location"].n == 36
+    _, state = cells.reset_env(key, params)
+    for cell in (0, 5, 8, 35):
+        obs, after, *_ = cells.step_env(key, state, {"class": 0, "location": jnp.asarray(cell)}, params)
+        np.testing.assert_array_equal(np.round((np.asarray(after.location) + 1) * 2.5), np.divmod(cell, 6))
+        assert float(obs[4]) == params.images[state.image].ravel()[cell]

@@ -79,6 +79,39 @@ def test_baselines():
     assert glimpses.accuracy_of_fixed_glimpses(train, test, right) < 0.5
 
 
+@pytest.mark.parametrize("uniform_first", [False, True])
+def test_the_best_fixed_glimpses_against_a_loop(uniform_first):
+    """Every pixel in turn, from images of which each is compared with all the earlier ones."""
+    train = Glimpses(squares(60, side=4)).default_params
+    split = len(train.images) - round(0.3 * len(train.images))
+    axis, probability = np.linspace(-1, 1, 4), np.array([1, 2, 2, 1]) / 6
+
+    def seen(image, at):
+        row, column = np.round((np.asarray(at) + 1) * 3 / 2).astype(int)
+        return np.array([pixel(image, row + i, column + j) for i in (-1, 0, 1) for j in (-1, 0, 1)])
+
+    def accuracy(locations):
+        of = [np.concatenate([seen(image, at) for at in locations]) for image in train.images]
+        nearest = [np.argmin([((a - b) ** 2).sum() for b in of[:split]]) for a in of[split:]]
+        return np.mean(train.labels[nearest] == train.labels[split:])
+
+    def mean_accuracy(locations):
+        if not uniform_first:
+            return accuracy(locations)
+        of = [[accuracy([(a, b), *locations]) for b in axis] for a in axis]
+        return probability @ of @ probability
+
+    every, best = [(a, b) for a in axis for b in axis], []
+    for _ in range(2):
+        best.append(every[int(np.argmax([round(mean_accuracy([*best, at]), 9) for at in every]))])
+    found = glimpses.best_fixed_glimpses(train, 2, uniform_first=uniform_first)
+    np.testing.assert_allclose(found, best, atol=1e-6)
+    fit, judged = (train.replace(images=train.images[i], labels=train.labels[i])
+                   for i in (slice(split), slice(split, None)))  # fmt: skip
+    of = glimpses.accuracy_of_fixed_glimpses(fit, judged, found, uniform_first=uniform_first)
+    assert of == pytest.approx(mean_accuracy(best), abs=1e-6)
+
+
 def test_digits():
     """Nearest neighbours of scikit-learn's digits, recorded."""
     pytest.importorskip("sklearn")
@@ -88,6 +121,9 @@ def test_digits():
     whole = glimpses.accuracy_of_whole_images(params, env.test_params)
     fixed = glimpses.accuracy_of_fixed_glimpses(params, env.test_params, two)
     np.testing.assert_allclose([whole, fixed], [0.9610, 0.9072], atol=1e-4)
+    three = glimpses.best_fixed_glimpses(params, 3)
+    np.testing.assert_array_equal(np.round((three + 1) * 3.5), [[4, 3], [1, 4], [7, 4]])
+    assert glimpses.accuracy_of_fixed_glimpses(params, env.test_params, three) == pytest.approx(0.9536, abs=1e-4)
 
 
 def test_the_contract_and_the_picture(key):
@@ -121,6 +157,14 @@ def test_bad_locations():
     for locations, message in (([0.0, 0.0], "shape"), (np.zeros((0, 2)), "shape"), ([[0.0, 1.5]], "must lie in")):
         with pytest.raises(ValueError, match=message):
             glimpses.accuracy_of_fixed_glimpses(params, params, locations)
+
+
+def test_bad_shares():
+    params = ENV.default_params
+    with pytest.raises(ValueError, match="num_glimpses is 0"):
+        glimpses.best_fixed_glimpses(params, 0)
+    with pytest.raises(ValueError, match=r"validation_share is 1\.0; it must lie in"):
+        glimpses.best_fixed_glimpses(params, 1, validation_share=1.0)
 
 
 def test_bad_parameters(key):

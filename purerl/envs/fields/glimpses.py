@@ -1,9 +1,10 @@
 """Recognising digits from a few small glimpses, whose locations are chosen one by one.
 
 Locations are in [-1, 1] along each axis of the image; the reward is 1 for the right class after the last glimpse, so
-that the mean return is the accuracy. Parameters: `GlimpsesParams`. No optimum is known: `accuracy_of_whole_images`
-stands for a ceiling (nearest neighbours of whole images: 0.961 on the test digits), `accuracy_of_fixed_glimpses` is
-the baseline whose glimpses do not depend on the image. By default images are the digits of scikit-learn (extra `data`).
+that the mean return is the accuracy. Parameters: `GlimpsesParams`. No optimum and no bound is known: the reference is
+`accuracy_of_whole_images` (nearest neighbours of whole images: 0.961 on the test digits), which a better classifier
+would exceed; the baseline is `accuracy_of_fixed_glimpses` at `best_fixed_glimpses`, which do not depend on the image.
+By default images are the digits of scikit-learn (extra `data`).
 
 Reference: Mnih et al., 2014, arXiv:1406.6247.
 """
@@ -54,7 +55,7 @@ class Glimpses(Environment):
     after this one; past glimpses must be remembered. `info` says whether each guess is `right`.
 
     Digits are split in the order of the file: `default_params` are the earlier ones for training, `test_params` the
-    last. Baselines: `accuracy_of_fixed_glimpses`, and `accuracy_of_whole_images` as a ceiling.
+    last. Baselines: `accuracy_of_fixed_glimpses` at `best_fixed_glimpses`; `accuracy_of_whole_images` as a reference.
 
     Reference: Mnih et al., 2014, arXiv:1406.6247, sections 3 and 4.
     Args:
@@ -89,7 +90,7 @@ class Glimpses(Environment):
                 f"Glimpses: data has shapes {x.shape} and {y.shape}; it must be [n, side, side, 1] and [n]"
             )
         _check_values(x, y, 2**31)
-        split = min(max(len(x) - round(test_share * len(x)), 1), len(x) - 1)
+        split = split_of(len(x), test_share)
         self._images, self._labels, self._split = x[..., 0], y.astype(np.int32), split
         self._num_glimpses, self._patch, self._scales = num_glimpses, patch, scales
         self._side, self._num_classes = x.shape[1], int(y.max()) + 1
@@ -169,6 +170,15 @@ class Glimpses(Environment):
         return figure
 
 
+def split_of(num: int, share: float) -> int:
+    """The index of the first of the last images, which are that share of them, rounded; at least one is on each side.
+
+    >>> split_of(10, 0.3), split_of(10, 1e-6), split_of(10, 0.999)
+    (7, 9, 1)
+    """
+    return min(max(num - round(share * num), 1), num - 1)
+
+
 def _check_values(images: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
     """Raise a ValueError unless images are finite and labels are ints in [0, num_classes)."""
     if not np.isfinite(images).all():
@@ -201,23 +211,55 @@ def glimpse(image: Array, location: Array, patch: int, scales: int) -> Array:
 # --- baselines --------------------------------------------------------------------------------------------------------
 
 
-def _accuracy(train: Any, labels: Any, test: Any, test_labels: Any) -> float:
-    """The share of right answers of the nearest neighbour, of features `[n, d]` and `[m, d]`."""
+def _distances(train: Any, test: Any) -> np.ndarray:
+    """The squared distances of features `[n, ...]` and `[m, ...]`, `[m, n]`."""
     train, test = (np.asarray(x, float).reshape(len(x), -1) for x in (train, test))
-    distance = (train**2).sum(1) - 2 * test @ train.T
-    return float((np.asarray(labels)[distance.argmin(1)] == np.asarray(test_labels)).mean())
+    square = (test**2).sum(1)[:, None] - 2 * test @ train.T + (train**2).sum(1)
+    return square.astype(np.float32)
+
+
+def _accuracy(distances: np.ndarray, train: GlimpsesParams, test: GlimpsesParams) -> float:
+    """The share of right answers of the nearest neighbour, of distances `[m, n]`."""
+    return float((np.asarray(train.labels)[distances.argmin(1)] == np.asarray(test.labels)).mean())
 
 
 def accuracy_of_whole_images(train: GlimpsesParams, test: GlimpsesParams) -> float:
     """The accuracy of the nearest neighbour of whole images, which no glimpses restrict."""
-    return _accuracy(train.images, train.labels, test.images, test.labels)
+    return _accuracy(_distances(train.images, test.images), train, test)
+
+
+def every_location(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """The location of every pixel, `[side², 2]`, and the probability that a uniform location is nearest to it.
+
+    >>> locations, probability = every_location(3)
+    >>> locations[:4].tolist(), probability[:4].tolist()
+    ([[-1.0, -1.0], [-1.0, 0.0], [-1.0, 1.0], [0.0, -1.0]], [0.0625, 0.125, 0.0625, 0.125])
+    """
+    axis, along = np.linspace(-1, 1, side, dtype=np.float32), np.ones(side)
+    along[[0, -1]] = 0.5
+    along /= along.sum()
+    return np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2), np.outer(along, along).reshape(-1)
+
+
+def _distances_at(locations: Any, train: GlimpsesParams, test: GlimpsesParams, patch: int, scales: int) -> list:
+    """The squared distances `[m, n]` of the glimpses at each of the locations `[T, 2]`."""
+    one = lambda image: jax.vmap(lambda at: glimpse(image, at, patch, scales))(jnp.asarray(locations))
+    seen = [np.asarray(jax.jit(jax.vmap(one))(jnp.asarray(of.images))) for of in (train, test)]
+    return [_distances(seen[0][:, i], seen[1][:, i]) for i in range(len(locations))]
 
 
 def accuracy_of_fixed_glimpses(
-    train: GlimpsesParams, test: GlimpsesParams, locations: Any, patch: int = 3, scales: int = 1
+    train: GlimpsesParams,
+    test: GlimpsesParams,
+    locations: Any,
+    patch: int = 3,
+    scales: int = 1,
+    uniform_first: bool = False,
 ) -> float:
     """The accuracy of the nearest neighbour of glimpses at the same locations `[T, 2]` in all images.
 
+    Args:
+      uniform_first: one more glimpse precedes them, at a uniform location, as in an episode: the mean over it.
     Raises:
       ValueError: for locations of another shape or outside of [-1, 1].
     """
@@ -225,6 +267,43 @@ def accuracy_of_fixed_glimpses(
     if locations.ndim != 2 or locations.shape[1] != 2 or not len(locations):
         raise ValueError(f"accuracy_of_fixed_glimpses: locations has shape {locations.shape}; it must be [T, 2]")
     check_range("accuracy_of_fixed_glimpses", -1, 1, locations=locations)
-    one = lambda image: jax.vmap(lambda location: glimpse(image, location, patch, scales))(jnp.asarray(locations))
-    seen = jax.jit(jax.vmap(one))
-    return _accuracy(seen(jnp.asarray(train.images)), train.labels, seen(jnp.asarray(test.images)), test.labels)
+    distances = sum(_distances_at(locations, train, test, patch, scales))
+    if not uniform_first:
+        return _accuracy(distances, train, test)
+    every, probability = every_location(np.shape(train.images)[1])
+    firsts = _distances_at(every, train, test, patch, scales)
+    return float(probability @ [_accuracy(first + distances, train, test) for first in firsts])
+
+
+def best_fixed_glimpses(
+    train: GlimpsesParams,
+    num_glimpses: int,
+    patch: int = 3,
+    scales: int = 1,
+    uniform_first: bool = False,
+    validation_share: float = 0.3,
+) -> np.ndarray:
+    """Locations `[num_glimpses, 2]`, each of which in its turn is best after those before, of all pixels.
+
+    The best has the highest accuracy of the nearest neighbour on the last images of `train`, among the earlier ones; of
+    equal ones the first.
+    Args:
+      uniform_first: as for `accuracy_of_fixed_glimpses`.
+      validation_share: the share of the images on which accuracies are measured, in (0, 1).
+    Raises:
+      ValueError: for a count below 1, or a share out of range.
+    """
+    check_counts("best_fixed_glimpses", num_glimpses=num_glimpses)
+    check_range("best_fixed_glimpses", np.finfo(np.float32).tiny, 1 - 1e-6, validation_share=validation_share)
+    split = split_of(len(train.images), validation_share)
+    part = lambda of: GlimpsesParams(train.images[of], train.labels[of], train.max_steps_in_episode)
+    fit, judged = part(slice(split)), part(slice(split, None))
+    every, probability = every_location(np.shape(train.images)[1])
+    at = _distances_at(every, fit, judged, patch, scales)
+    before = list(zip(probability, at, strict=True)) if uniform_first else [(1.0, np.zeros_like(at[0]))]
+    chosen = []
+    for _ in range(num_glimpses):
+        accuracy = [sum(p * _accuracy(seen + new, fit, judged) for p, seen in before) for new in at]
+        chosen.append(int(np.argmax(accuracy)))
+        before = [(p, seen + at[chosen[-1]]) for p, seen in before]
+    return every[chosen]
