@@ -48,7 +48,10 @@ one-step targets (recorded in commit 5e24726) missed the target by far: 6.35 %, 
 Of trials without a record: of three seeds of the earlier DQN that failed, 96 % of the loss or more is in states where
 the policy stays although its own queue is empty and the other is long. PPO with a discount of 0.8 and half its steps
 was played once on the seeds of the table and was 13.35 % worse than the optimum (7 of 10 within 1 %), so that its
-setting is the earlier one."""
+setting is the earlier one. Of three stages in a row: PPO with orders as rounded normals was 5.6 and 6.1 % worse than
+the optimum, with base stocks as actions 4.8 % or more, with orders beyond the stock of the stage above masked 2.5 to
+3.6 %. Of glimpses: on 378 digits for training that PPO did not see, 0.85 after 300 updates, 0.89 after 700 and after
+1,000; images that are shifted and have noise gain nothing."""
 
 
 # --- how a policy is judged -------------------------------------------------------------------------------------------
