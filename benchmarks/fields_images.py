@@ -101,14 +101,18 @@ def draw_lines(env: Any, agent: Any, state: Any, key: Any, path: Path) -> None:
 EPISODES = 8_192
 
 
-class RandomGlimpses(Wrapper):
-    """Every location is uniform: the agent only names the class."""
+class Changed(Wrapper):
+    """`Glimpses` with other actions or observations, and its images for test."""
 
     env: Glimpses
 
     @property
     def test_params(self):
         return self.env.test_params
+
+
+class RandomGlimpses(Changed):
+    """Every location is uniform: the agent only names the class."""
 
     def action_space(self, params=None):
         return spaces.Dict({"class": self.env.action_space(params).spaces["class"]})
@@ -136,14 +140,8 @@ class WholeImages(RandomGlimpses):
         return self._see(state, params), state, *rest
 
 
-class Cells(Wrapper):
+class Cells(Changed):
     """Locations are pixels, numbered row by row: nothing is lost, since a glimpse is at the nearest one."""
-
-    env: Glimpses
-
-    @property
-    def test_params(self):
-        return self.env.test_params
 
     def action_space(self, params=None):
         side = np.shape(self.env.default_params.images)[1]
