@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
+from purerl.arguments import is_known
 from purerl.core import Array
 
 
@@ -63,7 +63,7 @@ def checked(mdp: MDP) -> MDP:
         if x is not None and jnp.shape(x) not in shapes:
             allowed = " or ".join(map(str, shapes))
             raise ValueError(f"MDP: {name} has shape {jnp.shape(x)}; it must be {allowed}, P being {shape}")
-    if any(isinstance(x, Tracer) for x in mdp):
+    if not is_known(mdp):
         return mdp
     on, sums = ~np.asarray(mdp.terminal), np.asarray(mdp.P).sum(-1)
     if mdp.legal is not None and not np.asarray(mdp.legal).any(-1)[on].all():

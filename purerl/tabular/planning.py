@@ -11,9 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
-from purerl.arguments import check_counts
+from purerl.arguments import check_counts, is_known
 from purerl.bellman import soft_value, softmax_policy, state_value
 from purerl.core import Array
 from purerl.tabular.mdp import (
@@ -60,7 +59,7 @@ def _check(function: str, mdp: MDP, policy: Array | None = None, **counts: int) 
     pairs = jnp.shape(mdp.P)[:2]
     if jnp.shape(policy) != pairs:
         raise ValueError(f"{function}: policy has shape {jnp.shape(policy)}; it must be probabilities {pairs}")
-    if mdp.legal is None or any(isinstance(x, Tracer) for x in (mdp.legal, mdp.terminal, policy)):
+    if mdp.legal is None or not is_known(mdp.legal, mdp.terminal, policy):
         return
     wrong = (np.asarray(policy) > 0) & ~np.asarray(mdp.legal, bool) & ~np.asarray(mdp.terminal)[:, None]
     if wrong.any():
@@ -69,7 +68,7 @@ def _check(function: str, mdp: MDP, policy: Array | None = None, **counts: int) 
 
 
 def _check_endless(function: str, mdp: MDP) -> None:
-    if not isinstance(mdp.terminal, Tracer) and np.asarray(mdp.terminal).any():
+    if is_known(mdp.terminal) and np.asarray(mdp.terminal).any():
         raise ValueError(f"{function}: mdp has terminal states; an average reward is of endless runs")
 
 
