@@ -109,11 +109,10 @@ def test_a_process_that_has_ended_before_all_are_there_may_be_started_again(free
 
 def test_a_process_that_has_ended_counts_as_missing(free):
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        first = pool.submit(meet, free, (0, 2), timeout=1.0)
-        time.sleep(0.2)
-        with socket.create_connection(("localhost", free)) as ended:
-            processes._say(ended, process=1, processes=2)
-        assert first.result() == ["distributed: 1 of 2 processes did not start within 1 s: 1"]
+        first = pool.submit(meet, free, (0, 3), timeout=2.0)
+        with connected(free) as ended:
+            processes._say(ended, process=1, processes=3)
+        assert first.result() == ["distributed: 2 of 3 processes did not start within 2 s: 1, 2"]
 
 
 STRANGERS = [
