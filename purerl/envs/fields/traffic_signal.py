@@ -227,7 +227,7 @@ def two_approaches_mdp(params: TrafficSignalParams) -> MDP:
       ValueError: for parameters out of range, or of another number of approaches.
 
     >>> from purerl.tabular import relative_value_iteration
-    >>> round(-relative_value_iteration(two_approaches_mdp(TrafficSignalParams()), tolerance=1e-5).gain.item(), 3)
+    >>> round(-relative_value_iteration(two_approaches_mdp(TrafficSignalParams()), tolerance=1e-4).gain.item(), 3)
     1.575
     """
     check_traffic(params)
