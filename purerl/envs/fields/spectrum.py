@@ -59,7 +59,8 @@ class Spectrum(Environment):
     is endless, truncated at `max_steps_in_episode`. The belief, P(good) of each channel given what was seen, is a
     sufficient statistic: `next_belief`. `belief_mdp` has the optimum; `myopic` and `whittle` are policies of beliefs.
     For equal channels with p11 ≥ p01, `myopic` is optimal: stay after good, otherwise go to the channel that was unseen
-    for longest. In a fixed order of channels it needs no memory beyond the last observation; with p11 < p01 it does.
+    for longest. In a fixed order of channels it needs no memory beyond the last observation; with p11 < p01 and N > 2
+    the optimum does.
 
     Reference: Zhao, Krishnamachari & Liu, 2008, arXiv:0712.0035; Liu & Zhao, 2010, arXiv:0810.4658.
     Args:
