@@ -23,6 +23,7 @@ __all__ = [
     "check_step_env",
     "check_whole",
     "is_known",
+    "on_one_line",
     "resets_itself",
 ]
 
@@ -72,6 +73,7 @@ def check_present(function: str, **trees: Any) -> None:
 
 POSITIVE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)  # bounds of `check_range`
 NOT_NEGATIVE = 0, POSITIVE[1]
+LONGEST = 80  # characters of a value in a message
 
 
 def is_known(*trees: Any) -> bool:
@@ -79,8 +81,10 @@ def is_known(*trees: Any) -> bool:
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
 
 
-def _on_one_line(x: Any) -> str:
-    return " ".join(repr(x).split())[:60]
+def on_one_line(x: Any) -> str:
+    """The first characters of a value as text without line breaks, for messages: arrays are printed in many lines."""
+    text = " ".join(line.strip() for line in str(x).splitlines())
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 def as_numbers(function: str, name: str, x: Any) -> np.ndarray:
@@ -91,7 +95,7 @@ def as_numbers(function: str, name: str, x: Any) -> np.ndarray:
         array = np.empty(0, object)
     if isinstance(x, int) or array.dtype == bool or jnp.issubdtype(array.dtype, jnp.number):
         return array
-    raise ValueError(f"{function}: {name} is {_on_one_line(x)}; it must be a number or an array of numbers")
+    raise ValueError(f"{function}: {name} is {on_one_line(repr(x))}; it must be a number or an array of numbers")
 
 
 def check_range(function: str, low: Any, high: Any, /, **numbers: Any) -> None:
@@ -100,14 +104,14 @@ def check_range(function: str, low: Any, high: Any, /, **numbers: Any) -> None:
         if is_known(x):
             array = as_numbers(function, name, x)
             if is_known(low, high) and not ((array >= low) & (array <= high)).all():
-                raise ValueError(f"{function}: {name} is {x}; it must lie in [{low}, {high}]")
+                raise ValueError(f"{function}: {name} is {on_one_line(x)}; it must lie in [{low}, {high}]")
 
 
 def check_positive(function: str, /, **numbers: Any) -> None:
     """Raise a ValueError that names the first number that is not positive and finite; traced values are not checked."""
     for name, x in numbers.items():
         if is_known(x) and not ((as_numbers(function, name, x) > 0) & np.isfinite(x)).all():
-            raise ValueError(f"{function}: {name} is {x}; it must be positive and finite")
+            raise ValueError(f"{function}: {name} is {on_one_line(x)}; it must be positive and finite")
 
 
 def check_whole(function: str, low: Any, high: Any, /, **numbers: Any) -> None:
@@ -115,7 +119,7 @@ def check_whole(function: str, low: Any, high: Any, /, **numbers: Any) -> None:
     check_range(function, low, high, **numbers)
     for name, x in numbers.items():
         if is_known(x) and (np.asarray(x) % 1 != 0).any():
-            raise ValueError(f"{function}: {name} is {x}; it must be a whole number")
+            raise ValueError(f"{function}: {name} is {on_one_line(x)}; it must be a whole number")
 
 
 def check_scalars(function: str, /, **numbers: Any) -> None:
@@ -129,7 +133,7 @@ def check_arrays(function: str, /, **arrays: Any) -> None:
     """Raise a ValueError that names the first argument that is neither a NumPy nor a JAX array."""
     for name, x in arrays.items():
         if not isinstance(x, np.ndarray | jax.Array):
-            raise ValueError(f"{function}: {name} is {_on_one_line(x)}; it must be an array")
+            raise ValueError(f"{function}: {name} is {on_one_line(repr(x))}; it must be an array")
 
 
 def check_flags(function: str, /, **flags: Any) -> None:

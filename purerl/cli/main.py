@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.NoSuchOption as error:
         meant = " or ".join(_meant(error))
         said = f"{error.message} Did you mean {meant}?" if meant else error.format_message()
-        page = f"; `{error.ctx.command_path} --help` lists them" if error.ctx else ""
+        page = f" `{error.ctx.command_path} --help` lists them" if error.ctx else ""
         click.echo(f"purerl: error: {said}{page}", err=True)
         code = 2
     except click.ClickException as error:

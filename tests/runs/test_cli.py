@@ -55,7 +55,7 @@ def readable(error):
 
 BAD = [
     (["CartPole"], "there is no environment 'CartPole'; did you mean CartPole-v1"),
-    (["CartPole-v1", "--foo", "1"], "No such option '--foo'"),
+    (["CartPole-v1", "--zq", "1"], "No such option '--zq'. `purerl train ppo --help` lists them"),
     (["CartPole-v1", "--clip", "-1"], "PPO.clip is -1.0; it must be a number > 0"),
     (["CartPole-v1", "--clip", "many"], "'many' is not a number"),
     (["CartPole-v1", "--num-epochs", "0"], "PPO.num_epochs is 0; it must be an integer >= 1"),

@@ -38,7 +38,8 @@ def random_params(random, num_hours, **changed):
 
 
 @pytest.mark.parametrize(
-    "changed", [{}, {"capacity": 2.5, "start": 0.7}, {"capacity": 0.4}, {"power": 0.75, "start": 1.0}]
+    "changed",
+    [{}, {"capacity": 2.5, "start": 0.7}, {"capacity": 0.4}, {"power": 0.75, "start": 1.0}, {"power": 1e10}],
 )
 def test_the_optimum_against_all_policies(changed):
     random = np.random.default_rng(0)

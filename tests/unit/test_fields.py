@@ -130,6 +130,16 @@ def test_what_is_no_number_and_half_a_step_are_refused_by_name(env_id, key):
                 call()
 
 
+@pytest.mark.parametrize("env_id", CASES)
+def test_what_is_wrong_in_a_large_array_is_said_in_one_line(env_id, key):
+    env = CASES[env_id][0]()
+    params = env.default_params
+    for name, x in vars(params).items():
+        other = replace(params, **{name: np.full(np.shape(x) or (2, 40), np.nan)})
+        with pytest.raises(ValueError, match=rf"^{type(env).__name__}: .{{,200}}$"):
+            env.reset_env(key, other)
+
+
 def test_the_time_limit_of_a_battery_is_the_length_of_its_prices():
     """`training.evaluate` plays episodes up to it."""
     env = Battery(200, params=BatteryParams(daily_prices(200)))

@@ -405,8 +405,22 @@ def test_bad_input(key):
         inventory.average_cost(10, 10, POISSON)
     with pytest.raises(ValueError, match=r"average_cost: demand is always 0"):
         inventory.average_cost(4, 10, replace(POISSON, demand=np.array([1.0])))
+    for s, S, said in (
+        (1.5, 10, "reorder is 1.5"),
+        (4, math.nan, "order_up_to is nan"),
+        ([4], 10, "reorder has shape"),
+    ):
+        with pytest.raises(ValueError, match=f"average_cost: {said}"):
+            inventory.average_cost(s, S, POISSON)
     with pytest.raises(ValueError, match=r"poisson: mean is 0.0; it must be positive"):
         inventory.poisson(0.0, 10)
+    for mean, said in ((math.nan, "it must lie in"), (1e9, r"no demand from 0 to 9 is possible for std 1.0")):
+        with pytest.raises(ValueError, match=f"rounded_normal: mean is .*; {said}"):
+            inventory.rounded_normal(mean, 1.0, 10)
+    for num in (2, 4):
+        others = replace(serial.default_params, lead=np.ones(num, int), holding=np.ones(num))
+        with pytest.raises(ValueError, match=rf"SerialInventory: lead has shape \({num},\); it must be \(3,\)"):
+            serial.reset_env(key, others)
 
 
 @pytest.mark.parametrize(
@@ -415,6 +429,8 @@ def test_bad_input(key):
 def test_solutions_are_of_one_problem(solve):
     with pytest.raises(ValueError, match=r"holding has shape \(2,\); it must be one number, of one problem at a time"):
         solve(replace(POISSON, holding=np.ones(2)))
+    with pytest.raises(ValueError, match=r"demand has shape \(2, 5\); it must be \(M,\), of one problem"):
+        solve(replace(POISSON, demand=np.full((2, 5), 0.2)))
 
 
 def test_against_stockpyl(monkeypatch):

@@ -40,7 +40,9 @@ def average(mdp, action):
 
 @pytest.mark.parametrize("p01, p11", [(0.2, 0.8), (0.8, 0.2)])
 def test_two_channels_have_the_recorded_average(p01, p11):
-    gain, belief, _, mdp = optimum(equal_channels(2, p01, p11), 40)
+    params = equal_channels(2, p01, p11)
+    gain, belief, _, mdp = optimum(params, 40)
+    assert spectrum.best_memoryless(params)[0] == pytest.approx(gain, abs=1e-8)  # of two no memory is needed
     assert gain == pytest.approx(0.65, abs=1e-8)
     assert average(mdp, np.asarray(spectrum.myopic(belief))) == pytest.approx(gain, abs=1e-8)
     fixed = average(mdp, np.zeros(len(belief), int))
@@ -208,6 +210,10 @@ def test_bad_input(key):
         ):
             with pytest.raises(ValueError, match=said):
                 call()
+    several = replace(env.default_params, p01=np.full((2, 3), 0.9), p11=np.full((2, 3), 0.1))
+    for call in (lambda: spectrum.belief_mdp(several, 10), lambda: spectrum.best_memoryless(several)):
+        with pytest.raises(ValueError, match=r"p01 has shape \(2, 3\); it must be \(N,\), of one problem at a time"):
+            call()
     for num_channels in (2, 4):
         others = equal_channels(num_channels, 0.9, 0.1)
         for call in (lambda: env.reset_env(key, others), lambda: env.step_env(key, begin, 0, others)):

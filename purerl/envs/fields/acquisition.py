@@ -25,7 +25,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import check_counts, check_functions, check_whole, is_known
+from purerl.arguments import check_counts, check_functions, check_whole, is_known, on_one_line
 from purerl.core import Array
 from purerl.envs.training_control.data import file_of_package
 
@@ -393,7 +393,9 @@ def error_of(lines: Any, energies: Any) -> np.ndarray:
     ordered = np.sort(lines, -1)
     inside = lines.dtype.kind in "iu" and ((ordered >= 0) & (ordered < energies.shape[1])).all()
     if not inside or (ordered[:, 1:] == ordered[:, :-1]).any():
-        raise ValueError(f"error_of: lines is {lines!r:.60}; it must be different ints below {energies.shape[1]}")
+        raise ValueError(
+            f"error_of: lines is {on_one_line(lines)}; it must be different ints below {energies.shape[1]}"
+        )
     return 1 - np.cumsum(np.take_along_axis(energies, lines, 1), 1)
 
 

@@ -244,12 +244,13 @@ def optimum(params: BatteryParams) -> Optimum:
     check_scalars("optimum", **scalars)
     if prices.ndim != 1:
         raise ValueError(f"optimum: prices have shape {prices.shape}; it must be (T,), of one battery")
-    capacity, start = float(params.capacity / params.power), float(params.start / params.power)  # in steps
+    power = min(float(params.power), float(params.capacity))  # more fills and empties it as well
+    capacity, start = float(params.capacity) / power, float(params.start) / power  # in steps
     steps = np.arange(-math.ceil(capacity), math.ceil(capacity) + 1)
     grid = np.unique(np.round(np.clip(np.add.outer((0.0, capacity, start), steps), 0, capacity), 9))
     after = np.clip(grid[:, None] + np.arange(-1, 2), 0, capacity)
     to = np.abs(after[..., None] - grid).argmin(-1)
-    moved = (grid[to] - grid[:, None]) * params.power
+    moved = (grid[to] - grid[:, None]) * power
     traded = np.where(moved > 0, moved / params.efficiency, moved * params.efficiency)
     rest_first = np.array([REST, DISCHARGE, CHARGE])
     value, best = np.zeros(len(grid)), np.zeros((len(prices), len(grid)), int)

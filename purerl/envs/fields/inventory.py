@@ -29,7 +29,16 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import as_numbers, check_counts, check_positive, check_range, check_scalars, check_whole, is_known
+from purerl.arguments import (
+    as_numbers,
+    check_counts,
+    check_positive,
+    check_range,
+    check_scalars,
+    check_whole,
+    is_known,
+    on_one_line,
+)
 from purerl.core import Array
 from purerl.envs.fields.pictures import bars
 from purerl.envs.spaces import MultiDiscrete
@@ -172,7 +181,10 @@ def rounded_normal(mean: float, std: float, size: int) -> np.ndarray:
     """
     check_counts("rounded_normal", size=size)
     check_positive("rounded_normal", std=std)
+    check_range("rounded_normal", -1e30, 1e30, mean=mean)
     inside = np.diff(_normal_cdf((np.arange(size + 1) - 0.5 - mean) / std))
+    if not inside.sum() > 0:
+        raise ValueError(f"rounded_normal: mean is {mean}; no demand from 0 to {size - 1} is possible for std {std}")
     return inside / inside.sum()
 
 
@@ -332,6 +344,8 @@ def check_inventory(params: InventoryParams) -> None:
 def _check_one(function: str, params: InventoryParams) -> None:
     check_inventory(params)
     check_scalars(function, **{name: x for name, x in vars(params).items() if name != "demand"})
+    if np.ndim(params.demand) != 1:
+        raise ValueError(f"{function}: demand has shape {np.shape(params.demand)}; it must be (M,), of one problem")
 
 
 def _check_demand(function: str, demand: Any) -> None:
@@ -339,9 +353,11 @@ def _check_demand(function: str, demand: Any) -> None:
         return
     p = as_numbers(function, "demand", demand)
     if p.ndim < 1 or not p.size or not np.isfinite(p).all() or (p < 0).any() or (p > 1).any():
-        raise ValueError(f"{function}: demand is {demand}; it must be probabilities in [0, 1], of 0, 1, … units")
+        raise ValueError(
+            f"{function}: demand is {on_one_line(demand)}; it must be probabilities in [0, 1], of 0, 1, … units"
+        )
     if not np.allclose(p.sum(-1), 1, atol=1e-5):
-        raise ValueError(f"{function}: demand adds up to {p.sum(-1)}; probabilities must add up to 1")
+        raise ValueError(f"{function}: demand adds up to {on_one_line(p.sum(-1))}; probabilities must add up to 1")
 
 
 def _linear(stock: Any, holding: Any, penalty: Any) -> Any:
@@ -370,11 +386,15 @@ def average_cost(reorder: int, order_up_to: int, params: InventoryParams) -> flo
 
     Reference: Zheng & Federgruen, 1991, doi:10.1287/opre.39.4.654, eq. 4.
     Raises:
-      ValueError: unless s < S, if the demand is always 0, or for parameters out of range or of several problems.
+      ValueError: unless s < S are whole numbers, if the demand is always 0, or for parameters out of range or of
+        several problems.
 
     >>> round(average_cost(4, 10, InventoryParams(poisson(6.0, 41))), 9)
     8.034111561
     """
+    check_scalars("average_cost", reorder=reorder, order_up_to=order_up_to)
+    check_whole("average_cost", -(2**30), 2**30, reorder=reorder, order_up_to=order_up_to)
+    reorder, order_up_to = int(reorder), int(order_up_to)
     if reorder >= order_up_to:
         raise ValueError(f"average_cost: reorder is {reorder}; it must be below order_up_to, {order_up_to}")
     _check_one("average_cost", params)
@@ -536,6 +556,9 @@ class SerialInventory(Environment):
 
     def _check(self, params: SerialInventoryParams) -> None:
         check_serial(params)
+        if np.shape(params.lead)[-1] != self._num_stages:
+            shape = np.shape(params.lead)
+            raise ValueError(f"SerialInventory: lead has shape {shape}; it must be ({self._num_stages},), the stages")
         check_range("SerialInventory", 0, self._max_lead, lead=params.lead)  # `transit` has no room for longer ones
 
     def reset_env(self, key, params):
@@ -597,7 +620,9 @@ def check_serial(params: SerialInventoryParams) -> None:
         shapes = f"{np.shape(params.holding)} and {np.shape(params.lead)}"
         raise ValueError(f"SerialInventory: holding and lead have shapes {shapes}; both must be (N,), N stages")
     if (np.diff(params.holding) > 0).any():
-        raise ValueError(f"SerialInventory: holding is {params.holding}; it must not increase from stage 0 on")
+        raise ValueError(
+            f"SerialInventory: holding is {on_one_line(params.holding)}; it must not increase from stage 0 on"
+        )
 
 
 def echelon_base_stock(params: SerialInventoryParams) -> tuple[np.ndarray, float]:

@@ -26,7 +26,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import as_numbers, check_counts, check_flags, check_range, check_whole, is_known
+from purerl.arguments import as_numbers, check_counts, check_flags, check_range, check_whole, is_known, on_one_line
 from purerl.core import Array
 from purerl.envs.training_control.data import file_of_package
 
@@ -308,7 +308,9 @@ def left_after_cost(weights: Any, before: Any, cost: Any) -> Any:
 def _check_market(function: str, growth: Any, cost: float) -> np.ndarray:
     growth = np.asarray(growth, float)
     if growth.ndim != 2 or growth.size == 0 or not (np.isfinite(growth) & (growth > 0)).all():
-        raise ValueError(f"{function}: growth must be [days, 1 + assets], finite and above 0; it is {growth!r:.60}")
+        raise ValueError(
+            f"{function}: growth must be [days, 1 + assets], finite and above 0; it is {on_one_line(growth)}"
+        )
     check_range(function, 0, LARGEST_COST, cost=cost)
     return growth
 
@@ -316,7 +318,9 @@ def _check_market(function: str, growth: Any, cost: float) -> np.ndarray:
 def _check_weights(function: str, weights: Any, size: int) -> np.ndarray:
     weights = np.asarray(weights, float)
     if weights.shape != (size,) or (weights < 0).any() or not np.isclose(weights.sum(), 1):
-        raise ValueError(f"{function}: weights is {weights}; it must be {size} numbers of at least 0 whose sum is 1")
+        raise ValueError(
+            f"{function}: weights is {on_one_line(weights)}; it must be {size} numbers of at least 0 whose sum is 1"
+        )
     return weights
 
 

@@ -59,7 +59,8 @@ class Spectrum(Environment):
     is endless, truncated at `max_steps_in_episode`. The belief, P(good) of each channel given what was seen, is a
     sufficient statistic: `next_belief`. `belief_mdp` has the optimum; `myopic` and `whittle` are policies of beliefs.
     For equal channels with p11 ≥ p01, `myopic` is optimal: stay after good, otherwise go to the channel that was unseen
-    for longest. In a fixed order of channels it needs no memory beyond the last observation; with p11 < p01 it does.
+    for longest. In a fixed order of channels it needs no memory beyond the last observation; with p11 < p01 and N > 2
+    the optimum does.
 
     Reference: Zhao, Krishnamachari & Liu, 2008, arXiv:0712.0035; Liu & Zhao, 2010, arXiv:0810.4658.
     Args:
@@ -144,6 +145,12 @@ def check_spectrum(params: SpectrumParams) -> None:
         raise ValueError("Spectrum: a channel has p01 = 0 and p11 = 1; it never changes and has no stationary law")
 
 
+def _check_one(function: str, params: SpectrumParams) -> None:
+    check_spectrum(params)
+    if np.ndim(params.p01) != 1:
+        raise ValueError(f"{function}: p01 has shape {np.shape(params.p01)}; it must be (N,), of one problem at a time")
+
+
 # --- beliefs ----------------------------------------------------------------------------------------------------------
 
 
@@ -224,7 +231,7 @@ def best_memoryless(params: SpectrumParams) -> tuple[float, np.ndarray]:
     >>> round(best_memoryless(equal_channels(2, 0.2, 0.8))[0], 6)
     0.65
     """
-    check_spectrum(params)
+    _check_one("best_memoryless", params)
     num_channels = np.shape(params.p01)[0]
     if num_channels > 3:
         raise ValueError(f"best_memoryless: params are of {num_channels} channels; policies are enumerated for up to 3")
@@ -274,7 +281,7 @@ def belief_mdp(params: SpectrumParams, max_age: int) -> BeliefMDP:
     0.65
     """
     check_counts("belief_mdp", max_age=max_age)
-    check_spectrum(params)
+    _check_one("belief_mdp", params)
     p01, p11 = np.asarray(params.p01, float), np.asarray(params.p11, float)
     channels = np.arange(len(p01))
     # what is known of a channel: 0 nothing, 2 k + o outcome o seen k + 1 slots before, o = 1 bad, 2 good

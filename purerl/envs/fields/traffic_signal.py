@@ -26,7 +26,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import as_numbers, check_range, check_whole
+from purerl.arguments import as_numbers, check_range, check_whole, on_one_line
 from purerl.core import Array
 from purerl.envs.fields.pictures import bars
 from purerl.tabular.mdp import MDP
@@ -90,8 +90,8 @@ class TrafficSignal(Environment):
         shape = self.phases.shape
         if len(shape) != 2 or shape[0] < 2 or not np.isin(self.phases, (0, 1)).all() or not self.phases.any(0).all():
             raise ValueError(
-                f"TrafficSignal: phases is {phases!r}; it must be zeros and ones [P, M], P at least 2, with every "
-                "movement in a phase"
+                f"TrafficSignal: phases is {on_one_line(repr(phases))}; it must be zeros and ones [P, M], P at "
+                "least 2, with every movement in a phase"
             )
         self._params = TrafficSignalParams() if params is None else params
         self._check(self._params)
@@ -233,7 +233,7 @@ def two_approaches_mdp(params: TrafficSignalParams) -> MDP:
     check_traffic(params)
     if np.shape(params.arrival) != (2,) or np.ndim(params.lost) or np.ndim(params.room):
         raise ValueError(
-            f"two_approaches_mdp: arrival is {params.arrival}; it must be two probabilities, of one system"
+            f"two_approaches_mdp: arrival is {on_one_line(params.arrival)}; it must be two probabilities, of one system"
         )
     state = every_state(params)
     action = np.arange(2)
