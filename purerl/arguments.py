@@ -15,6 +15,7 @@ __all__ = [
     "check_counts",
     "check_flags",
     "check_functions",
+    "check_one_problem",
     "check_positive",
     "check_present",
     "check_range",
@@ -93,9 +94,10 @@ def as_numbers(function: str, name: str, x: Any) -> np.ndarray:
         array = np.asarray(x)
     except ValueError:  # rows of several lengths
         array = np.empty(0, object)
-    if isinstance(x, int) or array.dtype == bool or jnp.issubdtype(array.dtype, jnp.number):
+    real = array.dtype == bool or (jnp.issubdtype(array.dtype, jnp.number) and not np.iscomplexobj(array))
+    if isinstance(x, int) or real:
         return array
-    raise ValueError(f"{function}: {name} is {on_one_line(repr(x))}; it must be a number or an array of numbers")
+    raise ValueError(f"{function}: {name} is {on_one_line(repr(x))}; it must be a real number or an array of numbers")
 
 
 def check_range(function: str, low: Any, high: Any, /, **numbers: Any) -> None:
@@ -123,10 +125,25 @@ def check_whole(function: str, low: Any, high: Any, /, **numbers: Any) -> None:
 
 
 def check_scalars(function: str, /, **numbers: Any) -> None:
-    """Raise a ValueError that names the first argument of several numbers, for functions of one problem at a time."""
+    """Raise a ValueError that names the first argument that is not a single number, traced or not."""
     for name, x in numbers.items():
-        if shape := np.shape(x):
-            raise ValueError(f"{function}: {name} has shape {shape}; it must be one number, of one problem at a time")
+        _check_axes(function, name, x, 0)
+
+
+def check_one_problem(function: str, params: Any, /, **axes: int) -> None:
+    """Raise a ValueError that names the first parameter with other axes than one problem's; `vmap` has several.
+
+    params: a dataclass of numbers and arrays, traced or not.  axes: how many those parameters have that are arrays.
+    """
+    for name, x in vars(params).items():
+        _check_axes(function, name, x, axes.get(name, 0))
+
+
+def _check_axes(function: str, name: str, x: Any, axes: int) -> None:
+    shape = np.shape(as_numbers(function, name, x) if is_known(x) else jnp.asarray(x))
+    if len(shape) != axes:
+        what = f"an array of {axes} axes" if axes > 1 else "an array of 1 axis" if axes else "one number"
+        raise ValueError(f"{function}: {name} has shape {shape}; it must be {what}, of one problem at a time")
 
 
 def check_arrays(function: str, /, **arrays: Any) -> None:

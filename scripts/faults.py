@@ -718,7 +718,7 @@ FAULTS = [
     Fault(
         "A schedule of several orders is that of none",
         "envs/fields/execution.py",
-        "    check_scalars(function, **vars(params))\n",
+        '    check_one_problem("Execution", params)\n',
         "",
         ("unit/test_execution.py::test_the_schedules_are_of_one_order",),
     ),

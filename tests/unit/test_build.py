@@ -217,13 +217,20 @@ def test_arguments_are_checked_and_named():
         (lambda: arguments.check_counts("f", n=True), "f: n is True"),
         (lambda: arguments.check_counts("f", n=2**31), "f: n is 2147483648; it must be below 2147483648"),
         (lambda: arguments.check_range("f", 0, 1, x=1.1), r"f: x is 1.1; it must lie in \[0, 1\]"),
-        (lambda: arguments.check_range("f", 0, 1, x="1"), "f: x is '1'; it must be a number or an array of numbers"),
+        (
+            lambda: arguments.check_range("f", 0, 1, x="1"),
+            "f: x is '1'; it must be a real number or an array of numbers",
+        ),
         (
             lambda: arguments.check_range("f", 0, 1, x=[[1], [1, 2]]),
             r"f: x is \[\[1\], \[1, 2\]\]; it must be a",
         ),
+        (lambda: arguments.check_range("f", 0, 1, x=1j), "f: x is 1j; it must be a real number"),
         (lambda: arguments.check_range("f", 0, 1, x=2**70), f"f: x is {2**70}; it must lie in"),
-        (lambda: arguments.check_positive("f", x=None), "f: x is None; it must be a number or an array of numbers"),
+        (
+            lambda: arguments.check_positive("f", x=None),
+            "f: x is None; it must be a real number or an array of numbers",
+        ),
         (lambda: arguments.check_positive("f", x=np.inf), "f: x is inf; it must be positive and finite"),
         (lambda: arguments.check_whole("f", 0, 9, x=2.5), "f: x is 2.5; it must be a whole number"),
         (lambda: arguments.check_whole("f", 0, 9, x=np.nan), r"f: x is nan; it must lie in \[0, 9\]"),

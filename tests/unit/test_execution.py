@@ -131,7 +131,7 @@ def test_the_contract_and_the_picture(key):
         ({"max_steps_in_episode": 0}, "max_steps_in_episode is 0"),
         ({"max_steps_in_episode": -3}, "max_steps_in_episode is -3"),
         ({"max_steps_in_episode": 2.5}, "max_steps_in_episode is 2.5; it must be a whole number"),
-        ({"horizon": "5"}, "horizon is '5'; it must be a number or an array"),
+        ({"horizon": "5"}, "horizon is '5'; it must be a real number or an array"),
         ({"temporary_impact": 1e-8}, "temporary_impact - permanent_impact τ/2 is -1.15e-07"),
     ],
 )

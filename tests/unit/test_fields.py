@@ -131,6 +131,19 @@ def test_what_is_no_number_and_half_a_step_are_refused_by_name(env_id, key):
 
 
 @pytest.mark.parametrize("env_id", CASES)
+def test_parameters_of_several_problems_need_vmap(env_id, key):
+    env = CASES[env_id][0]()
+    params = env.default_params
+    state, action = env.reset_env(key, params)[1], env.action_space(params).sample(key)
+    for name, x in vars(params).items():
+        for several in (np.stack([x, x]), np.stack([x, x]).tolist()):
+            other = replace(params, **{name: several})
+            for call in (lambda: env.reset_env(key, other), lambda: env.step_env(key, state, action, other)):
+                with pytest.raises(ValueError, match=rf"^{type(env).__name__}: .*{name}.* shape"):
+                    call()
+
+
+@pytest.mark.parametrize("env_id", CASES)
 def test_what_is_wrong_in_a_large_array_is_said_in_one_line(env_id, key):
     env = CASES[env_id][0]()
     params = env.default_params

@@ -221,8 +221,8 @@ def test_prices_with_gaps_or_zeros(bad):
         (walk(), {"cost": -0.1}, "cost is -0.1"),
         (walk(), {"leak": "no"}, "leak is 'no'; it must be True or False"),
         (walk(), {"leak": 2}, "leak is 2; it must be True or False"),
-        ("a.csv", {}, "Portfolio: prices is 'a.csv'; it must be a number or an array of numbers"),
-        (portfolio.Prices(walk()), {}, r"Portfolio: prices is Prices\(values=.*; it must be a number or an array"),
+        ("a.csv", {}, "Portfolio: prices is 'a.csv'; it must be a real number or an array of numbers"),
+        (portfolio.Prices(walk()), {}, r"Portfolio: prices is Prices\(values=.*; it must be a real number or an array"),
         (walk(), {"cost": 0.5}, "cost is 0.5"),
     ],
 )

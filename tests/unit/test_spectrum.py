@@ -212,7 +212,7 @@ def test_bad_input(key):
                 call()
     several = replace(env.default_params, p01=np.full((2, 3), 0.9), p11=np.full((2, 3), 0.1))
     for call in (lambda: spectrum.belief_mdp(several, 10), lambda: spectrum.best_memoryless(several)):
-        with pytest.raises(ValueError, match=r"p01 has shape \(2, 3\); it must be \(N,\), of one problem at a time"):
+        with pytest.raises(ValueError, match=r"p01 has shape \(2, 3\); it must be an array of 1 axis, of one problem"):
             call()
     for num_channels in (2, 4):
         others = equal_channels(num_channels, 0.9, 0.1)

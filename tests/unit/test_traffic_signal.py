@@ -185,5 +185,5 @@ def test_bad_input(key):
         with pytest.raises(ValueError, match=r"TrafficSignal: phases is .*; it must be zeros and ones \[P, M\]"):
             TrafficSignal(phases)
     for phases in (((1, 0), (1,)), "x"):
-        with pytest.raises(ValueError, match=r"TrafficSignal: phases is .*; it must be a number or an array"):
+        with pytest.raises(ValueError, match=r"TrafficSignal: phases is .*; it must be a real number or an array"):
             TrafficSignal(phases)

@@ -25,7 +25,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import check_counts, check_functions, check_whole, is_known, on_one_line
+from purerl.arguments import check_counts, check_functions, check_one_problem, check_whole, is_known, on_one_line
 from purerl.core import Array
 from purerl.envs.training_control.data import file_of_package
 
@@ -202,7 +202,7 @@ class Acquisition(Environment):
       block, gap: slices, see `blocks`.
     Raises:
       ValueError: for other images, counts or functions; if no slice is left for test; if nilearn is needed and missing;
-        and at a reset or step for parameters out of range.
+        and in `reset_env` and `step_env` for parameters out of range.
     """
 
     name: str = "Acquisition-v0"
@@ -242,6 +242,7 @@ class Acquisition(Environment):
         return self._test
 
     def _check(self, params: AcquisitionParams) -> None:
+        check_one_problem("Acquisition", params, kspace=4, energy=2)
         check_whole("Acquisition", 1, self._size, max_steps_in_episode=params.max_steps_in_episode)
         shape = np.shape(params.kspace)
         if len(shape) != 4 or not shape[0] or shape[1:] != (self._size, self._size, 2):

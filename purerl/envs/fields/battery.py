@@ -23,7 +23,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import as_numbers, check_counts, check_range, check_scalars, check_whole, is_known
+from purerl.arguments import as_numbers, check_counts, check_one_problem, check_range, check_whole, is_known
 from purerl.core import Array
 from purerl.envs.fields.pictures import bars
 
@@ -73,9 +73,9 @@ class Battery(Environment):
       lookahead: hours whose prices are known, including the current one; 24 is roughly a day-ahead market.
       params: the default parameters; None: the prices are `daily_prices`.
     Raises:
-      ValueError: for a count that is none or for another length of prices, and at a reset or step for prices that are
-        missing (not finite, or 0), a capacity, power or efficiency that is not positive, a time limit other than T, or
-        others out of range.
+      ValueError: for a count that is none or for another length of prices, and in `reset_env` and `step_env` for prices
+        that are missing (not finite, or 0), a capacity, power or efficiency that is not positive, a time limit other
+        than T, or others out of range.
     """
 
     name: str = "Battery-v0"
@@ -89,9 +89,10 @@ class Battery(Environment):
         self._check(self._params)
 
     def _check(self, params: BatteryParams) -> None:
+        check_one_problem("Battery", params, prices=1)
         check_battery(params)
         check_whole("Battery", self._num_hours, self._num_hours, max_steps_in_episode=params.max_steps_in_episode)
-        if np.shape(params.prices)[-1:] != (self._num_hours,):
+        if np.shape(params.prices) != (self._num_hours,):
             raise ValueError(
                 f"Battery: prices have shape {np.shape(params.prices)}; it must be ({self._num_hours},), num_hours"
             )
@@ -240,10 +241,8 @@ def optimum(params: BatteryParams) -> Optimum:
     Optimum(value=50.0, actions=array([2, 0, 2, 0]))
     """
     check_battery(params)
-    prices, scalars = np.asarray(params.prices, float), {k: x for k, x in vars(params).items() if k != "prices"}
-    check_scalars("optimum", **scalars)
-    if prices.ndim != 1:
-        raise ValueError(f"optimum: prices have shape {prices.shape}; it must be (T,), of one battery")
+    check_one_problem("optimum", params, prices=1)
+    prices = np.asarray(params.prices, float)
     power = min(float(params.power), float(params.capacity))  # more fills and empties it as well
     capacity, start = float(params.capacity) / power, float(params.start) / power  # in steps
     steps = np.arange(-math.ceil(capacity), math.ceil(capacity) + 1)

@@ -18,7 +18,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import NOT_NEGATIVE, POSITIVE, check_range, check_scalars, check_whole
+from purerl.arguments import NOT_NEGATIVE, POSITIVE, check_one_problem, check_range, check_whole
 from purerl.core import Array
 
 MAX_ACCELERATION = 12.0  # m/s²; the optimum of the default parameters needs less than half of it
@@ -66,7 +66,7 @@ class CarFollowing(Environment):
 
     Reference: Bertsekas, 2017, "Dynamic programming and optimal control", volume I, section 3.1.
     Raises:
-      ValueError: at a reset or step, for parameters outside of their ranges.
+      ValueError: in `reset_env` and `step_env`, for parameters outside of their ranges.
     """
 
     name: str = "CarFollowing-v0"
@@ -122,6 +122,7 @@ class CarFollowing(Environment):
 
 
 def _check(params: CarFollowingParams) -> None:
+    check_one_problem("CarFollowing", params)
     check_whole("CarFollowing", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
     check_range("CarFollowing", *POSITIVE, interval=params.interval, acceleration_cost=params.acceleration_cost)
     names = ("headway", "leader_noise", "gap_cost", "speed_cost", "initial_gap", "initial_speed")
@@ -131,7 +132,6 @@ def _check(params: CarFollowingParams) -> None:
 def matrices(params: CarFollowingParams) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """A `[2, 2]`, B `[2]`, G `[2]` and Q `[2, 2]` of x' = A x + B a + G n and the cost x'ᵀ Q x' + r a², float64."""
     _check(params)
-    check_scalars("matrices", **vars(params))
     interval = float(params.interval)
     a = np.array([[1, interval], [0, 1]])
     g = np.array([interval**2 / 2, interval])

@@ -19,7 +19,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import NOT_NEGATIVE, POSITIVE, check_range, check_scalars, check_whole
+from purerl.arguments import NOT_NEGATIVE, POSITIVE, check_one_problem, check_range, check_whole
 from purerl.core import Array
 
 
@@ -73,7 +73,7 @@ class Execution(Environment):
     References: Almgren & Chriss, 2001, "Optimal execution of portfolio transactions", Journal of Risk 3, section 1;
     Lorenz & Almgren, 2011, "Mean-variance optimal adaptive execution".
     Raises:
-      ValueError: at a reset or step, for parameters outside of their ranges.
+      ValueError: in `reset_env` and `step_env`, for parameters outside of their ranges.
     """
 
     name: str = "Execution-v0"
@@ -135,6 +135,7 @@ class Execution(Environment):
 
 
 def _check(params: ExecutionParams) -> None:
+    check_one_problem("Execution", params)
     check_whole("Execution", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
     check_range("Execution", *POSITIVE, shares=params.shares, horizon=params.horizon)
     check_range(
@@ -149,11 +150,6 @@ def _check(params: ExecutionParams) -> None:
     interval = params.horizon / params.max_steps_in_episode
     impact = params.temporary_impact - params.permanent_impact * interval / 2
     check_range("Execution", *POSITIVE, **{"temporary_impact - permanent_impact τ/2": impact})
-
-
-def _check_one(function: str, params: ExecutionParams) -> None:
-    _check(params)
-    check_scalars(function, **vars(params))
 
 
 def optimal_holdings(params: ExecutionParams) -> np.ndarray:
@@ -172,7 +168,7 @@ def optimal_holdings(params: ExecutionParams) -> np.ndarray:
     >>> (-np.diff(optimal_holdings(ExecutionParams()))).round(1).tolist()
     [458044.4, 252101.3, 141956.7, 85755.7, 62141.8]
     """
-    _check_one("optimal_holdings", params)
+    _check(params)
     num_trades = int(params.max_steps_in_episode)
     interval, left = float(params.horizon) / num_trades, np.arange(num_trades, -1, -1)
     impact = params.temporary_impact - params.permanent_impact * interval / 2
@@ -200,7 +196,7 @@ def cost(holdings: Any, params: ExecutionParams) -> tuple[float, float]:
     >>> round(cost([1e6, 8e5, 6e5, 4e5, 2e5, 0], ExecutionParams())[0], 2)
     662500.0
     """
-    _check_one("cost", params)
+    _check(params)
     holdings, num_trades = np.asarray(holdings, float), int(params.max_steps_in_episode)
     ends = [float(params.shares), 0.0]
     valid = holdings.shape == (num_trades + 1,) and np.isfinite(holdings).all()
@@ -234,5 +230,5 @@ def schedule_return(holdings: Any, params: ExecutionParams) -> float:
 
 def even_holdings(params: ExecutionParams) -> np.ndarray:
     """The shares left after 0, 1, …, N trades of one size, the schedule with the least mean cost, float64 `[N + 1]`."""
-    _check_one("even_holdings", params)
+    _check(params)
     return params.shares * np.linspace(1, 0, int(params.max_steps_in_episode) + 1)

@@ -20,7 +20,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import check_counts, check_range, check_whole, is_known
+from purerl.arguments import check_counts, check_one_problem, check_range, check_whole, is_known
 from purerl.core import Array
 from purerl.envs.training_control.data import Data, digits, pixels
 
@@ -65,8 +65,8 @@ class Glimpses(Environment):
       scales: S.
       test_share: the share of the images that are for test, in (0, 1).
     Raises:
-      ValueError: for other data or counts, or if scikit-learn is needed and not installed, and at a reset or step for
-        parameters out of range.
+      ValueError: for other data or counts, or if scikit-learn is needed and not installed, and in `reset_env` and
+        `step_env` for parameters out of range.
     """
 
     name: str = "Glimpses-v0"
@@ -109,6 +109,7 @@ class Glimpses(Environment):
         return GlimpsesParams(self._images[self._split :], self._labels[self._split :], self._num_glimpses)
 
     def _check(self, params: GlimpsesParams) -> None:
+        check_one_problem("Glimpses", params, images=3, labels=1)
         check_whole("Glimpses", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
         images, labels = np.shape(params.images), np.shape(params.labels)
         if images[1:] != (self._side, self._side) or not images[0] or labels != images[:1]:

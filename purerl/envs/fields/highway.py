@@ -23,7 +23,15 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import NOT_NEGATIVE, POSITIVE, check_counts, check_flags, check_range, check_whole
+from purerl.arguments import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    check_counts,
+    check_flags,
+    check_one_problem,
+    check_range,
+    check_whole,
+)
 from purerl.core import Array
 
 LENGTH, WIDTH = 5.0, 2.0  # of a vehicle, m
@@ -129,7 +137,7 @@ class Highway(Environment):
       frequency: frames per second.
       others_collide: whether vehicles other than the agent's crash into each other.
     Raises:
-      ValueError: for a count that is not positive, and at a reset or step for parameters outside of their ranges.
+      ValueError: for a count that is not positive, and in `reset_env` and `step_env` for parameters out of range.
     """
 
     name: str = "Highway-v0"
@@ -278,6 +286,7 @@ def fast_params() -> HighwayParams:
 
 
 def _check(params: HighwayParams) -> None:
+    check_one_problem("Highway", params)
     check_whole("Highway", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
     positive = ("density", "speed_limit", "acceleration", "deceleration", "delay")
     check_range("Highway", *POSITIVE, **{name: getattr(params, name) for name in positive})

@@ -32,6 +32,7 @@ from gymnax.environments.environment import Environment
 from purerl.arguments import (
     as_numbers,
     check_counts,
+    check_one_problem,
     check_positive,
     check_range,
     check_scalars,
@@ -78,7 +79,8 @@ class Newsvendor(Environment):
     Args:
       capacity: the largest order, units. An optimal order above it cannot be placed; the best one is then the capacity.
     Raises:
-      ValueError: for a capacity that is not positive, and at a reset or step for such costs or standard deviation.
+      ValueError: for a capacity that is not positive, and in `reset_env` and `step_env` for such costs or standard
+        deviation.
     """
 
     name: str = "Newsvendor-v0"
@@ -94,11 +96,13 @@ class Newsvendor(Environment):
 
     def reset_env(self, key, params):
         del key
+        check_one_problem("Newsvendor", params)
         _check_newsvendor(params)
         zero = jnp.zeros((), jnp.float32)
         return self._see(params), NewsvendorState(zero, zero, jnp.zeros((), jnp.int32))
 
     def step_env(self, key, state, action, params):
+        check_one_problem("Newsvendor", params)
         _check_newsvendor(params)
         ordered = jnp.clip(jnp.reshape(action, ()), 0.0, self._capacity)
         demand = params.mean + params.std * jax.random.normal(key)
@@ -246,8 +250,8 @@ class Inventory(Environment):
       horizon: T, or None.
       params: the default parameters; None: Poisson demand of mean 6 and the costs of `InventoryParams`.
     Raises:
-      ValueError: for a count that is none, and at a reset or step for costs, probabilities or a capacity out of range,
-        or a time limit other than the horizon.
+      ValueError: for a count that is none, and in `reset_env` and `step_env` for costs, probabilities or a capacity out
+        of range, or a time limit other than the horizon.
     """
 
     def __init__(self, max_order: int = 20, horizon: int | None = None, params: InventoryParams | None = None):
@@ -265,6 +269,7 @@ class Inventory(Environment):
         return self._max_order + 1
 
     def _check(self, params: InventoryParams) -> None:
+        check_one_problem("Inventory", params, demand=1)
         check_inventory(params)
         ends = (1, 2**31 - 1) if self._horizon is None else (self._horizon, self._horizon)
         check_whole("Inventory", *ends, max_steps_in_episode=params.max_steps_in_episode)
@@ -343,9 +348,7 @@ def check_inventory(params: InventoryParams) -> None:
 
 def _check_one(function: str, params: InventoryParams) -> None:
     check_inventory(params)
-    check_scalars(function, **{name: x for name, x in vars(params).items() if name != "demand"})
-    if np.ndim(params.demand) != 1:
-        raise ValueError(f"{function}: demand has shape {np.shape(params.demand)}; it must be (M,), of one problem")
+    check_one_problem(function, params, demand=1)
 
 
 def _check_demand(function: str, demand: Any) -> None:
@@ -532,7 +535,7 @@ class SerialInventory(Environment):
       max_order: the most units of an order of a stage.
       params: the default parameters, which determine N and the longest lead time; None: three stages.
     Raises:
-      ValueError: for a count that is none, and, also at a reset or step, for parameters out of range.
+      ValueError: for a count that is none, and, also in `reset_env` and `step_env`, for parameters out of range.
     """
 
     name: str = "SerialInventory-v0"
@@ -555,6 +558,7 @@ class SerialInventory(Environment):
         return self._params
 
     def _check(self, params: SerialInventoryParams) -> None:
+        check_one_problem("SerialInventory", params, demand=1, holding=1, lead=1)
         check_serial(params)
         if np.shape(params.lead)[-1] != self._num_stages:
             shape = np.shape(params.lead)

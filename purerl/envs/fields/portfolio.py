@@ -26,7 +26,16 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import as_numbers, check_counts, check_flags, check_range, check_whole, is_known, on_one_line
+from purerl.arguments import (
+    as_numbers,
+    check_counts,
+    check_flags,
+    check_one_problem,
+    check_range,
+    check_whole,
+    is_known,
+    on_one_line,
+)
 from purerl.core import Array
 from purerl.envs.training_control.data import file_of_package
 
@@ -205,6 +214,7 @@ class Portfolio(Environment):
         return PortfolioParams(self._growth, self._cost, self._split, days, days - self._split)
 
     def _check(self, params: PortfolioParams) -> None:
+        check_one_problem("Portfolio", params, growth=2)
         if np.shape(params.growth)[1:] != (self.num_actions,):
             shape = np.shape(params.growth)
             raise ValueError(f"Portfolio: growth has shape {shape}; it must be (T + 1, {self.num_actions})")

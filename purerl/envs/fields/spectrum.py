@@ -26,7 +26,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import check_arrays, check_counts, check_range, check_whole, is_known
+from purerl.arguments import check_arrays, check_counts, check_one_problem, check_range, check_whole, is_known
 from purerl.core import Array
 from purerl.envs.fields.pictures import bars
 from purerl.tabular.mdp import MDP
@@ -66,7 +66,7 @@ class Spectrum(Environment):
     Args:
       params: the default parameters, which determine N; None: N = 3, p01 = 0.9, p11 = 0.1.
     Raises:
-      ValueError: for parameters that are not probabilities `[N]`, also at a reset or step.
+      ValueError: for parameters that are not probabilities `[N]`, also in `reset_env` and `step_env`.
     """
 
     name: str = "Spectrum-v0"
@@ -85,7 +85,7 @@ class Spectrum(Environment):
         return self._params
 
     def _check(self, params: SpectrumParams) -> None:
-        check_spectrum(params)
+        _check_one("Spectrum", params)
         if np.shape(params.p01)[-1] != self._num_actions:
             raise ValueError(
                 f"Spectrum: p01 has shape {np.shape(params.p01)}; it must be ({self._num_actions},), one probability "
@@ -146,9 +146,8 @@ def check_spectrum(params: SpectrumParams) -> None:
 
 
 def _check_one(function: str, params: SpectrumParams) -> None:
+    check_one_problem(function, params, p01=1, p11=1)
     check_spectrum(params)
-    if np.ndim(params.p01) != 1:
-        raise ValueError(f"{function}: p01 has shape {np.shape(params.p01)}; it must be (N,), of one problem at a time")
 
 
 # --- beliefs ----------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from purerl.arguments import as_numbers, check_range, check_whole, on_one_line
+from purerl.arguments import as_numbers, check_one_problem, check_range, check_whole, on_one_line
 from purerl.core import Array
 from purerl.envs.fields.pictures import bars
 from purerl.tabular.mdp import MDP
@@ -82,7 +82,7 @@ class TrafficSignal(Environment):
       phases: which movements each phase serves, 0 or 1, `[P, M]`.
       params: the default parameters.
     Raises:
-      ValueError: for phases that leave a movement out, and at a reset or step for parameters out of range.
+      ValueError: for phases that leave a movement out, and in `reset_env` and `step_env` for parameters out of range.
     """
 
     def __init__(self, phases: Any = TWO_APPROACHES, params: TrafficSignalParams | None = None):
@@ -97,8 +97,9 @@ class TrafficSignal(Environment):
         self._check(self._params)
 
     def _check(self, params: TrafficSignalParams) -> None:
+        check_one_problem("TrafficSignal", params, arrival=1)
         check_traffic(params)
-        if np.shape(params.arrival)[-1:] != self.phases.shape[1:]:
+        if np.shape(params.arrival) != self.phases.shape[1:]:
             raise ValueError(
                 f"TrafficSignal: arrival has shape {np.shape(params.arrival)}; it must be ({self.phases.shape[1]},), "
                 "one probability for each movement"
