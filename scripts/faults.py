@@ -3315,7 +3315,7 @@ FAULTS = [
         "runs/populations.py",
         'if at > begun["iteration"]]',
         "if at > 0]",
-        ("runs/test_population.py::test_scores_are_those_of_the_generations_own_episodes",),
+        ("runs/test_population.py::test_a_score_is_of_its_own_generation_however_few_its_episodes",),
     ),
     Fault(
         "A population exchanges before a last generation that is too short",

@@ -4,6 +4,7 @@ import csv
 import json
 import shlex
 import shutil
+import types
 
 import jax
 import moments
@@ -13,7 +14,7 @@ from commands import OWN, StopAfter, command, files, newest, same_bits, shas, tr
 
 import purerl
 from purerl import training
-from purerl.runs import changes, checkpoint, execute, plans, progress, record, sweeps
+from purerl.runs import changes, checkpoint, execute, plans, populations, progress, record, sweeps
 from purerl.runs.plan import used_of_schedules
 
 MINE, BANDIT = f"{OWN}:mine", f"{OWN}:bandit"
@@ -94,6 +95,21 @@ def test_scores_are_those_of_the_generations_own_episodes(evolved):
                     total, count = total + counts[k, member] * returns[k, member], count + counts[k, member]
             assert np.isclose(found["score"][g, member], total / count)
         begin = end
+
+
+def test_a_score_is_of_its_own_generation_however_few_its_episodes():
+    """Member 0 finished none and has the score of its parent, the next two have a mean, the last is broken."""
+    started = {"iteration": 0, "exchange": {"parent": [0, 1, 2, 3], "scores": ["-inf"] * 4}}
+    exchanged = {"iteration": 2, "exchange": {"parent": [1, 1, 2, 3], "scores": [5.0, 7.0, 3.0, 4.0]}}
+    episodes = np.array([[1, 1, 1, 1], [2, 1, 1, 1], [0, 1, 0, 1], [0, 3, 1, 1]])
+    returns = np.array([[9.0] * 4, [8.0] * 4, [np.nan, 2.0, np.nan, 1.0], [np.nan, 6.0, 4.0, 1.0]])
+    rows = [{"episodes": n, "episode_return": x} for n, x in zip(episodes, returns, strict=True)]
+    broken = np.array([False, False, False, True])
+    plan = types.SimpleNamespace(config={"horizons": [started, exchanged]})
+    found = populations._scores(plan, [1, 2, 3, 4], rows, broken)
+    np.testing.assert_array_equal(found, [7.0, (2.0 + 3 * 6.0) / 4, 4.0, np.nan])
+    first = populations._scores(plan, [1, 2], rows[:2], broken)
+    np.testing.assert_array_equal(first, [(9.0 + 2 * 8.0) / 3, 8.5, 8.5, np.nan])
 
 
 def test_members_before_their_exchange_are_runs_alone(tmp_path, monkeypatch):

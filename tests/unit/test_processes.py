@@ -199,6 +199,7 @@ def pair(monkeypatch):
     monkeypatch.setattr(processes, "GRACE", 0.0)
     one, other = socket.socketpair()
     with one, other:
+        other.settimeout(20.0)  # a word that never comes fails a test, which would wait for ever
         yield Watched(0, one), other
 
 
