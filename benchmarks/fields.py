@@ -423,7 +423,7 @@ def fixed_glimpses() -> dict[str, float]:
 def of_glimpses(change: Callable[[Any], Any] = fields_images.Cells, about: str = "three glimpses chosen") -> Field:
     env = glimpses.Glimpses()
     reference = glimpses.accuracy_of_whole_images(env.default_params, env.test_params)
-    chosen, known = change is fields_images.Cells, fixed_glimpses()
+    chosen, known = change in (fields_images.Cells, fields_images.Nearest), fixed_glimpses()
     # an episode's first location is uniform too, so that the best three fixed ones have one glimpse more to place
     target = 1 - known["one uniform and the best fixed two"] / reference if chosen else np.nan
     about = f"digits, accuracy on held-out ones from {about}; the reference is the nearest neighbour of whole images"
@@ -451,6 +451,9 @@ def fields() -> dict[str, Callable[[], Field]]:
         "highway": of_highway,
         "acquisition": of_acquisition,
         "glimpses": of_glimpses,
+        "nearest-glimpses": partial(
+            of_glimpses, fields_images.Nearest, "three glimpses chosen, named by the nearest neighbour"
+        ),
         "random-glimpses": partial(of_glimpses, fields_images.RandomGlimpses, "three random glimpses"),
         "whole-digits": partial(of_glimpses, fields_images.WholeImages, "all pixels"),
     }
