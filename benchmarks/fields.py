@@ -543,6 +543,8 @@ def arms() -> dict[str, Arm]:
         "info": ("right",),
         "options": {"shared_torso": True},
     }
+    looks_nearest = (256, 2, 200)
+    look_nearest = ppo(looks_nearest, gamma=1.0, gae_lambda=1.0, entropy_cost=0.02)
     sees = networks.MLP((128, 128), jax.nn.relu)
     on_canvas = {"memory": networks.stack(fields_images.canvas(8, 3), sees), "torso": {"hidden": ()}}
     return {
@@ -576,6 +578,8 @@ def arms() -> dict[str, Arm]:
                            torso=relu(256), alone=True),
         "acquisition-ppo": Arm("acquisition", "PPO", purerl.ppo, acquire, lines, line_reward),
         "glimpses-ppo": Arm("glimpses", "PPO, canvas", purerl.ppo, look, looks, **looking, **on_canvas),
+        "glimpses-nn": Arm("nearest-glimpses", "PPO, only locations", purerl.ppo, look_nearest, looks_nearest,
+                           fields_images.evidence, torso=relu(128), info=("evidence",)),
         "glimpses-random": Arm("random-glimpses", "PPO, canvas", purerl.ppo, look, looks, **looking, **on_canvas),
         "glimpses-whole": Arm("whole-digits", "PPO", purerl.ppo, look, looks, **looking, torso=relu(128)),
     }  # fmt: skip
