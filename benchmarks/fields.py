@@ -53,6 +53,17 @@ the optimum, with base stocks as actions 4.8 % or more, with orders beyond the s
 3.6 %. Of glimpses: on 378 digits for training that PPO did not see, 0.85 after 300 updates, 0.89 after 700 and after
 1,000; images that are shifted and have noise gain nothing.
 
+Where the nearest neighbour names the class, PPO chooses locations by which it is right for 0.975 of the digits for
+training, each without itself, at the end of training, but for 0.931 of those for test. Digits of the file that are near
+to each other are alike: without the 80 before and the 80 after each, whole images are right for 0.961 of the digits for
+training, and for 0.986 without itself alone. Of trials without a record: two locations for each first one, whatever the
+image, chosen one by one on all digits for training, each without itself, are right for 0.974 of these, and for 0.929 of
+those for test. On 377 digits for training that PPO did not see, where the best fixed two have 0.904: 0.941, the mean of
+two seeds, with the setting of the table, and 0.917 to 0.945, of one or two seeds, with other networks, costs of
+entropy, rewards, temperatures, observations, twice the updates, 30 or 60 digits before and after left out, or digits
+that are deformed a little, where seeds of one setting differ by up to 0.02. On another fold, 377 of the first, the
+setting of the table has 0.922, and less where digits are deformed.
+
 The highway's times are those of a core of an AMD EPYC beside another process on the other core."""
 
 
@@ -423,7 +434,7 @@ def fixed_glimpses() -> dict[str, float]:
 def of_glimpses(change: Callable[[Any], Any] = fields_images.Cells, about: str = "three glimpses chosen") -> Field:
     env = glimpses.Glimpses()
     reference = glimpses.accuracy_of_whole_images(env.default_params, env.test_params)
-    chosen, known = change is fields_images.Cells, fixed_glimpses()
+    chosen, known = change in (fields_images.Cells, fields_images.Nearest), fixed_glimpses()
     # an episode's first location is uniform too, so that the best three fixed ones have one glimpse more to place
     target = 1 - known["one uniform and the best fixed two"] / reference if chosen else np.nan
     about = f"digits, accuracy on held-out ones from {about}; the reference is the nearest neighbour of whole images"
@@ -451,6 +462,9 @@ def fields() -> dict[str, Callable[[], Field]]:
         "highway": of_highway,
         "acquisition": of_acquisition,
         "glimpses": of_glimpses,
+        "nearest-glimpses": partial(
+            of_glimpses, fields_images.Nearest, "three glimpses chosen, named by the nearest neighbour"
+        ),
         "random-glimpses": partial(of_glimpses, fields_images.RandomGlimpses, "three random glimpses"),
         "whole-digits": partial(of_glimpses, fields_images.WholeImages, "all pixels"),
     }
@@ -540,6 +554,8 @@ def arms() -> dict[str, Arm]:
         "info": ("right",),
         "options": {"shared_torso": True},
     }
+    looks_nearest = (256, 2, 200)
+    look_nearest = ppo(looks_nearest, gamma=1.0, gae_lambda=1.0, entropy_cost=0.02)
     sees = networks.MLP((128, 128), jax.nn.relu)
     on_canvas = {"memory": networks.stack(fields_images.canvas(8, 3), sees), "torso": {"hidden": ()}}
     return {
@@ -573,6 +589,8 @@ def arms() -> dict[str, Arm]:
                            torso=relu(256), alone=True),
         "acquisition-ppo": Arm("acquisition", "PPO", purerl.ppo, acquire, lines, line_reward),
         "glimpses-ppo": Arm("glimpses", "PPO, canvas", purerl.ppo, look, looks, **looking, **on_canvas),
+        "glimpses-nn": Arm("nearest-glimpses", "PPO, only locations", purerl.ppo, look_nearest, looks_nearest,
+                           fields_images.evidence, torso=relu(128), info=("evidence",)),
         "glimpses-random": Arm("random-glimpses", "PPO, canvas", purerl.ppo, look, looks, **looking, **on_canvas),
         "glimpses-whole": Arm("whole-digits", "PPO", purerl.ppo, look, looks, **looking, torso=relu(128)),
     }  # fmt: skip

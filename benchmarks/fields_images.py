@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from gymnax.environments import spaces
 
 from purerl import networks, rewards, training
 from purerl.core import where_ended
 from purerl.envs.fields import acquisition
-from purerl.envs.fields.glimpses import Glimpses, every_location
+from purerl.envs.fields.glimpses import Glimpses, GlimpsesParams, GlimpsesState, every_location, glimpse
 from purerl.envs.wrappers import Wrapper
 
 # --- lines of k-space -------------------------------------------------------------------------------------------------
@@ -152,6 +153,127 @@ class Cells(Changed):
         return self.env.step_env(key, state, {**action, "location": location}, params)
 
 
+@struct.dataclass
+class NearestParams(GlimpsesParams):
+    """left_out: int `[n, 2]`, each image's range of images for training, from and below, that do not count for it."""
+
+    left_out: Any
+
+
+class NearestState(NamedTuple):
+    """That of `Glimpses`, the squared distances `[m]`, and the pixels seen `[side, side]` with which of them were."""
+
+    image: Any
+    location: Any
+    time: Any
+    distances: Any
+    canvas: Any
+    seen: Any
+
+
+class Nearest(Changed):
+    """The agent only chooses where to look, a pixel; the class is named as by `accuracy_of_fixed_glimpses`.
+
+    That is the class of the nearest of the m images for training, by the sum over the glimpses of the squared distances
+    of glimpses at the same locations; of equal ones the first. In `default_params` an image itself does not count. The
+    episode ends with the last glimpse, after T - 1 actions.
+
+    Observations, float32 `[2 side² + K + 4]`: the pixels seen in their places, otherwise 0; which of them were seen;
+    the smallest distance of each of the K classes less the smallest of all; that one; the last location; and the
+    fraction of the actions taken. `info` has `right`, of the class named after the action, and `evidence`, the change
+    of log p(y) by the action for the right class y, where p(c) ∝ Σᵢ exp(-dᵢ / τ) over the images i of class c.
+
+    Args:
+      env: with two glimpses or more.
+      temperature: τ.
+    """
+
+    def __init__(self, env: Glimpses, temperature: float = 0.25):
+        super().__init__(env)
+        params, self.temperature = env.default_params, temperature
+        self.labels, self.locations = np.asarray(params.labels), every_location(params.images.shape[1])[0]
+        at = lambda where: jax.vmap(lambda image: glimpse(image, where, env._patch, env._scales))(params.images)
+        self.glimpses = jax.jit(jax.vmap(at))(jnp.asarray(self.locations)).reshape(
+            len(self.locations), len(self.labels), -1
+        )
+        of_class = [np.flatnonzero(self.labels == c) for c in range(env.num_actions)]
+        longest = max(map(len, of_class))  # the index m has an infinite distance
+        self.members = np.stack([np.pad(i, (0, longest - len(i)), constant_values=len(self.labels)) for i in of_class])
+
+    def _params(self, params, left_out):
+        return NearestParams(params.images, params.labels, params.max_steps_in_episode - 1, left_out)
+
+    @property
+    def default_params(self):
+        every = np.arange(len(self.labels), dtype=np.int32)
+        return self._params(self.env.default_params, np.stack([every, every + 1], 1))
+
+    @property
+    def test_params(self):
+        params = self.env.test_params
+        return self._params(params, np.zeros((len(params.images), 2), np.int32))
+
+    def action_space(self, params=None):
+        return spaces.Discrete(len(self.locations))
+
+    def observation_space(self, params):
+        size = 2 * len(self.locations) + len(self.members) + 4
+        return spaces.Box(-jnp.inf, jnp.inf, (size,), jnp.float32)
+
+    def guess(self, distances):
+        """The class of the nearest image, of distances `[m]`."""
+        return jnp.asarray(self.labels)[distances.argmin()]
+
+    def _by_class(self, distances):
+        return jnp.append(distances, jnp.inf)[self.members]
+
+    def _log_posterior(self, distances):
+        return jax.nn.log_softmax(jax.nn.logsumexp(-self._by_class(distances) / self.temperature, -1))
+
+    def _look(self, state, obs, params):
+        """The state of `Nearest` after the glimpse that `Glimpses` has just shown."""
+        side = params.images.shape[1]
+        middle = jnp.round((state.location + 1) * (side - 1) / 2).astype(int)
+        new = jnp.square(self.glimpses[middle @ jnp.array([side, 1])] - obs[:-3]).sum(-1)
+        near = abs(jnp.arange(side) - middle[:, None]) <= self.env._patch // 2
+        now = near[0][:, None] & near[1]
+        image = jnp.asarray(params.images)[state.image]
+        return state._replace(
+            distances=state.distances + new, canvas=jnp.where(now, image, state.canvas), seen=state.seen | now
+        )
+
+    def see(self, state, params):
+        """The observation in a state."""
+        smallest = self._by_class(state.distances).min(-1)
+        parts = [state.canvas, state.seen, smallest - smallest.min(), smallest.min(), state.location,
+                 state.time / params.max_steps_in_episode]  # fmt: skip
+        return jnp.concatenate([jnp.asarray(x, jnp.float32).reshape(-1) for x in parts])
+
+    def begin(self, image, location, params):
+        """The observation and state after a first glimpse of an image."""
+        state = GlimpsesState(image, location, jnp.zeros((), jnp.int32))
+        left_out, every = jnp.asarray(params.left_out)[image], jnp.arange(len(self.labels))
+        distances = jnp.where((left_out[0] <= every) & (every < left_out[1]), jnp.inf, 0.0)
+        nothing = jnp.zeros(params.images.shape[1:])
+        state = self._look(NearestState(*state, distances, nothing, nothing > 0), self.env._see(state, params), params)
+        return self.see(state, params), state
+
+    def reset_env(self, key, params):
+        _, state = self.env.reset_env(key, params)
+        return self.begin(state.image, state.location, params)
+
+    def step_env(self, key, state, action, params):
+        location = jnp.asarray(self.locations)[action]
+        now = state._replace(location=location)
+        after = self._look(now, self.env._see(GlimpsesState(*now[:3]), params), params)
+        named = {"class": self.guess(after.distances), "location": location}
+        _, inner, *rest, info = self.env.step_env(key, GlimpsesState(*state[:3]), named, params)
+        after = after._replace(time=inner.time)
+        label = jnp.asarray(params.labels)[state.image]
+        evidence = self._log_posterior(after.distances)[label] - self._log_posterior(state.distances)[label]
+        return self.see(after, params), after, *rest, info | {"evidence": evidence}
+
+
 def canvas(side: int, patch: int) -> networks.Core:
     """A memory without parameters: the pixels seen in their places, which of them were seen, and the last location.
 
@@ -190,6 +312,16 @@ def every_guess(hp: Any) -> Any:
     return rewards.term(lambda tr: tr.info["right"].astype(jnp.float32))
 
 
+def evidence(hp: Any) -> Any:
+    """The training reward of `Nearest`: the change of the log-probability of the right class.
+
+    Their sum over an episode is the log-probability after all glimpses less that after the first, so that with a
+    discount of 1 the last one's is maximised. The environment's reward is 1 for a right name.
+    """
+    del hp
+    return rewards.term(lambda tr: tr.info["evidence"])
+
+
 def accuracy(env: Any, agent: Any, state: Any, key: Any) -> dict[str, Any]:
     """The share of right last guesses of the greedy policy, of images for test."""
     out = training.evaluate(env, jax.tree.map(jnp.asarray, env.test_params), agent, state, key, EPISODES,
@@ -214,11 +346,15 @@ def draw_glimpses(env: Any, agent: Any, state: Any, key: Any, path: Path, num: i
             action, memory = agent.greedy(state, memory, obs)
             keys = jax.random.split(key, num)
             out = environment.step(keys, keys, env_state, action, None)
-            return (out.obs, out.state, memory), (env_state, action["class"])
+            return (out.obs, out.state, memory), (env_state, action)
 
         begin = environment.reset(jax.random.split(reset_key, num))
         keys = jax.random.split(key, env.test_params.max_steps_in_episode)
-        return jax.lax.scan(step, (*begin, agent.memory(num)), keys)[1]
+        (_, last, _), (states, actions) = jax.lax.scan(step, (*begin, agent.memory(num)), keys)
+        if not isinstance(env, Nearest):
+            return states, actions["class"]
+        states = jax.tree.map(lambda x, y: jnp.append(x, y[None], 0), states, last)
+        return states, jax.vmap(jax.vmap(env.guess))(states.distances)
 
     states, guess = jax.device_get(play(key))
     side, patch = params.images.shape[1], 3

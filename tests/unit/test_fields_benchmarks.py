@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from purerl.envs.fields import execution, inventory, portfolio
-from purerl.envs.fields.glimpses import Glimpses, GlimpsesState
+from purerl.envs.fields.glimpses import Glimpses, GlimpsesState, accuracy_of_fixed_glimpses, every_location
 from purerl.envs.training_control.data import Data
 
 IMAGES = Data(
@@ -183,3 +183,73 @@ def test_locations_as_pixels(script, key):
         obs, after, *_ = cells.step_env(key, state, {"class": 0, "location": jnp.asarray(cell)}, params)
         np.testing.assert_array_equal(np.round((np.asarray(after.location) + 1) * 2.5), np.divmod(cell, 6))
         assert float(obs[4]) == params.images[state.image].ravel()[cell]
+
+
+def nearest_by_loops(env, train, image, left_out, pixels):
+    """The distances of all images for training `[m]` from the glimpses at pixels (row, column), and the class named."""
+    padded, own = np.pad(train.images, ((0, 0), (1, 1), (1, 1))).astype(float), np.pad(image, 1).astype(float)
+    distances = np.zeros(len(padded))
+    for i, other in enumerate(padded):
+        for row, column in pixels:
+            part = (slice(row, row + 3), slice(column, column + 3))
+            distances[i] += ((other[part] - own[part]) ** 2).sum()
+    distances[left_out] = np.inf
+    return distances, train.labels[distances.argmin()]
+
+
+@pytest.mark.parametrize("for_test", [False, True])
+def test_the_nearest_image_names_the_class(script, for_test):
+    """Distances, class, evidence and observations after every glimpse, by loops; in training without the image."""
+    images, env = script("fields_images"), Glimpses(IMAGES, num_glimpses=3)
+    nearest, train = images.Nearest(env, 0.5), env.default_params
+    params = nearest.test_params if for_test else nearest.default_params
+    assert params.max_steps_in_episode == 2 and len(params.images) == (6 if for_test else 14)
+    begin = jax.jit(lambda i, at: nearest.begin(i, at, params))
+    step = jax.jit(lambda state, action: nearest.step_env(jax.random.key(0), state, action, params))
+
+    def log_posterior(distances, label):
+        weight = np.exp(-distances / 0.5)
+        return np.log(weight[train.labels == label].sum() / weight.sum())
+
+    for image in range(0, len(params.images), 3):
+        pixels, label = [(image % 6, 5), (0, image // 6), (2, 3)], params.labels[image]
+        left_out = [] if for_test else [image]
+        of = lambda num: nearest_by_loops(env, train, params.images[image], left_out, pixels[:num])
+        obs, state = begin(image, jnp.asarray(pixels[0]) / 2.5 - 1)
+        for t in range(3):
+            if t:
+                obs, state, reward, last, info = step(state, jnp.asarray(pixels[t]) @ jnp.array([6, 1]))
+                change = log_posterior(of(t + 1)[0], label) - log_posterior(of(t)[0], label)
+                assert float(info["evidence"]) == pytest.approx(change, abs=1e-4)
+                assert bool(info["right"]) == (of(t + 1)[1] == label) and bool(last) == (t == 2)
+                assert float(reward) == float(info["right"] & last)
+            distances, named = of(t + 1)
+            np.testing.assert_allclose(state.distances, distances, rtol=1e-5)
+            assert nearest.guess(state.distances) == named
+            smallest = np.array([distances[train.labels == c].min() for c in range(3)])
+            canvas, seen = np.zeros((2, 6, 6))
+            for row, column in pixels[: t + 1]:
+                part = (slice(max(row - 1, 0), row + 2), slice(max(column - 1, 0), column + 2))
+                canvas[part], seen[part] = params.images[image][part], 1
+            rest = [smallest.min(), *(np.array(pixels[t]) / 2.5 - 1), t / 2]
+            expected = [canvas.ravel(), seen.ravel(), smallest - smallest.min(), rest]
+            np.testing.assert_allclose(obs, np.concatenate(expected), atol=1e-5)
+    assert nearest.observation_space(params).shape == obs.shape
+
+
+def test_fixed_pixels_are_as_accurate_as_fixed_glimpses(script):
+    """The classifier is the baseline's: over all images for test and all first locations, by their probability."""
+    images, env = script("fields_images"), Glimpses(IMAGES, num_glimpses=3)
+    nearest = images.Nearest(env)
+    params, (every, probability) = nearest.test_params, every_location(6)
+
+    def play(image, location):
+        _, state = nearest.begin(image, location, params)
+        for pixel in (8, 27):
+            _, state, reward, *_ = nearest.step_env(jax.random.key(0), state, pixel, params)
+        return reward
+
+    over_images = jax.vmap(play, (0, None))
+    right = jax.jit(jax.vmap(over_images, (None, 0)))(jnp.arange(len(params.images)), jnp.asarray(every))
+    fixed = accuracy_of_fixed_glimpses(env.default_params, env.test_params, every[[8, 27]], uniform_first=True)
+    assert probability @ np.asarray(right).mean(1) == pytest.approx(fixed, abs=1e-6)
