@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import jax
@@ -130,13 +131,14 @@ def check_scalars(function: str, /, **numbers: Any) -> None:
         _check_axes(function, name, x, 0)
 
 
-def check_one_problem(function: str, params: Any, /, **axes: int) -> None:
+def check_one_problem(function: str, kind: type, params: Any, /, **axes: int) -> None:
     """Raise a ValueError that names the first parameter with other axes than one problem's; `vmap` has several.
 
-    params: a dataclass of numbers and arrays, traced or not.  axes: how many those parameters have that are arrays.
+    kind: a dataclass of numbers and arrays, traced or not.  params: of it, or with more fields, which are not checked.
+    axes: how many those parameters have that are arrays.
     """
-    for name, x in vars(params).items():
-        _check_axes(function, name, x, axes.get(name, 0))
+    for field in fields(kind):
+        _check_axes(function, field.name, getattr(params, field.name), axes.get(field.name, 0))
 
 
 def _check_axes(function: str, name: str, x: Any, axes: int) -> None:

@@ -716,9 +716,16 @@ FAULTS = [
         ("unit/test_traffic_signal.py::test_bad_input",),
     ),
     Fault(
+        "Parameters of several problems are taken for those of one",
+        "arguments.py",
+        "    if len(shape) != axes:",
+        "    if len(shape) < axes:",
+        ("unit/test_fields.py::test_parameters_of_several_problems_need_vmap",),
+    ),
+    Fault(
         "A schedule of several orders is that of none",
         "envs/fields/execution.py",
-        '    check_one_problem("Execution", params)\n',
+        '    check_one_problem("Execution", ExecutionParams, params)\n',
         "",
         ("unit/test_execution.py::test_the_schedules_are_of_one_order",),
     ),

@@ -1,5 +1,6 @@
 """The assembler: names become environments, networks, agents and rewards."""
 
+from dataclasses import make_dataclass
 from functools import partial
 from types import SimpleNamespace
 
@@ -212,6 +213,10 @@ def test_arguments_are_checked_and_named():
     arguments.check_flags("f", on=np.bool_(True))
     jax.eval_shape(lambda x: arguments.check_whole("f", 0, 1, x=x, y=[x, 1]), 2.5)  # traced
     arguments.check_functions("f", g=len)
+    Two = make_dataclass("Two", ["x", "y"])
+    Three = make_dataclass("Three", ["z"], bases=(Two,))
+    arguments.check_one_problem("f", Two, Three(1.0, jnp.ones((1, 2)), np.ones(3)), y=2)
+    jax.jit(lambda x: arguments.check_one_problem("f", Two, Two(x, 2)))(1.0)
     for check, said in (
         (lambda: arguments.check_counts("f", n=0), "f: n is 0; it must be a positive int"),
         (lambda: arguments.check_counts("f", n=True), "f: n is True"),
@@ -224,6 +229,11 @@ def test_arguments_are_checked_and_named():
         (
             lambda: arguments.check_range("f", 0, 1, x=[[1], [1, 2]]),
             r"f: x is \[\[1\], \[1, 2\]\]; it must be a",
+        ),
+        (lambda: arguments.check_one_problem("f", Two, Two([1.0], 2)), r"f: x has shape \(1,\); it must be one number"),
+        (
+            lambda: arguments.check_one_problem("f", Two, Two(1, 2), y=2),
+            r"f: y has shape \(\); it must be an array of 2",
         ),
         (lambda: arguments.check_range("f", 0, 1, x=1j), "f: x is 1j; it must be a real number"),
         (lambda: arguments.check_range("f", 0, 1, x=2**70), f"f: x is {2**70}; it must lie in"),

@@ -242,7 +242,7 @@ class Acquisition(Environment):
         return self._test
 
     def _check(self, params: AcquisitionParams) -> None:
-        check_one_problem("Acquisition", params, kspace=4, energy=2)
+        check_one_problem("Acquisition", AcquisitionParams, params, kspace=4, energy=2)
         check_whole("Acquisition", 1, self._size, max_steps_in_episode=params.max_steps_in_episode)
         shape = np.shape(params.kspace)
         if len(shape) != 4 or not shape[0] or shape[1:] != (self._size, self._size, 2):

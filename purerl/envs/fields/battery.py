@@ -89,7 +89,7 @@ class Battery(Environment):
         self._check(self._params)
 
     def _check(self, params: BatteryParams) -> None:
-        check_one_problem("Battery", params, prices=1)
+        check_one_problem("Battery", BatteryParams, params, prices=1)
         check_battery(params)
         check_whole("Battery", self._num_hours, self._num_hours, max_steps_in_episode=params.max_steps_in_episode)
         if np.shape(params.prices) != (self._num_hours,):
@@ -241,7 +241,7 @@ def optimum(params: BatteryParams) -> Optimum:
     Optimum(value=50.0, actions=array([2, 0, 2, 0]))
     """
     check_battery(params)
-    check_one_problem("optimum", params, prices=1)
+    check_one_problem("optimum", BatteryParams, params, prices=1)
     prices = np.asarray(params.prices, float)
     power = min(float(params.power), float(params.capacity))  # more fills and empties it as well
     capacity, start = float(params.capacity) / power, float(params.start) / power  # in steps

@@ -122,7 +122,7 @@ class CarFollowing(Environment):
 
 
 def _check(params: CarFollowingParams) -> None:
-    check_one_problem("CarFollowing", params)
+    check_one_problem("CarFollowing", CarFollowingParams, params)
     check_whole("CarFollowing", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
     check_range("CarFollowing", *POSITIVE, interval=params.interval, acceleration_cost=params.acceleration_cost)
     names = ("headway", "leader_noise", "gap_cost", "speed_cost", "initial_gap", "initial_speed")

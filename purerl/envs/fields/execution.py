@@ -135,7 +135,7 @@ class Execution(Environment):
 
 
 def _check(params: ExecutionParams) -> None:
-    check_one_problem("Execution", params)
+    check_one_problem("Execution", ExecutionParams, params)
     check_whole("Execution", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
     check_range("Execution", *POSITIVE, shares=params.shares, horizon=params.horizon)
     check_range(

@@ -109,7 +109,7 @@ class Glimpses(Environment):
         return GlimpsesParams(self._images[self._split :], self._labels[self._split :], self._num_glimpses)
 
     def _check(self, params: GlimpsesParams) -> None:
-        check_one_problem("Glimpses", params, images=3, labels=1)
+        check_one_problem("Glimpses", GlimpsesParams, params, images=3, labels=1)
         check_whole("Glimpses", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
         images, labels = np.shape(params.images), np.shape(params.labels)
         if images[1:] != (self._side, self._side) or not images[0] or labels != images[:1]:

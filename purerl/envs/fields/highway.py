@@ -286,7 +286,7 @@ def fast_params() -> HighwayParams:
 
 
 def _check(params: HighwayParams) -> None:
-    check_one_problem("Highway", params)
+    check_one_problem("Highway", HighwayParams, params)
     check_whole("Highway", 1, 2**31 - 1, max_steps_in_episode=params.max_steps_in_episode)
     positive = ("density", "speed_limit", "acceleration", "deceleration", "delay")
     check_range("Highway", *POSITIVE, **{name: getattr(params, name) for name in positive})

@@ -96,13 +96,13 @@ class Newsvendor(Environment):
 
     def reset_env(self, key, params):
         del key
-        check_one_problem("Newsvendor", params)
+        check_one_problem("Newsvendor", NewsvendorParams, params)
         _check_newsvendor(params)
         zero = jnp.zeros((), jnp.float32)
         return self._see(params), NewsvendorState(zero, zero, jnp.zeros((), jnp.int32))
 
     def step_env(self, key, state, action, params):
-        check_one_problem("Newsvendor", params)
+        check_one_problem("Newsvendor", NewsvendorParams, params)
         _check_newsvendor(params)
         ordered = jnp.clip(jnp.reshape(action, ()), 0.0, self._capacity)
         demand = params.mean + params.std * jax.random.normal(key)
@@ -269,7 +269,7 @@ class Inventory(Environment):
         return self._max_order + 1
 
     def _check(self, params: InventoryParams) -> None:
-        check_one_problem("Inventory", params, demand=1)
+        check_one_problem("Inventory", InventoryParams, params, demand=1)
         check_inventory(params)
         ends = (1, 2**31 - 1) if self._horizon is None else (self._horizon, self._horizon)
         check_whole("Inventory", *ends, max_steps_in_episode=params.max_steps_in_episode)
@@ -348,7 +348,7 @@ def check_inventory(params: InventoryParams) -> None:
 
 def _check_one(function: str, params: InventoryParams) -> None:
     check_inventory(params)
-    check_one_problem(function, params, demand=1)
+    check_one_problem(function, InventoryParams, params, demand=1)
 
 
 def _check_demand(function: str, demand: Any) -> None:
@@ -558,7 +558,7 @@ class SerialInventory(Environment):
         return self._params
 
     def _check(self, params: SerialInventoryParams) -> None:
-        check_one_problem("SerialInventory", params, demand=1, holding=1, lead=1)
+        check_one_problem("SerialInventory", SerialInventoryParams, params, demand=1, holding=1, lead=1)
         check_serial(params)
         if np.shape(params.lead)[-1] != self._num_stages:
             shape = np.shape(params.lead)

@@ -214,7 +214,7 @@ class Portfolio(Environment):
         return PortfolioParams(self._growth, self._cost, self._split, days, days - self._split)
 
     def _check(self, params: PortfolioParams) -> None:
-        check_one_problem("Portfolio", params, growth=2)
+        check_one_problem("Portfolio", PortfolioParams, params, growth=2)
         if np.shape(params.growth)[1:] != (self.num_actions,):
             shape = np.shape(params.growth)
             raise ValueError(f"Portfolio: growth has shape {shape}; it must be (T + 1, {self.num_actions})")

@@ -146,7 +146,7 @@ def check_spectrum(params: SpectrumParams) -> None:
 
 
 def _check_one(function: str, params: SpectrumParams) -> None:
-    check_one_problem(function, params, p01=1, p11=1)
+    check_one_problem(function, SpectrumParams, params, p01=1, p11=1)
     check_spectrum(params)
 
 

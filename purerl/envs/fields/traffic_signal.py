@@ -97,7 +97,7 @@ class TrafficSignal(Environment):
         self._check(self._params)
 
     def _check(self, params: TrafficSignalParams) -> None:
-        check_one_problem("TrafficSignal", params, arrival=1)
+        check_one_problem("TrafficSignal", TrafficSignalParams, params, arrival=1)
         check_traffic(params)
         if np.shape(params.arrival) != self.phases.shape[1:]:
             raise ValueError(
