@@ -44,6 +44,8 @@ from purerl.core import Array
 from purerl.envs.fields.pictures import bars
 from purerl.envs.spaces import MultiDiscrete
 
+MOST_ENUMERATED = 2000  # units
+
 # --- the newsvendor ---------------------------------------------------------------------------------------------------
 
 
@@ -418,12 +420,20 @@ def best_policy(params: InventoryParams) -> tuple[int, int, float]:
 
     Reference: Zheng & Federgruen, 1991, doi:10.1287/opre.39.4.654, the algorithm of section 2.
     Raises:
-      ValueError: for parameters out of range or of several problems.
+      ValueError: for parameters out of range or of several problems, or if an economic order quantity, √(2Kμ/h) or
+        √(2Kμ/p), is above 2,000 units: policies are enumerated one unit at a time.
 
     >>> best_policy(InventoryParams(poisson(6.0, 41)))[:2]
     (4, 10)
     """
     _check_one("best_policy", params)
+    mean = np.asarray(params.demand, float) @ np.arange(len(params.demand))
+    quantity = math.sqrt(2 * params.order_cost * mean / min(params.holding, params.penalty))
+    if quantity > MOST_ENUMERATED:
+        raise ValueError(
+            f"best_policy: the economic order quantity is {quantity:.4g} units; it must be at most {MOST_ENUMERATED}: "
+            "use a larger unit, or holding and penalty that are larger relative to order_cost"
+        )
     bought = params.unit_cost * np.asarray(params.demand, float) @ np.arange(len(params.demand))
     level = lambda y: float(one_period_cost(y, params) + bought)
     best = int(np.argmin(one_period_cost(np.arange(len(params.demand)), params)))
