@@ -155,7 +155,7 @@ class Cells(Changed):
 
 @struct.dataclass
 class NearestParams(GlimpsesParams):
-    """left_out: int `[n, 2]`, each image's range of images for training, from and below, that do not count for it."""
+    """left_out: int `[n]`, of each image the one for training that does not count for it; -1: none."""
 
     left_out: Any
 
@@ -206,12 +206,12 @@ class Nearest(Changed):
     @property
     def default_params(self):
         every = np.arange(len(self.labels), dtype=np.int32)
-        return self._params(self.env.default_params, np.stack([every, every + 1], 1))
+        return self._params(self.env.default_params, every)
 
     @property
     def test_params(self):
         params = self.env.test_params
-        return self._params(params, np.zeros((len(params.images), 2), np.int32))
+        return self._params(params, np.full(len(params.images), -1, np.int32))
 
     def action_space(self, params=None):
         return spaces.Discrete(len(self.locations))
@@ -252,8 +252,8 @@ class Nearest(Changed):
     def begin(self, image, location, params):
         """The observation and state after a first glimpse of an image."""
         state = GlimpsesState(image, location, jnp.zeros((), jnp.int32))
-        left_out, every = jnp.asarray(params.left_out)[image], jnp.arange(len(self.labels))
-        distances = jnp.where((left_out[0] <= every) & (every < left_out[1]), jnp.inf, 0.0)
+        left_out = jnp.asarray(params.left_out)[image]
+        distances = jnp.where(jnp.arange(len(self.labels)) == left_out, jnp.inf, 0.0)
         nothing = jnp.zeros(params.images.shape[1:])
         state = self._look(NearestState(*state, distances, nothing, nothing > 0), self.env._see(state, params), params)
         return self.see(state, params), state

@@ -183,7 +183,7 @@ def test_bad_input(key):
         ({"prices": zero}, r"Battery: prices are 0.0 in hour 2; each hour needs a price"),
         ({"prices": np.zeros(0)}, r"Battery: prices are empty"),
         ({"prices": None}, r"Battery: prices is None; it must be a real number or an array of numbers"),
-        ({"prices": np.array(math.nan)}, r"Battery: prices (are nan in hour 0|has shape \(\))"),
+        ({"prices": np.array(math.nan)}, r"Battery: prices are nan in hour 0"),
         ({"power": "1"}, r"Battery: power is '1'; it must be a real number or an array"),
         ({"capacity": 0.0}, r"Battery: capacity is 0.0; it must lie in"),
         ({"power": -1.0}, r"Battery: power is -1.0; it must lie in"),

@@ -435,9 +435,7 @@ def test_solutions_are_of_one_problem(solve):
 
 def test_policies_are_enumerated_up_to_a_number_of_units():
     for changed in ({"holding": 1e-9}, {"penalty": 1e-9}, {"order_cost": 1e30}):
-        with pytest.raises(
-            ValueError, match=r"best_policy: the economic order quantity is .* it must be at most"
-        ):
+        with pytest.raises(ValueError, match=r"best_policy: the economic order quantity is .* it must be at most"):
             inventory.best_policy(replace(POISSON, **changed))
     reorder, order_up_to, _ = inventory.best_policy(replace(POISSON, holding=0.01))
     assert order_up_to - reorder == pytest.approx(math.sqrt(2 * POISSON.order_cost * 6 / 0.01), rel=0.05)

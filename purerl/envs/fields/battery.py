@@ -89,8 +89,7 @@ class Battery(Environment):
         self._check(self._params)
 
     def _check(self, params: BatteryParams) -> None:
-        check_one_problem("Battery", BatteryParams, params, prices=1)
-        check_battery(params)
+        _check_one("Battery", params)
         check_whole("Battery", self._num_hours, self._num_hours, max_steps_in_episode=params.max_steps_in_episode)
         if np.shape(params.prices) != (self._num_hours,):
             raise ValueError(
@@ -162,6 +161,11 @@ def check_battery(params: BatteryParams) -> None:
     if not prices.size or missing.any():
         where = f"{prices[missing][0]} in hour {np.argwhere(missing)[0][-1]}" if prices.size else "empty"
         raise ValueError(f"Battery: prices are {where}; each hour needs a price, finite and not 0")
+
+
+def _check_one(function: str, params: BatteryParams) -> None:
+    check_battery(params)
+    check_one_problem(function, BatteryParams, params, prices=1)
 
 
 def revenue(price: Any, moved: Any, params: BatteryParams) -> Any:
@@ -240,8 +244,7 @@ def optimum(params: BatteryParams) -> Optimum:
     >>> optimum(BatteryParams(np.array([10.0, 30.0, 20.0, 50.0]), capacity=1.0, efficiency=1.0))
     Optimum(value=50.0, actions=array([2, 0, 2, 0]))
     """
-    check_battery(params)
-    check_one_problem("optimum", BatteryParams, params, prices=1)
+    _check_one("optimum", params)
     prices = np.asarray(params.prices, float)
     power = min(float(params.power), float(params.capacity))  # more fills and empties it as well
     capacity, start = float(params.capacity) / power, float(params.start) / power  # in steps

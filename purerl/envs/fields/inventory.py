@@ -92,20 +92,22 @@ class Newsvendor(Environment):
         check_positive("Newsvendor", capacity=capacity)
         self._capacity = float(capacity)
 
+    def _check(self, params: NewsvendorParams) -> None:
+        check_one_problem("Newsvendor", NewsvendorParams, params)
+        _check_newsvendor(params)
+
     @property
     def default_params(self) -> NewsvendorParams:
         return NewsvendorParams()
 
     def reset_env(self, key, params):
         del key
-        check_one_problem("Newsvendor", NewsvendorParams, params)
-        _check_newsvendor(params)
+        self._check(params)
         zero = jnp.zeros((), jnp.float32)
         return self._see(params), NewsvendorState(zero, zero, jnp.zeros((), jnp.int32))
 
     def step_env(self, key, state, action, params):
-        check_one_problem("Newsvendor", NewsvendorParams, params)
-        _check_newsvendor(params)
+        self._check(params)
         ordered = jnp.clip(jnp.reshape(action, ()), 0.0, self._capacity)
         demand = params.mean + params.std * jax.random.normal(key)
         cost = params.holding * jnp.maximum(ordered - demand, 0) + params.penalty * jnp.maximum(demand - ordered, 0)
@@ -271,8 +273,7 @@ class Inventory(Environment):
         return self._max_order + 1
 
     def _check(self, params: InventoryParams) -> None:
-        check_one_problem("Inventory", InventoryParams, params, demand=1)
-        check_inventory(params)
+        _check_one("Inventory", params)
         ends = (1, 2**31 - 1) if self._horizon is None else (self._horizon, self._horizon)
         check_whole("Inventory", *ends, max_steps_in_episode=params.max_steps_in_episode)
 

@@ -232,7 +232,8 @@ def two_approaches_mdp(params: TrafficSignalParams) -> MDP:
     1.575
     """
     check_traffic(params)
-    if np.shape(params.arrival) != (2,) or np.ndim(params.lost) or np.ndim(params.room):
+    check_one_problem("two_approaches_mdp", TrafficSignalParams, params, arrival=1)
+    if np.shape(params.arrival) != (2,):
         raise ValueError(
             f"two_approaches_mdp: arrival is {on_one_line(params.arrival)}; it must be two probabilities, of one system"
         )
